@@ -1,0 +1,132 @@
+"""Every error that Tidegate raises on purpose.
+
+    TidegateError                exit code 1: it failed, and says why
+    ├── InputError               exit code 2: what was given is wrong, and where
+    │   ├── ExperimentError      an experiment file or a key in it
+    │   ├── SiteConfigError      a site.toml or a key in it
+    │   ├── DataError            a data set, a column or a value in it
+    │   ├── BudgetError          the privacy budget does not allow it
+    │   └── AddressError         a server that cannot be reached, a port in use
+    ├── LedgerError              the ledger cannot be read, written or trusted
+    ├── ReleaseError             a reply that the gate may not make
+    ├── RoundError               a round that did not reach its quorum
+    ├── RegistryError            the model registry refused or is away
+    └── StorageError             the state database refused or is away
+
+An error holds what is wrong, where, and what to do. `what`, `where` and
+`remedy` are for the person at the machine on which it was raised, and may name
+a file or a column. What crosses the site boundary is `code` alone: one word
+from a closed list, so that no message to the other side can carry a value.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "AddressError",
+    "BudgetError",
+    "DataError",
+    "ExperimentError",
+    "InputError",
+    "LedgerError",
+    "RefusalCode",
+    "RegistryError",
+    "ReleaseError",
+    "RoundError",
+    "SiteConfigError",
+    "StorageError",
+    "TidegateError",
+]
+
+
+class RefusalCode:
+    """The closed list of words with which a site may refuse an instruction."""
+
+    BUDGET = "budget"
+    DATA = "data"
+    INPUT = "input"
+    LEDGER = "ledger"
+    RELEASE = "release"
+    FAILED = "failed"
+
+    ALL: ClassVar[frozenset[str]] = frozenset({BUDGET, DATA, INPUT, LEDGER, RELEASE, FAILED})
+
+
+class TidegateError(Exception):
+    """The root: one clear sentence, the place, and the remedy.
+
+    Args:
+        what: what is wrong, in one sentence without its final stop.
+        where: the file, key, column, site or address; empty if there is none.
+        remedy: what to do about it; empty if nothing can be done.
+    """
+
+    exit_code: ClassVar[int] = 1
+    code: ClassVar[str] = RefusalCode.FAILED
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
+        self.what = what
+        self.where = where
+        self.remedy = remedy
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        remedy = f" {self.remedy.rstrip('.')}." if self.remedy else ""
+        return f"{place}{self.what.rstrip('.')}.{remedy}"
+
+
+class InputError(TidegateError):
+    """What the user gave is wrong."""
+
+    exit_code = 2
+    code = RefusalCode.INPUT
+
+
+class ExperimentError(InputError):
+    """An experiment file, or a key in it, is wrong."""
+
+
+class SiteConfigError(InputError):
+    """A site.toml, or a key in it, is wrong."""
+
+
+class DataError(InputError):
+    """A data set, a column or a value in it is wrong."""
+
+    code = RefusalCode.DATA
+
+
+class BudgetError(InputError):
+    """The privacy budget does not allow what was asked."""
+
+    code = RefusalCode.BUDGET
+
+
+class AddressError(InputError):
+    """A server cannot be reached, or a port is in use."""
+
+
+class LedgerError(TidegateError):
+    """The ledger cannot be read, written or trusted; nothing was released."""
+
+    code = RefusalCode.LEDGER
+
+
+class ReleaseError(TidegateError):
+    """The gate refused to make a reply; nothing was released."""
+
+    code = RefusalCode.RELEASE
+
+
+class RoundError(TidegateError):
+    """A round did not reach its quorum."""
+
+
+class RegistryError(TidegateError):
+    """The model registry refused or could not be reached."""
+
+
+class StorageError(TidegateError):
+    """The state database refused or could not be reached."""

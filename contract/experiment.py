@@ -1,0 +1,290 @@
+"""What an experiment is: frozen types, checked whole when they are made.
+
+An experiment file (TOML) is read into an `Experiment` by
+`contract.experiment_file`. The same object travels as JSON in Flower's run
+configuration, so that the server and every site hold the same plan, and its
+`digest` names that plan in ledgers, passports and checkpoints.
+
+Everything that preprocessing needs (ranges, categories, missing values) is
+stated here in public, before any data is seen, so that scaling and encoding
+cost no privacy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = [
+    "CategoricalFeature",
+    "Drift",
+    "Experiment",
+    "Feature",
+    "Gate",
+    "Label",
+    "Model",
+    "NumericFeature",
+    "Placement",
+    "Privacy",
+    "Retraining",
+    "Strategy",
+    "Task",
+]
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}$")]
+Probability = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class NumericFeature(_Frozen):
+    """A number with a public range.
+
+    `low` and `high` come from public knowledge (a form, a clinical reference),
+    never from the data. A value outside is clamped and counted, or refused, as
+    the task says. `missing` is the public value that stands for a missing one;
+    without it a missing value is refused.
+    """
+
+    name: str
+    kind: Literal["numeric"]
+    low: float
+    high: float
+    transform: Literal["none", "log1p"] = "none"
+    missing: float | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.low < self.high:
+            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
+        if self.transform == "log1p" and self.low <= -1:
+            raise ValueError("transform log1p needs low above -1")
+        return self
+
+
+class CategoricalFeature(_Frozen):
+    """One of a public list of categories, encoded one-hot in that order.
+
+    `missing` names the category that stands for a missing value, and `other`
+    the one for a value that is not listed; without them such a value is refused.
+    """
+
+    name: str
+    kind: Literal["categorical"]
+    categories: tuple[str, ...] = Field(min_length=2)
+    missing: str | None = None
+    other: str | None = None
+
+    @model_validator(mode="after")
+    def _declared(self) -> Self:
+        if len(set(self.categories)) != len(self.categories):
+            raise ValueError("categories must be distinct")
+        for key, value in (("missing", self.missing), ("other", self.other)):
+            if value is not None and value not in self.categories:
+                raise ValueError(f"{key} = '{value}' must be one of the categories")
+        return self
+
+
+Feature = Annotated[NumericFeature | CategoricalFeature, Field(discriminator="kind")]
+
+
+class Label(_Frozen):
+    """The column to predict; the last class of two is the positive one."""
+
+    column: str
+    classes: tuple[str, ...] = ("0", "1")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes must be at least two distinct values")
+        return self
+
+
+class Task(_Frozen):
+    """What is predicted, from what, and how a row is identified in time."""
+
+    description: str = ""
+    label: Label
+    features: tuple[Feature, ...] = Field(min_length=1)
+    person: str | None = None
+    time: str | None = None
+    out_of_range: Literal["clamp", "refuse"] = "clamp"
+
+    @model_validator(mode="after")
+    def _unique(self) -> Self:
+        names = [feature.name for feature in self.features]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"feature '{twice[0]}' is declared twice")
+        if self.label.column in names:
+            raise ValueError(f"label column '{self.label.column}' is also a feature")
+        return self
+
+    @property
+    def width(self) -> int:
+        """Number of model inputs after one-hot encoding."""
+        return sum(
+            1 if isinstance(feature, NumericFeature) else len(feature.categories)
+            for feature in self.features
+        )
+
+
+class Model(_Frozen):
+    """The model family. `image` (channels, height, width) is for `cnn` alone."""
+
+    kind: Literal["linear", "mlp", "cnn"] = "linear"
+    hidden: tuple[Count, ...] = (32,)
+    image: tuple[Count, Count, Count] | None = None
+
+    @model_validator(mode="after")
+    def _image_for_cnn(self) -> Self:
+        if (self.kind == "cnn") != (self.image is not None):
+            raise ValueError("image = [channels, height, width] goes with kind = 'cnn'")
+        return self
+
+
+class Strategy(_Frozen):
+    """How rounds are run and aggregated (Flower's own strategies).
+
+    `average_last` is the share of final rounds whose models are averaged into
+    the result (Polyak and Juditsky, 1992): post-processing, free of privacy cost.
+    """
+
+    name: Literal["fedavg", "fedavgm", "fedprox", "fedadam", "fedyogi"] = "fedavg"
+    rounds: Count = 20
+    local_steps: Count = 1
+    learning_rate: Positive = 1.0
+    server_learning_rate: Positive = 1.0
+    server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    adaptivity: Positive = 1e-3
+    proximal_mu: Annotated[float, Field(ge=0)] = 0.0
+    average_last: Annotated[float, Field(ge=0, le=1)] = 0.5
+    quorum: Count = 2
+    round_timeout: Positive = 600.0
+
+
+class Privacy(_Frozen):
+    """What a run may learn of one record or one person, at each site.
+
+    `epsilon` and `delta` bound one training run on the rows it trains on;
+    `evaluation_epsilon` all evaluations of that run on the held-out rows, which
+    are other records. Neighbouring data sets differ by adding or removing one
+    unit. `seed` is possible only with `private = false`, and marks the run so.
+    """
+
+    private: bool = True
+    unit: Literal["record", "person"] = "record"
+    rows_per_person: Count = 1
+    epsilon: Positive = 1.0
+    delta: Probability = 1e-5
+    evaluation_epsilon: Positive = 1.0
+    clipping_norm: Positive = 1.0
+    sampling_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    seed: int | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.private and self.seed is not None:
+            raise ValueError("a fixed seed makes noise predictable: remove seed or set private = false")
+        if self.unit == "record" and self.rows_per_person != 1:
+            raise ValueError("rows_per_person goes with unit = 'person'")
+        if self.unit == "person" and self.sampling_rate != 1:
+            raise ValueError("unit = 'person' needs sampling_rate = 1 (all rows of a person together)")
+        return self
+
+
+class Drift(_Frozen):
+    """The drift check of one window against the reference window, at each site.
+
+    `epsilon` bounds one check on the rows of its window. `false_alarm_rate` is
+    the chance that a check of a site without drift raises an alarm, over all
+    features together.
+    """
+
+    epsilon: Positive = 0.5
+    bins: Annotated[int, Field(ge=2, le=100)] = 10
+    false_alarm_rate: Probability = 0.01
+
+
+class Retraining(_Frozen):
+    """When drift leads to a challenger: `persistence` of the last `of` windows
+    with an alarm, not within `cooldown` windows of the last retraining, trained
+    on the rows of the last `windows` windows."""
+
+    enabled: bool = True
+    persistence: Count = 2
+    of: Count = 3
+    cooldown: Annotated[int, Field(ge=0)] = 2
+    windows: Count = 3
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.persistence > self.of:
+            raise ValueError(f"persistence ({self.persistence}) cannot exceed of ({self.of})")
+        return self
+
+
+class Gate(_Frozen):
+    """The acceptance rule for a challenger, on the same recent rows at every site.
+
+    It is promoted when the pooled `metric` is better than the champion's by
+    `min_improvement`, and no site's is worse by more than `max_site_regression`.
+    """
+
+    metric: Literal["log_loss", "brier", "auc", "accuracy"] = "log_loss"
+    min_improvement: Annotated[float, Field(ge=0)] = 0.0
+    max_site_regression: Annotated[float, Field(ge=0)] = 0.05
+
+
+class Placement(_Frozen):
+    """Where the parts may run: raw data above 'public' never leaves its site."""
+
+    data_sensitivity: Literal["public", "internal", "confidential", "special-category"] = "confidential"
+    latency_ms: Positive = 100.0
+
+    @property
+    def tier(self) -> Literal["cloud", "on-prem", "edge"]:
+        """The tier that serves predictions."""
+        if self.latency_ms < 50:
+            return "edge"
+        return "cloud" if self.data_sensitivity == "public" else "on-prem"
+
+
+class Experiment(_Frozen):
+    """One experiment file. `data` names the data set that the inline runtime
+    and the demo lay out as sites; a deployed site reads its own `site.toml`."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    data: str | None = None
+    task: Task
+    model: Model = Model()
+    strategy: Strategy = Strategy()
+    privacy: Privacy = Privacy()
+    drift: Drift = Drift()
+    retraining: Retraining = Retraining()
+    gate: Gate = Gate()
+    placement: Placement = Placement()
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.privacy.unit == "person" and self.task.person is None:
+            raise ValueError("privacy.unit = 'person' needs task.person, the column that names a person")
+        if self.model.image is not None:
+            channels, height, width = self.model.image
+            if channels * height * width != self.task.width:
+                raise ValueError(
+                    f"model.image has {channels * height * width} values, the task has {self.task.width} inputs"
+                )
+        return self
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON: the plan's name in every record of it."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()

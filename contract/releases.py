@@ -1,0 +1,168 @@
+"""What may leave a site: these types and no others.
+
+Each is made by the site's gate, after its cost was reserved in the site's
+ledger. None holds a row, a raw value, a file name or a free text. Counts carry
+noise; what is public (the site's name, the rows that its administrator stated,
+the budget spent) is marked so.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "PLAIN_METHOD",
+    "Array",
+    "DriftSummary",
+    "FeatureCounts",
+    "Metrics",
+    "ModelUpdate",
+    "Release",
+    "ScoreHistogram",
+    "Spent",
+]
+
+Array = npt.NDArray[np.float64]
+
+PLAIN_METHOD = "not private"
+"""What stands in place of an accountant's name where no guarantee is given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """What a data block has paid: public, for it depends on no record.
+
+    Attributes:
+        epsilon: the bound at `delta`; infinity when the run was not private.
+        delta: of the approximate differential privacy statement.
+        unit: `record` or `person`, under adding or removing one.
+        method: the composition theorem that gives the number.
+        block: the data block that has paid most.
+    """
+
+    epsilon: float
+    delta: float
+    unit: Literal["record", "person"]
+    method: str
+    block: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelUpdate:
+    """Model arrays after the site's noisy local steps."""
+
+    arrays: dict[str, npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """Figures computed from a score histogram: post-processing, no further cost."""
+
+    log_loss: float
+    brier: float
+    auc: float
+    accuracy: float
+    rows: float
+
+    def as_dict(self) -> dict[str, float]:
+        """By name, without those that are not a number."""
+        return {name: value for name, value in vars(self).items() if math.isfinite(value)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreHistogram:
+    """How many held-out rows got which score, by outcome: the evaluation release.
+
+    A binary task counts P(positive class) by label. A task of more classes
+    counts the confidence in the predicted class by whether it was right, so
+    that `accuracy` and calibration hold and `auc` is that of the confidence.
+
+    Attributes:
+        negative, positive: noisy counts, one for each of the equal bins of [0, 1].
+        noise_deviation: standard deviation of the noise in each count; 0 if none.
+        binary: whether the scores are those of a binary task.
+
+    Guarantee: one record adds 1 to one cell, so the L2 sensitivity is 1.
+    """
+
+    negative: Array
+    positive: Array
+    noise_deviation: float
+    binary: bool = True
+
+    def __add__(self, other: ScoreHistogram) -> ScoreHistogram:
+        """Counts of the rows of both; independent noise adds in variance."""
+        return ScoreHistogram(
+            negative=self.negative + other.negative,
+            positive=self.positive + other.positive,
+            noise_deviation=math.hypot(self.noise_deviation, other.noise_deviation),
+            binary=self.binary,
+        )
+
+    def metrics(self) -> Metrics:
+        """Log loss, Brier score, AUC and accuracy of the counted scores.
+
+        A row is scored at the middle of its bin. Negative noisy counts stay in
+        the sums: clipping them at zero would bias every figure.
+        """
+        bins = len(self.negative)
+        middle = (np.arange(bins) + 0.5) / bins
+        negatives, positives = float(self.negative.sum()), float(self.positive.sum())
+        rows = negatives + positives
+        if rows < 1:
+            return Metrics(log_loss=math.nan, brier=math.nan, auc=math.nan, accuracy=math.nan, rows=max(rows, 0.0))
+        log_loss = -float(self.positive @ np.log(middle) + self.negative @ np.log1p(-middle)) / rows
+        brier = float(self.positive @ (1 - middle) ** 2 + self.negative @ middle**2) / rows
+        right = (
+            float(self.positive[middle >= 0.5].sum() + self.negative[middle < 0.5].sum())
+            if self.binary
+            else positives
+        )
+        return Metrics(
+            log_loss=log_loss, brier=brier, auc=self._auc(negatives, positives), accuracy=right / rows, rows=rows
+        )
+
+    def _auc(self, negatives: float, positives: float) -> float:
+        """Chance that a positive row scores above a negative one; ties count half."""
+        if negatives < 1 or positives < 1:
+            return math.nan
+        below = np.cumsum(self.negative) - 0.5 * self.negative
+        return float(np.clip(self.positive @ below / (negatives * positives), 0.0, 1.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureCounts:
+    """Noisy counts of one feature over its public bins, in both windows."""
+
+    feature: str
+    reference: Array
+    current: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftSummary:
+    """The counts of every feature, and of the label, in two windows of a site.
+
+    Attributes:
+        window: name of the current window.
+        reference_window: name of the reference window.
+        reference_deviation, current_deviation: standard deviation of the noise
+            in each reference and each current count; 0 if none.
+
+    Guarantee: one record adds 1 to one count of each of the d features, so the
+    L2 sensitivity is sqrt(d).
+    """
+
+    window: str
+    reference_window: str
+    features: tuple[FeatureCounts, ...]
+    reference_deviation: float
+    current_deviation: float
+
+
+Release = ModelUpdate | ScoreHistogram | DriftSummary
