@@ -155,6 +155,8 @@ class Strategy(_Frozen):
 
     `average_last` is the share of final rounds whose models are averaged into
     the result (Polyak and Juditsky, 1992): post-processing, free of privacy cost.
+    `evaluate_every` rounds the incoming model is evaluated too, in the same
+    exchange. A round ends `grace` seconds after its quorum, or at `round_timeout`.
     """
 
     name: Literal["fedavg", "fedavgm", "fedprox", "fedadam", "fedyogi"] = "fedavg"
@@ -166,8 +168,10 @@ class Strategy(_Frozen):
     adaptivity: Positive = 1e-3
     proximal_mu: Annotated[float, Field(ge=0)] = 0.0
     average_last: Annotated[float, Field(ge=0, le=1)] = 0.5
+    evaluate_every: Count = 5
     quorum: Count = 2
     round_timeout: Positive = 600.0
+    grace: Positive = 10.0
 
 
 class Privacy(_Frozen):

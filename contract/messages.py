@@ -8,19 +8,22 @@ releases. Few records, because Flower moves each as an object of its own.
 
 from __future__ import annotations
 
+import io
 import json
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any
 
 import numpy as np
 from flwr.app import Array as FlowerArray
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from contract.errors import ReleaseError
-from contract.releases import DriftSummary, FeatureCounts, ModelUpdate, ScoreHistogram, Spent
+from contract.releases import Comparison, DriftSummary, FeatureCounts, ModelUpdate, ScoreHistogram, Spent
 
 __all__ = [
     "ARRAYS",
+    "CHALLENGER",
+    "COMPARE",
     "CONFIG",
     "DRIFT_QUERY",
     "METRICS",
@@ -37,7 +40,11 @@ CONFIG = "config"
 METRICS = "metrics"
 REPLY = "reply"
 WEIGHT = "num-examples"
+CHALLENGER = "challenger/"
+"""Prefix of the challenger's arrays in a comparison; the champion's have none."""
+COMPARE = "evaluate.compare"
 DRIFT_QUERY = "query.drift"
+_TEXT = "reply.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,25 +52,23 @@ class Instruction:
     """What the server asks of a site, beside the model's arrays.
 
     Attributes:
-        run: the run's name; with `round` and the message type it names the request,
+        run: the run's name; with the message type and `step` it names the request,
             so that a site can tell a repeated request from a new one.
-        round: counted from 1; 0 for an exchange outside rounds.
-        windows: the windows whose rows are used; empty for all rows of sites
-            whose task names no time column.
+        step: the round, counted from 1, or the number of the exchange outside rounds.
+        windows: the windows whose rows are used; empty for the whole data set.
         reference_windows: for a drift check, the windows compared against.
-        evaluations: how many evaluations on these held-out rows the run plans
-            in all, which fixes the noise of each.
-        evaluate: whether this exchange evaluates the incoming model.
-        evaluation: 1, 2, … of those planned; names the request and its charge.
+        rounds: how many rounds the run plans: with the experiment's ε it fixes the noise.
+        evaluations: how many evaluations on these held-out rows the run plans.
+        evaluate: whether a training exchange also evaluates the incoming model.
     """
 
     run: str
-    round: int = 0
+    step: int = 0
     windows: tuple[str, ...] = ()
     reference_windows: tuple[str, ...] = ()
+    rounds: int = 1
     evaluations: int = 1
-    evaluate: bool = True
-    evaluation: int = 1
+    evaluate: bool = False
 
     def to_record(self) -> ConfigRecord:
         """As a Flower config record."""
@@ -96,8 +101,14 @@ class Reply:
         site: the site's name, public.
         stated_rows: the number of rows that the administrator stated, public: it
             weighs the site and never comes from counting.
-        spent_in_run, spent_in_total: the most that any data block has paid.
         mechanism: what made the releases, in words, with its parameters.
+        spent_in_run, spent_in_total: the most that any data block has paid.
+        private: whether every release carries the noise that was accounted.
+        update: training's release.
+        scores: the evaluation of the incoming model; of the champion in a comparison.
+        challenger_scores: in a comparison, the evaluation of the challenger.
+        comparison: in a comparison, the paired difference.
+        drift: the drift check's release.
     """
 
     site: str
@@ -108,12 +119,18 @@ class Reply:
     private: bool = True
     update: ModelUpdate | None = None
     scores: ScoreHistogram | None = None
+    challenger_scores: ScoreHistogram | None = None
+    comparison: Comparison | None = None
     drift: DriftSummary | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
+
+    def releases(self) -> dict[str, object]:
+        """The releases that this reply carries, by name."""
+        names = ("update", "scores", "challenger_scores", "comparison", "drift")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def to_records(self) -> RecordDict:
         """As Flower records."""
-        records = RecordDict({REPLY: ConfigRecord({"reply": json.dumps(_public(self))})})
+        records = RecordDict({REPLY: ConfigRecord({"reply": self._public_json()})})
         if self.update is not None:
             records[ARRAYS] = arrays_to_record(self.update.arrays)
             records[METRICS] = MetricRecord({WEIGHT: self.stated_rows})
@@ -127,29 +144,30 @@ class Reply:
             ReleaseError: it is not a reply of this program's version.
         """
         try:
-            values = json.loads(str(records.config_records[REPLY]["reply"]))
-            update = (
-                ModelUpdate(arrays=arrays_from_record(records.array_records[ARRAYS]))
-                if ARRAYS in records.array_records
-                else None
-            )
-            return cls(
-                site=str(values["site"]),
-                stated_rows=int(values["stated_rows"]),
-                mechanism=str(values["mechanism"]),
-                spent_in_run=Spent(**values["spent_in_run"]),
-                spent_in_total=Spent(**values["spent_in_total"]),
-                private=bool(values["private"]),
-                update=update,
-                scores=_scores(values["scores"]),
-                drift=_drift(values["drift"]),
-                seconds={str(name): float(value) for name, value in values["seconds"].items()},
-            )
+            text = str(records.config_records[REPLY]["reply"])
+            arrays = arrays_from_record(records.array_records[ARRAYS]) if ARRAYS in records.array_records else None
         except (KeyError, TypeError, ValueError) as exc:
-            raise ReleaseError(
-                "a site sent a reply that this version does not understand",
-                remedy="Run the same Tidegate version on both sides",
-            ) from exc
+            raise _not_understood() from exc
+        return _reply(text, arrays)
+
+    def to_bytes(self) -> bytes:
+        """The reply as stored by the ledger."""
+        buffer = io.BytesIO()
+        arrays = {} if self.update is None else self.update.arrays
+        text = np.frombuffer(self._public_json().encode(), dtype=np.uint8)
+        np.savez(buffer, allow_pickle=False, **{_TEXT: text}, **{f"{ARRAYS}/{key}": arrays[key] for key in arrays})
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, stored: bytes) -> Reply:
+        """Read what `to_bytes` wrote."""
+        with np.load(io.BytesIO(stored), allow_pickle=False) as file:
+            text = file[_TEXT].tobytes().decode()
+            arrays = {name.removeprefix(f"{ARRAYS}/"): file[name] for name in file.files if name != _TEXT}
+        return _reply(text, arrays or None)
+
+    def _public_json(self) -> str:
+        return json.dumps({key: _plain(value) for key, value in vars(self).items() if key != "update"})
 
 
 def arrays_to_record(arrays: dict[str, np.ndarray[Any, np.dtype[np.float32]]]) -> ArrayRecord:
@@ -162,28 +180,35 @@ def arrays_from_record(record: ArrayRecord) -> dict[str, np.ndarray[Any, np.dtyp
     return {name: array.numpy().astype(np.float32, copy=False) for name, array in record.items()}
 
 
-def _public(reply: Reply) -> dict[str, Any]:
-    values = {key: value for key, value in vars(reply).items() if key != "update"}
-    for key in ("spent_in_run", "spent_in_total"):
-        values[key] = asdict(values[key])
-    for key in ("scores", "drift"):
-        values[key] = None if values[key] is None else _plain(asdict(values[key]))
-    return values
-
-
 def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: _plain(item) for name, item in vars(value).items()}
     if isinstance(value, np.ndarray):
         return value.tolist()
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value
 
 
-def _scores(values: dict[str, Any] | None) -> ScoreHistogram | None:
-    if values is None:
-        return None
+def _reply(text: str, arrays: dict[str, np.ndarray[Any, np.dtype[np.float32]]] | None) -> Reply:
+    try:
+        values = json.loads(text)
+        readers = {
+            "spent_in_run": lambda item: Spent(**item),
+            "spent_in_total": lambda item: Spent(**item),
+            "scores": _scores,
+            "challenger_scores": _scores,
+            "comparison": lambda item: Comparison(**item),
+            "drift": _drift,
+        }
+        for name, read in readers.items():
+            values[name] = None if values[name] is None else read(values[name])
+        return Reply(**values, update=None if arrays is None else ModelUpdate(arrays=arrays))
+    except (KeyError, TypeError, ValueError) as exc:
+        raise _not_understood() from exc
+
+
+def _scores(values: dict[str, Any]) -> ScoreHistogram:
     return ScoreHistogram(
         negative=np.asarray(values["negative"], dtype=np.float64),
         positive=np.asarray(values["positive"], dtype=np.float64),
@@ -192,16 +217,20 @@ def _scores(values: dict[str, Any] | None) -> ScoreHistogram | None:
     )
 
 
-def _drift(values: dict[str, Any] | None) -> DriftSummary | None:
-    if values is None:
-        return None
-    kind: Literal["features"] = "features"
+def _drift(values: dict[str, Any]) -> DriftSummary:
     features = tuple(
         FeatureCounts(
             feature=str(item["feature"]),
             reference=np.asarray(item["reference"], dtype=np.float64),
             current=np.asarray(item["current"], dtype=np.float64),
         )
-        for item in values[kind]
+        for item in values["features"]
     )
-    return DriftSummary(**{**values, kind: features})
+    return DriftSummary(**{**values, "features": features})
+
+
+def _not_understood() -> ReleaseError:
+    return ReleaseError(
+        "a site sent a reply that this version does not understand",
+        remedy="Run the same Tidegate version on both sides",
+    )

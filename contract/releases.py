@@ -18,6 +18,7 @@ import numpy.typing as npt
 __all__ = [
     "PLAIN_METHOD",
     "Array",
+    "Comparison",
     "DriftSummary",
     "FeatureCounts",
     "Metrics",
@@ -136,6 +137,44 @@ class ScoreHistogram:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """How much better a challenger's loss is than the champion's, row by row on the same rows.
+
+    Differences of the two losses of a row are clipped to [-1, 1] and summed. A
+    paired sum needs far less noise than two histograms compared afterwards.
+
+    Attributes:
+        gain: noisy sum of (champion's loss - challenger's loss) over the rows.
+        rows: noisy number of rows.
+        noise_deviation: standard deviation of the noise in each of the two; 0 if none.
+
+    Guarantee: one record moves each of the two by at most 1, so the L2 sensitivity is sqrt(2).
+    """
+
+    gain: float
+    rows: float
+    noise_deviation: float
+
+    def __add__(self, other: Comparison) -> Comparison:
+        """The comparison over the rows of both."""
+        return Comparison(
+            gain=self.gain + other.gain,
+            rows=self.rows + other.rows,
+            noise_deviation=math.hypot(self.noise_deviation, other.noise_deviation),
+        )
+
+    @property
+    def mean_gain(self) -> float:
+        """Mean gain a row; positive where the challenger is better. NaN without rows."""
+        return self.gain / self.rows if self.rows >= 1 else math.nan
+
+    @property
+    def error(self) -> float:
+        """Standard error of `mean_gain` that the noise alone causes."""
+        return self.noise_deviation / self.rows if self.rows >= 1 else math.nan
+
+
+@dataclass(frozen=True, kw_only=True)
 class FeatureCounts:
     """Noisy counts of one feature over its public bins, in both windows."""
 
@@ -165,4 +204,4 @@ class DriftSummary:
     current_deviation: float
 
 
-Release = ModelUpdate | ScoreHistogram | DriftSummary
+Release = ModelUpdate | ScoreHistogram | Comparison | DriftSummary

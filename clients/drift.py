@@ -1,0 +1,57 @@
+"""A site's drift check: the full report stays here, noisy counts go out.
+
+The reference counts are released once for each reference and kept: comparing
+against them again is post-processing and costs nothing. Every row adds 1 to one
+count of each of the d features (the label is one), so the L2 sensitivity of a
+window's counts is sqrt(d).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from clients.noise import NormalSource, noisy
+from contract.experiment import Experiment
+from contract.releases import Array, DriftSummary, FeatureCounts
+from monitoring.binning import count_features
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["drift_deviation", "noisy_counts", "summarise"]
+
+
+def drift_deviation(experiment: Experiment, noise_multiplier: float) -> float:
+    """Standard deviation of the noise in each count."""
+    return noise_multiplier * math.sqrt(len(experiment.task.features) + 1) * experiment.privacy.rows_per_person
+
+
+def noisy_counts(
+    frame: pd.DataFrame, experiment: Experiment, deviation: float, noise: NormalSource
+) -> dict[str, Array]:
+    """Counts of every feature over its public bins, each with noise."""
+    counts = count_features(frame, experiment.task, experiment.drift.bins)
+    return {feature: noisy(values, deviation, noise) for feature, values in counts.items()}
+
+
+def summarise(
+    *,
+    windows: tuple[str, ...],
+    reference_windows: tuple[str, ...],
+    reference: Mapping[str, Array],
+    current: Mapping[str, Array],
+    deviation: float,
+) -> DriftSummary:
+    """Put the released counts of both windows together."""
+    return DriftSummary(
+        window="+".join(windows),
+        reference_window="+".join(reference_windows),
+        features=tuple(
+            FeatureCounts(feature=feature, reference=reference[feature], current=current[feature])
+            for feature in current
+        ),
+        reference_deviation=deviation,
+        current_deviation=deviation,
+    )

@@ -1,0 +1,177 @@
+"""The gate: the only place at a site that makes a reply.
+
+A reply is made in this order, and in no other:
+
+1. a request that was answered before gets the stored bytes again;
+2. the site's policy is asked;
+3. the plans are authorised against the cap, and one use of each is reserved,
+   on disk, before anything is computed;
+4. the releases are computed and checked: a type of the contract, finite, of
+   the expected size;
+5. the reply and its line in the egress log are committed in one transaction;
+6. it goes out.
+
+What is not a type of `contract.releases` has no way through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from clients.ledger import Ledger, Plan
+from clients.site_config import Policy
+from contract.errors import BudgetError, ReleaseError
+from contract.experiment import Experiment
+from contract.messages import Reply
+from contract.releases import Comparison, DriftSummary, ModelUpdate, ScoreHistogram
+
+__all__ = ["Gate", "Releases"]
+
+_MOST_VALUES = 250_000_000
+"""No release holds more numbers: 1 GB of float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Releases:
+    """What a mechanism made, before the gate has looked at it."""
+
+    update: ModelUpdate | None = None
+    scores: ScoreHistogram | None = None
+    challenger_scores: ScoreHistogram | None = None
+    comparison: Comparison | None = None
+    drift: DriftSummary | None = None
+
+
+class Gate:
+    """Makes the replies of one site.
+
+    Args:
+        site: the site's public name.
+        stated_rows: the public number of rows that the administrator stated.
+        policy: what the site allows.
+        ledger: where every release is charged first.
+    """
+
+    def __init__(self, *, site: str, stated_rows: int, policy: Policy, ledger: Ledger) -> None:
+        self._site = site
+        self._stated_rows = stated_rows
+        self._policy = policy
+        self._ledger = ledger
+
+    def release(
+        self,
+        request: str,
+        experiment: Experiment,
+        plans: Sequence[Plan],
+        compute: Callable[[], Releases],
+    ) -> Reply:
+        """Make the reply to `request`, or give the stored one.
+
+        Args:
+            request: names the request: run, message type and step.
+            experiment: whose plan this is.
+            plans: what the releases will cost; one use of each is charged.
+            compute: runs the mechanisms. Called after the charge is on disk.
+
+        Raises:
+            BudgetError: the policy or the cap refuses; nothing was computed.
+            ReleaseError: what was computed may not leave. The charge stands.
+            LedgerError: the ledger cannot be written; nothing was computed.
+        """
+        stored = self._ledger.stored_reply(request)
+        if stored is not None:
+            return Reply.from_bytes(stored)
+        self._ask_policy(experiment, plans)
+        for plan in plans:
+            self._ledger.authorise(plan)
+        for plan in plans:
+            self._ledger.reserve(request, plan.name)
+        releases = compute()
+        _check(releases)
+        reply = self._reply(releases, plans, experiment.privacy.delta)
+        names = {"releases": sorted(reply.releases()), "experiment": experiment.digest, "private": reply.private}
+        self._ledger.commit(request, plans[0].name, reply.to_bytes(), names)
+        return reply
+
+    def _ask_policy(self, experiment: Experiment, plans: Sequence[Plan]) -> None:
+        where = f"site '{self._site}'"
+        if self._policy.require_private and not all(plan.private for plan in plans):
+            raise BudgetError(
+                "this site takes part in differentially private runs only",
+                where=where,
+                remedy="Set privacy.private = true, or policy.require_private = false in site.toml for test data",
+            )
+        if experiment.privacy.delta > self._policy.delta_cap:
+            raise BudgetError(
+                f"δ = {experiment.privacy.delta:g} is above this site's limit of {self._policy.delta_cap:g}",
+                where=where,
+                remedy="Lower privacy.delta in the experiment",
+            )
+        approved = self._policy.approved_experiments
+        if approved and experiment.digest not in approved:
+            raise BudgetError(
+                f"experiment {experiment.digest[:12]} is not among those approved here",
+                where=where,
+                remedy="Ask the site's administrator to add it to policy.approved_experiments",
+            )
+
+    def _reply(self, releases: Releases, plans: Sequence[Plan], delta: float) -> Reply:
+        return Reply(
+            site=self._site,
+            stated_rows=self._stated_rows,
+            mechanism="; ".join(_mechanism(plan) for plan in plans),
+            spent_in_run=self._ledger.spent(run=plans[0].run, delta=delta, promised=True),
+            spent_in_total=self._ledger.spent(promised=True),
+            private=all(plan.private for plan in plans),
+            update=releases.update,
+            scores=releases.scores,
+            challenger_scores=releases.challenger_scores,
+            comparison=releases.comparison,
+            drift=releases.drift,
+        )
+
+
+def _mechanism(plan: Plan) -> str:
+    if not plan.private:
+        return f"{plan.purpose}: no mechanism (not private)"
+    sampled = f", Poisson sampling rate {plan.sampling_rate:g}" if plan.sampling_rate < 1 else ""
+    times = plan.uses * plan.steps
+    return f"{plan.purpose}: Gaussian, noise multiplier {plan.noise_multiplier:.4g}{sampled}, at most {times} times"
+
+
+def _check(releases: Releases) -> None:
+    values = {name: value for name, value in vars(releases).items() if value is not None}
+    expected = {
+        "update": ModelUpdate,
+        "scores": ScoreHistogram,
+        "challenger_scores": ScoreHistogram,
+        "comparison": Comparison,
+        "drift": DriftSummary,
+    }
+    if not values:
+        raise ReleaseError("there is nothing to release")
+    for name, value in values.items():
+        if type(value) is not expected[name]:
+            raise ReleaseError(f"'{name}' is not a release of the contract")
+        numbers = _numbers(value)
+        if sum(number.size for number in numbers) > _MOST_VALUES:
+            raise ReleaseError(f"'{name}' is larger than any release may be")
+        if not all(np.isfinite(number).all() for number in numbers):
+            raise ReleaseError(
+                f"'{name}' holds a number that is not finite",
+                remedy="Lower strategy.learning_rate: training diverged at this site",
+            )
+
+
+def _numbers(release: object) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
+    if isinstance(release, ModelUpdate):
+        return [np.asarray(array) for array in release.arrays.values()]
+    if isinstance(release, ScoreHistogram):
+        return [release.negative, release.positive]
+    if isinstance(release, Comparison):
+        return [np.array([release.gain, release.rows])]
+    assert isinstance(release, DriftSummary)  # _check has looked  # noqa: S101
+    return [array for feature in release.features for array in (feature.reference, feature.current)]

@@ -1,0 +1,102 @@
+"""The torch modules of each model family, with the contract's parameter names.
+
+No module holds a statistic of the data: normalisation is GroupNorm, which works
+on one record at a time, so that a record's gradient is its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from contract.experiment import Experiment, Model
+from contract.models import CNN_CHANNELS, outputs
+
+__all__ = ["arrays_of", "build_module", "load_arrays", "losses", "scores"]
+
+
+class Layers(nn.Module):
+    """A linear model or a multi-layer perceptron with ReLU between its layers."""
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        pairs = zip(widths[:-1], widths[1:], strict=True)
+        self.layers = nn.ModuleList([nn.Linear(width, following) for width, following in pairs])
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits, shape (rows, outputs)."""
+        for layer in self.layers[:-1]:
+            inputs = torch.relu(layer(inputs))
+        output: Tensor = self.layers[-1](inputs)
+        return output
+
+
+class SmallCnn(nn.Module):
+    """Two convolutions with GroupNorm, ReLU and max-pooling, then a linear layer."""
+
+    def __init__(self, image: tuple[int, int, int], last: int) -> None:
+        super().__init__()
+        channels, height, width = image
+        first, second = CNN_CHANNELS
+        self.image = image
+        self.convolution1 = nn.Conv2d(channels, first, 3, padding=1)
+        self.norm1 = nn.GroupNorm(4, first)
+        self.convolution2 = nn.Conv2d(first, second, 3, padding=1)
+        self.norm2 = nn.GroupNorm(4, second)
+        self.output = nn.Linear(second * (height // 4) * (width // 4), last)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits, shape (rows, outputs)."""
+        pixels = inputs.reshape(-1, *self.image)
+        pixels = nn.functional.max_pool2d(torch.relu(self.norm1(self.convolution1(pixels))), 2)
+        pixels = nn.functional.max_pool2d(torch.relu(self.norm2(self.convolution2(pixels))), 2)
+        output: Tensor = self.output(pixels.flatten(1))
+        return output
+
+
+def build_module(model: Model, *, inputs: int, classes: int) -> nn.Module:
+    """An untrained module of the family."""
+    last = outputs(classes)
+    if model.kind == "cnn":
+        assert model.image is not None  # the experiment file's check  # noqa: S101
+        return SmallCnn(model.image, last)
+    hidden = model.hidden if model.kind == "mlp" else ()
+    return Layers((inputs, *hidden, last))
+
+
+def module_for(experiment: Experiment, arrays: Mapping[str, np.ndarray[Any, Any]]) -> nn.Module:
+    """The experiment's module with the given parameters."""
+    task = experiment.task
+    module = build_module(experiment.model, inputs=task.width, classes=len(task.label.classes))
+    load_arrays(module, arrays)
+    return module
+
+
+def load_arrays(module: nn.Module, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Put the named arrays into the module; names and shapes must fit exactly."""
+    module.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})
+
+
+def arrays_of(module: nn.Module) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+    """The module's parameters by name."""
+    return {name: value.detach().numpy().copy() for name, value in module.state_dict().items()}
+
+
+def losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Log loss of each row, shape (rows,)."""
+    if logits.shape[1] == 1:
+        target = labels.to(logits.dtype)
+        return nn.functional.binary_cross_entropy_with_logits(logits[:, 0], target, reduction="none")
+    return nn.functional.cross_entropy(logits, labels, reduction="none")
+
+
+def scores(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """What the score histogram counts: a score in [0, 1] and an outcome of 0 or 1 for each row."""
+    if logits.shape[1] == 1:
+        return torch.sigmoid(logits[:, 0]), labels
+    confidence, predicted = torch.softmax(logits, dim=1).max(dim=1)
+    return confidence, (predicted == labels).to(labels.dtype)
