@@ -1,0 +1,57 @@
+"""The server's settings: the one module of this side that reads the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["ServerSettings", "quiet_environment", "read_settings"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """Where the server keeps what it remembers.
+
+    Attributes:
+        home: folder of keys, certificates and the embedded state database.
+        state_url: SQLAlchemy URL of the state database.
+        tracking_uri: MLflow's tracking and registry URI.
+        artifact_root: where artifacts go when `tracking_uri` is a local SQLite file;
+            a tracking server has its own.
+    """
+
+    home: Path
+    state_url: str
+    tracking_uri: str
+    artifact_root: Path
+
+
+def read_settings(environ: Mapping[str, str] = os.environ) -> ServerSettings:
+    """Read `TIDEGATE_HOME`, `TIDEGATE_STATE_URL`, `MLFLOW_TRACKING_URI` and
+    `TIDEGATE_ARTIFACT_ROOT`; one that is unset or empty has its default below the
+    current folder: `.tidegate/`, `.tidegate/state.db`, `mlruns/mlflow.db`, `mlruns/artifacts/`.
+    """
+    home = Path(environ.get("TIDEGATE_HOME") or ".tidegate").absolute()
+    mlruns = Path("mlruns").absolute()
+    return ServerSettings(
+        home=home,
+        state_url=environ.get("TIDEGATE_STATE_URL") or f"sqlite:///{home / 'state.db'}",
+        tracking_uri=environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{mlruns / 'mlflow.db'}",
+        artifact_root=Path(environ.get("TIDEGATE_ARTIFACT_ROOT") or mlruns / "artifacts").absolute(),
+    )
+
+
+def quiet_environment() -> dict[str, str]:
+    """What keeps Flower, MLflow and Evidently from opening a connection of their own.
+
+    MLflow reads `DO_NOT_TRACK` too, but takes only the word `true`; its own variable
+    is what counts. Apply before the library is imported, and to every process started.
+    """
+    return {
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "1",
+    }

@@ -1,0 +1,185 @@
+"""The tables of the state database, as the program of this version knows them.
+
+`migrations/` makes them; a test holds the two together. Names (of runs, sites,
+experiments) are the keys by which rows refer to each other, so that a person who
+opens the database reads it without joins; `id` keeps the order of insertion.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    DateTime,
+    Float,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+
+__all__ = [
+    "HEAD",
+    "checkpoints",
+    "claims",
+    "decisions",
+    "drift_summaries",
+    "metadata",
+    "rounds",
+    "runs",
+    "sites",
+    "verdicts",
+]
+
+HEAD = "0001"
+"""The newest revision under `migrations/versions`."""
+
+metadata = MetaData(
+    naming_convention={
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+
+class Moment(TypeDecorator[datetime]):
+    """A moment in UTC. SQLite keeps no time zone, so it is put back on reading."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """To UTC, so that SQLite compares them as text in the right order."""
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        """With its zone, on every database."""
+        if value is None:
+            return None
+        moment: datetime = value
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _order() -> Column[int]:
+    return Column("id", Integer, primary_key=True, autoincrement=True)
+
+
+def _run() -> Column[str]:
+    return Column("run", String(200), ForeignKey("runs.name"), nullable=False)
+
+
+sites = Table(
+    "sites",
+    metadata,
+    _order(),
+    Column("name", String(200), nullable=False, unique=True),
+    Column("node_id", String(32), nullable=False),  # Flower's ids fill 64 bits unsigned
+    Column("stated_rows", Integer, nullable=False),
+    Column("first_seen", Moment, nullable=False),
+    Column("last_seen", Moment, nullable=False),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    _order(),
+    Column("name", String(200), nullable=False, unique=True),
+    Column("experiment", String(100), nullable=False, index=True),
+    Column("experiment_digest", String(64), nullable=False),
+    Column("experiment_json", Text, nullable=False),
+    Column("job", String(20), nullable=False),
+    Column("trigger", Text, nullable=False),
+    Column("status", String(20), nullable=False),
+    Column("started", Moment, nullable=False),
+    Column("ended", Moment),
+    Column("error", Text, nullable=False),
+    Column("mlflow_run_id", String(64)),
+    Column("model_version", Integer),
+    Column("code_hash", String(64), nullable=False),
+)
+
+rounds = Table(
+    "rounds",
+    metadata,
+    _order(),
+    _run(),
+    Column("round", Integer, nullable=False),
+    Column("cohort", JSON, nullable=False),
+    Column("counted", JSON, nullable=False),
+    Column("failures", JSON, nullable=False),
+    Column("metrics", JSON, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("ended", Moment, nullable=False),
+    UniqueConstraint("run", "round"),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    _order(),
+    _run(),
+    Column("round", Integer, nullable=False),
+    Column("blob", LargeBinary, nullable=False),
+    Column("saved", Moment, nullable=False),
+    UniqueConstraint("run"),
+)
+
+drift_summaries = Table(
+    "drift_summaries",
+    metadata,
+    _order(),
+    Column("experiment", String(100), nullable=False),
+    Column("window", String(200), nullable=False),
+    Column("site", String(200), nullable=False),
+    Column("summary", JSON, nullable=False),
+    Column("saved", Moment, nullable=False),
+    UniqueConstraint("experiment", "window", "site"),
+)
+
+verdicts = Table(
+    "verdicts",
+    metadata,
+    _order(),
+    Column("experiment", String(100), nullable=False),
+    Column("window", String(200), nullable=False),
+    Column("verdict", JSON, nullable=False),
+    Column("alarm", Boolean, nullable=False),
+    Column("saved", Moment, nullable=False),
+    UniqueConstraint("experiment", "window"),
+)
+
+decisions = Table(
+    "decisions",
+    metadata,
+    _order(),
+    Column("time", Moment, nullable=False),
+    Column("experiment", String(100), nullable=False, index=True),
+    Column("window", String(200), nullable=False),
+    Column("kind", String(20), nullable=False),
+    Column("subject", String(200), nullable=False),
+    Column("by", String(200), nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+claims = Table(
+    "claims",
+    metadata,
+    _order(),
+    Column("job", String(200), nullable=False),
+    Column("slot", String(200), nullable=False),
+    Column("owner", String(200), nullable=False),
+    Column("claimed_at", Moment, nullable=False),
+    UniqueConstraint("job", "slot"),
+)
