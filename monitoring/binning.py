@@ -1,0 +1,162 @@
+"""Counts over fixed public bins: the only view of the rows that drift needs.
+
+The bins come from the task's public ranges and categories, never from data, so
+that they cost no privacy and are the same at every site: counts of two sites
+may be added. Every row adds exactly 1 to exactly one cell of every feature and
+of the label, whatever it holds: too low, too high, missing, undeclared, not a
+number. So one row moves the counts of d features and the label by sqrt(d + 1)
+in L2 norm, and by nothing more (`l2_sensitivity`).
+
+Count the rows as they were read, before missing values are filled in: a rise of
+missing values is drift, and has a cell of its own to be seen in.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from contract.errors import DataError
+from contract.experiment import CategoricalFeature, Feature, Label, NumericFeature, Task
+from contract.releases import Array
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "MISSING",
+    "UNDECLARED",
+    "FeatureBins",
+    "as_text",
+    "count_features",
+    "feature_bins",
+    "l2_sensitivity",
+]
+
+MISSING = "missing"
+UNDECLARED = "undeclared"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureBins:
+    """The cells of one feature, or of the label, in the order of its counts.
+
+    Attributes:
+        feature: the column.
+        cells: a public name for each cell, such as `[0, 5.8)`, `female` or `missing`.
+    """
+
+    feature: str
+    cells: tuple[str, ...]
+
+
+def feature_bins(task: Task, bins: int) -> tuple[FeatureBins, ...]:
+    """The cells of every feature in the task's order, and last those of the label.
+
+    A numeric feature has `bins` cells, of equal width after its transform, and
+    one for missing. A categorical one has a cell a category, one for undeclared
+    values and one for missing. The label has a cell a class and one for all else.
+    """
+    features = (FeatureBins(feature=item.name, cells=_cells(item, bins)) for item in task.features)
+    label = FeatureBins(feature=task.label.column, cells=(*task.label.classes, UNDECLARED))
+    return (*features, label)
+
+
+def count_features(frame: pd.DataFrame, task: Task, bins: int) -> dict[str, Array]:
+    """Count the rows in each cell of each feature and of the label, by column name.
+
+    Values outside a numeric range fall in the end cells, and so do infinities;
+    what is not a number counts as missing. In a column of whole numbers that
+    was read as decimal, `2.0` is the category `2`.
+
+    Raises:
+        DataError: a column of the task is not in the frame.
+    """
+    absent = [name for name in (*(f.name for f in task.features), task.label.column) if name not in frame]
+    if absent:
+        raise DataError(
+            f"column '{absent[0]}' is missing",
+            where="drift check",
+            remedy="Deliver every column that the task declares",
+        )
+    counts = {feature.name: _count(_index(frame[feature.name], feature, bins)) for feature in task.features}
+    counts[task.label.column] = _count(_label_index(frame[task.label.column], task.label))
+    return counts
+
+
+def l2_sensitivity(task: Task, *, rows_per_unit: int = 1) -> float:
+    """How far all counts together move, in L2 norm, when one privacy unit comes or goes.
+
+    A unit of r rows can put all r in the same cells, so r times that of a row.
+    """
+    return rows_per_unit * math.sqrt(len(task.features) + 1)
+
+
+def _cells(feature: Feature, bins: int) -> tuple[str, ...]:
+    if isinstance(feature, CategoricalFeature):
+        return (*feature.categories, UNDECLARED, MISSING)
+    low, high = _scaled(feature, np.array([feature.low, feature.high]))
+    edges = np.linspace(low, high, bins + 1)
+    shown = [f"{edge:.4g}" for edge in (np.expm1(edges) if feature.transform == "log1p" else edges)]
+    closing = [")"] * (bins - 1) + ["]"]
+    ranges = (f"[{low}, {high}{end}" for low, high, end in zip(shown[:-1], shown[1:], closing, strict=True))
+    return (*ranges, MISSING)
+
+
+def _scaled(feature: NumericFeature, values: Array) -> Array:
+    return np.log1p(values) if feature.transform == "log1p" else values
+
+
+Index = tuple[npt.NDArray[np.intp], int]
+"""The cell of each row, and the number of cells."""
+
+
+def _count(index: Index) -> Array:
+    cells, number = index
+    return np.bincount(cells, minlength=number).astype(np.float64)
+
+
+def _index(column: pd.Series[Any], feature: Feature, bins: int) -> Index:
+    if isinstance(feature, CategoricalFeature):
+        cells, missing = _category_index(column, feature.categories)
+        return np.where(missing, len(feature.categories) + 1, cells), len(feature.categories) + 2
+    return _numeric_index(column, feature, bins)
+
+
+def _label_index(column: pd.Series[Any], label: Label) -> Index:
+    cells, _ = _category_index(column, label.classes)
+    return cells, len(label.classes) + 1
+
+
+def _numeric_index(column: pd.Series[Any], feature: NumericFeature, bins: int) -> Index:
+    import pandas as pd
+
+    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    missing = np.isnan(values)
+    inside = np.clip(np.where(missing, feature.low, values), feature.low, feature.high)
+    low, high = _scaled(feature, np.array([feature.low, feature.high]))
+    position = np.floor((_scaled(feature, inside) - low) / (high - low) * bins)
+    cells = np.clip(position, 0, bins - 1).astype(np.intp)
+    return np.where(missing, bins, cells), bins + 1
+
+
+def _category_index(
+    column: pd.Series[Any], categories: tuple[str, ...]
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+    """The category of each row, `len(categories)` if it is none of them; and which are missing."""
+    import pandas as pd
+
+    missing = column.isna().to_numpy(dtype=bool)
+    found = pd.Index(categories).get_indexer(pd.Index([as_text(value) for value in column], dtype=object))
+    return np.where(missing | (found < 0), len(categories), found).astype(np.intp), missing
+
+
+def as_text(value: object) -> str:
+    """The category that a value of a column names."""
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value)

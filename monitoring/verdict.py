@@ -1,0 +1,216 @@
+"""From the drift summaries of the sites to one verdict on a window.
+
+Each site is judged by itself, and all sites together by their counts added up
+over shared bins. Both are needed: one drifted site of five drowns in the pool,
+and a small shift everywhere shows in no single site.
+
+A check of a site (and the pooled check) raises a false alarm with a chance of at
+most `drift.false_alarm_rate` over all its features together. So with S sites a
+clean window raises some alarm with a chance of at most (S + 1) times that rate,
+and the retraining policy waits for alarms to persist.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from contract.errors import ReleaseError, RoundError
+from contract.experiment import Drift
+from contract.releases import DriftSummary
+from monitoring.detectors import Stratum, draws_for, holm, homogeneity, total_variation
+
+__all__ = ["POOLED", "FeatureVerdict", "SiteVerdict", "Verdict", "form_verdict"]
+
+POOLED = "all sites"
+"""Stands in place of a site's name in the pooled verdict."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureVerdict:
+    """What the counts say of one feature, or of the label.
+
+    Attributes:
+        p_value: chance of counts at least as far apart if nothing had changed.
+        distance: estimated share of rows that changed cell, in [0, 1].
+        drifted: drift is shown after Holm's correction over the features.
+    """
+
+    feature: str
+    p_value: float
+    distance: float
+    drifted: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteVerdict:
+    """What the counts say of one site, or of all sites together."""
+
+    site: str
+    features: tuple[FeatureVerdict, ...]
+
+    @property
+    def alarm(self) -> bool:
+        """Whether drift is shown in any feature."""
+        return any(feature.drifted for feature in self.features)
+
+    @property
+    def smallest_p_value(self) -> float:
+        """Of all features, before correction."""
+        return min((feature.p_value for feature in self.features), default=1.0)
+
+    @property
+    def drifted(self) -> tuple[str, ...]:
+        """The features with drift."""
+        return tuple(feature.feature for feature in self.features if feature.drifted)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The outcome of one drift check over all sites that answered."""
+
+    window: str
+    reference_window: str
+    false_alarm_rate: float
+    sites: tuple[SiteVerdict, ...]
+    pooled: SiteVerdict
+
+    @property
+    def alarm(self) -> bool:
+        """Whether any site, or all together, show drift."""
+        return self.pooled.alarm or bool(self.sites_in_alarm)
+
+    @property
+    def sites_in_alarm(self) -> tuple[str, ...]:
+        """Sites that show drift by themselves; may be empty when only all together do."""
+        return tuple(site.site for site in self.sites if site.alarm)
+
+    def to_json(self) -> str:
+        """As JSON; holds noisy evidence only, no count and no value."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Verdict:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ReleaseError: it is not a verdict of this program's version.
+        """
+        try:
+            values = json.loads(text)
+            return cls(
+                window=str(values["window"]),
+                reference_window=str(values["reference_window"]),
+                false_alarm_rate=float(values["false_alarm_rate"]),
+                sites=tuple(_site(site) for site in values["sites"]),
+                pooled=_site(values["pooled"]),
+            )
+        except (KeyError, TypeError, ValueError) as exc:
+            raise ReleaseError(
+                "a stored verdict cannot be read", remedy="Run the Tidegate version that wrote it"
+            ) from exc
+
+
+def form_verdict(summaries: Mapping[str, DriftSummary], *, drift: Drift, rng: np.random.Generator) -> Verdict:
+    """Judge each site and all together.
+
+    Args:
+        summaries: of the same window and bins, by site.
+        drift: the promised false-alarm rate.
+        rng: for the simulated null distributions.
+
+    Raises:
+        RoundError: no site answered.
+        ReleaseError: summaries are of different windows or bins, or hold what is not a number.
+    """
+    first = _first(summaries)
+    _check(first, summaries)
+    sites = tuple(
+        _judge(site, (summary,), drift=drift, rng=rng) for site, summary in sorted(summaries.items())
+    )
+    pooled = (
+        SiteVerdict(site=POOLED, features=sites[0].features)
+        if len(sites) == 1
+        else _judge(POOLED, tuple(summaries.values()), drift=drift, rng=rng)
+    )
+    return Verdict(
+        window=first.window,
+        reference_window=first.reference_window,
+        false_alarm_rate=drift.false_alarm_rate,
+        sites=sites,
+        pooled=pooled,
+    )
+
+
+def _judge(
+    site: str, summaries: Sequence[DriftSummary], *, drift: Drift, rng: np.random.Generator
+) -> SiteVerdict:
+    strata = _strata(summaries)
+    draws = draws_for(drift.false_alarm_rate, len(strata))
+    p_values = {feature: homogeneity(counts, rng=rng, draws=draws) for feature, counts in strata.items()}
+    drifted = holm(p_values, drift.false_alarm_rate)
+    return SiteVerdict(
+        site=site,
+        features=tuple(
+            FeatureVerdict(
+                feature=feature,
+                p_value=p_values[feature],
+                distance=total_variation(counts),
+                drifted=feature in drifted,
+            )
+            for feature, counts in strata.items()
+        ),
+    )
+
+
+def _strata(summaries: Sequence[DriftSummary]) -> dict[str, tuple[Stratum, ...]]:
+    strata: dict[str, tuple[Stratum, ...]] = {}
+    for summary in summaries:
+        for counts in summary.features:
+            stratum = Stratum(
+                reference=counts.reference,
+                current=counts.current,
+                reference_deviation=summary.reference_deviation,
+                current_deviation=summary.current_deviation,
+            )
+            strata[counts.feature] = (*strata.get(counts.feature, ()), stratum)
+    return strata
+
+
+def _first(summaries: Mapping[str, DriftSummary]) -> DriftSummary:
+    if not summaries:
+        raise RoundError("no site answered the drift check", remedy="See that the sites' agents are running")
+    return next(iter(summaries.values()))
+
+
+def _check(first: DriftSummary, summaries: Mapping[str, DriftSummary]) -> None:
+    for site, summary in summaries.items():
+        if (summary.window, _shape(summary)) != (first.window, _shape(first)):
+            raise ReleaseError(
+                "the drift summary is of another window, or over other bins, than those of the other sites",
+                where=f"site {site}",
+                remedy="Run the same experiment and version at every site",
+            )
+        if not all(np.isfinite((*item.reference, *item.current)).all() for item in summary.features):
+            raise ReleaseError("the drift summary holds a count that is not a number", where=f"site {site}")
+
+
+def _shape(summary: DriftSummary) -> tuple[tuple[str, int, int], ...]:
+    return tuple((item.feature, len(item.reference), len(item.current)) for item in summary.features)
+
+
+def _site(values: Mapping[str, Any]) -> SiteVerdict:
+    features = tuple(
+        FeatureVerdict(
+            feature=str(item["feature"]),
+            p_value=float(item["p_value"]),
+            distance=float(item["distance"]),
+            drifted=bool(item["drifted"]),
+        )
+        for item in values["features"]
+    )
+    return SiteVerdict(site=str(values["site"]), features=features)
