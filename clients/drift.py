@@ -8,24 +8,28 @@ window's counts is sqrt(d).
 
 from __future__ import annotations
 
-import math
+import zlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from clients.noise import NormalSource, noisy
 from contract.experiment import Experiment
 from contract.releases import Array, DriftSummary, FeatureCounts
-from monitoring.binning import count_features
+from contract.messages import Instruction
+from monitoring.binning import count_features, l2_sensitivity
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["drift_deviation", "noisy_counts", "summarise"]
+__all__ = ["drift_deviation", "noisy_counts", "summarise", "write_local_report"]
 
 
 def drift_deviation(experiment: Experiment, noise_multiplier: float) -> float:
     """Standard deviation of the noise in each count."""
-    return noise_multiplier * math.sqrt(len(experiment.task.features) + 1) * experiment.privacy.rows_per_person
+    return noise_multiplier * l2_sensitivity(experiment.task, rows_per_unit=experiment.privacy.rows_per_person)
 
 
 def noisy_counts(
@@ -55,3 +59,22 @@ def summarise(
         reference_deviation=deviation,
         current_deviation=deviation,
     )
+
+
+def write_local_report(
+    reference: pd.DataFrame, current: pd.DataFrame, experiment: Experiment, instruction: Instruction, folder: Path
+) -> Path:
+    """Write Evidently's full report of both windows into the site's own folder; it never leaves it."""
+    from monitoring.report import write_report
+
+    path = folder / experiment.name / f"{'+'.join(instruction.windows) or 'all'}.html"
+    seed = zlib.crc32("/".join((instruction.run, *instruction.windows)).encode())
+    write_report(
+        reference,
+        current,
+        task=experiment.task,
+        drift=experiment.drift,
+        path=path,
+        rng=np.random.default_rng(seed),
+    )
+    return path

@@ -63,10 +63,12 @@ class LocalSteps:
 def train_locally(
     arrays: Mapping[str, np.ndarray[Any, Any]], table: Table, steps: LocalSteps, noise: NormalSource
 ) -> ModelUpdate:
-    """Take the round's noisy steps from `arrays` on the rows of `table`."""
+    """Take the round's noisy steps from `arrays` on the rows of `table`.
+
+    With unit `person`, the table holds at most `rows_per_person` rows of each.
+    """
     experiment = steps.experiment
     privacy, strategy = experiment.privacy, experiment.strategy
-    table = limit_rows_per_person(table, privacy.rows_per_person) if privacy.unit == "person" else table
     module = GradSampleModule(module_for(experiment, arrays))
     optimizer = _SystemNoiseOptimizer(
         torch.optim.SGD(module.parameters(), lr=strategy.learning_rate),
@@ -103,20 +105,6 @@ def train_without_privacy(
             _add_proximal(list(module.parameters()), start, strategy.proximal_mu)
         optimizer.step()
     return ModelUpdate(arrays=arrays_of(module))
-
-
-def limit_rows_per_person(table: Table, most: int) -> Table:
-    """At most `most` rows of each person, chosen at random by the system's generator."""
-    if table.person is None:
-        return table
-    order = np.random.default_rng(secrets.randbits(128)).permutation(len(table.labels))
-    person = np.asarray(table.person)[order]
-    grouped = np.argsort(person, kind="stable")
-    sorted_person = person[grouped]
-    starts = np.flatnonzero(np.r_[True, sorted_person[1:] != sorted_person[:-1]])
-    lengths = np.diff(np.r_[starts, len(sorted_person)])
-    rank = np.arange(len(sorted_person)) - np.repeat(starts, lengths)
-    return table.rows(np.sort(order[grouped[rank < most]]))
 
 
 class _SystemNoiseOptimizer(DPOptimizer):  # type: ignore[misc]

@@ -95,10 +95,15 @@ Feature = Annotated[NumericFeature | CategoricalFeature, Field(discriminator="ki
 
 
 class Label(_Frozen):
-    """The column to predict; the last class of two is the positive one."""
+    """The column to predict; the last class of two is the positive one.
+
+    A site whose training rows all have one class is refused, for that is most
+    often a mistake; `one_class = "allow"` is for tasks where it is not.
+    """
 
     column: str
     classes: tuple[str, ...] = ("0", "1")
+    one_class: Literal["refuse", "allow"] = "refuse"
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:

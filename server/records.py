@@ -1,4 +1,4 @@
-"""What the state database gives back: frozen values, never rows of a session."""
+"""What the state database and the registry give back: frozen values, never rows of a session."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ __all__ = [
     "RunStatus",
     "SiteRecord",
     "VerdictRecord",
+    "VersionRecord",
 ]
 
 Job = Literal["train", "cycle"]
@@ -47,6 +48,7 @@ class RunRecord:
         status: `partial` when it ended without some site, `refused` when sites or a
             budget did not allow it.
         error: what went wrong, in one sentence; empty otherwise.
+        result: what the run ended with, as JSON, for whoever started it.
     """
 
     name: str
@@ -61,6 +63,7 @@ class RunRecord:
     error: str
     mlflow_run_id: str | None
     model_version: int | None
+    result: str | None
     code_hash: str
 
 
@@ -125,3 +128,14 @@ class DecisionRecord:
     subject: str
     by: str
     reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionRecord:
+    """One registered model version, with its passport as `description`."""
+
+    version: int
+    run_id: str
+    description: str
+    tags: Mapping[str, str]
+    aliases: tuple[str, ...]

@@ -111,6 +111,7 @@ class State:
             error="",
             mlflow_run_id=None,
             model_version=None,
+            result=None,
             code_hash=code_hash,
         )
         if not self._insert(tables.runs, vars(record)):
@@ -135,10 +136,17 @@ class State:
         return self._select(tables.runs, RunRecord, status="running")
 
     def link_run(
-        self, name: str, *, mlflow_run_id: str | None = None, model_version: int | None = None
+        self,
+        name: str,
+        *,
+        mlflow_run_id: str | None = None,
+        model_version: int | None = None,
+        result: str | None = None,
     ) -> None:
-        """Note the MLflow run, or the model version, that belongs to a run."""
-        self._update_run(name, _given(mlflow_run_id=mlflow_run_id, model_version=model_version))
+        """Note the MLflow run, the model version or the result that belongs to a run."""
+        self._update_run(
+            name, _given(mlflow_run_id=mlflow_run_id, model_version=model_version, result=result)
+        )
 
     def finish_run(self, name: str, status: RunStatus, *, error: str = "") -> None:
         """Set how a run ended. A run that is resumed later may be finished again."""

@@ -107,6 +107,7 @@ runs = Table(
     Column("error", Text, nullable=False),
     Column("mlflow_run_id", String(64)),
     Column("model_version", Integer),
+    Column("result", Text),
     Column("code_hash", String(64), nullable=False),
 )
 

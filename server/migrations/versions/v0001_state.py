@@ -66,6 +66,7 @@ def _federation() -> None:
         _text("error"),
         _text("mlflow_run_id", 64, nullable=True),
         sa.Column("model_version", sa.Integer()),
+        sa.Column("result", sa.Text()),
         _text("code_hash", 64),
         sa.UniqueConstraint("name", name="uq_runs_name"),
     )

@@ -1,0 +1,103 @@
+"""What each kind of exchange may do to which data blocks, worked out from the experiment alone.
+
+Server and site need not agree on anything here: the noise follows from the
+experiment's ε and δ and from how often the instruction says the mechanism will
+run; a site charges what it does, and its cap holds whatever the server says.
+
+A block is a window's training or held-out rows. With unit `person` the windows
+are one block, for a person has rows in many.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from clients.accounting import noise_multiplier
+from clients.ledger import Plan
+from contract.experiment import Experiment
+from contract.messages import Instruction
+
+__all__ = ["blocks", "compare_plan", "drift_plan", "evaluate_plan", "reference_plan", "train_plan"]
+
+_WHOLE = "all"
+
+
+def blocks(experiment: Experiment, windows: tuple[str, ...], *kinds: str) -> tuple[str, ...]:
+    """The data blocks of these windows; `kinds` are `train`, `holdout` or both."""
+    if experiment.privacy.unit == "person" or not windows or experiment.task.time is None:
+        return tuple(f"{_WHOLE}/{kind}" for kind in kinds)
+    return tuple(f"{window}/{kind}" for window in windows for kind in kinds)
+
+
+def train_plan(experiment: Experiment, instruction: Instruction) -> Plan:
+    """All rounds of a run on the training rows of its windows."""
+    privacy, steps = experiment.privacy, experiment.strategy.local_steps
+    return Plan(
+        name=f"{instruction.run}/train",
+        run=instruction.run,
+        purpose="train",
+        blocks=blocks(experiment, instruction.windows, "train"),
+        noise_multiplier=_noise(experiment, privacy.epsilon, privacy.sampling_rate, instruction.rounds * steps),
+        sampling_rate=privacy.sampling_rate,
+        uses=instruction.rounds,
+        steps=steps,
+        unit=privacy.unit,
+    )
+
+
+def evaluate_plan(experiment: Experiment, instruction: Instruction) -> Plan:
+    """All evaluations of a run on the held-out rows of its windows."""
+    return _evaluation(experiment, instruction, "evaluate")
+
+
+def compare_plan(experiment: Experiment, instruction: Instruction) -> Plan:
+    """The comparison of two models on the held-out rows of its windows."""
+    return _evaluation(experiment, instruction, "compare")
+
+
+def drift_plan(experiment: Experiment, instruction: Instruction) -> Plan:
+    """One drift check, on all rows of the current windows."""
+    return Plan(
+        name=f"{instruction.run}/drift/{instruction.step}",
+        run=instruction.run,
+        purpose="drift",
+        blocks=blocks(experiment, instruction.windows, "train", "holdout"),
+        noise_multiplier=_noise(experiment, experiment.drift.epsilon, 1.0, 1),
+        uses=1,
+        unit=experiment.privacy.unit,
+    )
+
+
+def reference_plan(experiment: Experiment, windows: tuple[str, ...]) -> Plan:
+    """The counts of a reference, released once for all checks against it."""
+    named = hashlib.sha256("+".join(windows).encode()).hexdigest()[:16]
+    name = f"{experiment.name}/{experiment.digest[:16]}/reference/{named}"
+    return Plan(
+        name=name,
+        run=name,
+        purpose="drift",
+        blocks=blocks(experiment, windows, "train", "holdout"),
+        noise_multiplier=_noise(experiment, experiment.drift.epsilon, 1.0, 1),
+        uses=1,
+        unit=experiment.privacy.unit,
+    )
+
+
+def _evaluation(experiment: Experiment, instruction: Instruction, kind: str) -> Plan:
+    privacy = experiment.privacy
+    return Plan(
+        name=f"{instruction.run}/{kind}",
+        run=instruction.run,
+        purpose="evaluate",
+        blocks=blocks(experiment, instruction.windows, "holdout"),
+        noise_multiplier=_noise(experiment, privacy.evaluation_epsilon, 1.0, instruction.evaluations),
+        uses=instruction.evaluations,
+        unit=privacy.unit,
+    )
+
+
+def _noise(experiment: Experiment, epsilon: float, sampling_rate: float, steps: int) -> float:
+    if not experiment.privacy.private:
+        return 0.0
+    delta = experiment.privacy.delta
+    return noise_multiplier(epsilon=epsilon, delta=delta, sampling_rate=sampling_rate, steps=steps)

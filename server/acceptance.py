@@ -1,0 +1,107 @@
+"""Whether a challenger may become the champion: the experiment's gate, applied to noisy figures.
+
+For log loss and the Brier score the sites release a paired difference, whose
+noise is known, so the rule can ask for more than luck: the gain must exceed
+`min_improvement` by 1.64 standard errors of the noise (one chance in twenty),
+and a site counts as worse only where the noise cannot explain it. AUC and
+accuracy are compared from the two histograms as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+
+from contract.experiment import Gate
+from contract.messages import Reply
+from contract.releases import Comparison, Metrics, ScoreHistogram
+
+__all__ = ["Acceptance", "judge"]
+
+_ONE_IN_TWENTY = 1.645
+
+
+@dataclass(frozen=True, kw_only=True)
+class Acceptance:
+    """What the gate says, and the figures that it looked at.
+
+    Attributes:
+        accepted: whether the challenger may be promoted.
+        reason: one sentence for a reviewer.
+        by_site, overall: metrics of (champion, challenger) on the same rows.
+        gain: mean gain a row, over all sites; positive where the challenger is better.
+        error: standard error of `gain` that the noise causes; 0 where it is not known.
+    """
+
+    accepted: bool
+    reason: str
+    by_site: Mapping[str, tuple[Metrics, Metrics]]
+    overall: tuple[Metrics, Metrics] | None
+    gain: float
+    error: float
+
+
+def judge(replies: Mapping[str, Reply], gate: Gate) -> Acceptance:
+    """Apply the gate to the comparisons that the sites released."""
+    pairs = {
+        site: (reply.scores, reply.challenger_scores)
+        for site, reply in replies.items()
+        if reply.scores is not None and reply.challenger_scores is not None
+    }
+    by_site = {site: (one.metrics(), other.metrics()) for site, (one, other) in pairs.items()}
+    overall = _pooled(pairs)
+    comparisons = {site: reply.comparison for site, reply in replies.items() if reply.comparison is not None}
+    paired = gate.metric in ("log_loss", "brier")
+    if paired and comparisons:
+        gain, error = _gain(reduce(add, comparisons.values()))
+        gains = {site: _gain(comparison) for site, comparison in comparisons.items()}
+    else:
+        gain, error = _difference(overall, gate.metric), 0.0
+        gains = {site: (_difference(pair, gate.metric), 0.0) for site, pair in by_site.items()}
+    worse = {
+        site: value for site, (value, noise) in gains.items() if value + _ONE_IN_TWENTY * noise < -gate.max_site_regression
+    }
+    enough = math.isfinite(gain) and gain - _ONE_IN_TWENTY * error > gate.min_improvement
+    return Acceptance(
+        accepted=enough and not worse,
+        reason=_reason(gate, gain, error, enough, worse, len(gains)),
+        by_site=by_site,
+        overall=overall,
+        gain=gain,
+        error=error,
+    )
+
+
+def _gain(comparison: Comparison) -> tuple[float, float]:
+    return comparison.mean_gain, comparison.error
+
+
+def _difference(pair: tuple[Metrics, Metrics] | None, metric: str) -> float:
+    """How much better the challenger is: lower is better for the losses, higher for the rest."""
+    if pair is None:
+        return math.nan
+    champion, challenger = (float(getattr(metrics, metric)) for metrics in pair)
+    return champion - challenger if metric in ("log_loss", "brier") else challenger - champion
+
+
+def _pooled(pairs: Mapping[str, tuple[ScoreHistogram, ScoreHistogram]]) -> tuple[Metrics, Metrics] | None:
+    if not pairs:
+        return None
+    champions, challengers = zip(*pairs.values(), strict=True)
+    return reduce(add, champions).metrics(), reduce(add, challengers).metrics()
+
+
+def _reason(
+    gate: Gate, gain: float, error: float, enough: bool, worse: Mapping[str, float], sites: int
+) -> str:
+    name = {"log_loss": "log loss", "brier": "Brier score", "auc": "AUC"}.get(gate.metric, gate.metric)
+    measured = f"{name} better by {gain:.4f} ± {error:.4f} a row over {sites} sites (needed: {gate.min_improvement:g})"
+    if not enough:
+        return f"not accepted: {measured}, which the noise may explain or is too little"
+    if worse:
+        named = ", ".join(f"{site} by {-value:.4f}" for site, value in sorted(worse.items()))
+        return f"not accepted: {measured}, but worse than {gate.max_site_regression:g} allows at {named}"
+    return f"accepted: {measured}, and no site is worse by more than {gate.max_site_regression:g}"

@@ -1,0 +1,75 @@
+"""The ServerApp: reads what it is asked to do, and does it.
+
+    train   one federated run, to a registered model version (server/training_job.py)
+    cycle   one closed window: drift check, verdict, policy, perhaps a challenger
+            (server/cycle.py)
+
+The same function serves Flower's own processes and the inline runtime.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from contract.errors import TidegateError
+from server.cycle import run_cycle
+from server.flower import quicken_grid
+from server.jobs import Job, read_job
+from server.memory import Watch
+from server.registry import Registry
+from server.rounds import RoundReport
+from server.settings import ServerSettings, apply_quiet_environment, read_settings
+from server.storage import name_run, open_state
+from server.training_job import Services, run_training
+
+__all__ = ["app", "run_job"]
+
+_log = logging.getLogger("flwr")
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Flower's entry."""
+    apply_quiet_environment()
+    quicken_grid()
+    job = read_job(context.run_config, fallback_run=name_run("run"))
+    try:
+        run_job(job, grid, read_settings(), watch=_log_round)
+    except TidegateError as exc:
+        _log.error("%s", exc)
+        raise
+
+
+def run_job(job: Job, grid: Grid, settings: ServerSettings, *, watch: Watch = lambda _: None) -> None:
+    """Do one job with the services that the settings name."""
+    with open_state(settings.state_url) as state:
+        services = Services(
+            grid=grid,
+            state=state,
+            registry=Registry(settings.tracking_uri, settings.artifact_root),
+            rng=np.random.default_rng(job.experiment.privacy.seed),
+            watch=watch,
+        )
+        if job.kind == "train":
+            run_training(job, services)
+        else:
+            run_cycle(job, services)
+
+
+def _log_round(report: RoundReport) -> None:
+    missing = "; ".join(f"{site}: {reason}" for site, reason in report.failures.items())
+    _log.info(
+        "round %d of %d: %d of %d sites counted, %.2f s%s",
+        report.round,
+        report.of,
+        len(report.counted),
+        len(report.asked),
+        report.seconds,
+        f" (missing: {missing})" if missing else "",
+    )

@@ -1,0 +1,246 @@
+"""One closed window, once round the loop from drift to a reviewed model.
+
+    1. ask every site for its drift summary of the window
+    2. form the verdict, over each site and pooled
+    3. let the retraining policy decide; write the decision down
+    4. if it says so, train a challenger on the new rows
+    5. compare it with the champion at every site, on the same recent rows
+    6. let the gate decide; write the decision down; only then move the alias
+
+Who is champion is read from the decisions, not from the registry's alias: an
+alias keeps no history, and a quiet window then needs no registry at all.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from contract.errors import RefusalCode, RegistryError, TidegateError
+from contract.experiment import Experiment
+from contract.messages import CHALLENGER, COMPARE, DRIFT_QUERY, Instruction
+from contract.releases import DriftSummary
+from monitoring.policy import Decision, WindowOutcome, decide
+from monitoring.verdict import Verdict, form_verdict
+from server.acceptance import Acceptance, judge
+from server.code import server_code_hash
+from server.exchange import Answers, Patience, connected_sites, exchange, instruct
+from server.jobs import Job
+from server.memory import RunMemory
+from server.passport import ModelComparison
+from server.registry import CHAMPION
+from server.storage import State
+from server.training_job import Services, TrainedModel, run_training, write_passport
+
+__all__ = ["Champion", "champion_of", "run_cycle"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Champion:
+    """The version in service, and the windows that it was trained on."""
+
+    version: int
+    windows: tuple[str, ...]
+
+
+def run_cycle(job: Job, services: Services) -> None:
+    """Do one window.
+
+    Raises:
+        RegistryError: there is no champion yet.
+        RoundError: too few sites answered.
+    """
+    state = services.state
+    if state.run(job.run) is None:
+        state.start_run(
+            job.run, experiment=job.experiment, job="cycle", trigger=job.trigger, code_hash=server_code_hash()
+        )
+    try:
+        champion = champion_of(job.experiment.name, state)
+        answers = _ask_for_drift(job, champion, services)
+        verdict = _save_verdict(job, answers, services)
+        decision = _decide(job, answers, state)
+        outcome: dict[str, Any] = {"window": job.window, "decision": decision.action, "reason": decision.reason}
+        outcome |= {"alarm": verdict.alarm, "sites_in_alarm": list(verdict.sites_in_alarm)}
+        outcome |= {"drifted": {site.site: list(site.drifted) for site in verdict.sites if site.alarm}}
+        if decision.action == "retrain":
+            outcome |= _retrain(job, champion, verdict, decision, services)
+        state.link_run(job.run, result=json.dumps(outcome))
+        state.finish_run(job.run, "partial" if answers.failures else "succeeded", error=_failures(answers))
+    except TidegateError as exc:
+        state.finish_run(job.run, "failed", error=str(exc))
+        raise
+
+
+def champion_of(model: str, state: State) -> Champion:
+    """The version that the last promotion or rollback put into service.
+
+    Raises:
+        RegistryError: there was none.
+    """
+    for decision in reversed(state.decisions(model)):
+        version = re.fullmatch(r"version (\d+)", decision.subject)
+        if decision.kind in ("promote", "rollback") and version:
+            number = int(version[1])
+            results = [json.loads(run.result) for run in state.runs(model) if run.model_version == number and run.result]
+            return Champion(version=number, windows=tuple(results[-1]["windows"]) if results else ())
+    raise RegistryError(
+        f"model '{model}' has no champion to watch", remedy="Train a first version with `tidegate run`"
+    )
+
+
+def _ask_for_drift(job: Job, champion: Champion, services: Services) -> Answers:
+    instruction = Instruction(run=job.run, windows=(job.window,), reference_windows=champion.windows)
+    answers = _ask(job.experiment, DRIFT_QUERY, instruction, None, services)
+    answers.require(job.experiment.strategy.quorum, f"the drift check of window '{job.window}'")
+    return answers
+
+
+def _ask(
+    experiment: Experiment,
+    kind: str,
+    instruction: Instruction,
+    arrays: Mapping[str, np.ndarray[Any, Any]] | None,
+    services: Services,
+) -> Answers:
+    strategy = experiment.strategy
+    patience = Patience(quorum=strategy.quorum, deadline=strategy.round_timeout, grace=strategy.grace)
+    memory = RunMemory(services.state, services.registry, "")
+    nodes = connected_sites(services.grid, patience)
+    messages = instruct(nodes, kind, instruction, arrays)
+    answers = exchange(services.grid, messages, names=memory.site_names(), patience=patience)
+    memory.record_answers(answers)
+    return answers
+
+
+def _save_verdict(job: Job, answers: Answers, services: Services) -> Verdict:
+    name, summaries = job.experiment.name, _summaries(answers)
+    verdict = form_verdict(summaries, drift=job.experiment.drift, rng=services.rng)
+    for site, summary in summaries.items():
+        services.state.save_drift(name, window=job.window, site=site, summary=_json(summary))
+    services.state.save_verdict(
+        name, window=job.window, verdict=json.loads(verdict.to_json()), alarm=verdict.alarm
+    )
+    return verdict
+
+
+def _summaries(answers: Answers) -> dict[str, DriftSummary]:
+    return {site: reply.drift for site, reply in answers.replies.items() if reply.drift is not None}
+
+
+def _decide(job: Job, answers: Answers, state: State) -> Decision:
+    """The policy's word on the verdicts so far, entered among the decisions."""
+    name = job.experiment.name
+    history = [
+        WindowOutcome(window=item.window, index=index, alarm=item.alarm) for index, item in enumerate(state.verdicts(name))
+    ]
+    decision = decide(
+        history,
+        retraining=job.experiment.retraining,
+        budget=_budget(answers),
+        quorum=job.experiment.strategy.quorum,
+        last_retraining=_last_retraining(history, state, name),
+    )
+    state.record_decision(
+        name, window=job.window, kind=decision.action, subject="retraining", by="policy", reason=decision.reason
+    )
+    return decision
+
+
+def _budget(answers: Answers) -> dict[str, bool]:
+    """A site that answers can still pay; one that refused for its budget cannot."""
+    refused = {site: False for site, reason in answers.failures.items() if reason == RefusalCode.BUDGET}
+    return {**{site: True for site in answers.replies}, **refused}
+
+
+def _last_retraining(history: Sequence[WindowOutcome], state: State, model: str) -> int | None:
+    places = {outcome.window: outcome.index for outcome in history}
+    done = [places[item.window] for item in state.decisions(model) if item.kind == "retrain" and item.window in places]
+    return max(done, default=None)
+
+
+def _retrain(
+    job: Job, champion: Champion, verdict: Verdict, decision: Decision, services: Services
+) -> dict[str, Any]:
+    """Steps 4 to 6."""
+    name = job.experiment.name
+    training = replace(
+        job,
+        kind="train",
+        run=f"{job.run}-challenger",
+        windows=decision.windows,
+        trigger=f"drift in window {job.window}: {decision.reason}",
+    )
+    start = services.registry.load_arrays(name, champion.version)
+    challenger = run_training(training, services, initial=start)
+    services.registry.log_text(challenger.mlflow_run, verdict.to_json(), f"drift/verdict-{job.window}.json")
+    acceptance = _compare(job, training, start, challenger, services)
+    _enter(job, training, champion, challenger, acceptance, services)
+    return {
+        "challenger": challenger.version,
+        "champion": champion.version,
+        "trained_on": list(decision.windows),
+        "promoted": acceptance.accepted,
+        "gate": acceptance.reason,
+        "gain": acceptance.gain,
+        "run": training.run,
+    }
+
+
+def _compare(
+    job: Job, training: Job, start: Mapping[str, np.ndarray[Any, Any]], challenger: TrainedModel, services: Services
+) -> Acceptance:
+    arrays = {**start, **{f"{CHALLENGER}{key}": value for key, value in challenger.result.arrays.items()}}
+    instruction = Instruction(run=training.run, step=1, windows=training.windows)
+    answers = _ask(job.experiment, COMPARE, instruction, arrays, services)
+    answers.require(job.experiment.strategy.quorum, f"the comparison of run '{training.run}'")
+    return judge(answers.replies, job.experiment.gate)
+
+
+def _enter(
+    job: Job,
+    training: Job,
+    champion: Champion,
+    challenger: TrainedModel,
+    acceptance: Acceptance,
+    services: Services,
+) -> None:
+    """Decision first, alias after: a kill between them leaves the truth in the decisions."""
+    name = job.experiment.name
+    services.state.record_decision(
+        name,
+        window=job.window,
+        kind="promote" if acceptance.accepted else "refuse",
+        subject=f"version {challenger.version}",
+        by="policy",
+        reason=acceptance.reason,
+    )
+    if acceptance.accepted:
+        services.registry.set_alias(name, CHAMPION, challenger.version)
+    comparison = ModelComparison(
+        champion_version=champion.version,
+        by_site=acceptance.by_site,
+        overall=acceptance.overall,
+        decision="promote" if acceptance.accepted else "refuse",
+        by="policy",
+        reason=acceptance.reason,
+    )
+    write_passport(training, challenger, services, comparison)
+
+
+def _json(summary: DriftSummary) -> dict[str, Any]:
+    features = [
+        {"feature": item.feature, "reference": item.reference.tolist(), "current": item.current.tolist()}
+        for item in summary.features
+    ]
+    return {**{key: value for key, value in asdict(summary).items() if key != "features"}, "features": features}
+
+
+def _failures(answers: Answers) -> str:
+    return "; ".join(f"{site}: {reason}" for site, reason in sorted(answers.failures.items()))
+

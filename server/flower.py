@@ -1,0 +1,177 @@
+"""The one module of the server that touches Flower's private parts.
+
+Written against flwr 1.41.0. Two waits of its grid are shortened: pulling an
+object that is not there yet backs off a whole second. Runs are submitted, and
+site keys registered, through the Control API that `flwr run` and
+`flwr supernode register` use, in this process and within milliseconds.
+
+Facts: a `Message` can be made only in a process that has a task's identity,
+which Flower sets in its own processes alone; the inline runtime sets it here.
+`StartRun` takes run-config values for keys that the bundle declares, no others.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from contract.errors import AddressError, RoundError
+
+__all__ = ["ControlClient", "RunState", "assume_identity", "bundle_files", "quicken_grid"]
+
+_PULL_BACKOFF, _PULL_BACKOFF_CAP = 0.02, 0.25
+_FINISHED = "finished"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """How a submitted run stands."""
+
+    status: str
+    sub_status: str
+    details: str
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has ended, well or not."""
+        return self.status == _FINISHED
+
+    @property
+    def completed(self) -> bool:
+        """Whether it has ended well."""
+        return self.finished and self.sub_status == "completed"
+
+
+def quicken_grid() -> None:
+    """Let the grid of this process try again after 20 ms instead of a second."""
+    from flwr.superlink.grid import http_grid
+
+    if not isinstance(http_grid.pull_objects, functools.partial):
+        http_grid.pull_objects = functools.partial(  # type: ignore[attr-defined]
+            http_grid.pull_objects, initial_backoff=_PULL_BACKOFF, backoff_cap=_PULL_BACKOFF_CAP
+        )
+
+
+def assume_identity(run: int, node: int = 1) -> None:
+    """Give this process the identity without which no message can be made."""
+    from flwr.supercore.task_identity import TaskIdentity
+
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run, node
+
+
+def bundle_files(root: Path) -> list[str]:
+    """The paths in the app bundle of the project at `root`, in order."""
+    import io
+    import zipfile
+
+    with zipfile.ZipFile(io.BytesIO(build_bundle(root))) as archive:
+        return sorted(archive.namelist())
+
+
+def build_bundle(root: Path) -> bytes:
+    """The app bundle of the project at `root`.
+
+    Raises:
+        RoundError: Flower refuses the project.
+    """
+    from flwr.cli.build import build_fab_from_disk
+
+    try:
+        return build_fab_from_disk(root)
+    except ValueError as exc:
+        raise RoundError(f"Flower cannot bundle the project: {exc}", where=str(root)) from exc
+
+
+class ControlClient:
+    """Submits runs to a SuperLink, looks after them and registers the sites' keys.
+
+    Args:
+        address: host:port of the SuperLink.
+        root_certificates: the certificate authority's PEM file.
+    """
+
+    def __init__(self, address: str, root_certificates: Path) -> None:
+        self._address = address
+        self._certificates = root_certificates.read_bytes()
+
+    def register(self, public_key: Path, name: str) -> int:
+        """Let the site with this key connect; return its node id."""
+        from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+        from flwr.proto.control_pb2 import RegisterNodeRequest
+        from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+
+        key: Any = load_ssh_public_key(public_key.read_bytes())
+        with self._client() as client:
+            request = RegisterNodeRequest(public_key=public_key_to_bytes(key), name=name)
+            return int(client.RegisterNode(request=request).node_id)
+
+    def submit(self, project: Path, run_config: Mapping[str, str]) -> int:
+        """Start a run of the project's app with these run-config values; return its id."""
+        from flwr.common.serde import fab_to_proto, user_config_to_proto
+        from flwr.proto.control_pb2 import StartRunRequest
+        from flwr.supercore.fab import Fab
+
+        content = build_bundle(project)
+        fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
+        request = StartRunRequest(fab=fab_to_proto(fab), override_config=user_config_to_proto(dict(run_config)))
+        with self._client() as client:
+            response = client.StartRun(request)
+        if not response.HasField("run_id"):
+            raise RoundError("the SuperLink did not start the run", where=self._address)
+        return int(response.run_id)
+
+    def state(self, run: int) -> RunState:
+        """How the run stands."""
+        from flwr.proto.control_pb2 import ListRunsRequest
+
+        with self._client() as client:
+            status = client.ListRuns(ListRunsRequest(run_id=run)).run_dict[run].status
+        return RunState(status=status.status, sub_status=status.sub_status, details=status.details)
+
+    def wait(self, run: int, *, pause: float = 0.2, watch: Callable[[], None] = lambda: None) -> RunState:
+        """Wait until the run has ended, calling `watch` between looks."""
+        while not (state := self.state(run)).finished:
+            watch()
+            time.sleep(pause)
+        watch()
+        return state
+
+    def stop(self, run: int) -> None:
+        """Stop a run."""
+        from flwr.proto.control_pb2 import StopRunRequest
+
+        with self._client() as client:
+            client.StopRun(StopRunRequest(run_id=run))
+
+    @contextmanager
+    def _client(self) -> Iterator[Any]:
+        import httpx
+        from flwr.supercore.control import ControlHttpClient
+        from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
+
+        client = ControlHttpClient.from_server_address(
+            server_address=self._address,
+            insecure=False,
+            root_certificates=self._certificates,
+            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr")],
+        )
+        try:
+            yield client
+        except httpx.HTTPStatusError as exc:
+            raise RoundError(
+                f"the SuperLink refused ({exc.response.status_code}: {exc.response.text[:300]})", where=self._address
+            ) from exc
+        except httpx.TransportError as exc:
+            raise AddressError(
+                f"the SuperLink cannot be reached ({exc})",
+                where=self._address,
+                remedy="Start it with `tidegate server up`, or correct the address",
+            ) from exc
+        finally:
+            client.close()

@@ -1,0 +1,88 @@
+"""What a ServerApp run is asked to do, read from Flower's run configuration.
+
+Everything travels as text in the keys that `pyproject.toml` declares, so that
+`flwr run` can give them too. An experiment may be given whole, as JSON, or left
+out in favour of the TOML text of its file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import ValidationError
+
+from contract.errors import ExperimentError
+from contract.experiment import Experiment
+from contract.experiment_file import parse_experiment
+
+__all__ = ["Job", "read_job"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run of the ServerApp.
+
+    Attributes:
+        kind: `train` trains one model; `cycle` checks a window for drift and does
+            what the retraining policy says.
+        run: its unique name; a name that exists is resumed.
+        experiment: the plan.
+        windows: for `train`, whose rows are trained on; empty for all.
+        window: for `cycle`, the window that has closed.
+        trigger: who or what started it, in words for the passport.
+    """
+
+    kind: Literal["train", "cycle"]
+    run: str
+    experiment: Experiment
+    windows: tuple[str, ...] = ()
+    window: str = ""
+    trigger: str = "a data scientist"
+
+    def to_run_config(self) -> dict[str, str]:
+        """As values for Flower's run configuration."""
+        return {
+            "job": self.kind,
+            "run": self.run,
+            "experiment": self.experiment.model_dump_json(),
+            "windows": json.dumps(self.windows),
+            "window": self.window,
+            "trigger": self.trigger,
+        }
+
+
+def read_job(config: Mapping[str, object], *, fallback_run: str) -> Job:
+    """Read what `to_run_config` wrote, or what a person gave to `flwr run`.
+
+    Raises:
+        ExperimentError: a key is missing or wrong.
+    """
+    kind = str(config.get("job", "train"))
+    if kind not in ("train", "cycle"):
+        raise ExperimentError(f"job = '{kind}'", where="run config", remedy="Use 'train' or 'cycle'")
+    return Job(
+        kind="cycle" if kind == "cycle" else "train",
+        run=str(config.get("run") or fallback_run),
+        experiment=_experiment(str(config.get("experiment", ""))),
+        windows=tuple(str(window) for window in json.loads(str(config.get("windows") or "[]"))),
+        window=str(config.get("window", "")),
+        trigger=str(config.get("trigger", "a data scientist")),
+    )
+
+
+def _experiment(text: str) -> Experiment:
+    if not text.strip():
+        raise ExperimentError(
+            "no experiment is given",
+            where="run config",
+            remedy="Start runs with `tidegate run FILE`, or give the file's text as experiment = '''…'''",
+        )
+    if not text.lstrip().startswith("{"):
+        return parse_experiment(text, where="run config")
+    try:
+        return Experiment.model_validate_json(text)
+    except ValidationError as exc:
+        raise ExperimentError("the experiment is not valid", where="run config") from exc
