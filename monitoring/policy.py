@@ -81,6 +81,11 @@ def decide(
         budget: for each site, whether it can pay for one more run.
         quorum: fewest sites that a run needs.
         last_retraining: index of the window after which was last retrained; None if never.
+
+    >>> history = [WindowOutcome(window=f"w{i}", index=i, alarm=i >= 5) for i in range(7)]
+    >>> decision = decide(history, retraining=Retraining(), budget={"a": True, "b": True}, quorum=2)
+    >>> decision.action, decision.windows
+    ('retrain', ('w5', 'w6'))
     """
     seen = _since(history, last_retraining)
     if not seen:

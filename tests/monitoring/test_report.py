@@ -1,0 +1,130 @@
+"""Evidently's report with our test in it: what it finds, what it shows, who may read it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from contract.errors import DataError, TidegateError
+from contract.experiment import CategoricalFeature, Drift, Label, NumericFeature, Task
+from monitoring.report import DRAWN_ROWS, LocalFindings, write_report
+
+pytest.importorskip("evidently")
+
+TASK = Task(
+    label=Label(column="visits"),
+    features=(
+        NumericFeature(name="age", kind="numeric", low=0, high=100),
+        NumericFeature(name="disease", kind="numeric", low=0, high=60),
+        CategoricalFeature(name="plan", kind="categorical", categories=("free", "shared", "full")),
+    ),
+)
+DRIFT = Drift(bins=10, false_alarm_rate=0.01)
+
+
+def rows(rng: np.random.Generator, number: int = 600) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "age": rng.integers(0, 90, number).astype(float),
+            "disease": rng.gamma(2, 6, number),
+            "plan": rng.choice(["free", "shared", "full"], number, p=[0.5, 0.3, 0.2]),
+            "visits": rng.integers(0, 2, number),
+            "name": "Canaria Quetzal",
+        }
+    )
+
+
+def written(reference: pd.DataFrame, current: pd.DataFrame, path: Path) -> LocalFindings:
+    return write_report(reference, current, task=TASK, drift=DRIFT, path=path, rng=np.random.default_rng(0))
+
+
+@pytest.fixture(scope="module")
+def clean() -> pd.DataFrame:
+    return rows(np.random.default_rng(1))
+
+
+def test_a_recoding_is_found_and_shown(clean: pd.DataFrame, tmp_path: Path) -> None:
+    current = rows(np.random.default_rng(2))
+    current["disease"] = current["disease"] * 2 + 5
+    findings = written(clean, current, tmp_path / "site" / "w07.html")
+    assert findings.drifted == ("disease",)
+    assert [finding.column for finding in findings.columns] == ["age", "disease", "plan", "visits"]
+    assert findings.columns[1].distance > 0.3
+    html = findings.path.read_text()
+    assert "calibrated chi-square on public bins" in html
+    assert 'Value Drift for column disease", "description": "Drift score is 0.00. The drift' in html
+    assert '"Drift is detected for 25.0% of columns (1 out of 4)."' in html
+
+
+def test_clean_rows_raise_no_alarm_in_the_report_either(clean: pd.DataFrame, tmp_path: Path) -> None:
+    findings = written(clean, rows(np.random.default_rng(3)), tmp_path / "w01.html")
+    assert findings.drifted == ()
+    html = findings.path.read_text()
+    smallest = min(finding.adjusted_p_value for finding in findings.columns)
+    assert f"Drift score is {smallest:.2f}." in html
+
+
+def test_only_its_owner_may_read_it_even_if_others_could_before(clean: pd.DataFrame, tmp_path: Path) -> None:
+    path = tmp_path / "w01.html"
+    path.write_text("old")
+    path.chmod(0o644)
+    written(clean, clean, path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.read_text() != "old"
+    assert os.listdir(tmp_path) == ["w01.html"]  # noqa: PTH208
+
+
+def test_a_column_that_the_task_does_not_declare_is_left_out(clean: pd.DataFrame, tmp_path: Path) -> None:
+    assert "Quetzal" not in written(clean, clean, tmp_path / "w01.html").path.read_text()
+
+
+def test_missing_values_are_drift_that_is_seen(clean: pd.DataFrame, tmp_path: Path) -> None:
+    current = rows(np.random.default_rng(4))
+    current["age"] = np.nan
+    current.loc[:200, "plan"] = None
+    findings = written(clean, current, tmp_path / "w01.html")
+    assert findings.drifted == ("age", "plan")
+
+
+def test_text_infinities_and_other_untidy_values_are_drawn(clean: pd.DataFrame, tmp_path: Path) -> None:
+    current = rows(np.random.default_rng(5)).astype(object)
+    current.loc[0, "age"] = "unknown"
+    current.loc[1, "age"] = np.inf
+    current.loc[2, "plan"] = 7
+    assert written(clean, current, tmp_path / "w01.html").drifted == ()
+
+
+def test_evidently_lets_no_warning_escape(clean: pd.DataFrame, tmp_path: Path) -> None:
+    constant = clean.assign(age=50.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        written(constant, constant, tmp_path / "w01.html")
+        assert os.environ["DO_NOT_TRACK"]
+
+
+def test_many_rows_are_all_tested_and_partly_drawn(tmp_path: Path) -> None:
+    """2 % of the rows go to another plan; what is written does not grow with the rows."""
+    rng = np.random.default_rng(6)
+    reference, current = rows(rng, 3 * DRAWN_ROWS), rows(rng, 3 * DRAWN_ROWS)
+    moved = (current["plan"] == "free") & (rng.random(len(current)) < 0.04)
+    current.loc[moved, "plan"] = "full"
+    findings = written(reference, current, tmp_path / "w01.html")
+    assert findings.drifted == ("plan",)
+    assert findings.columns[2].distance == pytest.approx(0.02, abs=0.01)
+    assert findings.path.stat().st_size < 8e6
+
+
+def test_a_window_without_rows_is_refused(clean: pd.DataFrame, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the current window has no rows"):
+        written(clean, clean.iloc[:0], tmp_path / "w01.html")
+
+
+def test_a_place_that_cannot_be_written_is_named(clean: pd.DataFrame, tmp_path: Path) -> None:
+    (tmp_path / "site").write_text("a file, not a folder")
+    with pytest.raises(TidegateError, match=r"w01\.html: the drift report cannot be written"):
+        written(clean, clean, tmp_path / "site" / "w01.html")
