@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ServerSettings", "quiet_environment", "read_settings"]
+__all__ = ["ServerSettings", "apply_quiet_environment", "quiet_environment", "read_settings"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,4 +54,10 @@ def quiet_environment() -> dict[str, str]:
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "1",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     }
+
+
+def apply_quiet_environment() -> None:
+    """Set `quiet_environment` in this process."""
+    os.environ.update(quiet_environment())
