@@ -11,6 +11,7 @@ given again, byte for byte, when the server asks again.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -49,6 +50,7 @@ def serve(connection: FleetConnection, answer: Callable[[Work], Message], stop: 
         last_message = time.monotonic()
 
 
+@functools.cache
 def installed_code_hash() -> str:
     """The hash of the code that this agent runs."""
     root = Path(__file__).resolve().parent.parent

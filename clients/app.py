@@ -29,7 +29,7 @@ from clients.site import Site, open_site
 from clients.table import require_two_classes
 from contract.errors import RefusalCode, SiteConfigError, TidegateError
 from contract.experiment import Experiment
-from contract.messages import ARRAYS, CHALLENGER, CONFIG, Instruction, Reply, arrays_from_record
+from contract.messages import CHALLENGER, Instruction, Reply
 
 __all__ = ["app"]
 
@@ -68,10 +68,8 @@ class _Exchange:
     def __init__(self, message: Message, context: Context) -> None:
         self.site: Site = open_site(_site_file(context))
         self.experiment = Experiment.model_validate_json(str(context.run_config["experiment"]))
-        self.instruction = Instruction.from_record(message.content.config_records[CONFIG])
+        self.instruction, self.arrays = Instruction.from_records(message.content)
         self.request = f"{self.instruction.run}/{message.metadata.message_type}/{self.instruction.step}"
-        records = message.content.array_records
-        self.arrays = arrays_from_record(records[ARRAYS]) if ARRAYS in records else {}
         self.private = self.experiment.privacy.private
         self.noise: NormalSource = SystemNoise() if self.private else NoNoise()
 

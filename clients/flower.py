@@ -70,8 +70,8 @@ class FleetConnection:
 
     def receive(self) -> Work | None:
         """The next message for this site, whole; None when there is none."""
-        from flwr.supercore.inflatable.inflatable_object import inflate_object_from_contents, iterate_object_tree
-        from flwr.supercore.inflatable.inflatable_utils import pull_objects
+        from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+        from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, pull_objects
 
         received = self._receive()
         if received is None:

@@ -17,8 +17,7 @@ from clients.gate import Gate
 from clients.ledger import Cap, Ledger
 from clients.persons import rows_within_limit
 from clients.site_config import SiteConfig, holdout_key, read_site_config
-from clients.sources import _files as source_files
-from clients.sources import load_frame
+from clients.sources import load_frame, source_files
 from clients.table import Table, prepare, select
 from contract.errors import DataError
 from contract.experiment import Experiment

@@ -1,21 +1,23 @@
 """How an instruction and a reply travel in Flower's records.
 
-An instruction is the model's arrays and one config record. A reply is the
-arrays (training only), the one weight that Flower's strategies need (the
-*stated* number of rows, public), and one config record that holds the other
-releases. Few records, because Flower moves each as an object of its own.
+An instruction and a reply are each one config record: a JSON text, and the
+model's arrays packed into one field of bytes. Flower moves every record, array
+and chunk as an object of its own, with a request and a transaction for each: a
+packed message is three objects where array records make nine of a linear model.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 import numpy as np
 from flwr.app import Array as FlowerArray
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 from contract.errors import ReleaseError
 from contract.releases import Comparison, DriftSummary, FeatureCounts, ModelUpdate, ScoreHistogram, Spent
@@ -46,6 +48,9 @@ COMPARE = "evaluate.compare"
 DRIFT_QUERY = "query.drift"
 _TEXT = "reply.json"
 
+Float32s = np.ndarray[Any, np.dtype[np.float32]]
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Instruction:
@@ -70,22 +75,24 @@ class Instruction:
     evaluations: int = 1
     evaluate: bool = False
 
-    def to_record(self) -> ConfigRecord:
-        """As a Flower config record."""
-        return ConfigRecord({"instruction": json.dumps(asdict(self))})
+    def to_records(self, arrays: Arrays | None = None) -> RecordDict:
+        """As Flower records, with the model that the instruction is about."""
+        fields: dict[str, Any] = {"instruction": json.dumps(asdict(self)), ARRAYS: pack(arrays or {})}
+        return RecordDict({CONFIG: ConfigRecord(fields)})
 
     @classmethod
-    def from_record(cls, record: ConfigRecord) -> Instruction:
-        """Read what `to_record` wrote.
+    def from_records(cls, records: RecordDict) -> tuple[Instruction, dict[str, Float32s]]:
+        """Read what `to_records` wrote: the instruction and the arrays.
 
         Raises:
             ReleaseError: it is not an instruction of this program's version.
         """
         try:
+            record = records.config_records[CONFIG]
             values = json.loads(str(record["instruction"]))
             for key in ("windows", "reference_windows"):
                 values[key] = tuple(str(window) for window in values[key])
-            return cls(**values)
+            return cls(**values), unpack(record[ARRAYS])
         except (KeyError, TypeError, ValueError) as exc:
             raise ReleaseError(
                 "the server sent an instruction that this version does not understand",
@@ -130,11 +137,8 @@ class Reply:
 
     def to_records(self) -> RecordDict:
         """As Flower records."""
-        records = RecordDict({REPLY: ConfigRecord({"reply": self._public_json()})})
-        if self.update is not None:
-            records[ARRAYS] = arrays_to_record(self.update.arrays)
-            records[METRICS] = MetricRecord({WEIGHT: self.stated_rows})
-        return records
+        fields: dict[str, Any] = {"reply": self._public_json(), ARRAYS: pack(self._arrays())}
+        return RecordDict({REPLY: ConfigRecord(fields)})
 
     @classmethod
     def from_records(cls, records: RecordDict) -> Reply:
@@ -144,38 +148,61 @@ class Reply:
             ReleaseError: it is not a reply of this program's version.
         """
         try:
-            text = str(records.config_records[REPLY]["reply"])
-            arrays = arrays_from_record(records.array_records[ARRAYS]) if ARRAYS in records.array_records else None
+            record = records.config_records[REPLY]
+            return _reply(str(record["reply"]), unpack(record[ARRAYS]))
         except (KeyError, TypeError, ValueError) as exc:
             raise _not_understood() from exc
-        return _reply(text, arrays)
 
     def to_bytes(self) -> bytes:
         """The reply as stored by the ledger."""
-        buffer = io.BytesIO()
-        arrays = {} if self.update is None else self.update.arrays
         text = np.frombuffer(self._public_json().encode(), dtype=np.uint8)
-        np.savez(buffer, allow_pickle=False, **{_TEXT: text}, **{f"{ARRAYS}/{key}": arrays[key] for key in arrays})
-        return buffer.getvalue()
+        return pack({_TEXT: text, **self._arrays()})
 
     @classmethod
     def from_bytes(cls, stored: bytes) -> Reply:
         """Read what `to_bytes` wrote."""
-        with np.load(io.BytesIO(stored), allow_pickle=False) as file:
-            text = file[_TEXT].tobytes().decode()
-            arrays = {name.removeprefix(f"{ARRAYS}/"): file[name] for name in file.files if name != _TEXT}
-        return _reply(text, arrays or None)
+        arrays = unpack(stored)
+        return _reply(arrays.pop(_TEXT).tobytes().decode(), arrays)
+
+    def _arrays(self) -> dict[str, Float32s]:
+        return {} if self.update is None else self.update.arrays
 
     def _public_json(self) -> str:
         return json.dumps({key: _plain(value) for key, value in vars(self).items() if key != "update"})
 
 
-def arrays_to_record(arrays: dict[str, np.ndarray[Any, np.dtype[np.float32]]]) -> ArrayRecord:
+def pack(arrays: Arrays) -> bytes:
+    """Named arrays as one npz file without pickles, in their order; nothing for none."""
+    if not arrays:
+        return b""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def unpack(packed: object) -> dict[str, Any]:
+    """Read what `pack` wrote.
+
+    Raises:
+        ValueError: it is not that.
+    """
+    if not isinstance(packed, bytes):
+        raise ValueError("not bytes")  # noqa: TRY004 - one error for every way in which it can be wrong
+    if not packed:
+        return {}
+    try:
+        with np.load(io.BytesIO(packed), allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, zipfile.BadZipFile) as exc:
+        raise ValueError("not packed arrays") from exc
+
+
+def arrays_to_record(arrays: dict[str, Float32s]) -> ArrayRecord:
     """Named float32 arrays as a Flower array record, in their order."""
     return ArrayRecord({name: FlowerArray(np.asarray(value, dtype=np.float32)) for name, value in arrays.items()})
 
 
-def arrays_from_record(record: ArrayRecord) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+def arrays_from_record(record: ArrayRecord) -> dict[str, Float32s]:
     """Named float32 arrays of a Flower array record, in their order."""
     return {name: array.numpy().astype(np.float32, copy=False) for name, array in record.items()}
 
@@ -190,7 +217,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _reply(text: str, arrays: dict[str, np.ndarray[Any, np.dtype[np.float32]]] | None) -> Reply:
+def _reply(text: str, arrays: dict[str, Float32s]) -> Reply:
     try:
         values = json.loads(text)
         readers = {
@@ -203,7 +230,7 @@ def _reply(text: str, arrays: dict[str, np.ndarray[Any, np.dtype[np.float32]]] |
         }
         for name, read in readers.items():
             values[name] = None if values[name] is None else read(values[name])
-        return Reply(**values, update=None if arrays is None else ModelUpdate(arrays=arrays))
+        return Reply(**values, update=ModelUpdate(arrays=arrays) if arrays else None)
     except (KeyError, TypeError, ValueError) as exc:
         raise _not_understood() from exc
 

@@ -109,13 +109,15 @@ class ScoreHistogram:
         """Log loss, Brier score, AUC and accuracy of the counted scores.
 
         A row is scored at the middle of its bin. Negative noisy counts stay in
-        the sums: clipping them at zero would bias every figure.
+        the sums, for clipping them at zero would bias every figure; a figure is
+        then put back into its own range. Where the noise in the number of rows is
+        above a third of it, no figure says anything, and all are NaN.
         """
         bins = len(self.negative)
         middle = (np.arange(bins) + 0.5) / bins
         negatives, positives = float(self.negative.sum()), float(self.positive.sum())
         rows = negatives + positives
-        if rows < 1:
+        if rows < max(1.0, 3 * self.noise_deviation * math.sqrt(2 * bins)):
             return Metrics(log_loss=math.nan, brier=math.nan, auc=math.nan, accuracy=math.nan, rows=max(rows, 0.0))
         log_loss = -float(self.positive @ np.log(middle) + self.negative @ np.log1p(-middle)) / rows
         brier = float(self.positive @ (1 - middle) ** 2 + self.negative @ middle**2) / rows
@@ -125,7 +127,11 @@ class ScoreHistogram:
             else positives
         )
         return Metrics(
-            log_loss=log_loss, brier=brier, auc=self._auc(negatives, positives), accuracy=right / rows, rows=rows
+            log_loss=max(0.0, log_loss),
+            brier=min(1.0, max(0.0, brier)),
+            auc=self._auc(negatives, positives),
+            accuracy=min(1.0, max(0.0, right / rows)),
+            rows=rows,
         )
 
     def _auc(self, negatives: float, positives: float) -> float:

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
 
 from contract.errors import RefusalCode, ReleaseError, RoundError
-from contract.messages import ARRAYS, CONFIG, Instruction, Reply, arrays_to_record
+from contract.messages import Instruction, Reply
 
 __all__ = ["LOST", "Answers", "Patience", "connected_sites", "exchange", "instruct"]
 
@@ -97,17 +97,8 @@ def connected_sites(grid: Grid, patience: Patience, *, pause: float = 0.1) -> li
 
 def instruct(nodes: Iterable[int], kind: str, instruction: Instruction, arrays: Arrays | None) -> list[Message]:
     """The same instruction for every node."""
-    record = RecordDict({CONFIG: instruction.to_record()})
-    if arrays is not None:
-        record[ARRAYS] = arrays_to_record(dict(arrays))
-    return [Message(content=record, dst_node_id=node, message_type=kind) for node in nodes]
-
-
-def with_instruction(config: ConfigRecord, instruction: Instruction) -> ConfigRecord:
-    """The strategy's own config record with the instruction in it."""
-    for key, value in instruction.to_record().items():
-        config[key] = value
-    return config
+    records = instruction.to_records(arrays)
+    return [Message(content=records, dst_node_id=node, message_type=kind) for node in nodes]
 
 
 def exchange(

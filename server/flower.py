@@ -99,6 +99,7 @@ class ControlClient:
     def __init__(self, address: str, root_certificates: Path) -> None:
         self._address = address
         self._certificates = root_certificates.read_bytes()
+        self._connection: Any = None
 
     def register(self, public_key: Path, name: str) -> int:
         """Let the site with this key connect; return its node id."""
@@ -110,6 +111,13 @@ class ControlClient:
         with self._client() as client:
             request = RegisterNodeRequest(public_key=public_key_to_bytes(key), name=name)
             return int(client.RegisterNode(request=request).node_id)
+
+    def connected(self) -> int:
+        """How many registered sites are connected now."""
+        from flwr.proto.control_pb2 import ListNodesRequest
+
+        with self._client() as client:
+            return sum(node.status == "online" for node in client.ListNodes(ListNodesRequest()).nodes_info)
 
     def submit(self, project: Path, run_config: Mapping[str, str]) -> int:
         """Start a run of the project's app with these run-config values; return its id."""
@@ -149,29 +157,36 @@ class ControlClient:
         with self._client() as client:
             client.StopRun(StopRunRequest(run_id=run))
 
+    def close(self) -> None:
+        """Close the connection; the next call opens one again."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
     @contextmanager
     def _client(self) -> Iterator[Any]:
+        """The one connection, kept open: a handshake costs more than a look at a run."""
         import httpx
         from flwr.supercore.control import ControlHttpClient
         from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
 
-        client = ControlHttpClient.from_server_address(
-            server_address=self._address,
-            insecure=False,
-            root_certificates=self._certificates,
-            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr")],
-        )
+        if self._connection is None:
+            self._connection = ControlHttpClient.from_server_address(
+                server_address=self._address,
+                insecure=False,
+                root_certificates=self._certificates,
+                interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr")],
+            )
         try:
-            yield client
+            yield self._connection
         except httpx.HTTPStatusError as exc:
             raise RoundError(
                 f"the SuperLink refused ({exc.response.status_code}: {exc.response.text[:300]})", where=self._address
             ) from exc
         except httpx.TransportError as exc:
+            self.close()
             raise AddressError(
                 f"the SuperLink cannot be reached ({exc})",
                 where=self._address,
                 remedy="Start it with `tidegate server up`, or correct the address",
             ) from exc
-        finally:
-            client.close()

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
@@ -29,7 +29,7 @@ from contract.messages import ARRAYS, METRICS, WEIGHT, Instruction, Reply, array
 from contract.models import initial_arrays, parameter_shapes
 from contract.releases import Metrics, ScoreHistogram
 from server.checkpoint import Checkpoint
-from server.exchange import Answers, Patience, connected_sites, exchange, instruct, with_instruction
+from server.exchange import Answers, Patience, connected_sites, exchange, instruct
 from server.strategies import build_strategy, restore_strategy, strategy_state
 
 __all__ = ["Memory", "RoundReport", "Training", "TrainingResult", "pooled", "train"]
@@ -199,9 +199,9 @@ def _round(
     connected_sites(grid, training.patience)
     every = training.experiment.strategy.evaluate_every
     instruction = training.instruction(number, evaluate=(number - 1) % every == 0)
-    config = with_instruction(ConfigRecord(), instruction)
-    arrays = arrays_to_record(checkpoint.arrays)
-    messages = list(strategy.configure_train(number, arrays, config, grid))
+    planned = strategy.configure_train(number, arrays_to_record(checkpoint.arrays), ConfigRecord(), grid)
+    nodes = sorted(message.metadata.dst_node_id for message in planned)
+    messages = instruct(nodes, MessageType.TRAIN, instruction, checkpoint.arrays)
     return _send(training, grid, memory, messages, updates=True)
 
 
@@ -228,8 +228,10 @@ def _aggregate(
 
 
 def _update_message(reply: Reply) -> Message:
-    records = reply.to_records()
-    content = RecordDict({ARRAYS: records[ARRAYS], METRICS: records[METRICS]})
+    assert reply.update is not None  # _check_update has looked  # noqa: S101
+    content = RecordDict(
+        {ARRAYS: arrays_to_record(reply.update.arrays), METRICS: MetricRecord({WEIGHT: reply.stated_rows})}
+    )
     return Message(content=content, dst_node_id=1, message_type=MessageType.TRAIN)
 
 

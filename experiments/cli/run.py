@@ -1,0 +1,61 @@
+"""`tidegate run FILE`: train one model version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["run"]
+
+
+def run(
+    file: Annotated[Path, typer.Argument(help="An experiment file, such as experiments/heart-disease.toml.")],
+    runtime: Annotated[str, typer.Option(help="inline, deployment or simulation.")] = "inline",
+    site: Annotated[list[Path] | None, typer.Option(help="A site.toml; repeat for each site. Without: the experiment's data set.")] = None,
+    window: Annotated[list[str] | None, typer.Option(help="Train on this window's rows; repeat for more.")] = None,
+    resume: Annotated[str | None, typer.Option(help="Go on with this run from its last checkpoint.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="End with one JSON object.")] = False,
+) -> None:
+    """Train across the sites and register a model version."""
+    from contract.errors import InputError
+    from experiments.cli.output import Steps, console, metrics_rows, print_json, print_table, quiet_flower
+    from experiments.federated_run import Request, read_experiment, run_experiment, sites_for
+    from server.settings import apply_quiet_environment, read_settings
+    from server.storage import name_run
+
+    apply_quiet_environment()
+    quiet_flower()
+    if runtime not in ("inline", "deployment", "simulation"):
+        raise InputError(
+            f"there is no runtime '{runtime}'", where="--runtime", remedy="Use inline, deployment or simulation"
+        )
+    experiment = read_experiment(file)
+    settings = read_settings()
+    steps = Steps(experiment.name, experiment.strategy.rounds, silent=json)
+    try:
+        result = run_experiment(
+            Request(
+                experiment=experiment,
+                run=resume or name_run(experiment.name),
+                sites=sites_for(experiment, site or [], settings.home),
+                settings=settings,
+                runtime=runtime,  # type: ignore[arg-type]  # checked above
+                windows=tuple(window or ()),
+                progress=steps.show,
+            )
+        )
+    finally:
+        steps.close()
+    if json:
+        print_json(result)
+        return
+    headings = ("site", "rounds", "log loss", "Brier", "AUC", "accuracy", "ε in run", "ε in total")
+    print_table(headings, metrics_rows(result), title=f"{result['model']} version {result['version']}: {result['status']}")
+    if not result["private"]:
+        console.print("[bold red]NOT PRIVATE: this run gives no guarantee.[/bold red]")
+    console.print(
+        f"run {result['run']}, {result['seconds']['total']:.1f} s. "
+        f"Open the passport with: tidegate models show {result['model']} {result['version']}"
+    )

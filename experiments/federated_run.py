@@ -1,0 +1,204 @@
+"""One training run in any of the three runtimes, by one entry.
+
+    inline       the sites are folders; everything happens in this process
+    deployment   SuperLink and one agent a site, as processes on this machine
+    simulation   Flower's Ray engine; the sites are virtual nodes
+
+The ServerApp and the ClientApp are the same in all three, and so are the numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from contract.errors import DataError, ExperimentError, RoundError
+from contract.experiment import Experiment
+from contract.experiment_file import parse_experiment
+from server.jobs import Job
+from server.settings import ServerSettings
+
+__all__ = ["Request", "Runtime", "read_experiment", "run_experiment", "sites_for"]
+
+Runtime = Literal["inline", "simulation", "deployment"]
+Progress = Callable[[int, str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be run, where.
+
+    Attributes:
+        experiment: the plan.
+        run: the run's name; one that exists is resumed.
+        sites: the site.toml of each site.
+        settings: where the server keeps its state.
+        runtime: which engine.
+        windows: whose rows are trained on; empty for all.
+        progress: is told the round and a note.
+    """
+
+    experiment: Experiment
+    run: str
+    sites: Sequence[Path]
+    settings: ServerSettings
+    runtime: Runtime = "inline"
+    windows: tuple[str, ...] = ()
+    trigger: str = "a data scientist"
+    progress: Progress = field(default=lambda _round, _note: None)
+
+    def job(self) -> Job:
+        """The job for the ServerApp."""
+        return Job(
+            kind="train", run=self.run, experiment=self.experiment, windows=self.windows, trigger=self.trigger
+        )
+
+
+def read_experiment(path: Path) -> Experiment:
+    """Read an experiment file.
+
+    Raises:
+        ExperimentError: it is missing, unreadable or wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = getattr(exc, "strerror", None) or "not UTF-8 text"
+        raise ExperimentError(
+            f"the experiment file cannot be read: {reason}",
+            where=str(path),
+            remedy="Name an experiment file; some are in experiments/",
+        ) from exc
+    return parse_experiment(text, where=str(path))
+
+
+def sites_for(experiment: Experiment, given: Sequence[Path], home: Path) -> list[Path]:
+    """The given site.toml files, or the experiment's data set laid out as sites under `home`.
+
+    A layout is kept, with its ledgers: what the sites have spent outlives a run.
+
+    Raises:
+        DataError: neither sites nor a data set are named.
+    """
+    if given:
+        return list(given)
+    if experiment.data is None:
+        raise DataError(
+            "no sites are named and the experiment names no data set",
+            where=experiment.name,
+            remedy="Give --site PATH/site.toml for each site, or set data = 'NAME' in the experiment",
+        )
+    from experiments.datasets import prepare_sites
+
+    return prepare_sites(experiment.data, home / "sites" / experiment.data)
+
+
+def run_experiment(request: Request) -> dict[str, Any]:
+    """Run, and return the result that the ServerApp wrote, with the wall time by phase.
+
+    Raises:
+        TidegateError: the run ended without a model.
+    """
+    began = time.perf_counter()
+    engine = {"inline": _inline, "deployment": _deployment, "simulation": _simulation}[request.runtime]
+    phases = engine(request)
+    return {**_result(request), "runtime": request.runtime, "seconds": {**phases, "total": time.perf_counter() - began}}
+
+
+def _inline(request: Request) -> dict[str, float]:
+    began = time.perf_counter()
+    from clients.app import app as client_app
+    from experiments.runtimes.inline import InlineGrid
+    from server.app import run_job
+    from server.flower import assume_identity
+
+    job = request.job()
+    grid = InlineGrid(client_app, request.sites, job.to_run_config())
+    assume_identity(grid.run_id)
+    _open_sites(request)
+    started = time.perf_counter()
+    ended: list[float] = []
+
+    def watch(report: Any) -> None:
+        ended.append(time.perf_counter())
+        request.progress(report.round, _note(report.failures))
+
+    run_job(job, grid, request.settings, watch=watch)
+    last = ended[-1] if ended else started
+    return {"start": started - began, "rounds": last - started, "publish": time.perf_counter() - last}
+
+
+def _open_sites(request: Request) -> None:
+    """Open every site and read its rows first, so that what is wrong there is said as it is, not as a refusal."""
+    from clients.site import open_site
+    from clients.table import require_two_classes
+
+    for path in request.sites:
+        site = open_site(path)
+        rows = site.table(request.experiment, request.windows, holdout=False)
+        if request.experiment.task.label.one_class == "refuse":
+            require_two_classes(rows)
+
+
+def _deployment(request: Request) -> dict[str, float]:
+    began = time.perf_counter()
+    from clients.site_config import read_site_config
+    from experiments.runtimes.deployment import Federation, project_root
+    from experiments.runtimes.processes import Processes
+    from server.storage import open_state
+
+    home = request.settings.home
+    with Processes(logs=home / "logs") as processes:
+        federation = Federation(home=home, settings=request.settings, processes=processes)
+        home.mkdir(parents=True, exist_ok=True)
+        control = federation.start_server()
+        for path in request.sites:
+            federation.add_site(read_site_config(path).name, path, control)
+        federation.wait_for_sites(control, len(request.sites))
+        submitted = time.perf_counter()
+        number = control.submit(project_root(), request.job().to_run_config())
+        with open_state(request.settings.state_url) as state:
+
+            def watch() -> None:
+                processes.require_running()
+                rounds = state.rounds(request.run)
+                if rounds:
+                    request.progress(rounds[-1].round, _note(rounds[-1].failures))
+
+            ended = control.wait(number, watch=watch)
+        if not ended.completed:
+            raise RoundError(
+                f"the run ended as {ended.sub_status}: {ended.details}",
+                where=f"run '{request.run}'",
+                remedy=f"Read {home / 'logs' / 'superlink.log'}",
+            )
+        return {"start": submitted - began, "rounds": time.perf_counter() - submitted}
+
+
+def _simulation(request: Request) -> dict[str, float]:
+    began = time.perf_counter()
+    from experiments.runtimes.simulation import simulate
+
+    simulate(request.job(), request.sites, request.settings)
+    return {"simulation": time.perf_counter() - began}
+
+
+def _result(request: Request) -> dict[str, Any]:
+    from server.storage import open_state
+
+    with open_state(request.settings.state_url) as state:
+        record = state.run(request.run)
+    if record is None or record.result is None:
+        reason = record.error if record is not None and record.error else "it left no result"
+        raise RoundError(f"the run ended without a model: {reason}", where=f"run '{request.run}'")
+    result: dict[str, Any] = json.loads(record.result)
+    return result
+
+
+def _note(failures: Any) -> str:
+    missing = ", ".join(f"{site}: {reason}" for site, reason in sorted(failures.items()))
+    return f"(missing {missing})" if missing else ""

@@ -1,0 +1,163 @@
+"""Child processes that start together and never outlive their parent.
+
+Each child's output goes to a file of its own. Children are stopped in the
+reverse order of their start: a polite signal first, a kill after some seconds.
+On Linux the kernel ends them too if the parent is killed outright.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from contract.errors import AddressError, RoundError
+
+__all__ = ["Processes", "free_port", "require_free", "wait_for_port"]
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(kw_only=True)
+class _Child:
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+@dataclass(kw_only=True)
+class Processes:
+    """The children of one command.
+
+    Attributes:
+        logs: the folder of their output.
+        patience: seconds between the polite signal and the kill.
+    """
+
+    logs: Path
+    patience: float = 10.0
+    _children: list[_Child] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str], cwd: Path) -> int:
+        """Start a child in a session of its own; return its process id."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        log = self.logs / f"{name}.log"
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                list(command),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment},
+                cwd=cwd,
+                start_new_session=True,
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - one thread
+            )
+        self._children.append(_Child(name=name, process=process, log=log))
+        return process.pid
+
+    def require_running(self, *, may_finish: Sequence[str] = ()) -> None:
+        """Raise if a child has ended; those that may finish only if they failed.
+
+        Raises:
+            RoundError: with the last line that it wrote and where the rest is.
+        """
+        for child in self._children:
+            status = child.process.poll()
+            if status is not None and not (status == 0 and child.name in may_finish):
+                lines = child.log.read_text(errors="replace").strip().splitlines()
+                raise RoundError(
+                    f"{child.name} ended with status {status}: {lines[-1] if lines else 'no output'}",
+                    where=str(child.log),
+                    remedy="Read that log",
+                )
+
+    def process_ids(self) -> dict[str, int]:
+        """Process id of each child by its name."""
+        return {child.name: child.process.pid for child in self._children}
+
+    def stop(self) -> None:
+        """End all children, last started first."""
+        for child in reversed(self._children):
+            _signal_group(child.process, signal.SIGTERM)
+        end = time.monotonic() + self.patience
+        for child in reversed(self._children):
+            try:
+                child.process.wait(timeout=max(0.1, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                _signal_group(child.process, signal.SIGKILL)
+                child.process.wait()
+            _signal_group(child.process, signal.SIGKILL)  # what the child itself started
+        self._children.clear()
+
+
+def free_port() -> int:
+    """A port on the loopback address that nobody uses at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def require_free(port: int, what: str) -> None:
+    """Refuse a port that is in use.
+
+    Raises:
+        AddressError: something listens there.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as exc:
+            raise AddressError(
+                f"port {port} is in use", where=what, remedy="Stop what listens there, or name another port"
+            ) from exc
+
+
+def wait_for_port(port: int, seconds: float, processes: Processes) -> None:
+    """Wait until something listens on the loopback port.
+
+    Raises:
+        RoundError: a child ended, or nothing listens in time.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        processes.require_running()
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError as exc:
+            if time.monotonic() > end:
+                raise RoundError(
+                    f"nothing listens on port {port} after {seconds:.0f} s", where=str(processes.logs)
+                ) from exc
+            time.sleep(0.05)
+        else:
+            return
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return
