@@ -1,0 +1,252 @@
+"""What a site's administrator writes in `site.toml`, as frozen types.
+
+The file says where the rows are, what may be spent on them and where the site
+keeps its own records. It holds no password: a database's is read from the
+environment variable that the file names. This is the only module of the site's
+side that reads the environment or makes a secret.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from contract.errors import SiteConfigError
+from contract.experiment_file import parse_toml
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
+__all__ = ["DataSource", "Policy", "SiteConfig", "Storage", "database_url", "holdout_key", "read_site_config"]
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataSource(_Frozen):
+    """Where the rows are.
+
+    Attributes:
+        kind: `csv`, `parquet` or `sql`.
+        path: for files: one file, a folder of them or a pattern such as `rows/*.csv`, so that
+            new rows arrive as new files; relative to the folder of `site.toml`.
+        separator: between the columns of a CSV file.
+        na_values: what stands for a missing value in a CSV file.
+        url: for SQL: any SQLAlchemy URL, without a password.
+        table, query: for SQL: one of the two.
+        password_env: the environment variable that holds the database's password.
+        columns: the source's name of a task's column, where it differs.
+        holdout_column: a column of `train` and `holdout` that says which rows are for evaluation.
+        holdout_share: without that column, the share of rows that a keyed hash holds out.
+    """
+
+    kind: Literal["csv", "parquet", "sql"]
+    path: str | None = None
+    separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    na_values: tuple[str, ...] = ("", "NA", "NaN")
+    url: str | None = None
+    table: str | None = None
+    query: str | None = None
+    password_env: str | None = None
+    columns: dict[str, str] = Field(default_factory=dict)
+    holdout_column: str | None = None
+    holdout_share: Share = 0.3
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.kind == "sql":
+            if self.url is None or (self.table is None) == (self.query is None):
+                raise ValueError("kind = 'sql' needs url, and either table or query")
+            if self.path is not None:
+                raise ValueError("kind = 'sql' has a url, not a path")
+        elif self.path is None:
+            raise ValueError(f"kind = '{self.kind}' needs path")
+        elif self.url or self.table or self.query or self.password_env:
+            raise ValueError(f"url, table, query and password_env go with kind = 'sql', not '{self.kind}'")
+        return self
+
+    def column(self, name: str) -> str:
+        """The source's name for the task's column `name`."""
+        return self.columns.get(name, name)
+
+
+class Policy(_Frozen):
+    """What may run here, and what it may spend.
+
+    Attributes:
+        epsilon_cap: the most that any data block may ever pay, over all runs.
+        delta_cap: the largest δ at which a run may state its ε.
+        require_private: whether a run without noise is refused.
+        approved_experiments: digests of the experiments that may run; None allows any.
+    """
+
+    epsilon_cap: Annotated[float, Field(gt=0)] = 8.0
+    delta_cap: Share = 1e-4
+    require_private: bool = True
+    approved_experiments: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+
+
+class Storage(_Frozen):
+    """Where the site keeps its ledger, its reports and its logs, relative to `site.toml`."""
+
+    folder: Path = Path("tidegate")
+
+    @property
+    def ledger(self) -> Path:
+        """The ledger's database."""
+        return self.folder / "ledger.db"
+
+    @property
+    def reports(self) -> Path:
+        """The folder of drift reports, which hold raw values and stay here."""
+        return self.folder / "reports"
+
+    @property
+    def logs(self) -> Path:
+        """The folder of the site's own logs."""
+        return self.folder / "logs"
+
+
+class SiteConfig(_Frozen):
+    """One `site.toml`. Paths are absolute once `read_site_config` has read it.
+
+    Attributes:
+        name: the site's public name.
+        stated_rows: the public rough number of training rows, stated and never counted: it
+            weighs the site in the aggregate and normalises its sums.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}$")]
+    stated_rows: Annotated[int, Field(ge=1)]
+    data: DataSource
+    policy: Policy = Policy()
+    storage: Storage = Storage()
+
+
+def read_site_config(path: Path) -> SiteConfig:
+    """Read a `site.toml`.
+
+    Raises:
+        SiteConfigError: the file is missing, a folder, unreadable or not UTF-8, or holds a
+            syntax error, an unknown key or a value out of bounds.
+    """
+    config = parse_toml(_text(path), SiteConfig, where=str(path), error=SiteConfigError)
+    home = path.resolve().parent
+    data = config.data.model_copy(update=_anchored(config.data, home, where=str(path)))
+    storage = Storage(folder=home / config.storage.folder.expanduser())
+    return config.model_copy(update={"data": data, "storage": storage})
+
+
+def database_url(source: DataSource) -> URL:
+    """The SQLAlchemy URL of a `sql` source, with the password from its environment variable.
+
+    Raises:
+        SiteConfigError: that variable is not set, or the URL is not one.
+    """
+    url = _parsed_url(str(source.url), where="data.url")
+    if source.password_env is None:
+        return url
+    password = os.environ.get(source.password_env)
+    if password is None:
+        raise SiteConfigError(
+            f"the environment variable {source.password_env} is not set",
+            where="data.password_env",
+            remedy="Set it to the database's password where the site's agent is started",
+        )
+    return url.set(password=password)
+
+
+def holdout_key(storage: Storage) -> bytes:
+    """The site's own 32 secret bytes that decide which records are held out.
+
+    Made on first use from the system's entropy, readable by this user alone. Whoever loses it
+    deals the records anew, so that rows once trained on may be evaluated on.
+
+    Raises:
+        SiteConfigError: the file cannot be read or written, or is not 32 bytes.
+    """
+    path = storage.folder / "holdout.key"
+    try:
+        if not path.exists():
+            _create_secret(path)
+        key = path.read_bytes()
+    except OSError as exc:
+        raise SiteConfigError(
+            f"the site's hold-out key cannot be kept: {exc.strerror}",
+            where=str(path),
+            remedy="Make storage.folder writable for this user, on a disk with room",
+        ) from exc
+    if len(key) != 32:
+        raise SiteConfigError(
+            "the site's hold-out key is not 32 bytes", where=str(path), remedy="Restore it from a backup"
+        )
+    return key
+
+
+def _create_secret(path: Path) -> None:
+    """Written aside and linked into place: never half-written, and the first of two writers wins."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(32))
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            path.hardlink_to(aside)
+        except FileExistsError:
+            return
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as exc:
+        raise SiteConfigError("no such file", where=str(path), remedy="Run 'tidegate site init'") from exc
+    except IsADirectoryError as exc:
+        raise SiteConfigError(
+            "a folder, not a file", where=str(path), remedy="Name the site.toml in it"
+        ) from exc
+    except UnicodeDecodeError as exc:
+        raise SiteConfigError("not UTF-8 text", where=str(path), remedy="Save the file as UTF-8") from exc
+    except OSError as exc:
+        raise SiteConfigError(
+            f"cannot be read: {exc.strerror}", where=str(path), remedy="Check its permissions"
+        ) from exc
+
+
+def _anchored(source: DataSource, home: Path, *, where: str) -> dict[str, str]:
+    """The source's path or SQLite file, made absolute."""
+    if source.path is not None:
+        return {"path": str(home / Path(source.path).expanduser())}
+    url = _parsed_url(str(source.url), where=f"{where}: data.url")
+    if url.password is not None:
+        raise SiteConfigError(
+            "the URL holds a password",
+            where=f"{where}: data.url",
+            remedy="Name a variable in data.password_env instead",
+        )
+    if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
+        url = url.set(database=str(home / str(url.database)))
+    return {"url": url.render_as_string(hide_password=False)}
+
+
+def _parsed_url(text: str, *, where: str) -> URL:
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(text)
+    except ArgumentError as exc:
+        raise SiteConfigError(
+            "not a database URL", where=where, remedy="Write it like postgresql+psycopg://user@host/database"
+        ) from exc
