@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from clients.site_config import DataSource, Storage, database_url, holdout_key, read_site_config
+from contract.errors import SiteConfigError
+
+GOOD = """
+name = "north-clinic"
+stated_rows = 200
+[data]
+kind = "csv"
+path = "rows"
+"""
+
+SQL = """
+name = "north-clinic"
+stated_rows = 200
+[data]
+kind = "sql"
+url = "postgresql+psycopg://reader@db.example/clinic"
+table = "visits"
+password_env = "TIDEGATE_TEST_PASSWORD"
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "site.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(SiteConfigError) as caught:
+        read_site_config(path)
+    assert caught.value.exit_code == 2
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def test_paths_are_relative_to_the_file_and_caps_are_on(tmp_path: Path) -> None:
+    config = read_site_config(write(tmp_path, GOOD))
+    assert config.data.path == str(tmp_path / "rows")
+    assert config.storage.ledger == tmp_path / "tidegate" / "ledger.db"
+    assert config.policy.require_private
+    assert config.policy.epsilon_cap == 8.0
+
+
+def test_a_relative_sqlite_file_is_the_one_beside_the_site_file(tmp_path: Path) -> None:
+    text = GOOD.replace('kind = "csv"\npath = "rows"', 'kind = "sql"\nurl = "sqlite:///rows.db"\ntable = "t"')
+    config = read_site_config(write(tmp_path, text))
+    assert database_url(config.data).database == str(tmp_path / "rows.db")
+
+
+def test_a_missing_file_a_folder_and_a_file_that_is_no_text_are_named(tmp_path: Path) -> None:
+    assert "no such file" in refusal(tmp_path / "nowhere.toml")
+    assert "a folder" in refusal(tmp_path)
+    (tmp_path / "site.toml").write_bytes(b"\xff\xfe\x00")
+    assert "not UTF-8" in refusal(tmp_path / "site.toml")
+
+
+def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "loop.toml"
+    path.symlink_to(path)
+    assert "cannot be read" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (('kind = "csv"', 'kind = "csv'), "not valid TOML"),
+        (('path = "rows"', 'pth = "rows"\npath = "rows"'), "unknown key 'data.pth' (did you mean 'path'?)"),
+        (("stated_rows = 200", ""), "key 'stated_rows' is missing"),
+        (("stated_rows = 200", "stated_rows = 0"), "'stated_rows' = 0"),
+        (('path = "rows"', ""), "kind = 'csv' needs path"),
+        (('path = "rows"', 'path = "rows"\ntable = "t"'), "go with kind = 'sql'"),
+        (('kind = "csv"', 'kind = "sql"\nurl = "sqlite://"'), "either table or query"),
+        (('path = "rows"', 'path = "rows"\nholdout_share = 1.0'), "data.holdout_share"),
+        (('path = "rows"', 'path = "rows"\n[policy]\nepsilon_cap = 0'), "policy.epsilon_cap"),
+        (
+            ('path = "rows"', 'path = "rows"\n[policy]\napproved_experiments = []'),
+            "policy.approved_experiments",
+        ),
+    ],
+)
+def test_a_wrong_key_or_value_is_refused(tmp_path: Path, change: tuple[str, str], sentence: str) -> None:
+    assert sentence in refusal(write(tmp_path, GOOD.replace(*change)))
+
+
+def test_the_password_comes_from_the_environment_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = read_site_config(write(tmp_path, SQL))
+    monkeypatch.delenv("TIDEGATE_TEST_PASSWORD", raising=False)
+    with pytest.raises(SiteConfigError, match="TIDEGATE_TEST_PASSWORD is not set"):
+        database_url(config.data)
+    monkeypatch.setenv("TIDEGATE_TEST_PASSWORD", "open sesame")
+    url = database_url(config.data)
+    assert url.password == os.environ["TIDEGATE_TEST_PASSWORD"]
+    assert "sesame" not in str(url)
+    assert "sesame" not in repr(config)
+
+
+def test_a_password_in_the_file_is_refused_without_showing_it(tmp_path: Path) -> None:
+    message = refusal(write(tmp_path, SQL.replace("reader@", "reader:hunter2@")))
+    assert "holds a password" in message
+    assert "hunter2" not in message
+
+
+def test_what_is_no_url_is_refused(tmp_path: Path) -> None:
+    assert "not a database URL" in refusal(
+        write(tmp_path, SQL.replace("postgresql+psycopg://reader@db.example/", ""))
+    )
+
+
+def test_a_column_has_the_name_that_the_mapping_gives() -> None:
+    source = DataSource(kind="csv", path="x", columns={"age": "AGE_Y"})
+    assert (source.column("age"), source.column("sex")) == ("AGE_Y", "sex")
+
+
+def test_the_holdout_key_is_made_once_for_this_user_alone(tmp_path: Path) -> None:
+    storage = Storage(folder=tmp_path / "own")
+    key = holdout_key(storage)
+    assert len(key) == 32
+    assert holdout_key(storage) == key
+    assert holdout_key(Storage(folder=tmp_path / "another")) != key
+    assert stat.S_IMODE((tmp_path / "own" / "holdout.key").stat().st_mode) == 0o600
+    assert [path.name for path in (tmp_path / "own").iterdir()] == ["holdout.key"]
+
+
+def test_a_damaged_holdout_key_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "holdout.key").write_bytes(b"short")
+    with pytest.raises(SiteConfigError, match="not 32 bytes"):
+        holdout_key(Storage(folder=tmp_path))
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SiteConfigError, match="cannot be kept"):
+        holdout_key(Storage(folder=tmp_path / "file"))

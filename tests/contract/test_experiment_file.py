@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contract.errors import ExperimentError
+from contract.experiment_file import parse_experiment
+
+GOOD = """
+name = "tiny"
+
+[task]
+person = "patient"
+
+[task.label]
+column = "ill"
+
+[[task.features]]
+name = "age"
+kind = "numeric"
+low = 0
+high = 120
+
+[[task.features]]
+name = "sex"
+kind = "categorical"
+categories = ["f", "m"]
+
+[privacy]
+epsilon = 1.0
+delta = 1e-5
+"""
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(ExperimentError) as caught:
+        parse_experiment(text, where="tiny.toml")
+    assert caught.value.exit_code == 2
+    assert str(caught.value).startswith("tiny.toml: ")
+    return str(caught.value)
+
+
+def test_the_good_file_is_read_and_travels_as_json() -> None:
+    experiment = parse_experiment(GOOD, where="tiny.toml")
+    assert experiment.task.width == 3
+    assert type(experiment).model_validate_json(experiment.model_dump_json()).digest == experiment.digest
+
+
+def test_the_digest_names_the_plan() -> None:
+    one, other = (
+        parse_experiment(text, where="x") for text in (GOOD, GOOD.replace("epsilon = 1.0", "epsilon = 1.5"))
+    )
+    assert one.digest != other.digest
+    assert parse_experiment("# a comment\n" + GOOD, where="x").digest == one.digest
+
+
+def test_a_syntax_error_names_the_line() -> None:
+    message = refusal(GOOD.replace('column = "ill"', 'column = "ill'))
+    assert "not valid TOML" in message
+    assert "line 8" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "nearest"),
+    [
+        (("epsilon = 1.0", "epsilom = 1.0"), "privacy.epsilom", "epsilon"),
+        (("[privacy]", "[privcy]"), "privcy", "privacy"),
+        (("low = 0", "low = 0\nhihg = 3"), "task.features[0].hihg", "high"),
+        (
+            ('categories = ["f", "m"]', 'categories = ["f", "m"]\nothr = "m"'),
+            "task.features[1].othr",
+            "other",
+        ),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest(change: tuple[str, str], key: str, nearest: str) -> None:
+    message = refusal(GOOD.replace(*change))
+    assert f"unknown key '{key}'" in message
+    assert f"did you mean '{nearest}'" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        (("epsilon = 1.0", "epsilon = 0"), "privacy.epsilon"),
+        (("epsilon = 1.0", "epsilon = -1"), "privacy.epsilon"),
+        (("epsilon = 1.0", "epsilon = inf"), "privacy.epsilon"),
+        (("epsilon = 1.0", "epsilon = nan"), "privacy.epsilon"),
+        (("epsilon = 1.0", 'epsilon = "much"'), "privacy.epsilon"),
+        (("delta = 1e-5", "delta = 1"), "privacy.delta"),
+        (("delta = 1e-5", "delta = 0"), "privacy.delta"),
+        (("high = 120", ""), "task.features[0].high"),
+        (('name = "tiny"', 'name = "Tiny Study"'), "name"),
+        (("[privacy]", "[privacy]\nsampling_rate = 1.2"), "privacy.sampling_rate"),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_by_its_key(change: tuple[str, str], key: str) -> None:
+    assert f"'{key}'" in refusal(GOOD.replace(*change))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (("high = 120", "high = 0"), "low (0.0) must be below high (0.0)"),
+        (("low = 0", 'low = -1\ntransform = "log1p"'), "log1p needs low above -1"),
+        (('["f", "m"]', '["f", "f"]'), "categories must be distinct"),
+        (('["f", "m"]', '["f", "m"]\nmissing = "x"'), "missing = 'x' must be one of the categories"),
+        (('name = "sex"', 'name = "age"'), "feature 'age' is declared twice"),
+        (('column = "ill"', 'column = "age"'), "label column 'age' is also a feature"),
+        (("[privacy]", "[privacy]\nseed = 7"), "remove seed or set private = false"),
+        (("[privacy]", "[model]\nkind = 'cnn'\n[privacy]"), "image = [channels, height, width]"),
+        (("[privacy]", "[retraining]\npersistence = 4\n[privacy]"), "cannot exceed of (3)"),
+        (('person = "patient"', "\n[privacy]\nunit = 'person'"), "needs task.person"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(change: tuple[str, str], sentence: str) -> None:
+    text = GOOD.replace(*change)
+    if text.count("[privacy]") > 1:
+        head, _, _ = text.rpartition("[privacy]")
+        text = head.replace("\n[privacy]\nunit = 'person'", "") + "[privacy]\nunit = 'person'\n"
+    assert sentence in refusal(text)
+
+
+def test_all_faults_are_told_at_once() -> None:
+    message = refusal(GOOD.replace("epsilon = 1.0", "epsilon = 0").replace("delta = 1e-5", "delta = 2"))
+    assert "privacy.epsilon" in message
+    assert "privacy.delta" in message
+
+
+@given(st.text(max_size=200))
+def test_any_text_that_is_no_experiment_is_refused_and_nothing_else(text: str) -> None:
+    with pytest.raises(ExperimentError, match="any: "):
+        parse_experiment(text, where="any")

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clients.site_config import holdout_key, read_site_config
+from clients.sources import load_frame
+from clients.table import prepare, require_two_classes, select
+from contract.experiment import Experiment
+from contract.experiment_file import parse_experiment
+from experiments.datasets import prepare_sites
+
+FOLDER = Path(__file__).resolve().parents[2] / "experiments"
+SHIPPED = sorted(path.stem for path in FOLDER.glob("*.toml"))
+NEEDS_A_FILE = ("heart-disease", "bank-marketing")
+
+
+def shipped(name: str) -> Experiment:
+    path = FOLDER / f"{name}.toml"
+    return parse_experiment(path.read_text(encoding="utf-8"), where=path.name)
+
+
+def test_three_are_shipped() -> None:
+    assert {"bank-marketing", "heart-disease", "rand-health"} <= set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_file_is_valid_private_and_named_after_itself(name: str) -> None:
+    experiment = shipped(name)
+    assert experiment.name == name
+    assert experiment.privacy.private
+    assert experiment.privacy.seed is None
+
+
+@pytest.mark.parametrize("name", ["rand-health", *NEEDS_A_FILE])
+def test_its_sites_fit_its_task(name: str, tmp_path: Path, data_dir: Callable[[str], Path]) -> None:
+    if name in NEEDS_A_FILE:
+        data_dir(name)
+    experiment = shipped(name)
+    for path in prepare_sites(name, tmp_path):
+        config = read_site_config(path)
+        frame = load_frame(config, experiment.task)
+        table = prepare(frame, experiment.task, key=holdout_key(config.storage))
+        training = select(table, ("base",) if experiment.task.time else (), holdout=False)
+        if experiment.task.label.one_class == "refuse":
+            require_two_classes(training)
+        assert abs(len(training.labels) / config.stated_rows - 1) < 0.05
+        assert experiment.privacy.delta < 1 / len(training.labels)
+        assert experiment.privacy.delta <= config.policy.delta_cap
+
+
+def test_a_recoded_disease_count_stays_in_its_public_range() -> None:
+    from statsmodels.datasets import randhie
+
+    disea = {feature.name: feature for feature in shipped("rand-health").task.features}["disea"]
+    recoded = randhie.load_pandas().data["disea"] * 2 + 5
+    assert disea.kind == "numeric"
+    assert disea.low <= recoded.min()
+    assert recoded.max() <= disea.high
+
+
+def test_the_zeros_of_cholesterol_are_clamped_and_counted(
+    tmp_path: Path, data_dir: Callable[[str], Path]
+) -> None:
+    data_dir("heart-disease")
+    task = shipped("heart-disease").task
+    counts = {}
+    for path in prepare_sites("heart-disease", tmp_path):
+        table = prepare(load_frame(read_site_config(path), task), task, key=bytes(32))
+        counts[path.parent.name] = table.clamped.get("cholesterol", 0)
+        assert np.abs(table.features).max() <= 1
+    assert counts == {"cleveland": 0, "hungary": 2, "switzerland": 46, "long-beach": 33}
