@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import ROUND_CEILING, Decimal
 from itertools import pairwise
 
 from contract.experiment import Experiment, NumericFeature
@@ -149,7 +150,7 @@ def _summary(passport: Passport) -> str:
     lines = [
         _text(task.description) or "No description was given.",
         _table(
-            ("", ""),
+            ("what", "value"),
             [
                 ("run", _code(passport.run)),
                 ("status", _text(passport.status)),
@@ -179,7 +180,7 @@ def _plan(experiment: Experiment, rounds: int) -> str:
         ),
         ("placement", f"{place.tier} (data {place.data_sensitivity}, answer within {place.latency_ms:g} ms)"),
     ]
-    return "## Plan\n\n" + _table(("", ""), rows)
+    return "## Plan\n\n" + _table(("what", "value"), rows)
 
 
 def _sites(passport: Passport) -> str:
@@ -226,7 +227,10 @@ def _spent_row(name: str, site: SitePassport) -> tuple[str, ...]:
 
 
 def _epsilon(spent: Spent) -> str:
-    return f"{spent.epsilon:.3g}" if math.isfinite(spent.epsilon) else "**∞**"
+    """Rounded up: a bound must not read smaller than it is."""
+    if not math.isfinite(spent.epsilon):
+        return "**∞**"
+    return str(Decimal(str(spent.epsilon)).quantize(Decimal("0.001"), ROUND_CEILING))
 
 
 def _metrics(passport: Passport) -> str:
@@ -284,7 +288,7 @@ def _provenance(passport: Passport) -> str:
         ("code (SHA-256)", _code(passport.code_hash)),
         ("experiment (SHA-256)", _code(passport.experiment.digest)),
     ]
-    return "## Provenance\n\n" + _table(("", ""), rows)
+    return "## Provenance\n\n" + _table(("what", "value"), rows)
 
 
 def _table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+
+import server.database
+from contract.errors import StorageError
+from server.storage import State, open_state
+from server.tables import HEAD, metadata
+
+
+def test_migrations_give_the_tables_of_the_program(state: State) -> None:
+    with state.database.read() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_head_is_the_newest_revision() -> None:
+    scripts = ScriptDirectory(str(Path(server.database.__file__).parent / "migrations"))
+    assert scripts.get_heads() == [HEAD]
+
+
+def test_what_was_saved_is_there_after_opening_again(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/state.db"
+    with open_state(url) as state:
+        state.record_site("a", node_id=1, stated_rows=2)
+    with open_state(url) as state:
+        assert [site.name for site in state.sites()] == ["a"]
+
+
+def test_a_newer_database_is_refused_and_left_alone(state: State) -> None:
+    with state.database.write() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(StorageError, match="revision 9999, newer than this program's 0001"):
+        open_state(state.database.engine.url.render_as_string())
+    with state.database.read() as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "9999"
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    path.write_bytes(b"these are not the bytes of a database " * 100)
+    with pytest.raises(StorageError, match="not a state database, or is damaged"):
+        open_state(f"sqlite:///{path}")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="folder of the state database cannot be made") as raised:
+        open_state(f"sqlite:///{tmp_path}/file/home/state.db")
+    assert "TIDEGATE_HOME" in raised.value.remedy
+
+
+@pytest.mark.parametrize("url", ["", "no url", "oracle9://host/x"])
+def test_a_wrong_url_is_refused(url: str) -> None:
+    with pytest.raises(StorageError):
+        open_state(url)

@@ -1,0 +1,119 @@
+import math
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+
+from contract.experiment import Experiment, Privacy
+from contract.releases import PLAIN_METHOD, Comparison, Metrics, Spent
+from server.passport import ModelComparison, Passport, SitePassport, render, size_band
+
+GOLDEN = Path(__file__).with_name("passport.golden.md")
+
+
+def _metrics(shift: float = 0.0) -> Metrics:
+    return Metrics(log_loss=0.474 + shift, brier=0.151 + shift, auc=0.661, accuracy=0.8, rows=1500)
+
+
+def _spent(epsilon: float, method: str = "privacy loss distribution") -> Spent:
+    return Spent(epsilon=epsilon, delta=1e-5, unit="record", method=method, block="w1")
+
+
+@pytest.fixture
+def passport(experiment: Experiment) -> Passport:
+    mechanism = "Gaussian, clipping norm 1, noise multiplier 4.2"
+    whole = SitePassport(
+        stated_rows=6822,
+        asked=10,
+        counted=10,
+        spent_in_run=_spent(0.98),
+        spent_in_total=_spent(1.61),
+        mechanism=mechanism,
+        metrics=_metrics(),
+    )
+    part = replace(whole, stated_rows=80, counted=7, failures={"lost": 2, "budget": 1}, metrics=None)
+    never = SitePassport(stated_rows=None, asked=10, counted=0, failures={"lost": 10})
+    comparison = ModelComparison(
+        champion_version=1,
+        by_site={"plan-free": (_metrics(0.08), _metrics())},
+        overall=(_metrics(0.07), _metrics()),
+        decision="promote",
+        by="policy",
+        reason="log loss is better by 0.070",
+        gains={"plan-free": Comparison(gain=120.0, rows=1500.0, noise_deviation=6.0)},
+    )
+    return Passport(
+        experiment=experiment,
+        run="rand-health-20261124-101500-ab12",
+        status="partial",
+        trigger="drift in 2 of 3 windows",
+        trained=datetime(2026, 11, 24, 10, 15, tzinfo=UTC),
+        code_hash="c0de" * 16,
+        rounds=10,
+        sites={"plan-free": whole, "plan-25": part, "plan-95": never},
+        overall=_metrics(),
+        windows=("w1", "w2"),
+        comparison=comparison,
+    )
+
+
+def test_the_golden_passport(passport: Passport) -> None:
+    digest = passport.experiment.digest
+    assert render(passport).replace(digest, "EXPERIMENT-DIGEST") == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_a_bound_is_rounded_up(passport: Passport) -> None:
+    site = replace(passport.sites["plan-free"], spent_in_run=_spent(1.00001), spent_in_total=_spent(2.0))
+    assert "| 1.001 | 2.000 |" in render(replace(passport, sites={"plan-free": site}))
+
+
+def test_what_is_not_private_says_so(passport: Passport, experiment: Experiment) -> None:
+    assert "NOT PRIVATE" not in render(passport)
+    plain = experiment.model_copy(update={"privacy": Privacy(private=False)})
+    assert "> 🔴 **NOT PRIVATE.**" in render(replace(passport, experiment=plain))
+    endless = _spent(math.inf, PLAIN_METHOD)
+    site = replace(passport.sites["plan-free"], spent_in_run=endless, spent_in_total=endless)
+    text = render(replace(passport, sites={"plan-free": site}))
+    assert "> 🔴 **NOT PRIVATE.**" in text
+    assert "**∞**" in text
+    noiseless = replace(passport.sites["plan-free"], private=False)
+    assert "NOT PRIVATE" in render(replace(passport, sites={"plan-free": noiseless}))
+
+
+def test_a_whole_run_has_no_warning(passport: Passport) -> None:
+    text = render(replace(passport, sites={"plan-free": passport.sites["plan-free"]}, comparison=None))
+    assert "INCOMPLETE" not in text
+    assert "There was no champion to compare with." in text
+
+
+def test_text_stays_text(passport: Passport) -> None:
+    sly = "<script>alert(1)</script> | **bold** [x](http://y)\n# heading `code`"
+    text = render(replace(passport, trigger=sly, run="a|b`c"))
+    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
+    assert "<script>" not in html
+    assert "<a " not in html
+    assert "<strong>bold</strong>" not in html
+    assert html.count("<h1>") == 1
+    assert "<code>abc</code>" in html
+
+
+def test_every_table_row_has_its_columns(passport: Passport) -> None:
+    blocks = [block.splitlines() for block in render(passport).split("\n\n") if block.startswith("|")]
+    assert len(blocks) == 7
+    for block in blocks:
+        assert len({line.count("|") for line in block}) == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "band"),
+    [(0, "< 100"), (99, "< 100"), (100, "100–1,000"), (9_999, "1,000–10,000"), (1_000_000, "≥ 1,000,000")],
+)
+def test_size_bands(rows: int, band: str) -> None:
+    assert size_band(rows) == band
+
+
+def test_the_exact_number_of_rows_is_not_shown(passport: Passport) -> None:
+    assert "6822" not in render(passport)
+    assert "6,822" not in render(passport)

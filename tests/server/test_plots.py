@@ -1,0 +1,46 @@
+import math
+import struct
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from contract.releases import Metrics
+from server.plots import Marker, WeekFigures, learning_curve, privacy_spent, site_metrics, story
+
+METRICS = Metrics(log_loss=0.5, brier=0.2, auc=math.nan, accuracy=0.8, rows=10)
+SPENT = {"a": (1.0, 2.0), "b": (math.inf, math.inf)}
+MARKERS = [Marker(week=2, name="x")]
+WEEKS = [WeekFigures(week=week, log_loss=0.5, brier=0.15, auc=0.66) for week in range(1, 5)]
+
+
+def _size(png: bytes) -> tuple[int, int]:
+    assert png.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height = struct.unpack(">II", png[16:24])
+    return width, height
+
+
+@pytest.mark.parametrize(
+    ("draw", "size"),
+    [
+        (lambda: learning_curve({"a": [(1, 0.7), (2, math.nan)], "all sites": []}, title="t"), (960, 540)),
+        (lambda: learning_curve({}, title="nothing yet"), (960, 540)),
+        (lambda: site_metrics({"a": METRICS, "b": METRICS}, title="t"), (1320, 324)),
+        (lambda: privacy_spent(SPENT, title="t", delta=1e-5, caps={"a": 3}), (960, 348)),
+        (lambda: privacy_spent({"a": (0.5, 0.5)}, title="t", delta=1e-5), (960, 288)),
+        (lambda: story({"frozen": WEEKS, "champion": WEEKS}, title="t", markers=MARKERS), (1080, 1080)),
+    ],
+)  # fmt: skip
+def test_a_plot_is_a_png_of_its_size(draw: Callable[[], bytes], size: tuple[int, int]) -> None:
+    assert _size(draw()) == size
+
+
+def test_another_figure_gives_another_picture() -> None:
+    first = learning_curve({"a": [(1, 0.7), (2, 0.6)]}, title="t")
+    assert first == learning_curve({"a": [(1, 0.7), (2, 0.6)]}, title="t")
+    assert first != learning_curve({"a": [(1, 0.7), (2, 0.5)]}, title="t")
+
+
+def test_pyplot_is_not_used() -> None:
+    story({"frozen": WEEKS}, title="t")
+    assert "matplotlib.pyplot" not in sys.modules

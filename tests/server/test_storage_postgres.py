@@ -1,0 +1,119 @@
+"""The same state on a real PostgreSQL: `TIDEGATE_TEST_POSTGRES`, or one started here."""
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from contract.errors import StorageError
+from contract.experiment import Experiment
+from server.records import RoundRecord
+from server.storage import State, open_state
+from server.tables import metadata
+
+
+def _binary(name: str) -> str | None:
+    candidates = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    return str(candidates[-1]) if candidates else shutil.which(name)
+
+
+def _account() -> str | None:
+    """PostgreSQL refuses to run as root: an account to run it as, then."""
+    if os.geteuid() != 0:
+        return None
+    return next((user.pw_name for user in pwd.getpwall() if user.pw_name in ("postgres", "nobody")), None)
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, user=_account(), cwd="/", check=True, capture_output=True, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    given = os.environ.get("TIDEGATE_TEST_POSTGRES")
+    if given:
+        yield given
+        return
+    initdb, control = _binary("initdb"), _binary("pg_ctl")
+    if initdb is None or control is None:
+        pytest.skip("PostgreSQL is not installed, and TIDEGATE_TEST_POSTGRES is not set")
+    with tempfile.TemporaryDirectory() as folder:
+        if (account := _account()) is not None:
+            shutil.chown(folder, account)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        data = f"{folder}/data"
+        _run(initdb, "-D", data, "-U", "tidegate", "-A", "trust", "-N")
+        options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+        _run(control, "-D", data, "-w", "-l", f"{folder}/log", "-o", options, "start")
+        try:
+            yield f"postgresql://tidegate@127.0.0.1:{port}/postgres"
+        finally:
+            _run(control, "-D", data, "-m", "immediate", "stop")
+
+
+@pytest.fixture
+def shared(url: str) -> Iterator[State]:
+    with open_state(url) as state:
+        yield state
+        with state.database.write() as connection:
+            connection.execute(text("DROP SCHEMA public CASCADE"))
+            connection.execute(text("CREATE SCHEMA public"))
+
+
+def test_a_run_is_remembered(shared: State, experiment: Experiment) -> None:
+    shared.record_site("plan-a", node_id=2**64 - 1, stated_rows=7)
+    shared.start_run("r", experiment=experiment, job="train", trigger="t", code_hash="c")
+    record = RoundRecord(round=1, cohort=("plan-a",), counted=("plan-a",), metrics={"auc": float("nan")})
+    shared.save_round("r", record, checkpoint=b"\x00state")
+    assert shared.load_checkpoint("r") == (1, b"\x00state")
+    assert shared.rounds("r")[0].metrics == {"auc": None}
+    assert shared.sites()[0].node_id == 2**64 - 1
+    started = shared.runs()[0].started
+    assert started.utcoffset() is not None
+    with pytest.raises(StorageError, match="round 1"):
+        shared.save_round("r", record, checkpoint=b"other")
+    assert shared.load_checkpoint("r") == (1, b"\x00state")
+
+
+def test_a_claim_is_given_once(shared: State, url: str) -> None:
+    with open_state(url) as second:
+        assert [shared.claim("drift", "w1", "a"), second.claim("drift", "w1", "b")] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "change", ["UPDATE decisions SET reason = 'x'", "DELETE FROM decisions", "TRUNCATE decisions"]
+)
+def test_decisions_refuse_change(shared: State, change: str) -> None:
+    shared.record_decision("e", window="w", kind="promote", subject="2", by="A. Reviewer", reason="better")
+    with pytest.raises(DBAPIError, match="append-only"), shared.database.engine.begin() as connection:
+        connection.execute(text(change))
+    assert len(shared.decisions()) == 1
+
+
+def test_migrations_give_the_tables_of_the_program(shared: State) -> None:
+    with shared.database.read() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_an_unreachable_server_is_named_without_its_password() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        with pytest.raises(StorageError) as raised:
+            open_state(f"postgresql://me:secret@127.0.0.1:{port}/state")
+    assert f"127.0.0.1:{port}" in raised.value.where
+    assert "secret" not in str(raised.value)
+    assert "TIDEGATE_STATE_URL" in raised.value.remedy
