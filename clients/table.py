@@ -43,7 +43,7 @@ class Table:
     """n encoded rows.
 
     Attributes:
-        features: float32 [n, task.width], each value in [-1, 1].
+        features: float32 [n, task.width], each value in [0, 1].
         labels: int64 [n], the place of the label in the task's classes.
         person: int64 [n], equal for rows of one person and distinct otherwise; None without ids.
         window: object [n], the task's time column as text; None without one.
@@ -184,7 +184,7 @@ def _places(column: pd.Series[Any], known: Sequence[str]) -> npt.NDArray[np.int6
 def _encoded(
     frame: pd.DataFrame, task: Task, feature: Feature, values: Floats, clamped: dict[str, int]
 ) -> npt.NDArray[np.float32]:
-    """The feature's columns: one in [-1, 1], or one a category."""
+    """The feature's columns: one in [0, 1], or one a category."""
     if isinstance(feature, CategoricalFeature):
         return np.eye(len(feature.categories), dtype=np.float32)[values.astype(np.int64)]
     outside = (values < feature.low) | (values > feature.high)
@@ -200,7 +200,7 @@ def _encoded(
     inside, low, high = np.clip(values, feature.low, feature.high), feature.low, feature.high
     if feature.transform == "log1p":
         inside, low, high = np.log1p(inside), float(np.log1p(low)), float(np.log1p(high))
-    scaled = np.clip(2 * (inside - low) / (high - low) - 1, -1, 1)
+    scaled = np.clip((inside - low) / (high - low), 0, 1)
     return scaled.astype(np.float32)[:, None]
 
 

@@ -162,12 +162,14 @@ class Demo:
 
     def _lay_out(self, experiment: Experiment) -> dict[str, DemoSite]:
         """Each site's folder with its first rows; the weeks are held back."""
-        from experiments.datasets import prepare_sites
+        from experiments.datasets import dataset_sites
+        from experiments.layout import BASE, write_site
 
-        assert experiment.data is not None  # rand-health names its data set  # noqa: S101
-        made = prepare_sites(experiment.data, self.options.folder / "held-back")
-        sites = [DemoSite.move_in(path, self.options.folder / "sites") for path in made]
-        return {site.name: site for site in sites}
+        sites = {}
+        for held_back in dataset_sites(str(experiment.data)):
+            file = write_site(held_back, self.options.folder / "sites" / held_back.name, windows=(BASE,))
+            sites[held_back.name] = DemoSite(name=held_back.name, file=file, held_back=held_back.rows)
+        return sites
 
     def _start(
         self,
@@ -352,32 +354,12 @@ class DemoSite:
     file: Path
     held_back: pd.DataFrame
 
-    @classmethod
-    def move_in(cls, made: Path, folder: Path) -> DemoSite:
-        """Give the laid-out site a folder of its own, with its first rows in it."""
-        import pandas as pd
-
-        from clients.site_config import read_site_config
-
-        config = read_site_config(made)
-        home = folder / made.parent.name
-        (home / "rows").mkdir(parents=True)
-        shutil.copy(made, home / "site.toml")
-        source = Path(str(config.data.path))
-        rows = pd.concat([pd.read_csv(path) for path in ([source] if source.is_file() else sorted(source.glob("*.csv")))])
-        text = (home / "site.toml").read_text(encoding="utf-8")
-        relative = source.name
-        if f'path = "{relative}"' not in text:
-            raise InputError("the laid-out site.toml names no rows", where=str(made))
-        (home / "site.toml").write_text(text.replace(f'path = "{relative}"', 'path = "rows"'), encoding="utf-8")
-        site = cls(name=config.name, file=home / "site.toml", held_back=rows)
-        site._write("base", rows[rows["window"] == "base"])
-        return site
-
     def deliver(self, week: str, *, recoded: bool) -> None:
         """A week's rows arrive, whole or not at all."""
+        from experiments.layout import deliver
+
         rows = self.held_back[self.held_back["window"] == week]
-        self._write(week, recode(rows) if recoded else rows)
+        deliver(self.file.parent, week, recode(rows) if recoded else rows)
 
     def holdout(self, week: str) -> pd.DataFrame:
         """The week's held-out rows as they were delivered."""
@@ -385,12 +367,6 @@ class DemoSite:
 
         rows = pd.read_csv(self.file.parent / "rows" / f"{week}.csv")
         return rows[rows["split"] == "holdout"]
-
-    def _write(self, week: str, rows: pd.DataFrame) -> None:
-        path = self.file.parent / "rows" / f"{week}.csv"
-        partial = path.with_suffix(".partial")
-        rows.to_csv(partial, index=False)
-        partial.rename(path)
 
 
 def exact_metrics(arrays: Mapping[str, np.ndarray[Any, Any]], frames: list[pd.DataFrame], experiment: Experiment) -> Metrics:

@@ -37,7 +37,7 @@ windows are small, so it has two groups where the mobile has three.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -78,18 +78,23 @@ class SiteRows:
         return tuple(sorted(set(self.rows["window"]))) if "window" in self.rows else ()
 
 
-def write_site(site: SiteRows, folder: Path) -> Path:
-    """Write a site's `site.toml` and its rows, and return the path of the first."""
-    (folder / "rows").mkdir(parents=True, exist_ok=True)
+def write_site(site: SiteRows, folder: Path, *, windows: Collection[str] | None = None) -> Path:
+    """Write a site's `site.toml` and its rows, of all windows or of these; return the path of the first."""
     for window in site.windows or (_ALL_ROWS,):
-        chosen = site.rows[site.rows["window"] == window] if site.windows else site.rows
-        path = folder / "rows" / f"{window}.csv"
-        aside = path.with_suffix(".part")
-        chosen.to_csv(aside, index=False)
-        aside.replace(path)
+        if windows is None or window in windows:
+            deliver(folder, window, site.rows[site.rows["window"] == window] if site.windows else site.rows)
     path = folder / "site.toml"
     path.write_text(_SITE_TOML.format(name=site.name, rows=site.stated_rows), encoding="utf-8")
     return path
+
+
+def deliver(folder: Path, window: str, rows: pd.DataFrame) -> None:
+    """Put the rows of a window into a site's folder, whole or not at all."""
+    path = folder / "rows" / f"{window}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".part")
+    rows.to_csv(aside, index=False)
+    aside.replace(path)
 
 
 _SITE_TOML = """\

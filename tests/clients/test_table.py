@@ -42,7 +42,7 @@ def refusal(data: pd.DataFrame, the_task: Task) -> str:
 
 def test_the_encoding_by_hand() -> None:
     table = prepare(frame(), task(), key=KEY)
-    expected = [[-1, -1, 0, 1, 0], [0, 0, 0, 0, 1], [1, -1, 1, 0, 0]]
+    expected = [[0, 0, 0, 1, 0], [0.5, 0.5, 0, 0, 1], [1, 0, 1, 0, 0]]
     np.testing.assert_allclose(table.features, expected, atol=1e-6)
     assert table.features.dtype == np.float32
     assert table.labels.tolist() == [0, 1, 0]
@@ -53,7 +53,7 @@ def test_the_encoding_by_hand() -> None:
 
 def test_a_value_out_of_range_is_clamped_and_counted() -> None:
     table = prepare(frame(age=[-5.0, 500.0, np.inf]), task(), key=KEY)
-    assert table.features[:, 0].tolist() == [-1, 1, 1]
+    assert table.features[:, 0].tolist() == [0, 1, 1]
     assert table.clamped == {"age": 3}
 
 
