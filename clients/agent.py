@@ -28,14 +28,14 @@ __all__ = ["installed_code_hash", "serve"]
 
 _log = logging.getLogger("tidegate.agent")
 
-_BUSY_POLL, _IDLE_POLL, _BUSY_FOR = 0.03, 0.5, 20.0
+_BUSY_POLL, _IDLE_POLL, _BUSY_FOR = 0.05, 0.5, 20.0
 _SEND_TRIES = 5
 
 
 def serve(connection: FleetConnection, answer: Callable[[Work], Message], stop: threading.Event) -> None:
     """Answer messages until `stop` is set.
 
-    Polls every 30 ms for 20 s after a message, and twice a second otherwise.
+    Polls every 50 ms for 20 s after a message, and twice a second otherwise.
     """
     last_message = -_BUSY_FOR
     while not stop.is_set():

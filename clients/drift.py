@@ -91,7 +91,11 @@ def _writer() -> ProcessPoolExecutor:
 
 
 def _step_back() -> None:
-    os.nice(10)
+    """Draw when the processor has nothing else to do, where the system can say so (Linux)."""
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    else:
+        os.nice(10)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

@@ -9,9 +9,9 @@
     6. the challenger meets the champion at every site; the gate decides
     7. a table and a plot say what happened
 
-The figures by week in the plot are computed here, exactly, from the held-out rows
-that the demo itself laid out. No federation could know them; its own figures carry
-noise and are in MLflow.
+The figures by week in the plot are computed here, exactly, from all rows of weeks
+that the model was not trained on, for the demo laid them out itself. No federation
+could know them; its own figures carry noise and are in MLflow.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ class Demo:
         run = name_run(experiment.name)
         job = Job(kind="train", run=run, experiment=experiment, windows=("base",), trigger="the demo's first version")
         number = control.submit(project_root(), job.to_run_config())
-        ended = control.wait(number, pause=0.1, watch=processes.require_running)
+        ended = control.wait(number, pause=0.3, watch=processes.require_running)
         record = state.run(run)
         if not ended.completed or record is None or record.result is None:
             raise RoundError(f"the first version was not trained: {ended.details}", where=f"run '{run}'")
@@ -291,14 +291,17 @@ class Demo:
         registry = Registry(settings.tracking_uri, settings.artifact_root)
         versions = {item.version: registry.load_arrays(experiment.name, item.version) for item in registry.versions(experiment.name)}
         outcomes = self._outcomes(experiment, state)
-        champion, curves = 1, {"champion": [], "frozen": [], "retrained": []}  # type: ignore[var-annotated]
+        champion = 1
+        curves: dict[str, list[WeekFigures]] = {"champion": [], "frozen": [], "retrained": []}
         for number, outcome in enumerate(outcomes, start=1):
-            frames = [site.holdout(outcome["window"]) for site in sites.values()]
-            for name, version in (("champion", champion), ("frozen", 1), ("retrained", outcome.get("challenger", champion))):
-                if name == "retrained" and version == 1:
-                    continue
-                metrics = exact_metrics(versions[version], frames, experiment)
-                curves[name].append(WeekFigures(week=number, log_loss=metrics.log_loss, brier=metrics.brier, auc=metrics.auc))
+            frames = [site.rows(outcome["window"]) for site in sites.values()]
+            lines = {"champion": champion, "frozen": 1, "retrained": champion if champion > 1 else None}
+            for name, version in lines.items():
+                if version is not None:
+                    metrics = exact_metrics(versions[version], frames, experiment)
+                    curves[name].append(
+                        WeekFigures(week=number, log_loss=metrics.log_loss, brier=metrics.brier, auc=metrics.auc)
+                    )
             champion = outcome["challenger"] if outcome.get("promoted") else champion
         markers = self._markers(outcomes)
         plot = story({name: curve for name, curve in curves.items() if curve}, title="A new coding standard, week by week" if self.options.drift else "Weeks without a change", markers=markers)
@@ -361,12 +364,11 @@ class DemoSite:
         rows = self.held_back[self.held_back["window"] == week]
         deliver(self.file.parent, week, recode(rows) if recoded else rows)
 
-    def holdout(self, week: str) -> pd.DataFrame:
-        """The week's held-out rows as they were delivered."""
+    def rows(self, week: str) -> pd.DataFrame:
+        """The week's rows as they were delivered."""
         import pandas as pd
 
-        rows = pd.read_csv(self.file.parent / "rows" / f"{week}.csv")
-        return rows[rows["split"] == "holdout"]
+        return pd.read_csv(self.file.parent / "rows" / f"{week}.csv")
 
 
 def exact_metrics(arrays: Mapping[str, np.ndarray[Any, Any]], frames: list[pd.DataFrame], experiment: Experiment) -> Metrics:

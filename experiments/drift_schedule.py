@@ -67,7 +67,7 @@ def run_drift_schedule(
         def act(window: str) -> SlotOutcome:
             run = name_run(f"{experiment.name}-{window}")
             job = Job(kind="cycle", run=run, experiment=experiment, window=window, trigger=f"schedule, window {window}")
-            ended = control.wait(control.submit(project_root(), job.to_run_config()), pause=0.1)
+            ended = control.wait(control.submit(project_root(), job.to_run_config()), pause=0.15)
             if not ended.completed:
                 raise RoundError(f"the cycle of window '{window}' ended as {ended.sub_status}: {ended.details}")
             return SlotOutcome(slot=window)

@@ -179,10 +179,16 @@ def _answer(work: object) -> object:
 
 
 def _warm_up() -> None:
-    """Import what the first message would wait for."""
+    """Import what the first message would wait for; torch imports some seconds' worth with its first optimizer."""
+    import pandas  # noqa: F401, ICN001
+    import pyarrow  # noqa: F401
+    import torch
+
     import clients.app
     import clients.evaluation
     import clients.training  # noqa: F401
+
+    torch.optim.SGD([torch.zeros(1)], lr=1.0)
 
 
 def _epsilon(value: float) -> str:
