@@ -16,6 +16,7 @@ import logging
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from flwr.app import Context, Error, Message
@@ -30,6 +31,11 @@ from clients.table import require_two_classes
 from contract.errors import RefusalCode, SiteConfigError, TidegateError
 from contract.experiment import Experiment
 from contract.messages import CHALLENGER, Instruction, Reply
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from contract.releases import Array
 
 __all__ = ["app"]
 
@@ -79,7 +85,9 @@ class _Exchange:
     def rng(self) -> np.random.Generator:
         """Of a run that is not private: repeatable from seed, step and site."""
         seed = self.experiment.privacy.seed or 0
-        return np.random.default_rng([seed, self.instruction.step, zlib.crc32(self.site.config.name.encode())])
+        return np.random.default_rng(
+            [seed, self.instruction.step, zlib.crc32(self.site.config.name.encode())]
+        )
 
 
 def _train(exchange: _Exchange) -> Reply:
@@ -185,7 +193,7 @@ def _drift(exchange: _Exchange) -> Reply:
     return reply
 
 
-def _reference_counts(exchange: _Exchange, frame: object) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+def _reference_counts(exchange: _Exchange, frame: pd.DataFrame) -> dict[str, Array]:
     """The reference's noisy counts: released and charged once, then taken from the ledger."""
     from clients.drift import drift_deviation, noisy_counts, summarise
 
@@ -194,7 +202,7 @@ def _reference_counts(exchange: _Exchange, frame: object) -> dict[str, np.ndarra
     deviation = drift_deviation(experiment, plan.noise_multiplier)
 
     def compute() -> Releases:
-        counts = noisy_counts(frame, experiment, deviation, exchange.noise)  # type: ignore[arg-type]
+        counts = noisy_counts(frame, experiment, deviation, exchange.noise)
         summary = summarise(
             windows=windows, reference_windows=windows, reference=counts, current=counts, deviation=deviation
         )

@@ -23,8 +23,8 @@ import numpy as np
 
 from clients.noise import NormalSource, noisy
 from contract.experiment import Experiment
-from contract.releases import Array, DriftSummary, FeatureCounts
 from contract.messages import Instruction
+from contract.releases import Array, DriftSummary, FeatureCounts
 from monitoring.binning import count_features, l2_sensitivity
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ _log = logging.getLogger("tidegate.site")
 
 def drift_deviation(experiment: Experiment, noise_multiplier: float) -> float:
     """Standard deviation of the noise in each count."""
-    return noise_multiplier * l2_sensitivity(experiment.task, rows_per_unit=experiment.privacy.rows_per_person)
+    return noise_multiplier * l2_sensitivity(
+        experiment.task, rows_per_unit=experiment.privacy.rows_per_person
+    )
 
 
 def noisy_counts(
@@ -70,7 +72,11 @@ def summarise(
 
 
 def write_local_report(
-    reference: pd.DataFrame, current: pd.DataFrame, experiment: Experiment, instruction: Instruction, folder: Path
+    reference: pd.DataFrame,
+    current: pd.DataFrame,
+    experiment: Experiment,
+    instruction: Instruction,
+    folder: Path,
 ) -> None:
     """Have Evidently's full report of both windows written into the site's own folder; it never leaves it.
 
@@ -99,7 +105,9 @@ def _step_back() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _write(reference: pd.DataFrame, current: pd.DataFrame, experiment: Experiment, path: Path, seed: int) -> str:
+def _write(
+    reference: pd.DataFrame, current: pd.DataFrame, experiment: Experiment, path: Path, seed: int
+) -> str:
     from monitoring.report import write_report
 
     rng = np.random.default_rng(seed)

@@ -84,7 +84,11 @@ def exact_scores(arrays: Mapping[str, np.ndarray[Any, Any]], table: Table, exper
     positives = float(outcome.sum())
     negatives = len(outcome) - positives
     ranks = rankdata(score)[outcome == 1].sum()
-    auc = (ranks - positives * (positives + 1) / 2) / (positives * negatives) if positives * negatives else math.nan
+    auc = (
+        (ranks - positives * (positives + 1) / 2) / (positives * negatives)
+        if positives * negatives
+        else math.nan
+    )
     right = (score >= 0.5) == (outcome == 1) if len(experiment.task.label.classes) == 2 else outcome == 1
     return Metrics(
         log_loss=float(loss.mean()),

@@ -146,7 +146,9 @@ def connect(
             where=str(root_certificates),
             remedy="Ask the federation's operator for it and name it with --root-certificates",
         ) from exc
-    with http_request_response(superlink, False, certificates, keys, max_retries=3, max_wait_time=30) as callbacks:
+    with http_request_response(
+        superlink, False, certificates, keys, max_retries=3, max_wait_time=30
+    ) as callbacks:
         yield FleetConnection(callbacks, node_config)
 
 

@@ -92,7 +92,11 @@ class Gate:
         releases = compute()
         _check(releases)
         reply = self._reply(releases, plans, experiment.privacy.delta)
-        names = {"releases": sorted(reply.releases()), "experiment": experiment.digest, "private": reply.private}
+        names = {
+            "releases": sorted(reply.releases()),
+            "experiment": experiment.digest,
+            "private": reply.private,
+        }
         self._ledger.commit(request, plans[0].name, reply.to_bytes(), names)
         return reply
 

@@ -35,6 +35,9 @@ from contract.releases import PLAIN_METHOD, Spent
 
 __all__ = ["Cap", "Entry", "Ledger", "Plan"]
 
+_Line = tuple[str, str, str, Mapping[str, Any]]
+"""Kind, plan, request and body of an entry to be."""
+
 _VERSION = 1
 _FIRST_HASH = "0" * 64
 
@@ -187,13 +190,15 @@ class Ledger:
             self._catch_up()
             known = self._plans.get(plan.name)
             if known is not None and known != plan:
-                raise LedgerError(f"plan '{plan.name}' was entered with other parameters", where=str(self.path))
+                raise LedgerError(
+                    f"plan '{plan.name}' was entered with other parameters", where=str(self.path)
+                )
             if plan.name in self._open:
                 return
             others = {name for name in self._open if self._plans[name].run != plan.run}
             total = max(plan.uses, self._uses.get(plan.name, 0))
             self._admit(plan, total=total, closing=others)
-            lines = [("close", name, "", {}) for name in sorted(others)]
+            lines: list[_Line] = [("close", name, "", {}) for name in sorted(others)]
             self._append([*lines, ("authorise", plan.name, "", asdict(plan))])
 
     def reserve(self, request: str, plan_name: str) -> None:
@@ -323,16 +328,16 @@ class Ledger:
             plan.name: max(self._uses[plan.name], plan.uses if promised and plan.name in self._open else 0)
             for plan in plans
         }
-        unit: Literal["record", "person"] = "person" if any(plan.unit == "person" for plan in plans) else "record"
+        unit: Literal["record", "person"] = (
+            "person" if any(plan.unit == "person" for plan in plans) else "record"
+        )
         if any(uses[plan.name] and not plan.private for plan in plans):
             return Spent(epsilon=float("inf"), delta=delta, unit=unit, method=PLAIN_METHOD, block=block)
         events = [event for plan in plans for event in plan.events(uses[plan.name])]
         epsilon, method = compose(events, delta, cap=self._cap.epsilon)
         return Spent(epsilon=epsilon, delta=delta, unit=unit, method=method, block=block)
 
-    def _append(
-        self, lines: list[tuple[str, str, str, Mapping[str, Any]]], reply: tuple[str, bytes] | None = None
-    ) -> None:
+    def _append(self, lines: list[_Line], reply: tuple[str, bytes] | None = None) -> None:
         with self._translated(), self._engine.begin() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             self._read_new(connection)

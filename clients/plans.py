@@ -37,7 +37,9 @@ def train_plan(experiment: Experiment, instruction: Instruction) -> Plan:
         run=instruction.run,
         purpose="train",
         blocks=blocks(experiment, instruction.windows, "train"),
-        noise_multiplier=_noise(experiment, privacy.epsilon, privacy.sampling_rate, instruction.rounds * steps),
+        noise_multiplier=_noise(
+            experiment, privacy.epsilon, privacy.sampling_rate, instruction.rounds * steps
+        ),
         sampling_rate=privacy.sampling_rate,
         uses=instruction.rounds,
         steps=steps,

@@ -81,7 +81,9 @@ class Site:
         if windows and task.time is not None:
             frame = frame[frame[task.time].astype(str).isin(windows)]
         if experiment.privacy.unit == "person" and task.person is not None:
-            frame = frame.iloc[rows_within_limit(frame[task.person].to_numpy(), experiment.privacy.rows_per_person)]
+            frame = frame.iloc[
+                rows_within_limit(frame[task.person].to_numpy(), experiment.privacy.rows_per_person)
+            ]
         self._require_rows(len(frame), windows, "delivered")
         return frame
 

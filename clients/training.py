@@ -149,14 +149,18 @@ def _poisson_batches(table: Table, rate: float, count: int) -> Iterator[tuple[Te
             yield inputs, labels.long()
 
 
-def _clip_and_sum(module: nn.Module, optimizer: _SystemNoiseOptimizer, inputs: Tensor, labels: Tensor) -> None:
+def _clip_and_sum(
+    module: nn.Module, optimizer: _SystemNoiseOptimizer, inputs: Tensor, labels: Tensor
+) -> None:
     """Sum the clipped gradients of the batch, add the noise once, scale by the expected size."""
     parts = max(1, math.ceil(len(labels) / _PHYSICAL_ROWS))
     for part in range(parts):
         rows = slice(part * _PHYSICAL_ROWS, (part + 1) * _PHYSICAL_ROWS)
         optimizer.zero_grad()
         if len(labels):
-            part_inputs = inputs[rows].detach().requires_grad_()  # else Opacus' backward hooks warn at each step
+            part_inputs = (
+                inputs[rows].detach().requires_grad_()
+            )  # else Opacus' backward hooks warn at each step
             losses(module(part_inputs), labels[rows]).mean().backward()  # type: ignore[no-untyped-call]
         else:
             for parameter in optimizer.params:

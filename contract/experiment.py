@@ -136,8 +136,7 @@ class Task(_Frozen):
     def width(self) -> int:
         """Number of model inputs after one-hot encoding."""
         return sum(
-            1 if isinstance(feature, NumericFeature) else len(feature.categories)
-            for feature in self.features
+            1 if isinstance(feature, NumericFeature) else len(feature.categories) for feature in self.features
         )
 
 

@@ -199,7 +199,9 @@ def unpack(packed: object) -> dict[str, Any]:
 
 def arrays_to_record(arrays: dict[str, Float32s]) -> ArrayRecord:
     """Named float32 arrays as a Flower array record, in their order."""
-    return ArrayRecord({name: FlowerArray(np.asarray(value, dtype=np.float32)) for name, value in arrays.items()})
+    return ArrayRecord(
+        {name: FlowerArray(np.asarray(value, dtype=np.float32)) for name, value in arrays.items()}
+    )
 
 
 def arrays_from_record(record: ArrayRecord) -> dict[str, Float32s]:

@@ -7,6 +7,7 @@ shapes (`clients/models.py`); a test holds the two together.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -32,7 +33,7 @@ def parameter_shapes(model: Model, *, inputs: int, classes: int) -> dict[str, tu
         return _cnn_shapes(model, last)
     widths = (inputs, *(model.hidden if model.kind == "mlp" else ()), last)
     shapes: dict[str, tuple[int, ...]] = {}
-    for layer, (width, following) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for layer, (width, following) in enumerate(itertools.pairwise(widths)):
         shapes[f"layers.{layer}.weight"] = (following, width)
         shapes[f"layers.{layer}.bias"] = (following,)
     return shapes
@@ -56,7 +57,9 @@ def _cnn_shapes(model: Model, last: int) -> dict[str, tuple[int, ...]]:
     }
 
 
-def initial_arrays(experiment: Experiment, rng: np.random.Generator) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+def initial_arrays(
+    experiment: Experiment, rng: np.random.Generator
+) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
     """First values: zero for a linear model and for biases, one for norms,
     uniform in ±1/sqrt(fan-in) otherwise (LeCun et al., 1998)."""
     shapes = parameter_shapes(

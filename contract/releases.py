@@ -118,7 +118,9 @@ class ScoreHistogram:
         negatives, positives = float(self.negative.sum()), float(self.positive.sum())
         rows = negatives + positives
         if rows < max(1.0, 3 * self.noise_deviation * math.sqrt(2 * bins)):
-            return Metrics(log_loss=math.nan, brier=math.nan, auc=math.nan, accuracy=math.nan, rows=max(rows, 0.0))
+            return Metrics(
+                log_loss=math.nan, brier=math.nan, auc=math.nan, accuracy=math.nan, rows=max(rows, 0.0)
+            )
         log_loss = -float(self.positive @ np.log(middle) + self.negative @ np.log1p(-middle)) / rows
         brier = float(self.positive @ (1 - middle) ** 2 + self.negative @ middle**2) / rows
         right = (

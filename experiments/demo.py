@@ -142,7 +142,9 @@ class Demo:
         if folder.exists():
             if not (folder / _MARK).exists():
                 raise InputError(
-                    "the folder exists and no demo made it", where=str(folder), remedy="Name another with --folder"
+                    "the folder exists and no demo made it",
+                    where=str(folder),
+                    remedy="Name another with --folder",
                 )
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
@@ -193,7 +195,13 @@ class Demo:
         self, experiment: Experiment, control: ControlClient, state: State, processes: Processes
     ) -> str:
         run = name_run(experiment.name)
-        job = Job(kind="train", run=run, experiment=experiment, windows=("base",), trigger="the demo's first version")
+        job = Job(
+            kind="train",
+            run=run,
+            experiment=experiment,
+            windows=("base",),
+            trigger="the demo's first version",
+        )
         number = control.submit(project_root(), job.to_run_config())
         ended = control.wait(number, pause=0.3, watch=processes.require_running)
         record = state.run(run)
@@ -215,14 +223,16 @@ class Demo:
         state: State,
         processes: Processes,
     ) -> str:
-        """Deliver each week's rows as it begins; the scheduler, a process of its own, has it checked when it closes."""
+        """Deliver each week's rows as it begins; the scheduler's process has it checked when it closes."""
         weeks = [f"w{number:02}" for number in range(1, self.options.weeks + 1)]
         self._deliver(weeks[0], 0, sites)
         every = self.options.week_seconds
         command = [sys.executable, "-m", "experiments.cli.main", "server", "schedule"]
         command += [str(project_root() / "experiments" / "rand-health.toml"), "--every", str(every)]
         command += [part for week in weeks for part in ("--window", week)]
-        processes.start("scheduler", [*command, "--first-close", str(every)], federation.environment, federation.home)
+        processes.start(
+            "scheduler", [*command, "--first-close", str(every)], federation.environment, federation.home
+        )
         began, delivered, told = time.monotonic(), 1, 0
         while (told := self._tell(experiment, state, told)) < len(weeks):
             if delivered < len(weeks) and time.monotonic() - began >= (delivered - 0.5) * every:
@@ -253,7 +263,11 @@ class Demo:
         cycles = [run for run in state.runs(experiment.name) if run.job == "cycle" and run.result]
         for run in cycles[told:]:
             outcome = json.loads(run.result or "{}")
-            alarm = f"alarm at {', '.join(outcome['sites_in_alarm']) or 'all sites together'}" if outcome["alarm"] else "quiet"
+            alarm = (
+                f"alarm at {', '.join(outcome['sites_in_alarm']) or 'all sites together'}"
+                if outcome["alarm"]
+                else "quiet"
+            )
             self.say(f"  {outcome['window']}: {alarm}; {outcome['decision']}")
             if outcome["decision"] == "retrain":
                 verdict = "promoted" if outcome["promoted"] else "refused"
@@ -271,7 +285,9 @@ class Demo:
             return
         rollout = outcomes[_QUIET_WEEKS]
         seen = rollout["alarm"] and len(rollout["sites_in_alarm"]) >= 1
-        self._check("drift is seen at the first site", seen, f"{rollout['window']}: {rollout['sites_in_alarm']}")
+        self._check(
+            "drift is seen at the first site", seen, f"{rollout['window']}: {rollout['sites_in_alarm']}"
+        )
         waited = next((item for item in outcomes if item["alarm"]), rollout)["decision"] == "watch"
         self._check("the policy waits for persistence", waited, "the first alarm led to watching")
         self._check("a challenger is trained", bool(retrained), f"{len(retrained)} retrainings")
@@ -289,7 +305,10 @@ class Demo:
     ) -> dict[str, list[WeekFigures]]:
         """Exact figures by week of the champion of that week, of version 1 and of the retrained version."""
         registry = Registry(settings.tracking_uri, settings.artifact_root)
-        versions = {item.version: registry.load_arrays(experiment.name, item.version) for item in registry.versions(experiment.name)}
+        versions = {
+            item.version: registry.load_arrays(experiment.name, item.version)
+            for item in registry.versions(experiment.name)
+        }
         outcomes = self._outcomes(experiment, state)
         champion = 1
         curves: dict[str, list[WeekFigures]] = {"champion": [], "frozen": [], "retrained": []}
@@ -300,11 +319,17 @@ class Demo:
                 if version is not None:
                     metrics = exact_metrics(versions[version], frames, experiment)
                     curves[name].append(
-                        WeekFigures(week=number, log_loss=metrics.log_loss, brier=metrics.brier, auc=metrics.auc)
+                        WeekFigures(
+                            week=number, log_loss=metrics.log_loss, brier=metrics.brier, auc=metrics.auc
+                        )
                     )
             champion = outcome["challenger"] if outcome.get("promoted") else champion
         markers = self._markers(outcomes)
-        plot = story({name: curve for name, curve in curves.items() if curve}, title="A new coding standard, week by week" if self.options.drift else "Weeks without a change", markers=markers)
+        plot = story(
+            {name: curve for name, curve in curves.items() if curve},
+            title="A new coding standard, week by week" if self.options.drift else "Weeks without a change",
+            markers=markers,
+        )
         (self.options.folder / "story.png").write_bytes(plot)
         record = [run for run in state.runs(experiment.name) if run.model_version == champion][-1]
         registry.log_figure_bytes(str(record.mlflow_run_id), plot, "story.png")
@@ -316,11 +341,16 @@ class Demo:
             markers.append(Marker(week=_QUIET_WEEKS + 1, name="new coding at one site"))
         for number, outcome in enumerate(outcomes, start=1):
             if outcome["decision"] == "retrain":
-                markers.append(Marker(week=number + 0.5, name=f"version {outcome['challenger']} {'promoted' if outcome['promoted'] else 'refused'}"))
+                word = "promoted" if outcome["promoted"] else "refused"
+                markers.append(Marker(week=number + 0.5, name=f"version {outcome['challenger']} {word}"))
         return markers
 
     def _result(
-        self, experiment: Experiment, settings: ServerSettings, figures: Mapping[str, list[WeekFigures]], seconds: float
+        self,
+        experiment: Experiment,
+        settings: ServerSettings,
+        figures: Mapping[str, list[WeekFigures]],
+        seconds: float,
     ) -> dict[str, Any]:
         return {
             "ok": all(step.ok for step in self.steps),
@@ -371,7 +401,9 @@ class DemoSite:
         return pd.read_csv(self.file.parent / "rows" / f"{week}.csv")
 
 
-def exact_metrics(arrays: Mapping[str, np.ndarray[Any, Any]], frames: list[pd.DataFrame], experiment: Experiment) -> Metrics:
+def exact_metrics(
+    arrays: Mapping[str, np.ndarray[Any, Any]], frames: list[pd.DataFrame], experiment: Experiment
+) -> Metrics:
     """Metrics without noise, over the rows of all frames; for public rows that lie at hand."""
     import pandas as pd
 
@@ -380,7 +412,10 @@ def exact_metrics(arrays: Mapping[str, np.ndarray[Any, Any]], frames: list[pd.Da
     from clients.table import prepare
 
     rows = pd.concat(frames).rename(columns={"split": HOLDOUT})
-    rows = rows.astype({experiment.task.label.column: str, **{f.name: str for f in experiment.task.features if f.kind == "categorical"}})
+    rows = rows.astype(
+        {
+            experiment.task.label.column: str,
+            **{f.name: str for f in experiment.task.features if f.kind == "categorical"},
+        }
+    )
     return exact_scores(arrays, prepare(rows, experiment.task, key=b"public"), experiment)
-
-

@@ -66,14 +66,24 @@ def run_drift_schedule(
 
         def act(window: str) -> SlotOutcome:
             run = name_run(f"{experiment.name}-{window}")
-            job = Job(kind="cycle", run=run, experiment=experiment, window=window, trigger=f"schedule, window {window}")
+            job = Job(
+                kind="cycle",
+                run=run,
+                experiment=experiment,
+                window=window,
+                trigger=f"schedule, window {window}",
+            )
             ended = control.wait(control.submit(project_root(), job.to_run_config()), pause=0.15)
             if not ended.completed:
-                raise RoundError(f"the cycle of window '{window}' ended as {ended.sub_status}: {ended.details}")
+                raise RoundError(
+                    f"the cycle of window '{window}' ended as {ended.sub_status}: {ended.details}"
+                )
             return SlotOutcome(slot=window)
 
         run_schedule(
-            schedule=Schedule(job=f"drift/{experiment.name}", interval=min(every / 4, _LONGEST_TICK), slots=windows),
+            schedule=Schedule(
+                job=f"drift/{experiment.name}", interval=min(every / 4, _LONGEST_TICK), slots=windows
+            ),
             claims=_StateClaims(state),
             act=act,
             ready=ready,

@@ -106,7 +106,11 @@ def run_experiment(request: Request) -> dict[str, Any]:
     began = time.perf_counter()
     engine = {"inline": _inline, "deployment": _deployment, "simulation": _simulation}[request.runtime]
     phases = engine(request)
-    return {**_result(request), "runtime": request.runtime, "seconds": {**phases, "total": time.perf_counter() - began}}
+    return {
+        **_result(request),
+        "runtime": request.runtime,
+        "seconds": {**phases, "total": time.perf_counter() - began},
+    }
 
 
 def _inline(request: Request) -> dict[str, float]:
@@ -133,7 +137,7 @@ def _inline(request: Request) -> dict[str, float]:
 
 
 def _open_sites(request: Request) -> None:
-    """Open every site and read its rows first, so that what is wrong there is said as it is, not as a refusal."""
+    """Read every site's rows first, so that what is wrong there is said as it is, not as a refusal."""
     from clients.site import open_site
     from clients.table import require_two_classes
 

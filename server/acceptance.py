@@ -62,7 +62,9 @@ def judge(replies: Mapping[str, Reply], gate: Gate) -> Acceptance:
         gain, error = _difference(overall, gate.metric), 0.0
         gains = {site: (_difference(pair, gate.metric), 0.0) for site, pair in by_site.items()}
     worse = {
-        site: value for site, (value, noise) in gains.items() if value + _ONE_IN_TWENTY * noise < -gate.max_site_regression
+        site: value
+        for site, (value, noise) in gains.items()
+        if value + _ONE_IN_TWENTY * noise < -gate.max_site_regression
     }
     enough = math.isfinite(gain) and gain - _ONE_IN_TWENTY * error > gate.min_improvement
     return Acceptance(
@@ -98,7 +100,10 @@ def _reason(
     gate: Gate, gain: float, error: float, enough: bool, worse: Mapping[str, float], sites: int
 ) -> str:
     name = {"log_loss": "log loss", "brier": "Brier score", "auc": "AUC"}.get(gate.metric, gate.metric)
-    measured = f"{name} better by {gain:.4f} ± {error:.4f} a row over {sites} sites (needed: {gate.min_improvement:g})"
+    measured = (
+        f"{name} better by {gain:.4f} ± {error:.4f} a row over {sites} sites "
+        f"(needed: {gate.min_improvement:g})"
+    )
     if not enough:
         return f"not accepted: {measured}, which the noise may explain or is too little"
     if worse:

@@ -37,7 +37,9 @@ class Checkpoint:
         """The model that the run stands for: the average if one was taken, else the last."""
         if not self.averaged_rounds:
             return self.arrays
-        return {name: (value / self.averaged_rounds).astype(np.float32) for name, value in self.averaged.items()}
+        return {
+            name: (value / self.averaged_rounds).astype(np.float32) for name, value in self.averaged.items()
+        }
 
     def to_bytes(self) -> bytes:
         """As one npz file, without pickles."""

@@ -65,7 +65,11 @@ def run_cycle(job: Job, services: Services) -> None:
         answers = _ask_for_drift(job, champion, services)
         verdict = _save_verdict(job, answers, services)
         decision = _decide(job, answers, state)
-        outcome: dict[str, Any] = {"window": job.window, "decision": decision.action, "reason": decision.reason}
+        outcome: dict[str, Any] = {
+            "window": job.window,
+            "decision": decision.action,
+            "reason": decision.reason,
+        }
         outcome |= {"alarm": verdict.alarm, "sites_in_alarm": list(verdict.sites_in_alarm)}
         outcome |= {"drifted": {site.site: list(site.drifted) for site in verdict.sites if site.alarm}}
         if decision.action == "retrain":
@@ -87,7 +91,11 @@ def champion_of(model: str, state: State) -> Champion:
         version = re.fullmatch(r"version (\d+)", decision.subject)
         if decision.kind in ("promote", "rollback") and version:
             number = int(version[1])
-            results = [json.loads(run.result) for run in state.runs(model) if run.model_version == number and run.result]
+            results = [
+                json.loads(run.result)
+                for run in state.runs(model)
+                if run.model_version == number and run.result
+            ]
             return Champion(version=number, windows=tuple(results[-1]["windows"]) if results else ())
     raise RegistryError(
         f"model '{model}' has no champion to watch", remedy="Train a first version with `tidegate run`"
@@ -137,7 +145,8 @@ def _decide(job: Job, answers: Answers, state: State) -> Decision:
     """The policy's word on the verdicts so far, entered among the decisions."""
     name = job.experiment.name
     history = [
-        WindowOutcome(window=item.window, index=index, alarm=item.alarm) for index, item in enumerate(state.verdicts(name))
+        WindowOutcome(window=item.window, index=index, alarm=item.alarm)
+        for index, item in enumerate(state.verdicts(name))
     ]
     decision = decide(
         history,
@@ -147,7 +156,12 @@ def _decide(job: Job, answers: Answers, state: State) -> Decision:
         last_retraining=_last_retraining(history, state, name),
     )
     state.record_decision(
-        name, window=job.window, kind=decision.action, subject="retraining", by="policy", reason=decision.reason
+        name,
+        window=job.window,
+        kind=decision.action,
+        subject="retraining",
+        by="policy",
+        reason=decision.reason,
     )
     return decision
 
@@ -155,12 +169,16 @@ def _decide(job: Job, answers: Answers, state: State) -> Decision:
 def _budget(answers: Answers) -> dict[str, bool]:
     """A site that answers can still pay; one that refused for its budget cannot."""
     refused = {site: False for site, reason in answers.failures.items() if reason == RefusalCode.BUDGET}
-    return {**{site: True for site in answers.replies}, **refused}
+    return {**dict.fromkeys(answers.replies, True), **refused}
 
 
 def _last_retraining(history: Sequence[WindowOutcome], state: State, model: str) -> int | None:
     places = {outcome.window: outcome.index for outcome in history}
-    done = [places[item.window] for item in state.decisions(model) if item.kind == "retrain" and item.window in places]
+    done = [
+        places[item.window]
+        for item in state.decisions(model)
+        if item.kind == "retrain" and item.window in places
+    ]
     return max(done, default=None)
 
 
@@ -193,7 +211,11 @@ def _retrain(
 
 
 def _compare(
-    job: Job, training: Job, start: Mapping[str, np.ndarray[Any, Any]], challenger: TrainedModel, services: Services
+    job: Job,
+    training: Job,
+    start: Mapping[str, np.ndarray[Any, Any]],
+    challenger: TrainedModel,
+    services: Services,
 ) -> Acceptance:
     arrays = {**start, **{f"{CHALLENGER}{key}": value for key, value in challenger.result.arrays.items()}}
     instruction = Instruction(run=training.run, step=1, windows=training.windows)
@@ -238,9 +260,11 @@ def _json(summary: DriftSummary) -> dict[str, Any]:
         {"feature": item.feature, "reference": item.reference.tolist(), "current": item.current.tolist()}
         for item in summary.features
     ]
-    return {**{key: value for key, value in asdict(summary).items() if key != "features"}, "features": features}
+    return {
+        **{key: value for key, value in asdict(summary).items() if key != "features"},
+        "features": features,
+    }
 
 
 def _failures(answers: Answers) -> str:
     return "; ".join(f"{site}: {reason}" for site, reason in sorted(answers.failures.items()))
-

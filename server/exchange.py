@@ -72,9 +72,10 @@ class Answers:
             return
         reasons = ", ".join(f"{site} ({reason})" for site, reason in sorted(self.failures.items()))
         raise RoundError(
-            f"{what} needs {quorum} sites and got {len(self.replies)}; missing: {reasons or 'no site is connected'}",
-            remedy="Start the missing sites, or read their own logs for the reason, and run again: it goes on "
-            "from the last checkpoint",
+            f"{what} needs {quorum} sites and got {len(self.replies)}; "
+            f"missing: {reasons or 'no site is connected'}",
+            remedy="Start the missing sites, or read their own logs for the reason, and resume the run: "
+            "it goes on from the last checkpoint",
         )
 
 
@@ -95,7 +96,9 @@ def connected_sites(grid: Grid, patience: Patience, *, pause: float = 0.1) -> li
     return nodes
 
 
-def instruct(nodes: Iterable[int], kind: str, instruction: Instruction, arrays: Arrays | None) -> list[Message]:
+def instruct(
+    nodes: Iterable[int], kind: str, instruction: Instruction, arrays: Arrays | None
+) -> list[Message]:
     """The same instruction for every node."""
     records = instruction.to_records(arrays)
     return [Message(content=records, dst_node_id=node, message_type=kind) for node in nodes]

@@ -52,9 +52,10 @@ def quicken_grid() -> None:
     """Let the grid of this process try again after 20 ms instead of a second."""
     from flwr.superlink.grid import http_grid
 
-    if not isinstance(http_grid.pull_objects, functools.partial):
-        http_grid.pull_objects = functools.partial(  # type: ignore[attr-defined]
-            http_grid.pull_objects, initial_backoff=_PULL_BACKOFF, backoff_cap=_PULL_BACKOFF_CAP
+    module: Any = http_grid
+    if not isinstance(module.pull_objects, functools.partial):
+        module.pull_objects = functools.partial(
+            module.pull_objects, initial_backoff=_PULL_BACKOFF, backoff_cap=_PULL_BACKOFF_CAP
         )
 
 
@@ -127,7 +128,9 @@ class ControlClient:
 
         content = build_bundle(project)
         fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
-        request = StartRunRequest(fab=fab_to_proto(fab), override_config=user_config_to_proto(dict(run_config)))
+        request = StartRunRequest(
+            fab=fab_to_proto(fab), override_config=user_config_to_proto(dict(run_config))
+        )
         with self._client() as client:
             response = client.StartRun(request)
         if not response.HasField("run_id"):
@@ -181,7 +184,8 @@ class ControlClient:
             yield self._connection
         except httpx.HTTPStatusError as exc:
             raise RoundError(
-                f"the SuperLink refused ({exc.response.status_code}: {exc.response.text[:300]})", where=self._address
+                f"the SuperLink refused ({exc.response.status_code}: {exc.response.text[:300]})",
+                where=self._address,
             ) from exc
         except httpx.TransportError as exc:
             self.close()

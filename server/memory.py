@@ -33,7 +33,9 @@ class RunMemory:
         watch: is told of each round: a progress bar, a log.
     """
 
-    def __init__(self, state: State, registry: Registry, mlflow_run: str, watch: Watch = lambda _: None) -> None:
+    def __init__(
+        self, state: State, registry: Registry, mlflow_run: str, watch: Watch = lambda _: None
+    ) -> None:
         self._state = state
         self._registry = registry
         self._mlflow_run = mlflow_run

@@ -25,7 +25,15 @@ from flwr.serverapp.strategy import FedAvg
 
 from contract.errors import ReleaseError, RoundError
 from contract.experiment import Experiment
-from contract.messages import ARRAYS, METRICS, WEIGHT, Instruction, Reply, arrays_from_record, arrays_to_record
+from contract.messages import (
+    ARRAYS,
+    METRICS,
+    WEIGHT,
+    Instruction,
+    Reply,
+    arrays_from_record,
+    arrays_to_record,
+)
 from contract.models import initial_arrays, parameter_shapes
 from contract.releases import Metrics, ScoreHistogram
 from server.checkpoint import Checkpoint
@@ -171,7 +179,9 @@ def pooled(scores: Mapping[str, ScoreHistogram]) -> Metrics | None:
     return total.metrics()
 
 
-def _send(training: Training, grid: Grid, memory: Memory, messages: list[Message], *, updates: bool) -> Answers:
+def _send(
+    training: Training, grid: Grid, memory: Memory, messages: list[Message], *, updates: bool
+) -> Answers:
     """One exchange, whose updates must fit the model; who answered is remembered."""
 
     def check(reply: Reply) -> None:
@@ -217,7 +227,9 @@ def _aggregate(
     rounds = training.experiment.strategy.rounds
     kept = max(1, round(training.experiment.strategy.average_last * rounds))
     averaging = number > rounds - kept
-    averaged = {name: checkpoint.averaged.get(name, 0) + value.astype(np.float64) for name, value in arrays.items()}
+    averaged = {
+        name: checkpoint.averaged.get(name, 0) + value.astype(np.float64) for name, value in arrays.items()
+    }
     return Checkpoint(
         round=number,
         arrays=arrays,

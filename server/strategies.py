@@ -33,7 +33,7 @@ def build_strategy(strategy: Strategy) -> FedAvg:
         "arrayrecord_key": ARRAYS,
         "configrecord_key": CONFIG,
     }
-    adaptive = {
+    adaptive: dict[str, Any] = {
         "eta": strategy.server_learning_rate,
         "eta_l": strategy.learning_rate,
         "beta_1": strategy.server_momentum,
@@ -73,6 +73,8 @@ def restore_strategy(strategy: FedAvg, state: Arrays, arrays: ArrayRecord) -> No
         strategy.momentum_vector = [state[f"momentum/{index}"] for index in range(len(state))] or None
         return
     for kind in ("m_t", "v_t"):
-        found = {name.removeprefix(f"{kind}/"): value for name, value in state.items() if name.startswith(kind)}
+        found = {
+            name.removeprefix(f"{kind}/"): value for name, value in state.items() if name.startswith(kind)
+        }
         if found:
             setattr(strategy, kind, found)

@@ -1,10 +1,10 @@
 """One training run as the registry and the state database see it.
 
-    1. open the run, or go on with one that was killed
-    2. the rounds (`server.rounds`)
-    3. plots, data lineage and passport go to MLflow with a new model version
-    4. the first version of a model becomes its champion; any later one waits
-       for the gate (`server.cycle`) or for a person
+1. open the run, or go on with one that was killed
+2. the rounds (`server.rounds`)
+3. plots, data lineage and passport go to MLflow with a new model version
+4. the first version of a model becomes its champion; any later one waits
+   for the gate (`server.cycle`) or for a person
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ class TrainedModel:
     mlflow_run: str
 
 
-def run_training(job: Job, services: Services, *, initial: Mapping[str, np.ndarray[Any, Any]] | None = None) -> TrainedModel:
+def run_training(
+    job: Job, services: Services, *, initial: Mapping[str, np.ndarray[Any, Any]] | None = None
+) -> TrainedModel:
     """Train, register, describe.
 
     Raises:
@@ -133,7 +135,11 @@ def _publish(job: Job, result: TrainingResult, mlflow_run: str, services: Servic
     registry.log_metrics(mlflow_run, named, step=result.rounds + 1)
     for site in result.replies:
         registry.log_dataset(
-            mlflow_run, name=site, digest=_declared_digest(job, site), schema=_schema(job), source=f"site {site}"
+            mlflow_run,
+            name=site,
+            digest=_declared_digest(job, site),
+            schema=_schema(job),
+            source=f"site {site}",
         )
     curves = _curves(rounds)
     if curves:
@@ -241,7 +247,8 @@ def _finite(value: float) -> float | None:
 def _schema(job: Job) -> dict[str, str]:
     task = job.experiment.task
     kinds = {
-        feature.name: "double" if isinstance(feature, NumericFeature) else "string" for feature in task.features
+        feature.name: "double" if isinstance(feature, NumericFeature) else "string"
+        for feature in task.features
     }
     return {**kinds, task.label.column: "string"}
 
@@ -261,5 +268,3 @@ def _recorded_failure(run: str, mlflow_run: str, services: Services) -> Iterator
         services.state.finish_run(run, "failed", error=str(exc))
         services.registry.finish_run(mlflow_run, "failed")
         raise
-
-

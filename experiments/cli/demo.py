@@ -11,8 +11,15 @@ __all__ = ["demo"]
 
 
 def demo(
-    folder: Annotated[Path, typer.Option(help="Where everything goes; one of an earlier demo is replaced.")] = Path("demo"),
-    drift: Annotated[bool, typer.Option("--drift/--no-drift", help="Roll the new coding out, or let the same weeks pass without it.")] = True,
+    folder: Annotated[
+        Path, typer.Option(help="Where everything goes; one of an earlier demo is replaced.")
+    ] = Path("demo"),
+    drift: Annotated[
+        bool,
+        typer.Option(
+            "--drift/--no-drift", help="Roll the new coding out, or let the same weeks pass without it."
+        ),
+    ] = True,
     keep: Annotated[bool, typer.Option("--keep", help="Leave it running until Ctrl-C.")] = False,
     weeks: Annotated[int, typer.Option(min=4, max=10, help="How many weeks arrive.")] = 10,
     ui_port: Annotated[int, typer.Option(help="Port of the MLflow UI; 0 takes a free one.")] = 0,
@@ -39,7 +46,9 @@ def demo(
         while True:
             time.sleep(1)
 
-    told = Demo(options=DemoOptions(folder=folder.absolute(), drift=drift, weeks=weeks, ui_port=ui_port), say=say)
+    told = Demo(
+        options=DemoOptions(folder=folder.absolute(), drift=drift, weeks=weeks, ui_port=ui_port), say=say
+    )
     result = told.run(keep=wait if keep else None)
     if json:
         print_json(result)
@@ -47,13 +56,21 @@ def demo(
         print_table(
             ("step", "came out", "seconds", ""),
             (
-                (step["name"], "yes" if step["ok"] else "[red]NO[/red]", f"{step['seconds']:.1f}" if step["seconds"] else "", step["detail"])
+                (
+                    step["name"],
+                    "yes" if step["ok"] else "[red]NO[/red]",
+                    f"{step['seconds']:.1f}" if step["seconds"] else "",
+                    step["detail"],
+                )
                 for step in result["steps"]
             ),
         )
         console.print(f"{result['seconds']:.0f} s in all. The plot by week: {result['plot']}", soft_wrap=True)
         console.print("Look at versions and passports with:")
         console.print(f"  MLFLOW_TRACKING_URI={result['tracking_uri']} tidegate models ui", soft_wrap=True)
-        console.print(f"What a site spent: tidegate site status {next((folder / 'sites').iterdir())}/site.toml", soft_wrap=True)
+        console.print(
+            f"What a site spent: tidegate site status {next((folder / 'sites').iterdir())}/site.toml",
+            soft_wrap=True,
+        )
     if not result["ok"]:
         raise typer.Exit(1)

@@ -26,15 +26,24 @@ def list_verdicts(
     with open_state(read_settings().state_url) as state:
         records, decisions = state.verdicts(experiment), state.decisions(experiment)
     if json:
-        print_json({"verdicts": [vars(record) for record in records], "decisions": [vars(item) for item in decisions]})
+        print_json(
+            {
+                "verdicts": [vars(record) for record in records],
+                "decisions": [vars(item) for item in decisions],
+            }
+        )
         return
     import json as json_text
 
-    reasons = {item.window: f"{item.kind}: {item.reason}" for item in decisions if item.subject == "retraining"}
+    reasons = {
+        item.window: f"{item.kind}: {item.reason}" for item in decisions if item.subject == "retraining"
+    }
     rows = []
     for record in records:
         verdict = Verdict.from_json(json_text.dumps(dict(record.verdict)))
-        features = sorted({name for site in verdict.sites for name in site.drifted} | set(verdict.pooled.drifted))
+        features = sorted(
+            {name for site in verdict.sites for name in site.drifted} | set(verdict.pooled.drifted)
+        )
         rows.append(
             (
                 record.window,
@@ -65,7 +74,9 @@ def show(
         found = [record for record in state.verdicts(experiment) if record.window == window]
     if not found:
         raise InputError(
-            f"there is no verdict on window '{window}'", where=experiment, remedy=f"See `tidegate drift list {experiment}`"
+            f"there is no verdict on window '{window}'",
+            where=experiment,
+            remedy=f"See `tidegate drift list {experiment}`",
         )
     verdict = Verdict.from_json(json.dumps(dict(found[0].verdict)))
     rows = [

@@ -54,7 +54,9 @@ def show(model: Model, version: Version) -> None:
 
     found = [item for item in _registry().versions(model) if item.version == version]
     if not found:
-        raise InputError(f"there is no version {version} of '{model}'", remedy=f"See `tidegate models list {model}`")
+        raise InputError(
+            f"there is no version {version} of '{model}'", remedy=f"See `tidegate models list {model}`"
+        )
     console.print(Markdown(found[0].description))
 
 
@@ -97,10 +99,17 @@ def _move(model: str, version: int, kind: str, by: str, reason: str) -> None:
 
     registry = _registry()
     if version not in {item.version for item in registry.versions(model)}:
-        raise InputError(f"there is no version {version} of '{model}'", remedy=f"See `tidegate models list {model}`")
+        raise InputError(
+            f"there is no version {version} of '{model}'", remedy=f"See `tidegate models list {model}`"
+        )
     with open_state(read_settings().state_url) as state:
         state.record_decision(
-            model, window="", kind="promote" if kind == "promote" else "rollback", subject=f"version {version}", by=by, reason=reason
+            model,
+            window="",
+            kind="promote" if kind == "promote" else "rollback",
+            subject=f"version {version}",
+            by=by,
+            reason=reason,
         )
     registry.set_alias(model, CHAMPION, version)
     console.print(f"version {version} of '{model}' is the champion ({kind} by {by})")

@@ -23,7 +23,9 @@ def print_json(value: object) -> None:
     print(json.dumps(value, indent=2, default=str))
 
 
-def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
+def print_table(
+    headings: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None
+) -> None:
     """A table on standard output."""
     table = Table(*headings, title=title, title_justify="left", header_style="bold")
     for row in rows:
@@ -51,7 +53,12 @@ class Steps:
         self._bar: Progress | None = None
         self._shown = 0
         if sys.stderr.isatty() and not silent:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+            )
             self._bar = Progress(*columns, console=errors, transient=True)
             self._task = self._bar.add_task(what, total=total)
             self._bar.start()
@@ -87,6 +94,12 @@ def metrics_rows(summary: Mapping[str, Any]) -> list[tuple[object, ...]]:
         )
     overall = summary["metrics"]["overall"]
     rows.append(
-        ("all sites", "", *(figure(overall.get(name)) for name in ("log_loss", "brier", "auc", "accuracy")), "", "")
+        (
+            "all sites",
+            "",
+            *(figure(overall.get(name)) for name in ("log_loss", "brier", "auc", "accuracy")),
+            "",
+            "",
+        )
     )
     return rows

@@ -13,8 +13,13 @@ __all__ = ["run"]
 def run(
     file: Annotated[Path, typer.Argument(help="An experiment file, such as experiments/heart-disease.toml.")],
     runtime: Annotated[str, typer.Option(help="inline, deployment or simulation.")] = "inline",
-    site: Annotated[list[Path] | None, typer.Option(help="A site.toml; repeat for each site. Without: the experiment's data set.")] = None,
-    window: Annotated[list[str] | None, typer.Option(help="Train on this window's rows; repeat for more.")] = None,
+    site: Annotated[
+        list[Path] | None,
+        typer.Option(help="A site.toml; repeat for each site. Without: the experiment's data set."),
+    ] = None,
+    window: Annotated[
+        list[str] | None, typer.Option(help="Train on this window's rows; repeat for more.")
+    ] = None,
     resume: Annotated[str | None, typer.Option(help="Go on with this run from its last checkpoint.")] = None,
     json: Annotated[bool, typer.Option("--json", help="End with one JSON object.")] = False,
 ) -> None:
@@ -29,7 +34,9 @@ def run(
     quiet_flower()
     if runtime not in ("inline", "deployment", "simulation"):
         raise InputError(
-            f"there is no runtime '{runtime}'", where="--runtime", remedy="Use inline, deployment or simulation"
+            f"there is no runtime '{runtime}'",
+            where="--runtime",
+            remedy="Use inline, deployment or simulation",
         )
     experiment = read_experiment(file)
     settings = read_settings()
@@ -52,7 +59,11 @@ def run(
         print_json(result)
         return
     headings = ("site", "rounds", "log loss", "Brier", "AUC", "accuracy", "ε in run", "ε in total")
-    print_table(headings, metrics_rows(result), title=f"{result['model']} version {result['version']}: {result['status']}")
+    print_table(
+        headings,
+        metrics_rows(result),
+        title=f"{result['model']} version {result['version']}: {result['status']}",
+    )
     if not result["private"]:
         console.print("[bold red]NOT PRIVATE: this run gives no guarantee.[/bold red]")
     console.print(

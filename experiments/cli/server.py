@@ -16,7 +16,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command()
 def up(
-    port: Annotated[int, typer.Option(help="Port of the SuperLink on this machine; 0 takes a free one.")] = 9092,
+    port: Annotated[
+        int, typer.Option(help="Port of the SuperLink on this machine; 0 takes a free one.")
+    ] = 9092,
     ui_port: Annotated[int, typer.Option(help="Port of the MLflow UI; 0 takes a free one.")] = 5000,
 ) -> None:
     """Run SuperLink and MLflow UI in the foreground until Ctrl-C."""
@@ -34,7 +36,9 @@ def up(
     ui_port = ui_port or free_port()
     require_free(ui_port, "the MLflow UI")
     with Processes(logs=settings.home / "logs") as processes:
-        federation = Federation(home=settings.home, settings=settings, processes=processes, port=port, lasting=True)
+        federation = Federation(
+            home=settings.home, settings=settings, processes=processes, port=port, lasting=True
+        )
         federation.start_server()
         Registry(settings.tracking_uri, settings.artifact_root).connect()
         federation.start_ui(ui_port)
@@ -68,7 +72,7 @@ def status(json: Json = False) -> None:
     from server.storage import open_state
 
     with open_state(read_settings().state_url) as state:
-        runs = [run for run in state.runs()]
+        runs = list(state.runs())
         rounds = {run.name: state.rounds(run.name) for run in runs}
     if json:
         print_json([{**vars(run), "experiment_json": None, "rounds": len(rounds[run.name])} for run in runs])
@@ -104,7 +108,15 @@ def sites(json: Json = False) -> None:
         return
     print_table(
         ("site", "stated rows", "first seen", "last seen"),
-        ((site.name, site.stated_rows, f"{site.first_seen:%Y-%m-%d %H:%M}", f"{site.last_seen:%Y-%m-%d %H:%M}") for site in found),
+        (
+            (
+                site.name,
+                site.stated_rows,
+                f"{site.first_seen:%Y-%m-%d %H:%M}",
+                f"{site.last_seen:%Y-%m-%d %H:%M}",
+            )
+            for site in found
+        ),
     )
 
 
@@ -113,7 +125,9 @@ def schedule(
     file: Annotated[Path, typer.Argument(help="The experiment file.")],
     window: Annotated[list[str], typer.Option(help="A window's name; repeat, in their order.")],
     every: Annotated[float, typer.Option(help="Seconds in a window: 604800 for a week.")] = 604800.0,
-    first_close: Annotated[float, typer.Option(help="When the first window closes, in seconds from now.")] = 0.0,
+    first_close: Annotated[
+        float, typer.Option(help="When the first window closes, in seconds from now.")
+    ] = 0.0,
 ) -> None:
     """Check each window for drift when it has closed, and do what the retraining policy says."""
     import signal
@@ -128,5 +142,10 @@ def schedule(
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, lambda *_: stop.set())
     run_drift_schedule(
-        read_experiment(file), windows=tuple(window), every=every, first_close=first_close, settings=read_settings(), stop=stop
+        read_experiment(file),
+        windows=tuple(window),
+        every=every,
+        first_close=first_close,
+        settings=read_settings(),
+        stop=stop,
     )

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from flwr.app import Message
+
+    from clients.flower import Work
 
 __all__ = ["app"]
 
@@ -51,7 +56,9 @@ def init(
     (folder / "rows").mkdir(exist_ok=True)
     path.write_text(_TEMPLATE.format(name=name, rows=rows), encoding="utf-8")
     _, public = make_node_key(folder / "keys")
-    console.print(f"made {path}\nput the rows into {folder / 'rows'}, and give {public} to the federation's operator")
+    console.print(
+        f"made {path}\nput the rows into {folder / 'rows'}, and give {public} to the federation's operator"
+    )
 
 
 @app.command()
@@ -59,7 +66,9 @@ def up(
     file: SiteFile,
     superlink: Annotated[str, typer.Option(help="host:port of the server.")],
     root_certificates: Annotated[Path, typer.Option(help="The server's certificate authority (PEM).")],
-    key: Annotated[Path | None, typer.Option(help="The site's private key; by default keys/node.key beside site.toml.")] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="The site's private key; by default keys/node.key beside site.toml.")
+    ] = None,
     wait: Annotated[float, typer.Option(help="Seconds to wait for the server.")] = 30.0,
 ) -> None:
     """Run the site's agent until it is stopped."""
@@ -102,20 +111,38 @@ def status(file: SiteFile, json: Json = False) -> None:
     blocks = site.ledger.spent_by_block()
     if json:
         spent = {block: vars(item) for block, item in blocks.items()}
-        print_json({"site": site.config.name, "cap": vars(site.ledger.cap), "entries": site.ledger.verify(), "spent": spent})
+        print_json(
+            {
+                "site": site.config.name,
+                "cap": vars(site.ledger.cap),
+                "entries": site.ledger.verify(),
+                "spent": spent,
+            }
+        )
         return
     print_table(
         ("data block", "ε spent", "ε left", "δ", "composition"),
         (
-            (block, _epsilon(item.epsilon), figure(max(0.0, site.ledger.cap.epsilon - item.epsilon), 2), f"{item.delta:g}", item.method)
+            (
+                block,
+                _epsilon(item.epsilon),
+                figure(max(0.0, site.ledger.cap.epsilon - item.epsilon), 2),
+                f"{item.delta:g}",
+                item.method,
+            )
             for block, item in blocks.items()
         ),
-        title=f"site {site.config.name}: cap ε = {site.ledger.cap.epsilon:g}; the ledger's {site.ledger.verify()} entries verify",
+        title=f"site {site.config.name}: cap ε = {site.ledger.cap.epsilon:g}; "
+        f"the ledger's {site.ledger.verify()} entries verify",
     )
 
 
 @app.command()
-def ledger(file: SiteFile, verify: Annotated[bool, typer.Option(help="Walk the hash chain only.")] = False, json: Json = False) -> None:
+def ledger(
+    file: SiteFile,
+    verify: Annotated[bool, typer.Option(help="Walk the hash chain only.")] = False,
+    json: Json = False,
+) -> None:
     """Every entry of the ledger."""
     from clients.site import open_site
     from experiments.cli.output import console, print_json, print_table
@@ -172,15 +199,15 @@ def drift(file: SiteFile) -> None:
     print_table(("experiment", "window", "report"), ((path.parent.name, path.stem, path) for path in found))
 
 
-def _answer(work: object) -> object:
+def _answer(work: Work) -> Message:
     from clients.app import app as client_app
 
-    return client_app(work.message, work.context)  # type: ignore[attr-defined]
+    return client_app(work.message, work.context)
 
 
 def _warm_up() -> None:
-    """Import what the first message would wait for; torch imports some seconds' worth with its first optimizer."""
-    import pandas  # noqa: F401, ICN001
+    """Import what the first message would wait for; torch's first optimizer imports seconds' worth more."""
+    import pandas  # noqa: F401
     import pyarrow  # noqa: F401
     import torch
 
@@ -199,8 +226,10 @@ def _log_to(path: Path) -> None:
     import logging
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    handlers = [logging.StreamHandler(), logging.FileHandler(path, encoding="utf-8")]
-    logging.basicConfig(level=logging.INFO, handlers=handlers, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handlers: list[logging.Handler] = [logging.StreamHandler(), logging.FileHandler(path, encoding="utf-8")]
+    logging.basicConfig(
+        level=logging.INFO, handlers=handlers, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
     logging.getLogger("tidegate").setLevel(logging.INFO)
     for chatty in ("httpx", "flwr"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -97,7 +97,9 @@ def _certificate(
         )
     )
     if hosts:
-        builder = builder.add_extension(x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False)
+        builder = builder.add_extension(
+            x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False
+        )
     return builder.sign(issuer_key, hashes.SHA384())
 
 

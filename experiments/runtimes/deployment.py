@@ -126,9 +126,12 @@ class Federation:
             *("--superlink", self.address, "--root-certificates", str(self.files.authority)),
             *("--key", str(private)),
         ]
-        environment = {**quiet_environment(), "OMP_NUM_THREADS": "1", "FLWR_HOME": str(site_file.parent / "flower")}
+        environment = {
+            **quiet_environment(),
+            "OMP_NUM_THREADS": "1",
+            "FLWR_HOME": str(site_file.parent / "flower"),
+        }
         return self.processes.start(f"site-{name}", command, environment, site_file.parent)
-
 
     def wait_for_sites(self, control: ControlClient, count: int) -> None:
         """Wait until as many sites are connected.
@@ -175,5 +178,7 @@ def _program(name: str) -> str:
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
-        raise RoundError(f"the program {name} is not installed", remedy="Install Tidegate with its server extra")
+        raise RoundError(
+            f"the program {name} is not installed", remedy="Install Tidegate with its server extra"
+        )
     return found

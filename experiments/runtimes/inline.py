@@ -60,7 +60,12 @@ class InlineGrid(Grid):
         return Run.create_empty(self._run_id)
 
     def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
     ) -> Message:
         """A message to a node."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
@@ -73,7 +78,9 @@ class InlineGrid(Grid):
         """Have each message answered, in order."""
         ids = []
         for message in messages:
-            message.metadata.__dict__["_message_id"] = f"{self._run_id}-{len(self._replies)}-{os.urandom(8).hex()}"
+            message.metadata.__dict__["_message_id"] = (
+                f"{self._run_id}-{len(self._replies)}-{os.urandom(8).hex()}"
+            )
             reply = self._app(message, self._contexts[message.metadata.dst_node_id])
             self._replies[message.metadata.message_id] = reply
             ids.append(message.metadata.message_id)
