@@ -76,7 +76,8 @@ def _answer(connection: FleetConnection, work: Work, answer: Callable[[Work], Me
     bundle = connection.bundle(work.message.metadata.run_id)
     if not _same_code(bundle):
         _log.error(
-            "refused run %s: its bundle %s holds other code than is installed here; install the server's version",
+            "refused run %s: its bundle %s holds other code than is installed here; "
+            "install the server's version",
             work.message.metadata.run_id,
             bundle.sha256[:12],
         )

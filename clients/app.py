@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from contract.releases import Array
 
-__all__ = ["app"]
+__all__ = ["app", "warm_up"]
 
 _log = logging.getLogger("tidegate.site")
 
@@ -66,6 +66,18 @@ def compare(message: Message, context: Context) -> Message:
 def drift(message: Message, context: Context) -> Message:
     """Write the drift report, which stays here, and release noisy counts."""
     return _answer(message, context, _drift)
+
+
+def warm_up() -> None:
+    """Import what the first message would wait for: seconds of it, some with torch's first optimizer."""
+    import pandas  # noqa: F401
+    import pyarrow  # noqa: F401
+    import torch
+
+    import clients.evaluation
+    import clients.training  # noqa: F401
+
+    torch.optim.SGD([torch.zeros(1)], lr=1.0)
 
 
 class _Exchange:

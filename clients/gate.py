@@ -100,13 +100,23 @@ class Gate:
         self._ledger.commit(request, plans[0].name, reply.to_bytes(), names)
         return reply
 
+    def check(self, experiment: Experiment, plans: Sequence[Plan]) -> None:
+        """Refuse what `release` would refuse before computing, and charge nothing.
+
+        Raises:
+            BudgetError: the policy or the cap refuses.
+        """
+        self._ask_policy(experiment, plans)
+        for plan in plans:
+            self._ledger.check(plan)
+
     def _ask_policy(self, experiment: Experiment, plans: Sequence[Plan]) -> None:
         where = f"site '{self._site}'"
         if self._policy.require_private and not all(plan.private for plan in plans):
             raise BudgetError(
                 "this site takes part in differentially private runs only",
                 where=where,
-                remedy="Set privacy.private = true, or policy.require_private = false in site.toml for test data",
+                remedy="Set privacy.private = true, or for test data policy.require_private = false",
             )
         if experiment.privacy.delta > self._policy.delta_cap:
             raise BudgetError(
@@ -143,7 +153,8 @@ def _mechanism(plan: Plan) -> str:
         return f"{plan.purpose}: no mechanism (not private)"
     sampled = f", Poisson sampling rate {plan.sampling_rate:g}" if plan.sampling_rate < 1 else ""
     times = plan.uses * plan.steps
-    return f"{plan.purpose}: Gaussian, noise multiplier {plan.noise_multiplier:.4g}{sampled}, at most {times} times"
+    noise = f"noise multiplier {plan.noise_multiplier:.4g}"
+    return f"{plan.purpose}: Gaussian, {noise}{sampled}, at most {times} times"
 
 
 def _check(releases: Releases) -> None:

@@ -179,6 +179,17 @@ class Ledger:
             row = connection.execute(sa.select(_replies.c.reply).where(_replies.c.request == request)).first()
         return None if row is None else bytes(row.reply)
 
+    def check(self, plan: Plan) -> None:
+        """Refuse what `authorise` would refuse for the cap, and enter nothing.
+
+        Raises:
+            BudgetError: some block would pass the cap.
+        """
+        with self._lock:
+            self._catch_up()
+            others = {name for name in self._open if self._plans[name].run != plan.run}
+            self._admit(plan, total=max(plan.uses, self._uses.get(plan.name, 0)), closing=others)
+
     def authorise(self, plan: Plan) -> None:
         """Enter the plan, or do nothing if it is entered with the same content.
 
@@ -319,7 +330,7 @@ class Ledger:
                     f"{plan.purpose} would bring data block '{block}' to ε = {epsilon:.3g}, "
                     f"above the site's cap of {self._cap.epsilon:g} at δ = {self._cap.delta:g}",
                     where=f"site '{self._site}'",
-                    remedy="Train on newer rows, lower epsilon in the experiment, or raise the cap in site.toml",
+                    remedy="Train on newer rows, lower the experiment's epsilon, or raise the site's cap",
                 )
 
     def _spent_on(self, block: str, plans: list[Plan], delta: float, promised: bool) -> Spent:

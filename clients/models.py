@@ -6,6 +6,7 @@ on one record at a time, so that a record's gradient is its own.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +25,7 @@ class Layers(nn.Module):
 
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
-        pairs = zip(widths[:-1], widths[1:], strict=True)
+        pairs = itertools.pairwise(widths)
         self.layers = nn.ModuleList([nn.Linear(width, following) for width, following in pairs])
 
     def forward(self, inputs: Tensor) -> Tensor:

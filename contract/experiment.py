@@ -288,7 +288,8 @@ class Experiment(_Frozen):
             channels, height, width = self.model.image
             if channels * height * width != self.task.width:
                 raise ValueError(
-                    f"model.image has {channels * height * width} values, the task has {self.task.width} inputs"
+                    f"model.image has {channels * height * width} values, "
+                    f"the task has {self.task.width} inputs"
                 )
         return self
 

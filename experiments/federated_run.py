@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -92,9 +93,15 @@ def sites_for(experiment: Experiment, given: Sequence[Path], home: Path) -> list
             where=experiment.name,
             remedy="Give --site PATH/site.toml for each site, or set data = 'NAME' in the experiment",
         )
+    folder = home / "sites" / experiment.data
+    done = folder / "laid-out"
+    if done.exists():
+        return [folder / name / "site.toml" for name in done.read_text(encoding="utf-8").splitlines()]
     from experiments.datasets import prepare_sites
 
-    return prepare_sites(experiment.data, home / "sites" / experiment.data)
+    paths = prepare_sites(experiment.data, folder)
+    done.write_text("\n".join(path.parent.name for path in paths), encoding="utf-8")
+    return paths
 
 
 def run_experiment(request: Request) -> dict[str, Any]:
@@ -116,14 +123,20 @@ def run_experiment(request: Request) -> dict[str, Any]:
 def _inline(request: Request) -> dict[str, float]:
     began = time.perf_counter()
     from clients.app import app as client_app
+    from clients.app import warm_up
     from experiments.runtimes.inline import InlineGrid
     from server.app import run_job
     from server.flower import assume_identity
+    from server.registry import Registry
 
-    job = request.job()
+    job, settings = request.job(), request.settings
     grid = InlineGrid(client_app, request.sites, job.to_run_config())
     assume_identity(grid.run_id)
-    _open_sites(request)
+    _check_sites(request)
+    with ThreadPoolExecutor(1) as other:  # MLflow's seconds of import run beside torch's
+        connected = other.submit(Registry(settings.tracking_uri, settings.artifact_root).connect)
+        warm_up()
+        connected.result()
     started = time.perf_counter()
     ended: list[float] = []
 
@@ -131,21 +144,29 @@ def _inline(request: Request) -> dict[str, float]:
         ended.append(time.perf_counter())
         request.progress(report.round, _note(report.failures))
 
-    run_job(job, grid, request.settings, watch=watch)
+    run_job(job, grid, settings, watch=watch)
     last = ended[-1] if ended else started
     return {"start": started - began, "rounds": last - started, "publish": time.perf_counter() - last}
 
 
-def _open_sites(request: Request) -> None:
-    """Read every site's rows first, so that what is wrong there is said as it is, not as a refusal."""
+def _check_sites(request: Request) -> None:
+    """Read every site's rows and ask its policy first, so that what is wrong there is said as it is."""
+    from clients.plans import evaluate_plan, train_plan
     from clients.site import open_site
     from clients.table import require_two_classes
+    from server.rounds import Training
 
+    experiment = request.experiment
+    training = Training(run=request.run, experiment=experiment, windows=request.windows)
+    instruction = training.instruction(1, evaluate=True)
     for path in request.sites:
         site = open_site(path)
-        rows = site.table(request.experiment, request.windows, holdout=False)
-        if request.experiment.task.label.one_class == "refuse":
+        rows = site.table(experiment, request.windows, holdout=False)
+        if experiment.task.label.one_class == "refuse":
             require_two_classes(rows)
+        site.gate.check(
+            experiment, [train_plan(experiment, instruction), evaluate_plan(experiment, instruction)]
+        )
 
 
 def _deployment(request: Request) -> dict[str, float]:

@@ -42,7 +42,10 @@ def quiet_flower() -> None:
     """Keep Flower's own log lines off the terminal; ours say what a person needs."""
     import logging
 
+    import flwr.app  # noqa: F401 - it sets its own level when it is imported
+
     logging.getLogger("flwr").setLevel(logging.ERROR)
+    logging.getLogger("flwr").propagate = False
 
 
 class Steps:

@@ -77,6 +77,7 @@ def up(
     import threading
 
     from clients.agent import serve
+    from clients.app import warm_up
     from clients.flower import connect, wait_for_server
     from clients.site import open_site
 
@@ -89,7 +90,7 @@ def up(
         signal.signal(number, lambda *_: stop.set())
     wait_for_server(superlink, wait, say=log.info)
     node_config = {"site": str(file.resolve())}
-    _warm_up()
+    warm_up()
     with connect(
         superlink,
         root_certificates=root_certificates,
@@ -203,19 +204,6 @@ def _answer(work: Work) -> Message:
     from clients.app import app as client_app
 
     return client_app(work.message, work.context)
-
-
-def _warm_up() -> None:
-    """Import what the first message would wait for; torch's first optimizer imports seconds' worth more."""
-    import pandas  # noqa: F401
-    import pyarrow  # noqa: F401
-    import torch
-
-    import clients.app
-    import clients.evaluation
-    import clients.training  # noqa: F401
-
-    torch.optim.SGD([torch.zeros(1)], lr=1.0)
 
 
 def _epsilon(value: float) -> str:

@@ -1,0 +1,227 @@
+"""What a person sees who gives something wrong: one sentence with place and remedy, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXPERIMENT = """\
+name = "small"
+[task]
+time = "window"
+out_of_range = "refuse"
+label = { column = "ill" }
+[[task.features]]
+name = "age"
+kind = "numeric"
+low = 0
+high = 120
+[[task.features]]
+name = "ward"
+kind = "categorical"
+categories = ["a", "b"]
+[strategy]
+rounds = 2
+quorum = 1
+[privacy]
+epsilon = 1.0
+delta = 1e-4
+"""
+
+SITE = """\
+name = "north"
+stated_rows = 50
+[data]
+kind = "csv"
+path = "rows.csv"
+holdout_column = "side"
+"""
+
+HEADER = "age,ward,ill,window,side"
+ROWS = [
+    f"{20 + number},{'ab'[number % 2]},{number % 3 % 2},w1,{'train' if number % 4 else 'holdout'}"
+    for number in range(40)
+]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "experiment.toml").write_text(EXPERIMENT)
+    (tmp_path / "site.toml").write_text(SITE)
+    write_rows(tmp_path, ROWS)
+    return tmp_path
+
+
+def write_rows(place: Path, rows: list[str], header: str = HEADER) -> None:
+    (place / "rows.csv").write_text("\n".join([header, *rows]) + "\n")
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def tidegate(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith(("TIDEGATE", "MLFLOW"))
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.cli.main", *arguments],
+        cwd=place,
+        env={**environment, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def run(place: Path) -> subprocess.CompletedProcess[str]:
+    return tidegate(place, "run", "experiment.toml", "--site", "site.toml", "--json")
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Exit code 2, and one line `error: …` that holds all the words."""
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2, done.stderr
+    assert len(errors) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in errors[0]
+
+
+def test_a_toml_syntax_error(place: Path) -> None:
+    edit(place / "experiment.toml", "rounds = 2", "rounds = = 2")
+    refused(run(place), "experiment.toml", "line 16")
+
+
+def test_an_unknown_key_names_the_nearest(place: Path) -> None:
+    edit(place / "experiment.toml", "rounds = 2", "ronds = 2")
+    refused(run(place), "'strategy.ronds'", "did you mean 'rounds'?")
+
+
+@pytest.mark.parametrize(("old", "new"), [("epsilon = 1.0", "epsilon = 0"), ("delta = 1e-4", "delta = 1.5")])
+def test_privacy_parameters_that_mean_nothing(place: Path, old: str, new: str) -> None:
+    edit(place / "experiment.toml", old, new)
+    refused(run(place), f"privacy.{old.split()[0]}")
+
+
+def test_a_missing_experiment_file(place: Path) -> None:
+    refused(tidegate(place, "run", "nothing.toml"), "nothing.toml", "No such file")
+
+
+def test_a_missing_data_set(place: Path) -> None:
+    edit(place / "experiment.toml", 'name = "small"', 'name = "small"\ndata = "no-such-set"')
+    refused(tidegate(place, "run", "experiment.toml"), "no-such-set", "rand-health")
+
+
+def test_a_missing_site_file(place: Path) -> None:
+    (place / "site.toml").unlink()
+    refused(run(place), "site.toml", "no such file")
+
+
+def test_a_feature_missing_from_the_rows(place: Path) -> None:
+    write_rows(place, ROWS, HEADER.replace("age", "agee"))
+    refused(run(place), "age", "rows.csv")
+
+
+def test_a_value_outside_its_public_range(place: Path) -> None:
+    write_rows(place, [*ROWS, "130,a,1,w1,train"])
+    refused(run(place), "130", "[0, 120]", "row 41")
+
+
+def test_a_category_never_declared(place: Path) -> None:
+    write_rows(place, [*ROWS, "30,z,1,w1,train"])
+    refused(run(place), "'z'", "ward")
+
+
+def test_a_label_with_one_class(place: Path) -> None:
+    write_rows(place, [row.replace(",1,w1", ",0,w1") for row in ROWS])
+    refused(run(place), "classes")
+
+
+@pytest.mark.parametrize("text", ["", HEADER + "\n"])
+def test_an_empty_file(place: Path, text: str) -> None:
+    (place / "rows.csv").write_text(text)
+    refused(run(place), "rows.csv")
+
+
+def test_a_cap_that_is_too_small(place: Path) -> None:
+    (place / "site.toml").write_text(SITE + "[policy]\nepsilon_cap = 0.5\n")
+    refused(run(place), "site 'north'", "cap of 0.5")
+
+
+def test_a_cap_already_spent(place: Path) -> None:
+    (place / "site.toml").write_text(SITE + "[policy]\nepsilon_cap = 1.2\n")
+    first = run(place)
+    assert first.returncode == 0, first.stderr
+    refused(run(place), "site 'north'", "cap of 1.2")
+
+
+def test_a_delta_that_the_stated_rows_do_not_allow(place: Path) -> None:
+    edit(place / "experiment.toml", "delta = 1e-4", "delta = 0.03")
+    (place / "site.toml").write_text(SITE + "[policy]\ndelta_cap = 0.5\n")
+    refused(run(place), "north", "50")
+
+
+def test_a_server_that_cannot_be_reached(place: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments = ("--superlink", f"127.0.0.1:{port}", "--root-certificates", "ca.pem", "--wait", "0.1")
+    refused(tidegate(place, "site", "up", "site.toml", *arguments), f"127.0.0.1:{port}", "cannot be reached")
+
+
+def test_a_port_in_use(place: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        refused(tidegate(place, "server", "up", "--port", "0", "--ui-port", port), port, "in use")
+        refused(tidegate(place, "demo", "--folder", "demo", "--ui-port", port), port, "in use")
+
+
+def test_a_folder_that_no_demo_made(place: Path) -> None:
+    (place / "thesis").mkdir()
+    refused(tidegate(place, "demo", "--folder", "thesis"), "thesis", "--folder")
+    assert (place / "thesis").exists()
+
+
+def test_a_run_resumed_with_another_experiment(place: Path) -> None:
+    first = tidegate(place, "run", "experiment.toml", "--site", "site.toml", "--json", "--resume", "small-1")
+    assert first.returncode == 0, first.stderr
+    edit(place / "experiment.toml", "rounds = 2", "rounds = 3")
+    again = tidegate(place, "run", "experiment.toml", "--site", "site.toml", "--resume", "small-1")
+    refused(again, "small-1", "another experiment")
+
+
+def test_a_full_disk_says_so_and_writes_nothing(place: Path) -> None:
+    small = place / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small tmpfs is not permitted here")
+    try:
+        (place / "site.toml").write_text(SITE + '[storage]\nfolder = "small"\n')
+        (small / "filler").write_bytes(bytes(60 * 1024))
+        done = run(place)
+        assert done.returncode in (1, 2)
+        assert "ledger" in done.stderr or "hold-out key" in done.stderr
+        assert "Traceback" not in done.stderr
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+        shutil.rmtree(small)
+
+
+def test_a_rollback_to_a_version_that_is_not(place: Path) -> None:
+    done = tidegate(place, "models", "rollback", "small", "7", "--by", "Ada", "--reason", "trial")
+    refused(done, "version 7", "tidegate models list")
