@@ -1,4 +1,4 @@
-"""What a person sees who gives something wrong: one sentence with place and remedy, exit code 2, no traceback."""
+"""What a person sees who gives something wrong: one sentence with place and remedy, exit code 2."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_an_unknown_key_names_the_nearest(place: Path) -> None:
 @pytest.mark.parametrize(("old", "new"), [("epsilon = 1.0", "epsilon = 0"), ("delta = 1e-4", "delta = 1.5")])
 def test_privacy_parameters_that_mean_nothing(place: Path, old: str, new: str) -> None:
     edit(place / "experiment.toml", old, new)
-    refused(run(place), f"privacy.{old.split()[0]}")
+    refused(run(place), f"privacy.{old.partition(' ')[0]}")
 
 
 def test_a_missing_experiment_file(place: Path) -> None:
