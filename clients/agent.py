@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -28,21 +29,23 @@ __all__ = ["installed_code_hash", "serve"]
 
 _log = logging.getLogger("tidegate.agent")
 
-_BUSY_POLL, _IDLE_POLL, _BUSY_FOR = 0.05, 0.5, 20.0
+_POLLS = ((1.5, 0.05), (5.0, 0.15), (20.0, 0.3))
+"""Until so many seconds after a message, the pause between two looks: a round follows a round closely."""
+_IDLE_POLL = 0.5
 _SEND_TRIES = 5
 
 
 def serve(connection: FleetConnection, answer: Callable[[Work], Message], stop: threading.Event) -> None:
     """Answer messages until `stop` is set.
 
-    Polls every 50 ms for 20 s after a message, and twice a second otherwise.
+    Polls every 50 ms just after a message, ever more slowly later, and twice a second when idle.
     """
-    last_message = -_BUSY_FOR
+    last_message = -math.inf
     while not stop.is_set():
         work = _receive(connection)
         if work is None:
-            idle = time.monotonic() - last_message > _BUSY_FOR
-            stop.wait(_IDLE_POLL if idle else _BUSY_POLL)
+            quiet = time.monotonic() - last_message
+            stop.wait(next((pause for until, pause in _POLLS if quiet < until), _IDLE_POLL))
             continue
         last_message = began = time.monotonic()
         reply = _answer(connection, work, answer)

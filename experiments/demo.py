@@ -103,6 +103,7 @@ class Demo:
     say: Callable[[str], None] = print
     steps: list[Step] = field(default_factory=list)
     ui: str = ""
+    _ui_port: int = 0
 
     def run(self, keep: Callable[[], None] | None = None) -> dict[str, Any]:
         """Tell the whole story; return what `--json` prints.
@@ -122,12 +123,13 @@ class Demo:
             with self._step("sites") as note:
                 sites = self._lay_out(experiment)
                 control = self._start(federation, sites, settings, processes)
-                note(f"{len(sites)} sites, SuperLink and MLflow are up")
+                note(f"{len(sites)} sites and the SuperLink are up; MLflow is starting")
             with open_state(settings.state_url) as state:
                 with self._step("first version") as note:
                     note(self._first_version(experiment, control, state, processes))
                 with self._step("weeks") as note:
                     note(self._weeks(experiment, sites, federation, state, processes))
+                wait_for_port(self._ui_port, 90, processes)
                 self._judge(experiment, state)
                 figures = self._figures(experiment, sites, settings, state)
             result = self._result(experiment, settings, figures, time.perf_counter() - began)
@@ -186,9 +188,9 @@ class Demo:
         for site in sites.values():
             federation.add_site(site.name, site.file, control)
         Registry(settings.tracking_uri, settings.artifact_root).connect()
-        self.ui = federation.start_ui(port)
-        wait_for_port(port, 90, processes)
         federation.wait_for_sites(control, len(sites))
+        self.ui = federation.start_ui(port)
+        self._ui_port = port
         return control
 
     def _first_version(

@@ -180,8 +180,8 @@ def holm_adjusted(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def draws_for(level: float, tests: int) -> int:
-    """Draws that let a p-value fall ten times below Holm's first bound, level / tests."""
-    return max(DRAWS, math.ceil(10 * tests / level))
+    """Draws that let a p-value fall four times below Holm's first bound, level / tests."""
+    return max(DRAWS, math.ceil(4 * tests / level))
 
 
 @dataclass(frozen=True, kw_only=True)

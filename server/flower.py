@@ -75,8 +75,9 @@ def bundle_files(root: Path) -> list[str]:
         return sorted(archive.namelist())
 
 
+@functools.lru_cache(maxsize=4)
 def build_bundle(root: Path) -> bytes:
-    """The app bundle of the project at `root`.
+    """The app bundle of the project at `root`, built once in a process: it walks the whole tree.
 
     Raises:
         RoundError: Flower refuses the project.

@@ -38,14 +38,21 @@ def background() -> Iterator[list[subprocess.Popen[bytes]]]:
 @pytest.mark.e2e
 @pytest.mark.timeout(400)
 def test_every_command_of_the_readme_works(tmp_path: Path, background: list[subprocess.Popen[bytes]]) -> None:
-    shutil.copytree(ROOT / "experiments", tmp_path / "experiments", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "experiments", tmp_path / "experiments", ignore=shutil.ignore_patterns("__pycache__")
+    )
     assert len(commands()) > 10
     for number, command in enumerate(commands()):
         if command.endswith("&"):
             background.append(start(command.removesuffix("&"), tmp_path, tmp_path / f"{number}.log"))
         else:
             done = subprocess.run(
-                ["bash", "-c", command], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+                ["bash", "-c", command],
+                cwd=tmp_path,
+                env=environment(),
+                capture_output=True,
+                text=True,
+                check=False,
             )
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
@@ -70,7 +77,9 @@ def start(command: str, folder: Path, log: Path) -> subprocess.Popen[bytes]:
 
 
 def environment() -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("TIDEGATE_HOME", "MLFLOW_"))}
+    kept = {
+        key: value for key, value in os.environ.items() if not key.startswith(("TIDEGATE_HOME", "MLFLOW_"))
+    }
     return {
         **kept,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}",
