@@ -124,6 +124,13 @@ class Gate:
                 where=where,
                 remedy="Lower privacy.delta in the experiment",
             )
+        if experiment.privacy.delta >= 1 / self._stated_rows:
+            raise BudgetError(
+                f"δ = {experiment.privacy.delta:g} is not below 1/{self._stated_rows}, one over the stated rows: "
+                "it would allow a whole record to be given away",
+                where=where,
+                remedy="Lower privacy.delta in the experiment",
+            )
         approved = self._policy.approved_experiments
         if approved and experiment.digest not in approved:
             raise BudgetError(

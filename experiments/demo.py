@@ -133,6 +133,8 @@ class Demo:
                 self._judge(experiment, state)
                 figures = self._figures(experiment, sites, settings, state)
             result = self._result(experiment, settings, figures, time.perf_counter() - began)
+            (self.options.folder / "result.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
+            control.close()
             if keep is not None:
                 keep()
         return result

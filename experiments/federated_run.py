@@ -172,7 +172,7 @@ def _check_sites(request: Request) -> None:
 def _deployment(request: Request) -> dict[str, float]:
     began = time.perf_counter()
     from clients.site_config import read_site_config
-    from experiments.runtimes.deployment import Federation, project_root
+    from experiments.runtimes.deployment import SITE, Federation, project_root
     from experiments.runtimes.processes import Processes
     from server.storage import open_state
 
@@ -189,12 +189,13 @@ def _deployment(request: Request) -> dict[str, float]:
         with open_state(request.settings.state_url) as state:
 
             def watch() -> None:
-                processes.require_running()
+                processes.require_running(may_end=SITE)  # a lost site is the rounds' own business
                 rounds = state.rounds(request.run)
                 if rounds:
                     request.progress(rounds[-1].round, _note(rounds[-1].failures))
 
             ended = control.wait(number, watch=watch)
+        control.close()
         if not ended.completed:
             raise RoundError(
                 f"the run ended as {ended.sub_status}: {ended.details}",

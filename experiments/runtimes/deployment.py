@@ -21,7 +21,10 @@ from server.flower import ControlClient
 from server.registry_ui import serve_command, serve_environment
 from server.settings import ServerSettings, quiet_environment, read_settings
 
-__all__ = ["Federation", "project_root", "running_control"]
+__all__ = ["SITE", "Federation", "project_root", "running_control"]
+
+SITE = "site-"
+"""How the names of the sites' processes begin."""
 
 _START_SECONDS = 60.0
 
@@ -131,7 +134,7 @@ class Federation:
             "OMP_NUM_THREADS": "1",
             "FLWR_HOME": str(site_file.parent / "flower"),
         }
-        return self.processes.start(f"site-{name}", command, environment, site_file.parent)
+        return self.processes.start(f"{SITE}{name}", command, environment, site_file.parent)
 
     def wait_for_sites(self, control: ControlClient, count: int) -> None:
         """Wait until as many sites are connected.

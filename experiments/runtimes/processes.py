@@ -73,14 +73,20 @@ class Processes:
         self._children.append(_Child(name=name, process=process, log=log))
         return process.pid
 
-    def require_running(self, *, may_finish: Sequence[str] = ()) -> None:
-        """Raise if a child has ended; those that may finish only if they failed.
+    def require_running(self, *, may_finish: Sequence[str] = (), may_end: str | None = None) -> None:
+        """Raise if a child has ended.
+
+        Args:
+            may_finish: names of those that may end well.
+            may_end: the beginning of the names of those that may end in any way.
 
         Raises:
             RoundError: with the last line that it wrote and where the rest is.
         """
         for child in self._children:
             status = child.process.poll()
+            if may_end is not None and child.name.startswith(may_end):
+                continue
             if status is not None and not (status == 0 and child.name in may_finish):
                 lines = child.log.read_text(errors="replace").strip().splitlines()
                 raise RoundError(

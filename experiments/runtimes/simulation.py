@@ -71,7 +71,7 @@ def simulate(job: Job, sites: Sequence[Path], settings: ServerSettings) -> None:
         del context
         try:
             run_job(job, grid, settings)
-        except Exception as exc:  # noqa: BLE001 - it is raised again below
+        except Exception as exc:
             errors.append(exc)
 
     run_simulation(

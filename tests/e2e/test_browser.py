@@ -1,0 +1,88 @@
+"""What a reviewer sees in MLflow, in a real browser."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.standing_demo import StandingDemo
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
+    pytest.skip("Debian's packages chromium and chromium-driver are not installed", allow_module_level=True)
+
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--window-size=1400,2400",
+        f"--user-data-dir={tmp_path_factory.mktemp('browser')}",
+    ):
+        options.add_argument(argument)
+    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+def see(browser: webdriver.Chrome, address: str, *words: str) -> str:
+    """Open the page and wait until its text holds the words."""
+    browser.get(address)
+    end = time.monotonic() + 60
+    while True:
+        text = browser.find_element(By.TAG_NAME, "body").text
+        if all(word in text for word in words):
+            return text
+        assert time.monotonic() < end, f"{address} does not show {words}:\n{text[:3000]}"
+        time.sleep(0.5)
+
+
+def test_the_experiment_and_its_runs(demo: StandingDemo, browser: webdriver.Chrome) -> None:
+    see(browser, f"{demo.result['ui']}/#/experiments", "rand-health")
+
+
+def test_the_metrics_of_a_run(demo: StandingDemo, browser: webdriver.Chrome) -> None:
+    import sqlite3
+
+    state = sqlite3.connect(demo.folder / "server" / "state.db")
+    (run,) = state.execute("select mlflow_run_id from runs where model_version = 1").fetchone()
+    (experiment,) = (
+        sqlite3.connect(demo.folder / "mlruns" / "mlflow.db")
+        .execute("select experiment_id from runs where run_uuid = ?", (run,))
+        .fetchone()
+    )
+    see(browser, f"{demo.result['ui']}/#/experiments/{experiment}/runs/{run}", "overall/log_loss")
+
+
+def test_two_versions_with_the_champion_marked(demo: StandingDemo, browser: webdriver.Chrome) -> None:
+    text = see(browser, f"{demo.result['ui']}/#/models/rand-health", "Version 1", "Version 2", "champion")
+    assert text.count("champion") >= 1
+
+
+def test_the_passport_is_rendered(demo: StandingDemo, browser: webdriver.Chrome, tmp_path: Path) -> None:
+    page = f"{demo.result['ui']}/#/models/rand-health/versions/2"
+    text = see(
+        browser, page, "Model passport: rand-health", "Privacy by site", "Against the champion", "free-care"
+    )
+    assert "| --- |" not in text
+    assert len(browser.find_elements(By.CSS_SELECTOR, "table td")) > 40
+    picture = tmp_path / "passport.png"
+    assert browser.save_screenshot(str(picture))
+    shutil.copy(picture, demo.folder / "passport.png")

@@ -1,0 +1,81 @@
+"""The demo tells the whole story, and leaves nothing behind. The last test here ends it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.standing_demo import StandingDemo, stop, watched_environment
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+
+def test_every_step_came_out(demo: StandingDemo) -> None:
+    assert demo.result["ok"], demo.result["steps"]
+    names = [step["name"] for step in demo.result["steps"]]
+    assert "the first weeks stay quiet" in names
+    assert "drift is seen at the first site" in names
+    assert any(name.startswith("the challenger is") for name in names)
+
+
+def test_two_versions_and_the_champion_is_the_one_that_was_decided_on(demo: StandingDemo) -> None:
+    versions = json.loads(demo.tidegate("models", "list", "rand-health", "--json"))
+    decisions = sqlite3.connect(demo.folder / "server" / "state.db").execute(
+        "select subject from decisions where kind = 'promote' order by id"
+    )
+    champions = [item["version"] for item in versions if "champion" in item["aliases"]]
+    assert [item["version"] for item in versions] == [1, 2]
+    assert [f"version {champion}" for champion in champions] == [list(decisions)[-1][0]]
+
+
+def test_each_ledger_verifies_and_says_what_was_charged(demo: StandingDemo) -> None:
+    sites = sorted((demo.folder / "sites").iterdir())
+    assert len(sites) == 4
+    for site in sites:
+        status = json.loads(demo.tidegate("site", "status", str(site / "site.toml"), "--json"))
+        assert 0 < max(item["epsilon"] for item in status["spent"].values()) <= status["cap"]["epsilon"]
+        entries = json.loads(demo.tidegate("site", "ledger", str(site / "site.toml"), "--json"))
+        purposes = {entry["body"]["purpose"] for entry in entries if entry["kind"] == "authorise"}
+        assert purposes == {"train", "evaluate", "drift"}
+        left = json.loads(demo.tidegate("site", "egress", str(site / "site.toml"), "--json"))
+        assert all(item["private"] for item in left)
+
+
+def test_full_drift_reports_stay_at_the_sites(demo: StandingDemo) -> None:
+    end = time.monotonic() + 120  # they are drawn when the processor is idle
+    while len(reports := list((demo.folder / "sites").rglob("*.html"))) < 32 and time.monotonic() < end:
+        time.sleep(1)
+    assert len(reports) == 32
+    assert all(path.stat().st_mode & 0o077 == 0 for path in reports)
+    elsewhere = [*(demo.folder / "server").rglob("*.html"), *(demo.folder / "mlruns").rglob("*.html")]
+    assert elsewhere == []
+
+
+def test_what_operator_and_reviewer_ask_for(demo: StandingDemo) -> None:
+    assert "alarm" in demo.tidegate("drift", "list", "rand-health")
+    assert "disea" in demo.tidegate("drift", "show", "rand-health", "w07")
+    assert "free-care" in demo.tidegate("server", "sites")
+    assert len(json.loads(demo.tidegate("server", "status", "--json"))) == 10
+    assert "Privacy by site" in demo.tidegate("models", "show", "rand-health", "2")
+    assert (demo.folder / "story.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_process_connected_beyond_this_machine(demo: StandingDemo, tmp_path: Path) -> None:
+    assert not demo.connections.exists(), demo.connections.read_text()
+    environment, log = watched_environment(tmp_path)
+    attempt = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect(('192.0.2.1', 9))"
+    subprocess.run([sys.executable, "-c", attempt], env=environment, check=False, capture_output=True)
+    assert "192.0.2.1" in log.read_text()
+
+
+def test_ctrl_c_ends_every_process(demo: StandingDemo) -> None:
+    assert urllib.request.urlopen(demo.result["ui"], timeout=10).status == 200  # noqa: S310 - loopback
+    assert stop(demo.process) == []
+    assert demo.process.returncode == 130

@@ -1,0 +1,151 @@
+"""kill -9 in the middle of a run, and what is left of it afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from clients.site import open_site
+from contract.errors import RoundError
+from contract.experiment import Experiment
+from experiments.federated_run import Request, run_experiment
+from server.registry import Registry
+from server.settings import ServerSettings
+from server.storage import open_state
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+
+MakeExperiment = Callable[..., Experiment]
+MakeSites = Callable[[str], list[Path]]
+MakeSettings = Callable[[str], ServerSettings]
+
+PROGRAM = """\
+import sys
+from pathlib import Path
+from contract.experiment import Experiment
+from experiments.federated_run import Request, run_experiment
+from server.settings import read_settings
+runtime, run, plan, *sites = sys.argv[1:]
+experiment = Experiment.model_validate_json(Path(plan).read_text())
+run_experiment(Request(
+    experiment=experiment, run=run, sites=[Path(site) for site in sites], settings=read_settings(), runtime=runtime,
+))
+"""
+
+
+def start(
+    runtime: str, run: str, experiment: Experiment, sites: list[Path], settings: ServerSettings
+) -> subprocess.Popen[bytes]:
+    plan = settings.home / "plan.json"
+    plan.write_text(experiment.model_dump_json())
+    environment = {
+        **os.environ,
+        "TIDEGATE_HOME": str(settings.home),
+        "MLFLOW_TRACKING_URI": settings.tracking_uri,
+        "TIDEGATE_ARTIFACT_ROOT": str(settings.artifact_root),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-c", PROGRAM, runtime, run, str(plan), *map(str, sites)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def wait_for_round(run: str, number: int, settings: ServerSettings, process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 120
+    with open_state(settings.state_url) as state:
+        while len(state.rounds(run)) < number:
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+
+def train_uses(site: Path, run: str) -> int:
+    entries = open_site(site).ledger.entries()
+    return sum(entry.kind == "reserve" and entry.plan == f"{run}/train" for entry in entries)
+
+
+@pytest.mark.parametrize("runtime", ["inline", "deployment"])
+def test_a_run_whose_server_was_killed_goes_on_at_its_checkpoint(
+    runtime: str, small: MakeExperiment, sites: MakeSites, settings: MakeSettings
+) -> None:
+    """Each round is charged once, and the weights are those of an undisturbed run."""
+    experiment = small(strategy="fedavgm", rounds=40)
+    here, rows = settings("killed"), sites("killed-sites")
+    process = start(runtime, "run-1", experiment, rows, here)
+    wait_for_round("run-1", 5, here, process)
+    for child in psutil.Process(process.pid).children(recursive=True):
+        child.kill()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with open_state(here.state_url) as state:
+        reached = len(state.rounds("run-1"))
+    assert 5 <= reached < 40
+    result = run_experiment(Request(experiment=experiment, run="run-1", sites=rows, settings=here))
+    assert result["status"] == "succeeded"
+    assert result["rounds_counted"] == {"north": 40, "south": 40, "west": 40}
+    assert [train_uses(site, "run-1") for site in rows] == [40, 40, 40]
+    calm = settings("calm")
+    undisturbed = run_experiment(
+        Request(experiment=experiment, run="run-1", sites=sites("calm-sites"), settings=calm)
+    )
+    weights = [
+        Registry(place.tracking_uri, place.artifact_root).load_arrays("small", outcome["version"])
+        for place, outcome in ((here, result), (calm, undisturbed))
+    ]
+    for name, value in weights[0].items():
+        np.testing.assert_allclose(value, weights[1][name], atol=1e-6, rtol=0)
+
+
+def test_a_site_killed_in_mid_run_is_named_and_the_quorum_goes_on(
+    small: MakeExperiment, sites: MakeSites, settings: MakeSettings
+) -> None:
+    experiment = small(rounds=10, quorum=2)
+    here, rows = settings("lost"), sites("lost-sites")
+    process = start("deployment", "run-1", experiment, rows, here)
+    wait_for_round("run-1", 3, here, process)
+    kill_agent(process, "west")
+    assert process.wait(timeout=200) == 0
+    with open_state(here.state_url) as state:
+        rounds, record = state.rounds("run-1"), state.run("run-1")
+    assert rounds[-1].failures == {"west": "no answer"}
+    assert rounds[-1].counted == ("north", "south")
+    assert record is not None
+    assert record.status == "partial"
+    assert json.loads(str(record.result))["missing"] == {"west": "no answer"}
+    passport = Registry(here.tracking_uri, here.artifact_root).versions("small")[0].description
+    assert "INCOMPLETE" in passport
+    assert "west" in passport
+
+
+def kill_agent(process: subprocess.Popen[bytes], site: str) -> None:
+    for child in psutil.Process(process.pid).children(recursive=True):
+        if f"/{site}/site.toml" in " ".join(child.cmdline()):
+            child.kill()
+
+
+def test_too_few_sites_end_the_run_with_their_names(
+    small: MakeExperiment, sites: MakeSites, settings: MakeSettings
+) -> None:
+    rows = sites("refusing-sites")
+    experiment = small(quorum=3)
+    text = rows[2].read_text().replace("require_private = false", "require_private = true")
+    rows[2].write_text(text)
+    from clients.app import app
+    from experiments.runtimes.inline import InlineGrid
+    from server.app import run_job
+    from server.flower import assume_identity
+
+    job = Request(experiment=experiment, run="run-1", sites=rows, settings=settings("few")).job()
+    grid = InlineGrid(app, rows, job.to_run_config())
+    assume_identity(grid.run_id)
+    with pytest.raises(RoundError, match=r"needs 3 sites and got 2; missing: .*\(budget\)"):
+        run_job(job, grid, settings("few"))

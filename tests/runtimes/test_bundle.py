@@ -1,0 +1,100 @@
+"""Flower's app bundle: what is in it, and that stock Flower runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from contract.code import BUNDLED_PACKAGES
+from contract.experiment import Experiment
+from experiments.runtimes.certificates import make_node_key
+from experiments.runtimes.deployment import Federation
+from experiments.runtimes.processes import Processes, free_port
+from server.flower import bundle_files
+from server.settings import ServerSettings, quiet_environment
+from server.storage import open_state
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_bundle_holds_the_four_packages_and_nothing_else(tmp_path: Path) -> None:
+    project = tmp_path / "tidegate"
+    for package in BUNDLED_PACKAGES:
+        shutil.copytree(ROOT / package, project / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", ".gitignore", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, project / name)
+    for stray in (
+        "sites/secret.csv",
+        "mlruns/run.json",
+        "notes.md",
+        "clients/rows.json",
+        "server/dump.yaml",
+        "a.py",
+    ):
+        (project / stray).parent.mkdir(exist_ok=True)
+        (project / stray).write_text("1")
+    code = [
+        path.relative_to(project).as_posix()
+        for package in BUNDLED_PACKAGES
+        for path in (project / package).rglob("*.py")
+    ]
+    assert len(code) > 50
+    assert bundle_files(project) == sorted([*code, "pyproject.toml", ".info/CONTENT"])
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(300)
+def test_flwr_run_and_stock_supernodes_run_the_same_bundle(
+    small: Callable[..., Experiment],
+    sites: Callable[[str], list[Path]],
+    settings: Callable[[str], ServerSettings],
+    tmp_path: Path,
+) -> None:
+    """No agent and no `tidegate run`: Flower's own command line and its own nodes."""
+    here, rows = settings("stock"), sites("stock-sites")[:2]
+    programs = Path(sys.executable).parent
+    with Processes(logs=tmp_path / "logs") as processes:
+        federation = Federation(home=here.home, settings=here, processes=processes)
+        control = federation.start_server()
+        for number, site in enumerate(rows):
+            private, public = make_node_key(site.parent / "keys")
+            control.register(public, f"site-{number}")
+            command = [str(programs / "flower-supernode"), "--superlink", federation.address]
+            command += ["--root-certificates", str(federation.files.authority)]
+            command += ["--auth-supernode-private-key", str(private), "--port", str(free_port())]
+            command += ["--node-config", f'site="{site}"']
+            processes.start(f"supernode-{number}", command, federation.environment, site.parent)
+        federation.wait_for_sites(control, 2)
+        control.close()
+        flower = here.home / "flower"
+        flower.mkdir(exist_ok=True)
+        (flower / "config.toml").write_text(
+            f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "{federation.address}"\n'
+            f'root-certificates = "{federation.files.authority}"\n'
+        )
+        plan = tmp_path / "plan.toml"
+        plan.write_text(f"run = 'stock-1'\nexperiment = {json.dumps(small(rounds=2).model_dump_json())}\n")
+        submitted = subprocess.run(
+            [str(programs / "flwr"), "run", str(ROOT), "here", "--run-config", str(plan)],
+            env={**os.environ, **quiet_environment(), "FLWR_HOME": str(flower)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+        with open_state(here.state_url) as state:
+            end = time.monotonic() + 200
+            while (record := state.run("stock-1")) is None or record.status == "running":
+                processes.require_running()
+                assert time.monotonic() < end, (tmp_path / "logs" / "superlink.log").read_text()[-3000:]
+                time.sleep(0.5)
+            assert record.status == "succeeded", record.error
+            assert [item.counted for item in state.rounds("stock-1")] == [("north", "south")] * 2
