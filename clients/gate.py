@@ -126,8 +126,8 @@ class Gate:
             )
         if experiment.privacy.delta >= 1 / self._stated_rows:
             raise BudgetError(
-                f"δ = {experiment.privacy.delta:g} is not below 1/{self._stated_rows}, one over the stated rows: "
-                "it would allow a whole record to be given away",
+                f"δ = {experiment.privacy.delta:g} is not below 1/{self._stated_rows} (the stated rows), "
+                "and would allow a whole record to be given away",
                 where=where,
                 remedy="Lower privacy.delta in the experiment",
             )
@@ -143,9 +143,9 @@ class Gate:
         return Reply(
             site=self._site,
             stated_rows=self._stated_rows,
-            mechanism="; ".join(_mechanism(plan) for plan in plans),
+            mechanism="; ".join(_mechanism(plan) for plan in self._ledger.plans(plans[0].run)),
             spent_in_run=self._ledger.spent(run=plans[0].run, delta=delta, promised=True),
-            spent_in_total=self._ledger.spent(promised=True),
+            spent_in_total=self._ledger.spent(delta=delta, promised=True),
             private=all(plan.private for plan in plans),
             update=releases.update,
             scores=releases.scores,

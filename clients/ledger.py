@@ -260,6 +260,12 @@ class Ledger:
             blocks = sorted({block for plan in plans for block in plan.blocks})
             return {block: self._spent_on(block, plans, delta, promised) for block in blocks}
 
+    def plans(self, run: str) -> list[Plan]:
+        """The plans of a run, in the order in which they were authorised."""
+        with self._lock:
+            self._catch_up()
+            return [plan for plan in self._plans.values() if plan.run == run]
+
     @property
     def cap(self) -> Cap:
         """The site's limit on every block."""

@@ -34,6 +34,7 @@ class Acceptance:
         by_site, overall: metrics of (champion, challenger) on the same rows.
         gain: mean gain a row, over all sites; positive where the challenger is better.
         error: standard error of `gain` that the noise causes; 0 where it is not known.
+        comparisons: the paired differences that the sites released.
     """
 
     accepted: bool
@@ -42,6 +43,12 @@ class Acceptance:
     overall: tuple[Metrics, Metrics] | None
     gain: float
     error: float
+    comparisons: Mapping[str, Comparison]
+
+    @property
+    def overall_comparison(self) -> Comparison | None:
+        """The paired difference over the rows of all sites."""
+        return reduce(add, self.comparisons.values()) if self.comparisons else None
 
 
 def judge(replies: Mapping[str, Reply], gate: Gate) -> Acceptance:
@@ -74,6 +81,7 @@ def judge(replies: Mapping[str, Reply], gate: Gate) -> Acceptance:
         overall=overall,
         gain=gain,
         error=error,
+        comparisons=comparisons,
     )
 
 

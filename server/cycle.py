@@ -251,6 +251,8 @@ def _enter(
         decision="promote" if acceptance.accepted else "refuse",
         by="policy",
         reason=acceptance.reason,
+        gains=acceptance.comparisons,
+        overall_gain=acceptance.overall_comparison,
     )
     write_passport(training, challenger, services, comparison)
 

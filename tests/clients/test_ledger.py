@@ -97,9 +97,11 @@ def test_open_plans_count_in_full_and_closed_ones_as_far_as_they_ran(path: Path)
 def test_uses_beyond_the_plan_are_admitted_against_the_cap_alone(path: Path) -> None:
     ledger = open_ledger(path, epsilon=1.0)
     ledger.authorise(plan(uses=1, noise=5.0))
+    ledger.reserve("run-1/train/1", "run-1/train")
+    while ledger.spent().epsilon < 0.85:
+        ledger.reserve("run-1/train/2", "run-1/train")
     with pytest.raises(BudgetError):
-        for number in range(10):
-            ledger.reserve(f"run-1/train/{number}", "run-1/train")
+        ledger.reserve("run-1/train/3", "run-1/train")
     assert ledger.spent().epsilon <= 1.0
 
 
@@ -172,7 +174,7 @@ def test_a_damaged_file_is_refused_and_left_as_it_is(path: Path, spoil: Callable
     ledger.close()
     path.write_bytes(spoil(path.read_bytes()))
     before = path.read_bytes()
-    with pytest.raises(LedgerError, match="nothing was released|hash chain"):
+    with pytest.raises(LedgerError, match=r"nothing was released|hash chain"):
         open_ledger(path).verify()
     assert path.read_bytes() == before
 

@@ -25,7 +25,8 @@ def _watch(event, arguments, _log=os.environ.get("TIDEGATE_TEST_CONNECTIONS")):
     target = arguments[1] if event == "socket.connect" else arguments[0]
     host = target[0] if isinstance(target, tuple) else target
     host = host.decode() if isinstance(host, bytes) else host
-    local = host is None or str(host).startswith(("127.", "/", "\\\\0")) or str(host) in ("localhost", "::1", "0.0.0.0", "")
+    names = ("None", "localhost", "::1", "0.0.0.0", "")
+    local = str(host).startswith(("127.", "/", "\\0")) or str(host) in names
     if not local:
         with open(_log, "a") as file:
             file.write(f"{event} {host} {sys.argv}\\\\n")

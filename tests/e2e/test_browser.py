@@ -8,17 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from tests.e2e.standing_demo import StandingDemo
-
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
-
-if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
-    pytest.skip("Debian's packages chromium and chromium-driver are not installed", allow_module_level=True)
-
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+
+from tests.e2e.standing_demo import StandingDemo
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(
+        shutil.which("chromium") is None or shutil.which("chromedriver") is None,
+        reason="Debian's packages chromium and chromium-driver are not installed",
+    ),
+]
 
 
 @pytest.fixture(scope="module")

@@ -37,9 +37,9 @@ from experiments.federated_run import Request, run_experiment
 from server.settings import read_settings
 runtime, run, plan, *sites = sys.argv[1:]
 experiment = Experiment.model_validate_json(Path(plan).read_text())
-run_experiment(Request(
-    experiment=experiment, run=run, sites=[Path(site) for site in sites], settings=read_settings(), runtime=runtime,
-))
+paths = [Path(site) for site in sites]
+settings = read_settings()
+run_experiment(Request(experiment=experiment, run=run, sites=paths, settings=settings, runtime=runtime))
 """
 
 

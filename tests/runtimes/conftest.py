@@ -111,7 +111,8 @@ def _site(folder: Path, name: str, seed: int) -> Path:
     (folder / "rows.csv").write_text("\n".join(lines) + "\n")
     path = folder / "site.toml"
     path.write_text(
-        f'name = "{name}"\nstated_rows = 90\n[data]\nkind = "csv"\npath = "rows.csv"\nholdout_column = "side"\n'
+        f'name = "{name}"\nstated_rows = 90\n[data]\nkind = "csv"\npath = "rows.csv"\n'
+        'holdout_column = "side"\n'
         "[policy]\nrequire_private = false\n"
     )
     return path
