@@ -78,13 +78,14 @@ class Canaries:
         self.numbers.append(float(np.float32(7.3e9 + len(self.numbers) * 131072.0)))
         return self.numbers[-1]
 
-    def found(self, content: bytes) -> list[str]:
+    def found(self, content: bytes, *, short: bool = True) -> list[str]:
+        """The canaries in these bytes; `short`: four-byte numbers too, which megabytes hold by chance."""
         texts = [text for text in self.texts if text.encode() in content]
         numbers = [
             str(number)
             for number in self.numbers
             if struct.pack("<d", number) in content
-            or struct.pack("<f", number) in content
+            or (short and struct.pack("<f", number) in content)
             or repr(number).encode() in content
             or str(int(number)).encode() in content
         ]
@@ -92,7 +93,7 @@ class Canaries:
 
     def found_under(self, folder: Path) -> dict[str, list[str]]:
         files = (path for path in folder.rglob("*") if path.is_file())
-        hits = {str(path): self.found(path.read_bytes()) for path in files}
+        hits = {str(path): self.found(path.read_bytes(), short=path.suffix == ".npz") for path in files}
         return {path: found for path, found in hits.items() if found}
 
 
@@ -194,7 +195,9 @@ def test_no_canary_is_in_a_log_of_the_server_or_in_flowers_own_database(
     assert any(path.name == "superlink.log" for path in files)
     assert any(path.name == "superlink.db" for path in files)
     server_side = [path for path in files if not path.name.startswith("site-")]
-    assert {str(path): hits for path in server_side if (hits := canaries.found(path.read_bytes()))} == {}
+    assert {
+        str(path): hits for path in server_side if (hits := canaries.found(path.read_bytes(), short=False))
+    } == {}
 
 
 @pytest.fixture
