@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check install clean
+.PHONY: demo test check install pictures clean
 
 demo: $(VENV)/.demo
 	$(BIN)/tidegate demo
@@ -25,6 +25,9 @@ $(VENV)/.test: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all,dev,simulation]"
 	touch $(VENV)/.demo $@
+
+pictures: $(VENV)/.test
+	scripts/pictures
 
 clean:
 	rm -rf $(VENV) demo .tidegate

@@ -42,14 +42,14 @@ def serve(connection: FleetConnection, answer: Callable[[Work], Message], stop: 
     """
     last_message = -math.inf
     while not stop.is_set():
-        work = _receive(connection)
+        work = _receive(connection, stop)
         if work is None:
             quiet = time.monotonic() - last_message
             stop.wait(next((pause for until, pause in _POLLS if quiet < until), _IDLE_POLL))
             continue
         last_message = began = time.monotonic()
         reply = _answer(connection, work, answer)
-        _send(connection, reply, time.monotonic() - began)
+        _send(connection, reply, time.monotonic() - began, stop)
         last_message = time.monotonic()
 
 
@@ -65,13 +65,13 @@ def installed_code_hash() -> str:
     return code_hash(files)
 
 
-def _receive(connection: FleetConnection) -> Work | None:
+def _receive(connection: FleetConnection, stop: threading.Event) -> Work | None:
     try:
         return connection.receive()
     except Exception:
         # Whatever a broken line or a server that is restarted raises, the agent outlives it.
         _log.exception("a message could not be received; trying again")
-        time.sleep(_IDLE_POLL)
+        stop.wait(_IDLE_POLL)
         return None
 
 
@@ -85,20 +85,25 @@ def _answer(connection: FleetConnection, work: Work, answer: Callable[[Work], Me
             bundle.sha256[:12],
         )
         return error_reply(work.message, RefusalCode.INPUT)
-    return answer(work)
+    try:
+        return answer(work)
+    except Exception:
+        # A kind of message that the ClientApp does not know raises in Flower's own code.
+        _log.exception("failed %s", work.message.metadata.message_type)
+        return error_reply(work.message, RefusalCode.FAILED)
 
 
 def _same_code(bundle: Bundle) -> bool:
     return code_hash(bundle.files) == installed_code_hash()
 
 
-def _send(connection: FleetConnection, reply: Message, seconds: float) -> None:
+def _send(connection: FleetConnection, reply: Message, seconds: float, stop: threading.Event) -> None:
     for attempt in range(1, _SEND_TRIES + 1):
         try:
             connection.send(reply, seconds)
         except Exception:
             _log.exception("the reply could not be sent (try %d of %d)", attempt, _SEND_TRIES)
-            time.sleep(_IDLE_POLL * attempt)
+            stop.wait(_IDLE_POLL * attempt)
         else:
             return
     _log.error("the reply stays in the ledger; the server gets it when it asks for the round again")

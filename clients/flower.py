@@ -86,8 +86,9 @@ class FleetConnection:
         )
         message: Any = inflate_object_from_contents(message_id, contents)
         message.metadata.__dict__["_message_id"] = message_id
+        context = self._context(run)[0]  # first: what is confirmed and fails here would never be answered
         self._confirm(run, message_id)
-        return Work(message=message, context=self._context(run)[0])
+        return Work(message=message, context=context)
 
     def bundle(self, run: int) -> Bundle:
         """The app bundle of a run that a message came from."""

@@ -8,9 +8,11 @@ packed message is three objects where array records make nine of a linear model.
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
@@ -18,9 +20,10 @@ from typing import Any
 import numpy as np
 from flwr.app import Array as FlowerArray
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from pydantic import ConfigDict, TypeAdapter, with_config
 
 from contract.errors import ReleaseError
-from contract.releases import Comparison, DriftSummary, FeatureCounts, ModelUpdate, ScoreHistogram, Spent
+from contract.releases import Comparison, DriftSummary, ModelUpdate, ScoreHistogram, Spent
 
 __all__ = [
     "ARRAYS",
@@ -100,6 +103,7 @@ class Instruction:
             ) from exc
 
 
+@with_config(ConfigDict(arbitrary_types_allowed=True, extra="forbid"))
 @dataclass(frozen=True, kw_only=True)
 class Reply:
     """What a site sends back: releases, and public facts about itself.
@@ -193,7 +197,7 @@ def unpack(packed: object) -> dict[str, Any]:
     try:
         with np.load(io.BytesIO(packed), allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (OSError, zipfile.BadZipFile) as exc:
+    except (OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as exc:
         raise ValueError("not packed arrays") from exc
 
 
@@ -219,43 +223,18 @@ def _plain(value: Any) -> Any:
     return value
 
 
+@functools.cache
+def _reader() -> TypeAdapter[Reply]:
+    return TypeAdapter(Reply)
+
+
 def _reply(text: str, arrays: dict[str, Float32s]) -> Reply:
+    """Every field checked for its type: what is read may come from anybody."""
     try:
-        values = json.loads(text)
-        readers = {
-            "spent_in_run": lambda item: Spent(**item),
-            "spent_in_total": lambda item: Spent(**item),
-            "scores": _scores,
-            "challenger_scores": _scores,
-            "comparison": lambda item: Comparison(**item),
-            "drift": _drift,
-        }
-        for name, read in readers.items():
-            values[name] = None if values[name] is None else read(values[name])
-        return Reply(**values, update=ModelUpdate(arrays=arrays) if arrays else None)
-    except (KeyError, TypeError, ValueError) as exc:
+        values = {**json.loads(text), "update": ModelUpdate(arrays=arrays) if arrays else None}
+        return _reader().validate_python(values)
+    except (TypeError, ValueError) as exc:
         raise _not_understood() from exc
-
-
-def _scores(values: dict[str, Any]) -> ScoreHistogram:
-    return ScoreHistogram(
-        negative=np.asarray(values["negative"], dtype=np.float64),
-        positive=np.asarray(values["positive"], dtype=np.float64),
-        noise_deviation=float(values["noise_deviation"]),
-        binary=bool(values["binary"]),
-    )
-
-
-def _drift(values: dict[str, Any]) -> DriftSummary:
-    features = tuple(
-        FeatureCounts(
-            feature=str(item["feature"]),
-            reference=np.asarray(item["reference"], dtype=np.float64),
-            current=np.asarray(item["current"], dtype=np.float64),
-        )
-        for item in values["features"]
-    )
-    return DriftSummary(**{**values, "features": features})
 
 
 def _not_understood() -> ReleaseError:

@@ -9,11 +9,13 @@ the budget spent) is marked so.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BeforeValidator, ConfigDict, with_config
 
 __all__ = [
     "PLAIN_METHOD",
@@ -28,12 +30,26 @@ __all__ = [
     "Spent",
 ]
 
-Array = npt.NDArray[np.float64]
+
+def _counts(values: object) -> npt.NDArray[np.float64]:
+    counts = np.asarray(values, dtype=np.float64)
+    if counts.ndim != 1:
+        raise ValueError("counts are one row of numbers")
+    return counts
+
+
+Array = Annotated[npt.NDArray[np.float64], BeforeValidator(_counts)]
+"""Counts; whoever reads a message has them checked to be one row of numbers."""
 
 PLAIN_METHOD = "not private"
 """What stands in place of an accountant's name where no guarantee is given."""
 
 
+_Class = TypeVar("_Class", bound=type[Any])
+_READ: Callable[[_Class], _Class] = with_config(ConfigDict(arbitrary_types_allowed=True, extra="forbid"))
+
+
+@_READ
 @dataclass(frozen=True, kw_only=True)
 class Spent:
     """What a data block has paid: public, for it depends on no record.
@@ -53,6 +69,7 @@ class Spent:
     block: str
 
 
+@_READ
 @dataclass(frozen=True, kw_only=True)
 class ModelUpdate:
     """Model arrays after the site's noisy local steps."""
@@ -60,6 +77,7 @@ class ModelUpdate:
     arrays: dict[str, npt.NDArray[np.float32]]
 
 
+@_READ
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
     """Figures computed from a score histogram: post-processing, no further cost."""
@@ -75,6 +93,7 @@ class Metrics:
         return {name: value for name, value in vars(self).items() if math.isfinite(value)}
 
 
+@_READ
 @dataclass(frozen=True, kw_only=True)
 class ScoreHistogram:
     """How many held-out rows got which score, by outcome: the evaluation release.
@@ -95,6 +114,10 @@ class ScoreHistogram:
     positive: Array
     noise_deviation: float
     binary: bool = True
+
+    def __post_init__(self) -> None:
+        if self.negative.shape != self.positive.shape:
+            raise ValueError("both outcomes have as many bins")
 
     def __add__(self, other: ScoreHistogram) -> ScoreHistogram:
         """Counts of the rows of both; independent noise adds in variance."""
@@ -144,6 +167,7 @@ class ScoreHistogram:
         return float(np.clip(self.positive @ below / (negatives * positives), 0.0, 1.0))
 
 
+@_READ
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """How much better a challenger's loss is than the champion's, row by row on the same rows.
@@ -182,6 +206,7 @@ class Comparison:
         return self.noise_deviation / self.rows if self.rows >= 1 else math.nan
 
 
+@_READ
 @dataclass(frozen=True, kw_only=True)
 class FeatureCounts:
     """Noisy counts of one feature over its public bins, in both windows."""
@@ -191,6 +216,7 @@ class FeatureCounts:
     current: Array
 
 
+@_READ
 @dataclass(frozen=True, kw_only=True)
 class DriftSummary:
     """The counts of every feature, and of the label, in two windows of a site.

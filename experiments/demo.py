@@ -337,7 +337,7 @@ class Demo:
         (self.options.folder / "story.png").write_bytes(plot)
         record = [run for run in state.runs(experiment.name) if run.model_version == champion][-1]
         registry.log_figure_bytes(str(record.mlflow_run_id), plot, "story.png")
-        return curves
+        return {name: curve for name, curve in curves.items() if curve}
 
     def _markers(self, outcomes: list[dict[str, Any]]) -> list[Marker]:
         markers = []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import zipfile
+import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,6 +70,6 @@ class Checkpoint:
                     kind, _, rest = name.partition("/")
                     if rest:
                         parts[kind][rest] = file[name]
-        except (OSError, ValueError, KeyError) as exc:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as exc:
             raise StorageError("the checkpoint is damaged", remedy="Start the run again") from exc
         return cls(round=int(counts[0]), averaged_rounds=int(counts[1]), **parts)

@@ -153,8 +153,10 @@ def _decide(job: Job, answers: Answers, state: State) -> Decision:
         retraining=job.experiment.retraining,
         budget=_budget(answers),
         quorum=job.experiment.strategy.quorum,
-        last_retraining=_last_retraining(history, state, name),
+        last_retraining=_last_retraining(job, history, state),
     )
+    if any(item.window == job.window and item.kind == decision.action for item in state.decisions(name)):
+        return decision  # of this very cycle, before it was killed
     state.record_decision(
         name,
         window=job.window,
@@ -172,12 +174,13 @@ def _budget(answers: Answers) -> dict[str, bool]:
     return {**dict.fromkeys(answers.replies, True), **refused}
 
 
-def _last_retraining(history: Sequence[WindowOutcome], state: State, model: str) -> int | None:
+def _last_retraining(job: Job, history: Sequence[WindowOutcome], state: State) -> int | None:
+    """Place of the last window that led to one. This window's own, of a cycle that was killed, goes on."""
     places = {outcome.window: outcome.index for outcome in history}
     done = [
         places[item.window]
-        for item in state.decisions(model)
-        if item.kind == "retrain" and item.window in places
+        for item in state.decisions(job.experiment.name)
+        if item.kind == "retrain" and item.window in places and item.window != job.window
     ]
     return max(done, default=None)
 

@@ -130,7 +130,7 @@ def exchange(
     nodes: dict[str, int] = {}
     pause, ends = _SHORTEST_PAUSE, began + patience.deadline
     graced = False
-    while waiting and time.monotonic() < ends:
+    while waiting:
         for message in grid.pull_messages(list(waiting)):
             node = waiting.pop(message.metadata.reply_to_message_id)
             pause = _SHORTEST_PAUSE
@@ -140,6 +140,8 @@ def exchange(
         if waiting and not graced and len(replies) >= patience.quorum:
             graced, taken = True, time.monotonic() - began
             ends = min(ends, time.monotonic() + max(patience.grace, 2 * taken))
+        if time.monotonic() >= ends:
+            break
         if waiting:
             time.sleep(pause)
             pause = min(_LONGEST_PAUSE, 1.5 * pause)

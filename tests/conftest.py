@@ -1,14 +1,39 @@
-"""Where the tests find the public data sets."""
+"""What holds for every test: where public data sets are, and that no connection leaves this machine."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.connections import HOOK, watched_environment
+
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests first, on any worker; the quick ones of a file on one, where they share fixtures."""
+    for item in items:
+        if not is_marked(item, "e2e") and not is_marked(item, "xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(ROOT).as_posix()))
+    items.sort(key=lambda item: (not is_marked(item, "e2e"), not is_marked(item, "xdist_group")))
+
+
+def is_marked(item: pytest.Item, name: str) -> bool:
+    return any(item.iter_markers(name))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_connection_leaves_this_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Watches this process and every Python process that a test starts; the last test answers for all."""
+    environment, log = watched_environment(tmp_path_factory.mktemp("connections"))
+    os.environ.update(environment)
+    exec(HOOK, {})  # noqa: S102 - what its children run, in this process too
+    yield
+    assert not log.exists(), f"connections beyond loopback:\n{log.read_text()}"
 
 
 @pytest.fixture

@@ -31,6 +31,9 @@ app.add_typer(drift.app, name="drift")
 app.add_typer(models.app, name="models")
 
 
+_INTERRUPTED = 130
+
+
 def main() -> None:
     """The program's entry."""
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -41,11 +44,19 @@ def main() -> None:
         print(f"error: {exc}", file=sys.stderr)
         sys.exit(exc.exit_code)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        _say_interrupted()
+        sys.exit(_INTERRUPTED)
+    except SystemExit as exc:
+        if exc.code == _INTERRUPTED:  # typer's own answer to Ctrl-C, without a word
+            _say_interrupted()
+        raise
     except BrokenPipeError:
         # The reader of our output has gone, as `head` does: that is not an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _say_interrupted() -> None:
+    print("interrupted", file=sys.stderr)
 
 
 if __name__ == "__main__":

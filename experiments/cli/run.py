@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -40,12 +41,13 @@ def run(
         )
     experiment = read_experiment(file)
     settings = read_settings()
+    name = resume or name_run(experiment.name)
     steps = Steps(experiment.name, experiment.strategy.rounds, silent=json)
     try:
         result = run_experiment(
             Request(
                 experiment=experiment,
-                run=resume or name_run(experiment.name),
+                run=name,
                 sites=sites_for(experiment, site or [], settings.home),
                 settings=settings,
                 runtime=runtime,  # type: ignore[arg-type]  # checked above
@@ -53,6 +55,10 @@ def run(
                 progress=steps.show,
             )
         )
+    except KeyboardInterrupt:
+        steps.close()
+        print(f"go on where it stopped with: tidegate run {file} --resume {name}", file=sys.stderr)
+        raise
     finally:
         steps.close()
     if json:

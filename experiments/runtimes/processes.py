@@ -15,10 +15,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+import psutil
 
 from contract.errors import AddressError, RoundError
 
@@ -100,7 +103,8 @@ class Processes:
         return {child.name: child.process.pid for child in self._children}
 
     def stop(self) -> None:
-        """End all children, last started first."""
+        """End all children, last started first, and all that they started."""
+        started = [item for child in self._children for item in _descendants(child.process.pid)]
         for child in reversed(self._children):
             _signal_group(child.process, signal.SIGTERM)
         end = time.monotonic() + self.patience
@@ -110,7 +114,9 @@ class Processes:
             except subprocess.TimeoutExpired:
                 _signal_group(child.process, signal.SIGKILL)
                 child.process.wait()
-            _signal_group(child.process, signal.SIGKILL)  # what the child itself started
+        for item in started:
+            with suppress(psutil.NoSuchProcess):
+                item.kill()
         self._children.clear()
 
 
@@ -160,6 +166,14 @@ def wait_for_port(port: int, seconds: float, processes: Processes) -> None:
 
 def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _descendants(process_id: int) -> list[psutil.Process]:
+    """What a child started, in whatever session: Flower gives its ServerApp one of its own."""
+    try:
+        return psutil.Process(process_id).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

@@ -6,7 +6,8 @@ actors are processes: each opens the site's own ledger, as an agent would.
 
 Facts: a virtual node's context must come back as it was, so the site's is a copy;
 `run_simulation` reports an error of the ServerApp in its log alone, so
-the error is kept here and raised when the engine has come down.
+the error is kept here and raised when the engine has come down. Without an
+address given, Ray finds its own by pointing a socket at a public name server.
 """
 
 from __future__ import annotations
@@ -80,7 +81,12 @@ def simulate(job: Job, sites: Sequence[Path], settings: ServerSettings) -> None:
         num_supernodes=len(sites),
         backend_config={
             "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-            "init_args": {"logging_level": logging.ERROR, "log_to_driver": False, "include_dashboard": False},
+            "init_args": {
+                "logging_level": logging.ERROR,
+                "log_to_driver": False,
+                "include_dashboard": False,
+                "_node_ip_address": "127.0.0.1",
+            },
         },
     )
     if errors:

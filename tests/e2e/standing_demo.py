@@ -16,23 +16,10 @@ from typing import Any
 import psutil
 import pytest
 
-HOOK = """\
-import os, sys
+from tests.connections import watched_environment
 
-def _watch(event, arguments, _log=os.environ.get("TIDEGATE_TEST_CONNECTIONS")):
-    if _log is None or event not in ("socket.connect", "socket.getaddrinfo"):
-        return
-    target = arguments[1] if event == "socket.connect" else arguments[0]
-    host = target[0] if isinstance(target, tuple) else target
-    host = host.decode() if isinstance(host, bytes) else host
-    names = ("None", "localhost", "::1", "0.0.0.0", "")
-    local = str(host).startswith(("127.", "/", "\\0")) or str(host) in names
-    if not local:
-        with open(_log, "a") as file:
-            file.write(f"{event} {host} {sys.argv}\\\\n")
-
-sys.addaudithook(_watch)
-"""
+PICTURES = Path(os.environ["TIDEGATE_PICTURES"]) if "TIDEGATE_PICTURES" in os.environ else None
+"""Where `scripts/pictures` wants the README's pictures."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +48,6 @@ class StandingDemo:
         return done.stdout
 
 
-def watched_environment(folder: Path) -> tuple[dict[str, str], Path]:
-    """An environment in which every Python process writes down each connection beyond loopback."""
-    hooks = folder / "hooks"
-    hooks.mkdir()
-    (hooks / "sitecustomize.py").write_text(HOOK)
-    log = folder / "connections.log"
-    return {**os.environ, "PYTHONPATH": str(hooks), "TIDEGATE_TEST_CONNECTIONS": str(log)}, log
-
-
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandingDemo]:
     place = tmp_path_factory.mktemp("demo")
@@ -85,7 +63,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandingDemo]:
                 "--folder",
                 str(folder),
                 "--weeks",
-                "8",
+                "8" if PICTURES is None else "10",
                 "--keep",
             ],
             env=environment,

@@ -12,11 +12,12 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
-from tests.e2e.standing_demo import StandingDemo
+from tests.e2e.standing_demo import PICTURES, StandingDemo
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.timeout(600),
+    pytest.mark.xdist_group("demo"),
     pytest.mark.skipif(
         shutil.which("chromium") is None or shutil.which("chromedriver") is None,
         reason="Debian's packages chromium and chromium-driver are not installed",
@@ -88,4 +89,6 @@ def test_the_passport_is_rendered(demo: StandingDemo, browser: webdriver.Chrome,
     assert len(browser.find_elements(By.CSS_SELECTOR, "table td")) > 40
     picture = tmp_path / "passport.png"
     assert browser.save_screenshot(str(picture))
-    shutil.copy(picture, demo.folder / "passport.png")
+    if PICTURES is not None:
+        shutil.copy(picture, PICTURES / "passport.png")
+        shutil.copy(demo.folder / "story.png", PICTURES / "story.png")

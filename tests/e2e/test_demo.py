@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.standing_demo import StandingDemo, stop, watched_environment
+from tests.connections import watched_environment
+from tests.e2e.standing_demo import StandingDemo, stop
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.xdist_group("demo")]
 
 
 def test_every_step_came_out(demo: StandingDemo) -> None:

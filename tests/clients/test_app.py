@@ -1,0 +1,272 @@
+"""What leaves a site when it refuses: one word. What leaves it when it is asked again: the same bytes."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from clients import site as sites
+from clients.app import app
+from clients.site import open_site
+from contract.errors import RefusalCode
+from contract.experiment import Experiment
+from contract.experiment_file import parse_experiment
+from contract.messages import COMPARE, CONFIG, DRIFT_QUERY, Instruction, Reply
+from contract.models import initial_arrays
+from experiments.runtimes.inline import InlineGrid
+from server.flower import assume_identity
+
+TEXT = """\
+name = "small"
+[task]
+time = "window"
+label = { column = "ill" }
+[[task.features]]
+name = "level"
+kind = "numeric"
+low = 0
+high = 100
+[privacy]
+epsilon = 2.0
+delta = 1e-4
+"""
+
+CANARY = "7300131072"
+EXPERIMENT = parse_experiment(TEXT, where="small")
+TWICE = Instruction(run="r", step=1, windows=("w1",), evaluations=2)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A site's site.toml; whatever site was opened is closed afterwards."""
+    monkeypatch.setattr(sites, "_open", {})
+    monkeypatch.setattr("clients.drift.write_local_report", lambda *_: None)  # seconds, in another process
+    rng = np.random.default_rng(1)
+    lines = ["level,ill,window,side"]
+    lines += [
+        f"{rng.uniform(0, 100):.3f},{row % 3 == 0:d},w1,{'holdout' if row % 4 == 0 else 'train'}"
+        for row in range(80)
+    ]
+    (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "site.toml").write_text(
+        'name = "north"\nstated_rows = 60\n[data]\nkind = "csv"\npath = "rows.csv"\nholdout_column = "side"\n'
+        "[policy]\nepsilon_cap = 10.0\n"
+    )
+    yield tmp_path / "site.toml"
+    forget_sites()
+
+
+def forget_sites() -> None:
+    """As the end of the process would."""
+    for known in sites._open.values():
+        known.ledger.close()
+    sites._open.clear()
+
+
+def ask(
+    site: Path,
+    kind: str = "evaluate",
+    *,
+    instruction: Instruction = TWICE,
+    experiment: Experiment = EXPERIMENT,
+    records: RecordDict | None = None,
+) -> Message:
+    """The ClientApp's answer to one message."""
+    grid = InlineGrid(app, [site], {"experiment": experiment.model_dump_json()})
+    assume_identity(grid.run_id)
+    arrays = initial_arrays(experiment, np.random.default_rng(0))
+    if kind == COMPARE:
+        arrays |= {f"challenger/{name}": value for name, value in arrays.items()}
+    message = Message(content=records or instruction.to_records(arrays), dst_node_id=1, message_type=kind)
+    (answer,) = grid.send_and_receive([message])
+    return answer
+
+
+def sent(message: Message) -> bytes:
+    """The message's bytes as they travel, object by object."""
+    from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+
+    return b"".join(item.deflate() for item in get_all_nested_objects(message).values())
+
+
+def append(site: Path, row: str) -> None:
+    rows = site.with_name("rows.csv")
+    rows.write_text(f"{rows.read_text()}{row}\n")
+
+
+def entries(site: Path) -> list[str]:
+    return [entry.kind for entry in open_site(site).ledger.entries()]
+
+
+def _spends_too_much(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.write_text(site.read_text().replace("10.0", f"0.00{CANARY}"))
+
+
+def _is_forbidden(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.write_text(f'{site.read_text()}approved_experiments = ["{CANARY}"]\n')
+
+
+def _has_a_wrong_value(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    append(site, f"x{CANARY},0,w1,train")
+
+
+def _has_a_wrong_label(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    append(site, f"50,{CANARY},w1,train")
+
+
+def _has_no_file(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.write_text(site.read_text().replace("rows.csv", f"rows-{CANARY}.csv"))
+
+
+def _has_a_wrong_setting(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.write_text(f"{site.read_text()}password = {CANARY}\n")
+
+
+def _has_a_broken_ledger(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = site.with_name("tidegate")
+    folder.mkdir()
+    (folder / "ledger.db").write_bytes(CANARY.encode() * 1000)
+
+
+def _diverges(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from contract.releases import ScoreHistogram
+
+    wrong = ScoreHistogram(negative=np.array([np.nan, float(CANARY)]), positive=np.ones(2), noise_deviation=0)
+    monkeypatch.setattr("clients.evaluation.evaluate", lambda *_, **__: wrong)
+
+
+def _raises(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def evaluate(*_: Any, **__: Any) -> None:
+        raise ValueError(f"level = {CANARY} in {site}")
+
+    monkeypatch.setattr("clients.evaluation.evaluate", evaluate)
+
+
+def _raises_reading(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_frame(*_: Any) -> None:
+        raise MemoryError(f"level = {CANARY} in {site}")
+
+    monkeypatch.setattr("clients.site.load_frame", load_frame)
+
+
+@pytest.mark.parametrize(
+    ("word", "wrong"),
+    [
+        ("budget", _spends_too_much),
+        ("budget", _is_forbidden),
+        ("data", _has_a_wrong_value),
+        ("data", _has_a_wrong_label),
+        ("data", _has_no_file),
+        ("input", _has_a_wrong_setting),
+        ("ledger", _has_a_broken_ledger),
+        ("release", _diverges),
+        ("failed", _raises),
+        ("failed", _raises_reading),
+    ],
+)
+def test_a_refusal_is_one_word_and_carries_no_value_and_no_path(
+    site: Path, monkeypatch: pytest.MonkeyPatch, word: str, wrong: Callable[[Path, pytest.MonkeyPatch], None]
+) -> None:
+    wrong(site, monkeypatch)
+    answer = ask(site)
+    assert not answer.has_content()
+    assert answer.error.reason == word
+    assert word in RefusalCode.ALL
+    content = sent(answer)
+    for secret in (CANARY, str(site.parent), "rows", "level"):
+        assert secret.encode() not in content
+
+
+@pytest.mark.parametrize("wrong", [_has_a_wrong_value, _has_no_file, _raises])
+def test_the_sites_own_log_has_the_whole_sentence(
+    site: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    wrong: Callable[[Path, pytest.MonkeyPatch], None],
+) -> None:
+    wrong(site, monkeypatch)
+    ask(site)
+    assert CANARY in caplog.text
+
+
+def test_every_kind_of_message_is_refused_alike(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _has_a_wrong_value(site, monkeypatch)
+    for kind in ("train", "evaluate", COMPARE, DRIFT_QUERY):
+        assert ask(site, kind).error.reason == "data"
+    assert entries(site) == []
+
+
+def test_a_run_without_noise_is_refused_where_noise_is_required(site: Path) -> None:
+    plain = EXPERIMENT.model_copy(
+        update={"privacy": EXPERIMENT.privacy.model_copy(update={"private": False, "seed": 7})}
+    )
+    for kind in ("train", "evaluate", COMPARE, DRIFT_QUERY):
+        assert ask(site, kind, experiment=plain).error.reason == "budget"
+    assert entries(site) == []
+
+
+def test_rows_of_one_class_and_windows_without_rows_are_data(site: Path) -> None:
+    assert ask(site, instruction=Instruction(run="r", windows=("w9",))).error.reason == "data"
+    for row in range(20):
+        append(site, f"{row},0,w2,train")
+    assert ask(site, "train", instruction=Instruction(run="r", windows=("w2",))).error.reason == "data"
+    assert ask(site, "train", instruction=Instruction(run="r", windows=("w1",))).has_content()
+
+
+def test_an_instruction_of_another_version_is_refused(site: Path) -> None:
+    unknown = RecordDict({CONFIG: ConfigRecord({"instruction": "{}", "arrays": b""})})
+    assert ask(site, records=unknown).error.reason == "release"
+
+
+def test_a_node_without_a_site_is_refused(site: Path) -> None:
+    grid = InlineGrid(app, [Path()], {"experiment": EXPERIMENT.model_dump_json()})
+    assume_identity(grid.run_id)
+    message = Message(content=TWICE.to_records(), dst_node_id=1, message_type="evaluate")
+    grid._contexts[1].node_config = {}
+    (answer,) = grid.send_and_receive([message])
+    assert answer.error.reason == "input"
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate", COMPARE, DRIFT_QUERY])
+def test_a_repeated_request_gets_the_same_bytes_and_is_charged_once(site: Path, kind: str) -> None:
+    one = ask(site, kind)
+    charged, spent = entries(site), open_site(site).ledger.spent()
+    again = ask(site, kind)
+    forget_sites()
+    afterwards = ask(site, kind)
+    assert sent(one.content) == sent(again.content) == sent(afterwards.content)
+    assert charged
+    assert entries(site) == charged
+    assert open_site(site).ledger.spent() == spent
+    assert spent.epsilon > 0
+
+
+def test_a_new_request_has_new_noise_and_a_new_charge(site: Path) -> None:
+    one = ask(site)
+    before = entries(site).count("reserve")
+    other = ask(site, instruction=Instruction(run="r", step=2, windows=("w1",), evaluations=2))
+    found = [Reply.from_records(message.content).scores for message in (one, other)]
+    assert found[0] is not None
+    assert found[1] is not None
+    assert found[0].negative.tolist() != found[1].negative.tolist()
+    assert entries(site).count("reserve") == before + 1
+
+
+def test_what_was_reserved_for_an_answer_that_failed_stays_spent(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _raises(site, monkeypatch)
+    assert ask(site).error.reason == "failed"
+    assert entries(site) == ["authorise", "reserve"]
+    assert open_site(site).ledger.spent().epsilon > 0
+    rows = sqlite3.connect(site.with_name("tidegate") / "ledger.db")
+    try:
+        assert rows.execute("SELECT count(*) FROM replies").fetchone() == (0,)
+    finally:
+        rows.close()

@@ -1,0 +1,308 @@
+"""Round the loop once: from a closed window to a decision, and only then to the alias."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clients.app import app
+from contract.errors import RegistryError, RoundError
+from contract.experiment import Experiment, Gate
+from contract.experiment_file import parse_experiment
+from experiments.runtimes.inline import InlineGrid
+from server.cycle import Champion, champion_of, run_cycle
+from server.flower import assume_identity
+from server.jobs import Job
+from server.registry import CHAMPION, Registry
+from server.storage import State
+from server.training_job import Services
+
+TEXT = """\
+name = "model"
+[task]
+time = "window"
+label = { column = "ill" }
+[[task.features]]
+name = "level"
+kind = "numeric"
+low = 0
+high = 100
+[strategy]
+rounds = 2
+local_steps = 15
+learning_rate = 2.0
+grace = 0.1
+round_timeout = 60.0
+[privacy]
+private = false
+seed = 7
+[drift]
+false_alarm_rate = 0.01
+[retraining]
+persistence = 1
+of = 1
+cooldown = 0
+windows = 1
+"""
+
+SITES = ("north", "south", "west")
+CALM, TURNED = "w2", "w3"
+"""The window in which all is as in w1; and the one in which levels are higher and mean the contrary."""
+
+
+class Recording(Registry):
+    """The real registry, noting what was decided whenever an alias moves; away when it is told so."""
+
+    def __init__(self, home: Path, state: State) -> None:
+        super().__init__(f"sqlite:///{home}/mlflow.db", home / "artifacts")
+        self.state = state
+        self.alias_fails = False
+        self.decided: list[tuple[str, int, list[tuple[str, str]]]] = []
+
+    def set_alias(self, name: str, alias: str, version: int) -> None:
+        self.decided.append((alias, version, decisions(self.state, name)))
+        if self.alias_fails:
+            raise RegistryError("MLflow is away")
+        super().set_alias(name, alias, version)
+
+
+def decisions(state: State, name: str) -> list[tuple[str, str]]:
+    return [(decision.kind, decision.subject) for decision in state.decisions(name)]
+
+
+@pytest.fixture(scope="module")
+def mlruns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One MLflow for the module: making its database costs seconds."""
+    yield tmp_path_factory.mktemp("mlruns")
+    logging.getLogger("alembic").setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def registry(mlruns: Path, state: State) -> Recording:
+    return Recording(mlruns, state)
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path) -> Registry:
+    """A registry that nobody can use."""
+    (tmp_path / "file").write_text("")
+    return Registry(f"sqlite:///{tmp_path}/file/mlflow.db", tmp_path / "artifacts")
+
+
+@pytest.fixture
+def sites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    monkeypatch.setattr("clients.drift.write_local_report", lambda *_: None)  # seconds, in another process
+    return [_site(tmp_path / name, name, seed) for seed, name in enumerate(SITES)]
+
+
+def _site(folder: Path, name: str, seed: int) -> Path:
+    rng = np.random.default_rng(seed)
+    lines = ["level,ill,window,side"]
+    for row in range(360):
+        window = ("w1", CALM, TURNED)[row // 120]
+        level = rng.uniform(30, 100) if window == TURNED else rng.uniform(0, 80)
+        ill = (rng.random() < level / 100) != (window == TURNED)
+        lines.append(f"{level:.3f},{ill:d},{window},{'holdout' if row % 4 == 0 else 'train'}")
+    folder.mkdir()
+    (folder / "rows.csv").write_text("\n".join(lines) + "\n")
+    (folder / "site.toml").write_text(
+        f'name = "{name}"\nstated_rows = 90\n[data]\nkind = "csv"\npath = "rows.csv"\n'
+        'holdout_column = "side"\n[policy]\nrequire_private = false\n'
+    )
+    return folder / "site.toml"
+
+
+def plan(name: str, **gate: float) -> Experiment:
+    return parse_experiment(TEXT, where="test").model_copy(update={"name": name, "gate": Gate(**gate)})
+
+
+def services(job: Job, sites: list[Path], state: State, registry: Registry) -> Services:
+    grid = InlineGrid(app, sites, job.to_run_config())
+    assume_identity(grid.run_id)
+    return Services(grid=grid, state=state, registry=registry, rng=np.random.default_rng(7))
+
+
+def put_into_service(experiment: Experiment, state: State, registry: Recording) -> None:
+    """Version 1, right for w1: the chance of being ill grows with the level."""
+    name, run = experiment.name, f"{experiment.name}-1"
+    state.start_run(run, experiment=experiment, job="train", trigger="test", code_hash="c0de")
+    arrays = {"layers.0.weight": np.float32([[4]]), "layers.0.bias": np.float32([-2])}
+    mlflow_run = registry.start_run(experiment, run_name=run)
+    version = registry.register(name, mlflow_run, arrays, experiment=experiment, description="")
+    state.link_run(run, model_version=version, result=json.dumps({"windows": ["w1"]}))
+    decide(state, name, "promote", f"version {version}")
+    registry.set_alias(name, CHAMPION, version)
+
+
+def cycle(
+    experiment: Experiment, window: str, sites: list[Path], state: State, registry: Registry
+) -> dict[str, object]:
+    job = Job(kind="cycle", run=f"{experiment.name}-{window}", experiment=experiment, window=window)
+    run_cycle(job, services(job, sites, state, registry))
+    record = state.run(job.run)
+    assert record is not None
+    assert (record.job, record.status, record.error) == ("cycle", "succeeded", "")
+    return dict(json.loads(str(record.result)))
+
+
+def decide(state: State, name: str, kind: str, subject: str) -> None:
+    state.record_decision(name, window="w1", kind=kind, subject=subject, by="test", reason="")  # type: ignore[arg-type]
+
+
+def test_the_champion_is_that_of_the_last_promotion_or_rollback(state: State) -> None:
+    for kind, subject, expected in (
+        ("promote", "version 1", 1),
+        ("refuse", "version 2", 1),
+        ("promote", "version 12", 12),
+        ("retrain", "retraining", 12),
+        ("approve", "version 3", 12),
+        ("rollback", "version 1", 1),
+        ("promote", "the run of version 4", 1),
+    ):
+        decide(state, "model", kind, subject)
+        assert champion_of("model", state) == Champion(version=expected, windows=())
+
+
+def test_a_model_that_was_never_promoted_has_no_champion(state: State) -> None:
+    decide(state, "model", "refuse", "version 1")
+    decide(state, "other", "promote", "version 1")
+    with pytest.raises(RegistryError, match="'model' has no champion"):
+        champion_of("model", state)
+
+
+def test_the_champions_windows_are_those_that_its_run_was_trained_on(
+    state: State, experiment: Experiment
+) -> None:
+    for version, windows in ((1, ["w1"]), (2, ["w2", "w3"])):
+        state.start_run(f"r{version}", experiment=experiment, job="train", trigger="test", code_hash="c0de")
+        state.link_run(f"r{version}", model_version=version, result=json.dumps({"windows": windows}))
+        decide(state, experiment.name, "promote", f"version {version}")
+    assert champion_of(experiment.name, state).windows == ("w2", "w3")
+    decide(state, experiment.name, "rollback", "version 1")
+    assert champion_of(experiment.name, state).windows == ("w1",)
+
+
+def test_a_cycle_without_a_champion_ends_as_failed(
+    sites: list[Path], state: State, nowhere: Registry
+) -> None:
+    with pytest.raises(RegistryError, match="no champion"):
+        cycle(plan("model"), CALM, sites, state, nowhere)
+    (run,) = state.runs()
+    assert run.status == "failed"
+    assert "no champion to watch" in run.error
+
+
+def test_a_quiet_window_leads_to_nothing_and_needs_no_registry(
+    sites: list[Path], state: State, nowhere: Registry
+) -> None:
+    state.start_run("r1", experiment=plan("model"), job="train", trigger="test", code_hash="c0de")
+    state.link_run("r1", model_version=1, result=json.dumps({"windows": ["w1"]}))
+    decide(state, "model", "promote", "version 1")
+    result = cycle(plan("model"), CALM, sites, state, nowhere)
+    assert (result["decision"], result["alarm"], result["sites_in_alarm"]) == ("none", False, [])
+    assert "challenger" not in result
+    assert decisions(state, "model") == [("promote", "version 1"), ("none", "retraining")]
+    assert [run.job for run in state.runs()] == ["train", "cycle"]
+    assert [(verdict.window, verdict.alarm) for verdict in state.verdicts("model")] == [(CALM, False)]
+    assert {found.site for found in state.drift("model", CALM)} == set(SITES)
+
+
+def test_a_drifted_window_ends_in_a_promotion_that_is_decided_before_the_alias_moves(
+    sites: list[Path], state: State, registry: Recording
+) -> None:
+    experiment = plan("promoted")
+    put_into_service(experiment, state, registry)
+    assert champion_of("promoted", state) == Champion(version=1, windows=("w1",))
+    result = cycle(experiment, TURNED, sites, state, registry)
+    expected = [("promote", "version 1"), ("retrain", "retraining"), ("promote", "version 2")]
+    assert decisions(state, "promoted") == expected
+    assert registry.decided == [(CHAMPION, 1, expected[:1]), (CHAMPION, 2, expected)]
+    assert champion_of("promoted", state) == Champion(version=2, windows=(TURNED,))
+    assert registry.champion("promoted") == 2
+    assert result["sites_in_alarm"] == list(SITES)
+    assert (result["promoted"], result["champion"], result["challenger"]) == (True, 1, 2)
+    assert result["trained_on"] == [TURNED]
+    assert result["gain"] == pytest.approx(_gain_by_hand(registry, sites), abs=1e-5)
+    assert "accepted: log loss better by" in registry.versions("promoted")[1].description
+
+
+def _gain_by_hand(registry: Registry, sites: list[Path]) -> float:
+    """Mean over all held-out rows of the turned window of how much lower the challenger's loss is."""
+    rows = [line.split(",") for path in sites for line in path.with_name("rows.csv").read_text().split()]
+    held_out = [row for row in rows if row[2:] == [TURNED, "holdout"]]
+    level = np.array([float(row[0]) for row in held_out]) / 100
+    sign = np.array([1 if row[1] == "1" else -1 for row in held_out])
+    losses = []
+    for version in (1, 2):
+        arrays = registry.load_arrays("promoted", version)
+        score = level * arrays["layers.0.weight"].item() + arrays["layers.0.bias"].item()
+        losses.append(np.log1p(np.exp(-sign * score)))
+    return float(np.clip(losses[0] - losses[1], -1, 1).mean())
+
+
+def test_a_challenger_that_the_gate_refuses_moves_nothing(
+    sites: list[Path], state: State, registry: Recording
+) -> None:
+    experiment = plan("refused", min_improvement=0.99)
+    put_into_service(experiment, state, registry)
+    result = cycle(experiment, TURNED, sites, state, registry)
+    assert decisions(state, "refused")[1:] == [("retrain", "retraining"), ("refuse", "version 2")]
+    assert [version for _, version, _ in registry.decided] == [1]
+    assert champion_of("refused", state).version == registry.champion("refused") == 1
+    assert (result["promoted"], result["challenger"]) == (False, 2)
+    assert "not accepted" in registry.versions("refused")[1].description
+
+
+def test_a_stop_between_decision_and_alias_leaves_the_truth_in_the_decisions(
+    sites: list[Path], state: State, registry: Recording
+) -> None:
+    experiment = plan("cut")
+    put_into_service(experiment, state, registry)
+    registry.alias_fails = True
+    with pytest.raises(RegistryError, match="MLflow is away"):
+        cycle(experiment, TURNED, sites, state, registry)
+    assert champion_of("cut", state).version == 2
+    assert registry.champion("cut") == 1
+    record = state.run(f"cut-{TURNED}")
+    assert record is not None
+    assert (record.status, record.error) == ("failed", "MLflow is away.")
+
+
+def test_a_cycle_that_failed_in_training_goes_on_with_the_retraining_it_decided(
+    sites: list[Path], state: State, registry: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = plan("resumed")
+    put_into_service(experiment, state, registry)
+    with monkeypatch.context() as away:
+        away.setattr("clients.app._train", lambda _: 1 / 0)
+        with pytest.raises(RoundError):
+            cycle(experiment, TURNED, sites, state, registry)
+    result = cycle(experiment, TURNED, sites, state, registry)
+    assert result["decision"] == "retrain"
+    assert champion_of("resumed", state).version == 2
+
+
+def test_too_few_sites_end_the_cycle_with_everyones_reason_in_the_state(
+    sites: list[Path], state: State, nowhere: Registry
+) -> None:
+    decide(state, "model", "promote", "version 1")
+    for name, node in zip(SITES, (1, 2, 3), strict=True):
+        state.record_site(name, node_id=node, stated_rows=90)
+    sites[1].with_name("rows.csv").unlink()
+    sites[2].write_text(sites[2].read_text().replace("false", "true"))
+    with pytest.raises(RoundError):
+        cycle(plan("model"), CALM, sites, state, nowhere)
+    (run,) = state.runs()
+    assert run.status == "failed"
+    assert run.ended is not None
+    assert (
+        f"the drift check of window '{CALM}' needs 2 sites and got 1; missing: south (data), west (budget)"
+        in run.error
+    )
+    assert decisions(state, "model") == [("promote", "version 1")]
+    assert state.verdicts("model") == ()

@@ -1,0 +1,168 @@
+"""Flower's strategies go on from a checkpoint as if nothing had happened."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
+
+from contract.errors import StorageError
+from contract.experiment import Strategy
+from contract.messages import ARRAYS, METRICS, WEIGHT, arrays_from_record, arrays_to_record
+from experiments.runtimes.inline import InlineGrid
+from server.checkpoint import Checkpoint
+from server.flower import assume_identity
+from server.strategies import build_strategy, restore_strategy, strategy_state
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+CLASSES = {"fedavg": FedAvg, "fedavgm": FedAvgM, "fedprox": FedProx, "fedadam": FedAdam, "fedyogi": FedYogi}
+START: Arrays = {
+    "layers.0.weight": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3),
+    "layers.0.bias": np.zeros(2, dtype=np.float32),
+}
+
+
+@pytest.fixture(autouse=True)
+def _identity() -> None:
+    assume_identity(1)
+
+
+def fresh(name: str) -> FedAvg:
+    plan: Any = {"name": name, "server_learning_rate": 0.5, "server_momentum": 0.9, "learning_rate": 0.1}
+    return build_strategy(Strategy(**plan, adaptivity=0.01, proximal_mu=0.25))
+
+
+def update(arrays: Arrays, rows: int) -> Message:
+    content = RecordDict({ARRAYS: arrays_to_record(arrays), METRICS: MetricRecord({WEIGHT: rows})})
+    return Message(content=content, dst_node_id=1, message_type="train")
+
+
+def aggregate(strategy: FedAvg, number: int, arrays: Arrays, updates: list[Message]) -> Arrays:
+    client: Any = None  # nothing is sent
+    grid = InlineGrid(client, [Path("north"), Path("south")], {})
+    asked = list(strategy.configure_train(number, arrays_to_record(arrays), ConfigRecord(), grid))
+    assert sorted(message.metadata.dst_node_id for message in asked) == [1, 2]
+    record, _ = strategy.aggregate_train(number, updates)
+    assert record is not None
+    return arrays_from_record(record)
+
+
+def run(strategy: FedAvg, arrays: Arrays, rounds: range) -> Arrays:
+    """Each site moves every value by its own amount, the same in each run of that round."""
+    for number in rounds:
+        updates = []
+        for site, rows in enumerate((100, 300)):
+            rng = np.random.default_rng([number, site])
+            moved = {name: value + rng.normal(0.3, 0.2, value.shape) for name, value in arrays.items()}
+            updates.append(update(moved, rows))
+        arrays = aggregate(strategy, number, arrays, updates)
+    return arrays
+
+
+def largest_difference(one: Arrays, other: Arrays) -> float:
+    assert list(one) == list(other)
+    return max(float(np.abs(one[name] - other[name]).max()) for name in one)
+
+
+def kept(strategy: FedAvg, arrays: Arrays) -> Checkpoint:
+    before = Checkpoint(round=2, arrays=arrays, strategy=strategy_state(strategy))
+    return Checkpoint.from_bytes(before.to_bytes())
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_two_rounds_a_kill_and_two_more_are_four(name: str) -> None:
+    straight = run(fresh(name), START, range(1, 5))
+    first = fresh(name)
+    checkpoint = kept(first, run(first, START, range(1, 3)))
+    second = fresh(name)
+    restore_strategy(second, checkpoint.strategy, arrays_to_record(checkpoint.arrays))
+    resumed = run(second, checkpoint.arrays, range(3, 5))
+    assert largest_difference(straight, START) > 0.1
+    assert largest_difference(resumed, straight) <= 1e-6
+
+
+@pytest.mark.parametrize("name", ["fedavgm", "fedadam", "fedyogi"])
+def test_without_its_moments_an_adaptive_strategy_goes_elsewhere(name: str) -> None:
+    straight = run(fresh(name), START, range(1, 5))
+    first = fresh(name)
+    checkpoint = kept(first, run(first, START, range(1, 3)))
+    assert checkpoint.strategy
+    forgetful = run(fresh(name), checkpoint.arrays, range(3, 5))
+    assert largest_difference(forgetful, straight) > 0.01
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedprox"])
+def test_an_averaging_strategy_has_nothing_to_keep(name: str) -> None:
+    strategy = fresh(name)
+    run(strategy, START, range(1, 3))
+    assert strategy_state(strategy) == {}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_experiment_names_the_class(name: str) -> None:
+    assert type(fresh(name)) is CLASSES[name]
+
+
+def test_a_round_of_fedavg_is_the_mean_weighted_by_stated_rows() -> None:
+    """(100 · [1, 2] + 300 · [5, 6]) / 400 = [4, 5]."""
+    updates = [
+        update({"w": np.array([1, 2], np.float32)}, 100),
+        update({"w": np.array([5, 6], np.float32)}, 300),
+    ]
+    found = aggregate(fresh("fedavg"), 1, {"w": np.zeros(2, np.float32)}, updates)
+    assert found["w"].tolist() == [4.0, 5.0]
+    assert found["w"].dtype == np.float32
+
+
+def test_two_rounds_of_momentum_by_hand() -> None:
+    """From 0, sites at +1: v = -1, w = 0.5; sites at +1 again: v = -1.9, w = 0.5 + 0.95."""
+    strategy, arrays = fresh("fedavgm"), {"w": np.zeros(1, np.float32)}
+    for number, expected in ((1, 0.5), (2, 1.45)):
+        arrays = aggregate(strategy, number, arrays, [update({"w": arrays["w"] + 1}, 10)])
+        assert arrays["w"] == pytest.approx([expected])
+
+
+def test_a_checkpoint_survives_its_encoding() -> None:
+    before = Checkpoint(
+        round=7,
+        arrays=START,
+        averaged={name: value.astype(np.float64) * 3 for name, value in START.items()},
+        averaged_rounds=3,
+        strategy={"m_t/layers.0.bias": np.ones(2)},
+    )
+    after = Checkpoint.from_bytes(before.to_bytes())
+    assert (after.round, after.averaged_rounds) == (7, 3)
+    assert after.averaged["layers.0.weight"].dtype == np.float64
+    assert list(after.strategy) == ["m_t/layers.0.bias"]
+    assert largest_difference(after.arrays, START) == 0
+    assert largest_difference(after.result(), START) <= 1e-7
+
+
+def _of_another_kind() -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, counts=np.array([1, 0]), **{"optimizer/w": np.ones(1)})
+    return buffer.getvalue()
+
+
+BLOB = Checkpoint(round=1, arrays={"w": np.ones(3, dtype=np.float32)}).to_bytes()
+DAMAGED = {
+    "nothing": b"",
+    "text": b"not a checkpoint",
+    "half": BLOB[: len(BLOB) // 2],
+    "short": BLOB[:-1],
+    "changed": BLOB.replace(np.float32(1).tobytes(), np.float32(2).tobytes(), 1),
+    "other kind": _of_another_kind(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_checkpoint_is_refused(damage: str) -> None:
+    assert DAMAGED[damage] != BLOB
+    with pytest.raises(StorageError, match="the checkpoint is damaged"):
+        Checkpoint.from_bytes(DAMAGED[damage])
