@@ -5,6 +5,9 @@ import pytest
 
 from contract.experiment import CategoricalFeature, Experiment, Label, NumericFeature, Strategy, Task
 from server.storage import State, open_state
+from tests.postgres import postgres
+
+__all__ = ["experiment", "postgres", "state"]
 
 
 @pytest.fixture

@@ -1,13 +1,7 @@
-"""The same state on a real PostgreSQL: `TIDEGATE_TEST_POSTGRES`, or one started here."""
+"""The same state on a real PostgreSQL (`tests/postgres.py`)."""
 
-import os
-import pwd
-import shutil
 import socket
-import subprocess
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -22,50 +16,9 @@ from server.storage import State, open_state
 from server.tables import metadata
 
 
-def _binary(name: str) -> str | None:
-    candidates = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
-    return str(candidates[-1]) if candidates else shutil.which(name)
-
-
-def _account() -> str | None:
-    """PostgreSQL refuses to run as root: an account to run it as, then."""
-    if os.geteuid() != 0:
-        return None
-    return next((user.pw_name for user in pwd.getpwall() if user.pw_name in ("postgres", "nobody")), None)
-
-
-def _run(*command: str) -> None:
-    subprocess.run(command, user=_account(), cwd="/", check=True, capture_output=True, timeout=60)
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    given = os.environ.get("TIDEGATE_TEST_POSTGRES")
-    if given:
-        yield given
-        return
-    initdb, control = _binary("initdb"), _binary("pg_ctl")
-    if initdb is None or control is None:
-        pytest.skip("PostgreSQL is not installed, and TIDEGATE_TEST_POSTGRES is not set")
-    with tempfile.TemporaryDirectory() as folder:
-        if (account := _account()) is not None:
-            shutil.chown(folder, account)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        data = f"{folder}/data"
-        _run(initdb, "-D", data, "-U", "tidegate", "-A", "trust", "-N")
-        options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-        _run(control, "-D", data, "-w", "-l", f"{folder}/log", "-o", options, "start")
-        try:
-            yield f"postgresql://tidegate@127.0.0.1:{port}/postgres"
-        finally:
-            _run(control, "-D", data, "-m", "immediate", "stop")
-
-
 @pytest.fixture
-def shared(url: str) -> Iterator[State]:
-    with open_state(url) as state:
+def shared(postgres: str) -> Iterator[State]:
+    with open_state(postgres) as state:
         yield state
         with state.database.write() as connection:
             connection.execute(text("DROP SCHEMA public CASCADE"))
@@ -87,8 +40,8 @@ def test_a_run_is_remembered(shared: State, experiment: Experiment) -> None:
     assert shared.load_checkpoint("r") == (1, b"\x00state")
 
 
-def test_a_claim_is_given_once(shared: State, url: str) -> None:
-    with open_state(url) as second:
+def test_a_claim_is_given_once(shared: State, postgres: str) -> None:
+    with open_state(postgres) as second:
         assert [shared.claim("drift", "w1", "a"), second.claim("drift", "w1", "b")] == [True, False]
 
 

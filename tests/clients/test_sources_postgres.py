@@ -1,0 +1,396 @@
+"""A site whose rows are in a real PostgreSQL (`tests/postgres.py`)."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote_plus
+
+import numpy as np
+import pandas as pd
+import pytest
+import sqlalchemy as sa
+
+from clients.app import app
+from clients.site import open_site
+from clients.site_config import SiteConfig, read_site_config
+from clients.sources import HOLDOUT, load_frame
+from contract.errors import DataError, InputError, SiteConfigError
+from contract.experiment import CategoricalFeature, Experiment, Label, NumericFeature, Task
+from contract.experiment_file import parse_experiment
+from experiments.runtimes.inline import InlineGrid
+from server.app import run_job
+from server.flower import assume_identity
+from server.jobs import Job
+from server.registry import Registry
+from server.settings import read_settings
+from tests.postgres import ROLE_WITH_PASSWORD
+
+PASSWORD = "s3cret:/@%p w"  # noqa: S105  # every character that has a meaning in a URL
+VARIABLE = "TIDEGATE_TEST_CLINIC_PASSWORD"
+
+EXPERIMENT = """\
+name = "clinic"
+[task]
+time = "day"
+label = { column = "ill", classes = ["False", "True"] }
+[[task.features]]
+name = "age"
+kind = "numeric"
+low = 0
+high = 120
+missing = 50
+[[task.features]]
+name = "dose"
+kind = "numeric"
+low = 0
+high = 10
+[[task.features]]
+name = "smoker"
+kind = "numeric"
+low = 0
+high = 1
+[[task.features]]
+name = "grade"
+kind = "categorical"
+categories = ["1", "2", "none"]
+missing = "none"
+[[task.features]]
+name = "ward"
+kind = "categorical"
+categories = ["a", "b"]
+[model]
+kind = "mlp"
+hidden = [4]
+[strategy]
+rounds = 2
+learning_rate = 0.5
+[privacy]
+private = false
+seed = 7
+"""
+
+CREATE = """\
+CREATE TABLE clinic.visits (
+    number integer PRIMARY KEY, age integer, dose numeric(4, 2) NOT NULL, smoker boolean NOT NULL,
+    grade smallint, ward text NOT NULL, day date NOT NULL, ill boolean NOT NULL
+)"""
+"""Every kind of column that a clinic's database has; NULL for unknown ages and grades."""
+
+SITES = ("north", "south")
+ROWS = 120
+
+
+def visits(seed: int) -> pd.DataFrame:
+    """Rows as a CSV file of the same table would hold them, in the order of `number`."""
+    rng = np.random.default_rng(seed)
+    age = rng.integers(0, 120, ROWS)
+    return pd.DataFrame(
+        {
+            "number": np.arange(ROWS) + seed * ROWS,
+            "age": pd.array([None if row % 9 == 0 else int(age[row]) for row in range(ROWS)], dtype="Int64"),
+            "dose": [f"{value:.2f}" for value in rng.uniform(0, 10, ROWS)],
+            "smoker": rng.integers(0, 2, ROWS),
+            "grade": pd.array([(1, 2, None)[row % 3] for row in range(ROWS)], dtype="Int64"),
+            "ward": ["ab"[row % 2] for row in range(ROWS)],
+            "day": ["2026-03-02" if row < ROWS // 2 else "2026-03-09" for row in range(ROWS)],
+            "ill": rng.random(ROWS) < age / 120,
+        }
+    )
+
+
+@pytest.fixture
+def owner(postgres: str) -> Iterator[sa.Connection]:
+    """A connection that may do everything; schema and reader are made for the test and dropped."""
+    url = sa.make_url(postgres).set(drivername="postgresql+psycopg")
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sa.text("CREATE SCHEMA clinic"))
+        connection.exec_driver_sql(
+            f"CREATE ROLE {ROLE_WITH_PASSWORD} LOGIN PASSWORD '{PASSWORD.replace('%', '%%')}'"
+        )
+        connection.execute(sa.text(f"GRANT USAGE ON SCHEMA clinic TO {ROLE_WITH_PASSWORD}"))
+        connection.execute(
+            sa.text(
+                f"ALTER DEFAULT PRIVILEGES IN SCHEMA clinic GRANT SELECT ON TABLES TO {ROLE_WITH_PASSWORD}"
+            )
+        )
+        try:
+            yield connection
+        finally:
+            connection.execute(sa.text("DROP SCHEMA clinic CASCADE"))
+            connection.execute(sa.text(f"DROP OWNED BY {ROLE_WITH_PASSWORD}"))
+            connection.execute(sa.text(f"DROP ROLE {ROLE_WITH_PASSWORD}"))
+    engine.dispose()
+
+
+@pytest.fixture
+def reader(owner: sa.Connection, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL that a site writes down; the password is in the environment."""
+    monkeypatch.setenv(VARIABLE, PASSWORD)
+    return owner.engine.url.set(username=ROLE_WITH_PASSWORD, password=None).render_as_string()
+
+
+def fill(owner: sa.Connection) -> None:
+    """The visits of both sites, in one table."""
+    owner.execute(sa.text(CREATE))
+    rows = pd.concat([visits(seed) for seed in range(len(SITES))])
+    values: list[dict[Any, Any]] = rows.assign(smoker=rows["smoker"] == 1).astype(object).to_dict("records")
+    known = [{key: None if pd.isna(value) else value for key, value in row.items()} for row in values]
+    names = ", ".join(rows.columns)
+    marks = ", ".join(f":{name}" for name in rows.columns)
+    owner.execute(sa.text(f"INSERT INTO clinic.visits ({names}) VALUES ({marks})"), known)  # noqa: S608
+
+
+def site(folder: Path, name: str, data: str) -> Path:
+    """A site.toml, beside a hold-out key that is the same for each site of that name."""
+    (folder / "tidegate").mkdir(parents=True)
+    (folder / "tidegate" / "holdout.key").write_bytes(name.encode().ljust(32))
+    path = folder / "site.toml"
+    path.write_text(
+        f'name = "{name}"\nstated_rows = 80\n[data]\n{data}\n[policy]\nrequire_private = false\n',
+        encoding="utf-8",
+    )
+    return path
+
+
+def sql_config(folder: Path, url: str, source: str) -> SiteConfig:
+    return read_site_config(site(folder, "north", sql(url, source)))
+
+
+def sql(url: str, source: str) -> str:
+    return f"kind = 'sql'\nurl = '{url}'\npassword_env = '{VARIABLE}'\n{source}"
+
+
+def clinic() -> Experiment:
+    return parse_experiment(EXPERIMENT, where="clinic")
+
+
+@pytest.mark.timeout(120)
+def test_rows_in_postgresql_train_the_model_that_the_same_rows_in_csv_train(
+    tmp_path: Path, owner: sa.Connection, reader: str
+) -> None:
+    fill(owner)
+    owner.execute(sa.text("CREATE VIEW clinic.north AS SELECT * FROM clinic.visits WHERE number < 120"))
+    queried = "SELECT * FROM clinic.visits WHERE number >= 120 AND ward LIKE '%' ORDER BY number"
+    sources = {"north": "table = 'clinic.north'", "south": f'query = "{queried}"'}
+    for seed, name in enumerate(SITES):
+        (tmp_path / "csv" / name).mkdir(parents=True)
+        visits(seed).to_csv(tmp_path / "csv" / name / "rows.csv", index=False)
+    federations = {
+        "csv": [site(tmp_path / "csv" / name, name, "kind = 'csv'\npath = 'rows.csv'") for name in SITES],
+        "sql": [site(tmp_path / "sql" / name, name, sql(reader, sources[name])) for name in SITES],
+    }
+    weights = {kind: trained(tmp_path / "server", kind, paths) for kind, paths in federations.items()}
+    for path, other in zip(*federations.values(), strict=True):
+        for holdout in (False, True):
+            table, same = (open_site(each).table(clinic(), (), holdout=holdout) for each in (path, other))
+            np.testing.assert_array_equal(table.features, same.features)
+            np.testing.assert_array_equal(table.labels, same.labels)
+    assert max(np.abs(array).max() for array in weights["csv"].values()) > 0.01
+    for name, array in weights["csv"].items():
+        np.testing.assert_allclose(weights["sql"][name], array, atol=1e-6, rtol=0)
+
+
+def trained(home: Path, run: str, sites: list[Path]) -> dict[str, np.ndarray[Any, Any]]:
+    """The weights after two rounds on the rows of the first day, by the real ClientApp."""
+    home.mkdir(exist_ok=True)
+    settings = read_settings(
+        {
+            "TIDEGATE_HOME": str(home),
+            "MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db",
+            "TIDEGATE_ARTIFACT_ROOT": str(home / "artifacts"),
+        }
+    )
+    job = Job(kind="train", run=run, experiment=clinic(), windows=("2026-03-02",))
+    grid = InlineGrid(app, sites, job.to_run_config())
+    assume_identity(grid.run_id)
+    reports: list[Any] = []
+    run_job(job, grid, settings, watch=reports.append)
+    assert [(report.round, len(report.counted)) for report in reports] == [(1, 2), (2, 2)]
+    version = {"csv": 1, "sql": 2}[run]
+    return dict(Registry(settings.tracking_uri, settings.artifact_root).load_arrays("clinic", version))
+
+
+TYPES = """\
+CREATE TYPE clinic.kind AS ENUM ('in', 'out');
+CREATE TABLE clinic.types (
+    small smallint, whole bigint, exact numeric(9, 3), real double precision, flag boolean, day date,
+    moment timestamp, word text, short varchar(9), code uuid, kind clinic.kind, ill integer
+);
+INSERT INTO clinic.types VALUES
+    (1, 9007199254740993, 2.5, 0.1, true, '2026-03-02', '2026-03-02 08:30:00', '01', 'é, "x"',
+     '12345678-1234-5678-1234-567812345678', 'in', 0);
+INSERT INTO clinic.types (ill) VALUES (1)"""
+
+AS_TEXT = {
+    "small": "1",
+    "whole": "9007199254740993",
+    "exact": "2.500",
+    "real": "0.1",
+    "flag": "True",
+    "day": "2026-03-02",
+    "moment": "2026-03-02 08:30:00",
+    "word": "01",
+    "short": 'é, "x"',
+    "code": "12345678-1234-5678-1234-567812345678",
+    "kind": "in",
+    "ill": "0",
+}
+
+
+def test_every_type_comes_out_as_its_text_in_a_csv_file(
+    tmp_path: Path, owner: sa.Connection, reader: str
+) -> None:
+    """Whole numbers stay whole beside NULL, a numeric keeps its digits, and NULL is missing."""
+    for statement in TYPES.split(";\n"):
+        owner.exec_driver_sql(statement)
+    names = list(AS_TEXT)[:-1]
+    features = tuple(
+        CategoricalFeature(name=name, kind="categorical", categories=("a", "b")) for name in names
+    )
+    task = Task(label=Label(column="ill"), features=features)
+    frame = load_frame(sql_config(tmp_path / "sql", reader, "table = 'clinic.types'"), task)
+    assert frame.iloc[0].to_dict() == AS_TEXT
+    assert frame.iloc[1].to_dict() == {**dict.fromkeys(names), "ill": "1"}
+    path = site(tmp_path / "csv", "north", "kind = 'csv'\npath = 'rows.csv'")
+    pd.DataFrame([AS_TEXT, {"ill": "1"}]).to_csv(path.with_name("rows.csv"), index=False)
+    pd.testing.assert_frame_equal(load_frame(read_site_config(path), task), frame)
+
+
+def test_every_type_of_number_and_a_boolean_are_numbers(
+    tmp_path: Path, owner: sa.Connection, reader: str
+) -> None:
+    for statement in TYPES.split(";\n"):
+        owner.exec_driver_sql(statement)
+    numbers = {"small": 1.0, "whole": 9007199254740992.0, "exact": 2.5, "real": 0.1, "flag": 1.0}
+    features = tuple(NumericFeature(name=name, kind="numeric", low=0, high=1) for name in numbers)
+    task = Task(label=Label(column="ill"), features=features)
+    frame = load_frame(sql_config(tmp_path, reader, "table = 'clinic.types'"), task)[list(numbers)]
+    assert set(frame.dtypes.astype(str)) == {"float64"}
+    assert frame.iloc[0].to_dict() == numbers
+    assert frame.iloc[1].isna().all()
+
+
+def test_columns_go_by_the_names_of_the_database(tmp_path: Path, owner: sa.Connection, reader: str) -> None:
+    owner.execute(
+        sa.text('CREATE TABLE clinic."Visits" AS SELECT 30 AS "Age (years)", \'train\' AS side, 1 AS ill')
+    )
+    source = "table = 'clinic.Visits'\nholdout_column = 'side'\ncolumns = { age = 'Age (years)' }"
+    frame = load_frame(sql_config(tmp_path, reader, source), AGE)
+    assert frame["age"].tolist() == [30.0]
+    assert frame[HOLDOUT].tolist() == ["train"]
+
+
+def test_the_url_may_leave_the_driver_out(tmp_path: Path, owner: sa.Connection, reader: str) -> None:
+    fill(owner)
+    url = reader.replace("postgresql+psycopg:", "postgresql:")
+    assert len(load_frame(sql_config(tmp_path, url, "table = 'clinic.visits'"), AGE)) == len(SITES) * ROWS
+
+
+AGE = Task(label=Label(column="ill"), features=(NumericFeature(name="age", kind="numeric", low=0, high=120),))
+
+
+def refusal(config: SiteConfig, kind: type[InputError] = DataError, task: Task = AGE) -> str:
+    """The one sentence; it says where and what to do, in one line and without the password."""
+    with pytest.raises(kind) as caught:
+        load_frame(config, task)
+    message = str(caught.value)
+    assert caught.value.where
+    assert caught.value.remedy
+    assert "\n" not in message
+    assert PASSWORD not in message
+    assert quote_plus(PASSWORD) not in message
+    return message
+
+
+def test_a_password_that_is_not_set_is_told(
+    tmp_path: Path, reader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(VARIABLE)
+    message = refusal(sql_config(tmp_path, reader, "table = 'clinic.visits'"), SiteConfigError)
+    assert f"variable {VARIABLE} is not set" in message
+
+
+@pytest.mark.skipif(
+    bool(os.environ.get("TIDEGATE_TEST_POSTGRES")), reason="a server given may ask nobody for a password"
+)
+def test_a_wrong_password_is_told_and_not_shown(
+    tmp_path: Path, owner: sa.Connection, reader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(owner)
+    config = sql_config(tmp_path, reader, "table = 'clinic.visits'")
+    assert len(load_frame(config, AGE)) == len(SITES) * ROWS
+    monkeypatch.setenv(VARIABLE, "wr0ng-Secret")
+    message = refusal(config)
+    assert f'password authentication failed for user "{ROLE_WITH_PASSWORD}"' in message
+    assert "wr0ng-Secret" not in message
+
+
+def test_a_password_in_the_url_is_refused_before_it_is_used(tmp_path: Path, reader: str) -> None:
+    url = reader.replace(f"{ROLE_WITH_PASSWORD}@", f"{ROLE_WITH_PASSWORD}:abc@")
+    with pytest.raises(SiteConfigError, match=r"holds a password.*data\.password_env") as caught:
+        sql_config(tmp_path, url, "table = 'clinic.visits'")
+    assert "abc@" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("reader")
+def test_a_database_that_is_down_is_told(tmp_path: Path) -> None:
+    with socket.socket() as closed:  # bound, not listening
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        url = f"postgresql+psycopg://{ROLE_WITH_PASSWORD}@{address}/clinic"
+        message = refusal(sql_config(tmp_path, url, "table = 'clinic.visits'"))
+    assert address in message
+    assert "cannot be reached" in message
+
+
+def test_an_unknown_database_is_told(tmp_path: Path, reader: str) -> None:
+    url = sa.make_url(reader).set(database="no_such_clinic").render_as_string()
+    message = refusal(sql_config(tmp_path, url, "table = 'clinic.visits'"))
+    assert 'database "no_such_clinic" does not exist' in message
+
+
+def test_a_missing_table_and_a_missing_column_are_told(
+    tmp_path: Path, owner: sa.Connection, reader: str
+) -> None:
+    fill(owner)
+    assert "there is no table 'clinic.visit'" in refusal(
+        sql_config(tmp_path / "a", reader, "table = 'clinic.visit'")
+    )
+    aged = AGE.model_copy(update={"features": (NumericFeature(name="agee", kind="numeric", low=0, high=1),)})
+    for number, source in enumerate(("table = 'clinic.visits'", "query = 'SELECT * FROM clinic.visits'")):
+        message = refusal(sql_config(tmp_path / f"b{number}", reader, source), task=aged)
+        assert "column 'agee' is missing (nearest: 'age')" in message
+        assert "data.columns" in message
+    wrong = sql_config(tmp_path / "c", reader, "query = 'SELECT agee FROM clinic.visits'")
+    assert 'column "agee" does not exist' in refusal(wrong)
+
+
+def test_a_table_that_may_not_be_read_and_an_empty_one_are_told(
+    tmp_path: Path, owner: sa.Connection, reader: str
+) -> None:
+    owner.execute(sa.text("CREATE TABLE clinic.empty (age integer, ill integer)"))
+    config = sql_config(tmp_path, reader, "table = 'clinic.empty'")
+    assert "there are no rows" in refusal(config)
+    owner.execute(sa.text(f"REVOKE ALL ON clinic.empty FROM {ROLE_WITH_PASSWORD}"))
+    assert "permission denied for table empty" in refusal(config)
+
+
+def test_a_value_that_is_no_number_is_told_with_its_row(
+    tmp_path: Path, owner: sa.Connection, reader: str
+) -> None:
+    owner.execute(sa.text("CREATE TABLE clinic.texts AS SELECT '3O' AS age, 0 AS ill"))
+    message = refusal(sql_config(tmp_path, reader, "table = 'clinic.texts'"))
+    assert "clinic.texts, row 1: column 'age' holds '3O', which is not a number" in message
+
+
+def test_a_query_cannot_write(tmp_path: Path, owner: sa.Connection, reader: str) -> None:
+    fill(owner)
+    owner.execute(sa.text(f"GRANT ALL ON clinic.visits TO {ROLE_WITH_PASSWORD}"))
+    config = sql_config(tmp_path, reader, "query = 'DELETE FROM clinic.visits RETURNING age, ill'")
+    assert "read-only transaction" in refusal(config)
+    assert owner.execute(sa.text("SELECT count(*) FROM clinic.visits")).scalar() == len(SITES) * ROWS
