@@ -88,6 +88,7 @@ class _Exchange:
         self.experiment = Experiment.model_validate_json(str(context.run_config["experiment"]))
         self.instruction, self.arrays = Instruction.from_records(message.content)
         self.request = f"{self.instruction.run}/{message.metadata.message_type}/{self.instruction.step}"
+        self.split = self.site.split(self.experiment.task)
         self.private = self.experiment.privacy.private
         self.noise: NormalSource = SystemNoise() if self.private else NoNoise()
 
@@ -110,11 +111,11 @@ def _train(exchange: _Exchange) -> Reply:
     rows = exchange.site.table(experiment, instruction.windows, holdout=False)
     if experiment.task.label.one_class == "refuse":
         require_two_classes(rows)
-    plan = train_plan(experiment, instruction)
+    plan = train_plan(experiment, instruction, exchange.split)
     plans = [plan]
     if instruction.evaluate:
         held_out = exchange.site.table(experiment, instruction.windows, holdout=True)
-        evaluation = evaluate_plan(experiment, instruction)
+        evaluation = evaluate_plan(experiment, instruction, exchange.split)
         plans.append(evaluation)
 
     def compute() -> Releases:
@@ -143,7 +144,7 @@ def _evaluate(exchange: _Exchange) -> Reply:
 
     experiment, instruction = exchange.experiment, exchange.instruction
     held_out = exchange.site.table(experiment, instruction.windows, holdout=True)
-    plan = evaluate_plan(experiment, instruction)
+    plan = evaluate_plan(experiment, instruction, exchange.split)
     deviation = plan.noise_multiplier * experiment.privacy.rows_per_person
 
     def compute() -> Releases:
@@ -161,7 +162,7 @@ def _compare(exchange: _Exchange) -> Reply:
 
     experiment, instruction = exchange.experiment, exchange.instruction
     held_out = exchange.site.table(experiment, instruction.windows, holdout=True)
-    plan = compare_plan(experiment, instruction)
+    plan = compare_plan(experiment, instruction, exchange.split)
     champion = {name: array for name, array in exchange.arrays.items() if not name.startswith(CHALLENGER)}
     challenger = {
         name.removeprefix(CHALLENGER): array
@@ -185,7 +186,7 @@ def _drift(exchange: _Exchange) -> Reply:
     experiment, instruction, site = exchange.experiment, exchange.instruction, exchange.site
     reference_frame = site.frame(experiment, instruction.reference_windows)
     current_frame = site.frame(experiment, instruction.windows)
-    plan = drift_plan(experiment, instruction)
+    plan = drift_plan(experiment, instruction, exchange.split)
     deviation = drift_deviation(experiment, plan.noise_multiplier)
     reference = _reference_counts(exchange, reference_frame)
 
@@ -210,7 +211,7 @@ def _reference_counts(exchange: _Exchange, frame: pd.DataFrame) -> dict[str, Arr
     from clients.drift import drift_deviation, noisy_counts, summarise
 
     experiment, windows = exchange.experiment, exchange.instruction.reference_windows
-    plan = reference_plan(experiment, windows)
+    plan = reference_plan(experiment, windows, exchange.split)
     deviation = drift_deviation(experiment, plan.noise_multiplier)
 
     def compute() -> Releases:

@@ -12,7 +12,9 @@ checked when a plan is authorised, before anything is computed.
 
 A *plan* fixes a mechanism, the blocks that it touches and how often it may run.
 A *block* is the rows of one time window, training or held-out; each pays for
-what touched it and for nothing else.
+what touched it and for nothing else. A plan on the whole data set touches every
+window. A record's window and side follow from the plan's `split`; of plans with
+another split nobody can say which records they share, so they count on every block.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,7 +35,10 @@ from clients.accounting import Event, compose
 from contract.errors import BudgetError, LedgerError
 from contract.releases import PLAIN_METHOD, Spent
 
-__all__ = ["Cap", "Entry", "Ledger", "Plan"]
+__all__ = ["WHOLE", "Cap", "Entry", "Ledger", "Plan"]
+
+WHOLE = "all"
+"""The window of a block that is the whole data set, all windows together."""
 
 _Line = tuple[str, str, str, Mapping[str, Any]]
 """Kind, plan, request and body of an entry to be."""
@@ -94,6 +99,7 @@ class Plan:
         uses: how often at most.
         steps: mechanism applications in one use.
         unit: `record` or `person`.
+        split: names how records are dealt into windows and sides (`Site.split`).
     """
 
     name: str
@@ -105,6 +111,12 @@ class Plan:
     sampling_rate: float = 1.0
     steps: int = 1
     unit: Literal["record", "person"] = "record"
+    split: str = ""
+
+    def touches(self, split: str, block: str) -> bool:
+        """Whether a record of that block may be among the rows that a use looks at."""
+        whole = f"{WHOLE}/{block.rpartition('/')[2]}"
+        return self.split != split or block in self.blocks or whole in self.blocks
 
     @property
     def private(self) -> bool:
@@ -257,8 +269,12 @@ class Ledger:
         with self._lock:
             self._catch_up()
             plans = [plan for plan in self._plans.values() if run is None or plan.run == run]
-            blocks = sorted({block for plan in plans for block in plan.blocks})
-            return {block: self._spent_on(block, plans, delta, promised) for block in blocks}
+            spent = [self._spent_on(*place, plans, delta, promised) for place in _places(plans)]
+            most: dict[str, Spent] = {}
+            for item in spent:
+                if item.block not in most or item.epsilon > most[item.block].epsilon:
+                    most[item.block] = item
+            return most
 
     def plans(self, run: str) -> list[Plan]:
         """The plans of a run, in the order in which they were authorised."""
@@ -322,12 +338,14 @@ class Ledger:
                 )
 
     def _admit(self, plan: Plan, *, total: int, closing: set[str]) -> None:
-        """Refuse `total` uses of the plan if any of its blocks would pass the cap."""
+        """Refuse `total` uses of the plan if any block that it touches would pass the cap."""
         still_open = self._open - closing
-        for block in plan.blocks:
+        for split, block in _places([plan, *self._plans.values()]):
+            if not plan.touches(split, block):
+                continue
             events = plan.events(total)
             for name, other in self._plans.items():
-                if name != plan.name and block in other.blocks:
+                if name != plan.name and other.touches(split, block):
                     counted = max(self._uses[name], other.uses) if name in still_open else self._uses[name]
                     events += other.events(counted)
             epsilon, _ = compose(events, self._cap.delta, cap=self._cap.epsilon)
@@ -339,14 +357,15 @@ class Ledger:
                     remedy="Train on newer rows, lower the experiment's epsilon, or raise the site's cap",
                 )
 
-    def _spent_on(self, block: str, plans: list[Plan], delta: float, promised: bool) -> Spent:
-        plans = [plan for plan in plans if block in plan.blocks]
+    def _spent_on(self, split: str, block: str, plans: list[Plan], delta: float, promised: bool) -> Spent:
+        plans = [plan for plan in plans if plan.touches(split, block)]
         uses = {
             plan.name: max(self._uses[plan.name], plan.uses if promised and plan.name in self._open else 0)
             for plan in plans
         }
+        # One run that bounds records alone leaves no bound for a person's rows together.
         unit: Literal["record", "person"] = (
-            "person" if any(plan.unit == "person" for plan in plans) else "record"
+            "person" if all(plan.unit == "person" for plan in plans) else "record"
         )
         if any(uses[plan.name] and not plan.private for plan in plans):
             return Spent(epsilon=float("inf"), delta=delta, unit=unit, method=PLAIN_METHOD, block=block)
@@ -425,6 +444,11 @@ def _prepare_connection(connection: Any, _record: Any) -> None:
     connection.isolation_level = None
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
+
+
+def _places(plans: Iterable[Plan]) -> list[tuple[str, str]]:
+    """Each block of the plans, with the split that it belongs to."""
+    return sorted({(plan.split, block) for plan in plans for block in plan.blocks})
 
 
 def _hash(previous: str, sequence: int, kind: str, plan: str, request: str, body: str) -> str:

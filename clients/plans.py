@@ -5,7 +5,8 @@ experiment's ε and δ and from how often the instruction says the mechanism wil
 run; a site charges what it does, and its cap holds whatever the server says.
 
 A block is a window's training or held-out rows. With unit `person` the windows
-are one block, for a person has rows in many.
+are one block, for a person has rows in many. `split` names how the site deals
+records into windows and sides for this task (`clients.site.Site.split`).
 """
 
 from __future__ import annotations
@@ -13,23 +14,21 @@ from __future__ import annotations
 import hashlib
 
 from clients.accounting import noise_multiplier
-from clients.ledger import Plan
+from clients.ledger import WHOLE, Plan
 from contract.experiment import Experiment
 from contract.messages import Instruction
 
 __all__ = ["blocks", "compare_plan", "drift_plan", "evaluate_plan", "reference_plan", "train_plan"]
 
-_WHOLE = "all"
-
 
 def blocks(experiment: Experiment, windows: tuple[str, ...], *kinds: str) -> tuple[str, ...]:
     """The data blocks of these windows; `kinds` are `train`, `holdout` or both."""
     if experiment.privacy.unit == "person" or not windows or experiment.task.time is None:
-        return tuple(f"{_WHOLE}/{kind}" for kind in kinds)
+        return tuple(f"{WHOLE}/{kind}" for kind in kinds)
     return tuple(f"{window}/{kind}" for window in windows for kind in kinds)
 
 
-def train_plan(experiment: Experiment, instruction: Instruction) -> Plan:
+def train_plan(experiment: Experiment, instruction: Instruction, split: str) -> Plan:
     """All rounds of a run on the training rows of its windows."""
     privacy, steps = experiment.privacy, experiment.strategy.local_steps
     return Plan(
@@ -44,20 +43,21 @@ def train_plan(experiment: Experiment, instruction: Instruction) -> Plan:
         uses=instruction.rounds,
         steps=steps,
         unit=privacy.unit,
+        split=split,
     )
 
 
-def evaluate_plan(experiment: Experiment, instruction: Instruction) -> Plan:
+def evaluate_plan(experiment: Experiment, instruction: Instruction, split: str) -> Plan:
     """All evaluations of a run on the held-out rows of its windows."""
-    return _evaluation(experiment, instruction, "evaluate")
+    return _evaluation(experiment, instruction, "evaluate", split)
 
 
-def compare_plan(experiment: Experiment, instruction: Instruction) -> Plan:
+def compare_plan(experiment: Experiment, instruction: Instruction, split: str) -> Plan:
     """The comparison of two models on the held-out rows of its windows."""
-    return _evaluation(experiment, instruction, "compare")
+    return _evaluation(experiment, instruction, "compare", split)
 
 
-def drift_plan(experiment: Experiment, instruction: Instruction) -> Plan:
+def drift_plan(experiment: Experiment, instruction: Instruction, split: str) -> Plan:
     """One drift check, on all rows of the current windows."""
     return Plan(
         name=f"{instruction.run}/drift/{instruction.step}",
@@ -67,10 +67,11 @@ def drift_plan(experiment: Experiment, instruction: Instruction) -> Plan:
         noise_multiplier=_noise(experiment, experiment.drift.epsilon, 1.0, 1),
         uses=1,
         unit=experiment.privacy.unit,
+        split=split,
     )
 
 
-def reference_plan(experiment: Experiment, windows: tuple[str, ...]) -> Plan:
+def reference_plan(experiment: Experiment, windows: tuple[str, ...], split: str) -> Plan:
     """The counts of a reference, released once for all checks against it."""
     named = hashlib.sha256("+".join(windows).encode()).hexdigest()[:16]
     name = f"{experiment.name}/{experiment.digest[:16]}/reference/{named}"
@@ -82,10 +83,11 @@ def reference_plan(experiment: Experiment, windows: tuple[str, ...]) -> Plan:
         noise_multiplier=_noise(experiment, experiment.drift.epsilon, 1.0, 1),
         uses=1,
         unit=experiment.privacy.unit,
+        split=split,
     )
 
 
-def _evaluation(experiment: Experiment, instruction: Instruction, kind: str) -> Plan:
+def _evaluation(experiment: Experiment, instruction: Instruction, kind: str, split: str) -> Plan:
     privacy = experiment.privacy
     return Plan(
         name=f"{instruction.run}/{kind}",
@@ -95,6 +97,7 @@ def _evaluation(experiment: Experiment, instruction: Instruction, kind: str) -> 
         noise_multiplier=_noise(experiment, privacy.evaluation_epsilon, 1.0, instruction.evaluations),
         uses=instruction.evaluations,
         unit=privacy.unit,
+        split=split,
     )
 
 

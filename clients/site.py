@@ -6,6 +6,8 @@ every exchange.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import threading
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from clients.site_config import SiteConfig, holdout_key, read_site_config
 from clients.sources import load_frame, source_files
 from clients.table import Table, prepare, select
 from contract.errors import DataError
-from contract.experiment import Experiment
+from contract.experiment import Experiment, Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,6 +71,26 @@ class Site:
             table = table.rows(rows_within_limit(table.person, experiment.privacy.rows_per_person))
         self._require_rows(len(table.labels), windows, "held-out" if holdout else "training")
         return table
+
+    def split(self, task: Task) -> str:
+        """Names how this task's records are dealt into windows and into training and held-out rows.
+
+        Two plans of one split share no record but in blocks of one name. Of different splits
+        nothing is known, so the ledger counts them on each other's blocks.
+        """
+        data = self.config.data
+        if data.holdout_column is not None:
+            side: object = ["column", data.holdout_column]
+        elif task.person is not None:
+            side = ["person", task.person, data.holdout_share, self._key_name()]
+        else:
+            record = task.model_dump(mode="json", include={"features", "label", "time"})
+            side = ["record", record, data.holdout_share, self._key_name()]
+        return hashlib.sha256(json.dumps([task.time, side]).encode()).hexdigest()[:16]
+
+    def _key_name(self) -> str:
+        """Tells one hold-out key from another without saying what it is."""
+        return hashlib.sha256(b"name of " + holdout_key(self.config.storage)).hexdigest()
 
     def frame(self, experiment: Experiment, windows: tuple[str, ...]) -> pd.DataFrame:
         """The rows of these windows as they were read, for the drift check.

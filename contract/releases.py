@@ -160,8 +160,11 @@ class ScoreHistogram:
         )
 
     def _auc(self, negatives: float, positives: float) -> float:
-        """Chance that a positive row scores above a negative one; ties count half."""
-        if negatives < 1 or positives < 1:
+        """Chance that a positive row scores above a negative one; ties count half.
+
+        NaN where the noise in the number of either is above a third of it.
+        """
+        if min(negatives, positives) < max(1.0, 3 * self.noise_deviation * math.sqrt(len(self.negative))):
             return math.nan
         below = np.cumsum(self.negative) - 0.5 * self.negative
         return float(np.clip(self.positive @ below / (negatives * positives), 0.0, 1.0))

@@ -164,9 +164,9 @@ def _check_sites(request: Request) -> None:
         rows = site.table(experiment, request.windows, holdout=False)
         if experiment.task.label.one_class == "refuse":
             require_two_classes(rows)
-        site.gate.check(
-            experiment, [train_plan(experiment, instruction), evaluate_plan(experiment, instruction)]
-        )
+        split = site.split(experiment.task)
+        plans = [train_plan(experiment, instruction, split), evaluate_plan(experiment, instruction, split)]
+        site.gate.check(experiment, plans)
 
 
 def _deployment(request: Request) -> dict[str, float]:

@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from clients.accounting import Event, compose
 from clients.ledger import Cap, Ledger, Plan
 from contract.errors import BudgetError, LedgerError
 
@@ -26,7 +28,13 @@ def open_ledger(path: Path, *, site: str = "north", epsilon: float = 8.0) -> Led
 
 
 def plan(
-    name: str = "run-1/train", *, uses: int = 3, noise: float = 5.0, blocks: tuple[str, ...] = ("w1/train",)
+    name: str = "run-1/train",
+    *,
+    uses: int = 3,
+    noise: float = 5.0,
+    blocks: tuple[str, ...] = ("w1/train",),
+    split: str = "",
+    unit: Literal["record", "person"] = "record",
 ) -> Plan:
     return Plan(
         name=name,
@@ -35,6 +43,8 @@ def plan(
         blocks=blocks,
         noise_multiplier=noise,
         uses=uses,
+        split=split,
+        unit=unit,
     )
 
 
@@ -97,6 +107,67 @@ def test_open_plans_count_in_full_and_closed_ones_as_far_as_they_ran(path: Path)
 def reserve_often(ledger: Ledger, times: int) -> None:
     for number in range(times):
         ledger.reserve(f"run-1/train/{number}", "run-1/train")
+
+
+WHOLE, ONE, OTHER = ("all/train",), ("w1/train",), ("w2/train",)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(WHOLE, ONE), (ONE, WHOLE), (WHOLE, WHOLE), (ONE, ("w1/train", "w2/train"))]
+)
+def test_a_record_pays_for_its_window_and_for_the_whole(
+    path: Path, first: tuple[str, ...], second: tuple[str, ...]
+) -> None:
+    ledger = open_ledger(path)
+    release(ledger, "a", plan("run-1/train", uses=1, blocks=first))
+    once = ledger.spent().epsilon
+    release(ledger, "b", plan("run-2/train", uses=1, blocks=second))
+    both, _ = compose([Event(noise_multiplier=5.0, count=2)], 1e-5)
+    assert ledger.spent().epsilon == pytest.approx(both)
+    assert both > 1.3 * once
+
+
+def test_the_cap_holds_for_a_record_that_two_names_of_its_rows_charge(path: Path) -> None:
+    one, _ = compose([Event(noise_multiplier=5.0)], 1e-5)
+    ledger = open_ledger(path, epsilon=1.2 * one)
+    release(ledger, "a", plan("run-1/train", uses=1, blocks=ONE))
+    with pytest.raises(BudgetError, match="above the site's cap"):
+        ledger.authorise(plan("run-2/train", uses=1, blocks=WHOLE))
+    release(ledger, "b", plan("run-3/train", uses=1, blocks=OTHER))
+    with pytest.raises(BudgetError, match="above the site's cap"):
+        ledger.authorise(plan("run-4/train", uses=1, blocks=ONE, split="another"))
+
+
+def test_windows_and_sides_of_one_split_share_no_record(path: Path) -> None:
+    ledger = open_ledger(path)
+    for number, block in enumerate(("w1/train", "w2/train", "w1/holdout", "all/holdout")):
+        release(ledger, str(number), plan(f"run-{number}/train", uses=1, blocks=(block,)))
+    one, _ = compose([Event(noise_multiplier=5.0)], 1e-5)
+    two, _ = compose([Event(noise_multiplier=5.0, count=2)], 1e-5)
+    found = {block: spent.epsilon for block, spent in ledger.spent_by_block().items()}
+    assert found == {
+        "w1/train": pytest.approx(one),
+        "w2/train": pytest.approx(one),
+        "w1/holdout": pytest.approx(two),
+        "all/holdout": pytest.approx(one),
+    }
+
+
+def test_another_split_counts_on_every_block(path: Path) -> None:
+    ledger = open_ledger(path)
+    release(ledger, "a", plan("run-1/train", uses=1, blocks=ONE, split="by month"))
+    release(ledger, "b", plan("run-2/train", uses=1, blocks=("w1/holdout",), split="by ward"))
+    two, _ = compose([Event(noise_multiplier=5.0, count=2)], 1e-5)
+    assert [spent.epsilon for spent in ledger.spent_by_block().values()] == [pytest.approx(two)] * 2
+
+
+def test_a_run_that_bounds_records_alone_leaves_no_bound_for_persons(path: Path) -> None:
+    ledger = open_ledger(path)
+    release(ledger, "a", plan("run-1/train", uses=1, blocks=WHOLE, unit="person"))
+    assert ledger.spent().unit == "person"
+    release(ledger, "b", plan("run-2/train", uses=1, blocks=WHOLE))
+    assert ledger.spent().unit == "record"
+    assert ledger.spent(run="run-1").unit == "person"
 
 
 def test_uses_beyond_the_plan_are_admitted_against_the_cap_alone(path: Path) -> None:
