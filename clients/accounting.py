@@ -152,10 +152,27 @@ def _dp_event(merged: tuple[tuple[float, float, int], ...]) -> Any:
 
 @lru_cache(maxsize=1024)
 def _pld_epsilon(merged: tuple[tuple[float, float, int], ...], delta: float) -> float:
+    """On a grid that is halved until it hardly matters: every grid gives an upper bound.
+
+    The excess of a grid falls with the square of its interval (connect-the-dots; Doroshenko et al.,
+    2022), so that two that differ by .3 % leave about .1 %.
+    """
+    interval, coarse = 1e-3, math.inf
+    while True:
+        fine = _pld_on_grid(merged, delta, interval)
+        if coarse - fine <= 3e-3 * fine or interval < _FINEST_GRID:
+            return min(fine, coarse)
+        interval, coarse = interval / 2, fine
+
+
+_FINEST_GRID = 2e-5
+
+
+def _pld_on_grid(merged: tuple[tuple[float, float, int], ...], delta: float, interval: float) -> float:
     from dp_accounting import NeighboringRelation
     from dp_accounting.pld import PLDAccountant
 
-    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=1e-3)
+    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=interval)
     return float(accountant.compose(_dp_event(merged)).get_epsilon(delta))
 
 

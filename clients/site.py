@@ -84,7 +84,8 @@ class Site:
         elif task.person is not None:
             side = ["person", task.person, data.holdout_share, self._key_name()]
         else:
-            record = task.model_dump(mode="json", include={"features", "label", "time"})
+            values = [feature.model_dump(exclude={"low", "high", "transform"}) for feature in task.features]
+            record = [values, task.label.column, task.label.classes, task.time]
             side = ["record", record, data.holdout_share, self._key_name()]
         return hashlib.sha256(json.dumps([task.time, side]).encode()).hexdigest()[:16]
 

@@ -43,7 +43,7 @@ class Table:
     """n encoded rows.
 
     Attributes:
-        features: float32 [n, task.width], each value in [0, 1].
+        features: float32 [n, task.width], each value in [0, 1], or in [-1, 1] as the task scales.
         labels: int64 [n], the place of the label in the task's classes.
         person: int64 [n], equal for rows of one person and distinct otherwise; None without ids.
         window: object [n], the task's time column as text; None without one.
@@ -100,7 +100,7 @@ def prepare(frame: pd.DataFrame, task: Task, *, key: bytes, holdout_share: float
         records = people if people is not None else _records([*raw, labels.astype(np.float64)], window)
         holdout = _hashed_side(records, key, holdout_share)
     return Table(
-        features=np.concatenate(encoded, axis=1, dtype=np.float32),
+        features=_scaled(np.concatenate(encoded, axis=1, dtype=np.float32), task),
         labels=labels,
         person=None if people is None else np.unique(people, return_inverse=True)[1].astype(np.int64),
         window=window,
@@ -202,6 +202,10 @@ def _encoded(
         inside, low, high = np.log1p(inside), float(np.log1p(low)), float(np.log1p(high))
     scaled = np.clip((inside - low) / (high - low), 0, 1)
     return scaled.astype(np.float32)[:, None]
+
+
+def _scaled(features: npt.NDArray[np.float32], task: Task) -> npt.NDArray[np.float32]:
+    return features if task.scaling == "unit" else 2 * features - 1
 
 
 def _labels(frame: pd.DataFrame, label: Label) -> npt.NDArray[np.int64]:

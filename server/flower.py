@@ -23,7 +23,14 @@ from typing import Any
 
 from contract.errors import AddressError, RoundError
 
-__all__ = ["ControlClient", "RunState", "assume_identity", "bundle_files", "quicken_grid"]
+__all__ = [
+    "ControlClient",
+    "RunState",
+    "assume_identity",
+    "bundle_files",
+    "quicken_grid",
+    "silence_telemetry",
+]
 
 _PULL_BACKOFF, _PULL_BACKOFF_CAP = 0.02, 0.25
 _FINISHED = "finished"
@@ -57,6 +64,14 @@ def quicken_grid() -> None:
         module.pull_objects = functools.partial(
             module.pull_objects, initial_backoff=_PULL_BACKOFF, backoff_cap=_PULL_BACKOFF_CAP
         )
+
+
+def silence_telemetry() -> None:
+    """Flower reads its variable once, when it is imported, which may be before we are."""
+    from flwr.supercore import telemetry
+
+    module: Any = telemetry
+    module.FLWR_TELEMETRY_ENABLED = "0"
 
 
 def assume_identity(run: int, node: int = 1) -> None:

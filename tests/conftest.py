@@ -33,7 +33,7 @@ def _no_connection_leaves_this_machine(tmp_path_factory: pytest.TempPathFactory)
     os.environ.update(environment)
     exec(HOOK, {})  # noqa: S102 - what its children run, in this process too
     yield
-    assert not log.exists(), f"connections beyond loopback:\n{log.read_text()}"
+    assert not log.exists(), f"connections to other machines:\n{log.read_text()}"
 
 
 @pytest.fixture

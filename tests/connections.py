@@ -1,9 +1,14 @@
-"""Writes down each connection beyond loopback that a Python process, or one that it starts, opens."""
+"""Writes down each connection to another machine that a Python process, or one that it starts, opens.
+
+Ray's processes speak to each other on this machine's own address, which counts as loopback.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+import psutil
 
 HOOK = """\
 import os, sys
@@ -14,7 +19,7 @@ def _watch(event, arguments, _log=os.environ.get("TIDEGATE_TEST_CONNECTIONS")):
     target = arguments[1] if event == "socket.connect" else arguments[0]
     host = target[0] if isinstance(target, tuple) else target
     host = host.decode() if isinstance(host, bytes) else host
-    names = ("None", "localhost", "::1", "0.0.0.0", "")
+    names = ("None", "localhost", "::1", "0.0.0.0", "", *os.environ["TIDEGATE_TEST_OWN"].split(","))
     local = str(host).startswith(("127.", "/", "\\0")) or str(host) in names
     if not local:
         with open(_log, "a") as file:
@@ -30,4 +35,6 @@ def watched_environment(folder: Path) -> tuple[dict[str, str], Path]:
     hooks.mkdir()
     (hooks / "sitecustomize.py").write_text(HOOK)
     log = folder / "connections.log"
-    return {**os.environ, "PYTHONPATH": str(hooks), "TIDEGATE_TEST_CONNECTIONS": str(log)}, log
+    own = {address.address for card in psutil.net_if_addrs().values() for address in card}
+    watched = {"TIDEGATE_TEST_CONNECTIONS": str(log), "TIDEGATE_TEST_OWN": ",".join(sorted(own))}
+    return {**os.environ, **watched, "PYTHONPATH": str(hooks)}, log

@@ -6,15 +6,17 @@ actors are processes: each opens the site's own ledger, as an agent would.
 
 Facts: a virtual node's context must come back as it was, so the site's is a copy;
 `run_simulation` reports an error of the ServerApp in its log alone, so
-the error is kept here and raised when the engine has come down. Without an
-address given, Ray finds its own by pointing a socket at a public name server.
+the error is kept here and raised when the engine has come down. With its usage reports
+turned off, Ray still asks the address where a cloud would say which cloud it is, unless a
+file in the home folder does: it gets a home folder with that file, the sites' code does not.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from flwr.app import Context, Message
@@ -22,6 +24,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from contract.errors import InputError
+from server.flower import silence_telemetry
 from server.jobs import Job
 from server.settings import ServerSettings
 
@@ -33,11 +36,13 @@ class _SitesApp(ClientApp):
 
     def __init__(self, sites: Sequence[Path], run_config: dict[str, str]) -> None:
         super().__init__()
+        self._home = str(Path.home())
         self._sites = [str(path.resolve()) for path in sites]
         self._run_config = run_config
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Answer as the site of this node's partition."""
+        os.environ["HOME"] = self._home
         from clients.app import app
 
         told = Context(
@@ -64,6 +69,8 @@ def simulate(job: Job, sites: Sequence[Path], settings: ServerSettings) -> None:
 
     from server.app import run_job
 
+    silence_telemetry()
+
     errors: list[Exception] = []
     server_app = ServerApp()
 
@@ -75,22 +82,38 @@ def simulate(job: Job, sites: Sequence[Path], settings: ServerSettings) -> None:
         except Exception as exc:
             errors.append(exc)
 
-    run_simulation(
-        server_app=server_app,
-        client_app=_SitesApp(sites, job.to_run_config()),
-        num_supernodes=len(sites),
-        backend_config={
-            "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-            "init_args": {
-                "logging_level": logging.ERROR,
-                "log_to_driver": False,
-                "include_dashboard": False,
-                "_node_ip_address": "127.0.0.1",
+    client_app = _SitesApp(sites, job.to_run_config())
+    with _home_for_ray(settings.home / "ray"):
+        run_simulation(
+            server_app=server_app,
+            client_app=client_app,
+            num_supernodes=len(sites),
+            backend_config={
+                "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+                "init_args": {
+                    "logging_level": logging.ERROR,
+                    "log_to_driver": False,
+                    "include_dashboard": False,
+                },
             },
-        },
-    )
+        )
     if errors:
         raise errors[0]
+
+
+@contextmanager
+def _home_for_ray(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "ray_bootstrap_config.yaml").write_text("provider: {type: local}\n", encoding="utf-8")
+    before = os.environ.get("HOME")
+    os.environ["HOME"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HOME"]
+        else:
+            os.environ["HOME"] = before
 
 
 def _require_ray() -> None:

@@ -51,6 +51,12 @@ def test_the_encoding_by_hand() -> None:
     assert table.window is None
 
 
+def test_symmetric_scaling_maps_every_input_to_its_double_less_one() -> None:
+    table = prepare(frame(), task(scaling="symmetric"), key=KEY)
+    np.testing.assert_allclose(table.features, 2 * prepare(frame(), task(), key=KEY).features - 1, atol=1e-6)
+    assert table.features[0].tolist() == [-1, -1, -1, 1, -1]
+
+
 def test_a_value_out_of_range_is_clamped_and_counted() -> None:
     table = prepare(frame(age=[-5.0, 500.0, np.inf]), task(), key=KEY)
     assert table.features[:, 0].tolist() == [0, 1, 1]
