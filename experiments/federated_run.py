@@ -10,6 +10,8 @@ The ServerApp and the ClientApp are the same in all three, and so are the number
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -123,20 +125,15 @@ def run_experiment(request: Request) -> dict[str, Any]:
 def _inline(request: Request) -> dict[str, float]:
     began = time.perf_counter()
     from clients.app import app as client_app
-    from clients.app import warm_up
     from experiments.runtimes.inline import InlineGrid
     from server.app import run_job
     from server.flower import assume_identity
-    from server.registry import Registry
 
     job, settings = request.job(), request.settings
     grid = InlineGrid(client_app, request.sites, job.to_run_config())
     assume_identity(grid.run_id)
     _check_sites(request)
-    with ThreadPoolExecutor(1) as other:  # MLflow's seconds of import run beside torch's
-        connected = other.submit(Registry(settings.tracking_uri, settings.artifact_root).connect)
-        warm_up()
-        connected.result()
+    _load_libraries(settings)
     started = time.perf_counter()
     ended: list[float] = []
 
@@ -147,6 +144,31 @@ def _inline(request: Request) -> dict[str, float]:
     run_job(job, grid, settings, watch=watch)
     last = ended[-1] if ended else started
     return {"start": started - began, "rounds": last - started, "publish": time.perf_counter() - last}
+
+
+def _load_libraries(settings: ServerSettings) -> None:
+    """Seconds of imports, beside each other, and beside MLflow that makes its database on the first run."""
+    from clients.app import warm_up
+    from server.registry import Registry, load_mlflow
+
+    making = _make_tracking_database(settings)
+    with ThreadPoolExecutor(1) as other:
+        loaded = other.submit(load_mlflow)
+        warm_up()
+        loaded.result()
+    if making is not None:
+        making.wait()  # what went wrong there goes wrong here again, and is said
+    Registry(settings.tracking_uri, settings.artifact_root).connect()
+
+
+def _make_tracking_database(settings: ServerSettings) -> subprocess.Popen[bytes] | None:
+    path = settings.tracking_uri.removeprefix("sqlite:///")
+    if path == settings.tracking_uri or Path(path).exists():
+        return None
+    program = "import sys, pathlib; from server.registry import Registry; "
+    program += "Registry(sys.argv[1], pathlib.Path(sys.argv[2])).connect()"
+    command = [sys.executable, "-c", program, settings.tracking_uri, str(settings.artifact_root)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def _check_sites(request: Request) -> None:

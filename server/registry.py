@@ -39,7 +39,7 @@ from server.settings import apply_quiet_environment
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-__all__ = ["CHAMPION", "Registry"]
+__all__ = ["CHAMPION", "Registry", "load_mlflow"]
 
 CHAMPION = "champion"
 COLLECT_SECONDS = 0.5
@@ -55,6 +55,12 @@ ENDINGS: Mapping[RunStatus, str] = {
 }
 
 Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+def load_mlflow() -> None:
+    """Import MLflow, which takes a second: for who has something else to do meanwhile."""
+    apply_quiet_environment()
+    import mlflow.tracking  # noqa: F401
 
 
 class Registry:

@@ -23,7 +23,9 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave it running until Ctrl-C.")] = False,
     weeks: Annotated[int, typer.Option(min=4, max=10, help="How many weeks arrive.")] = 10,
     ui_port: Annotated[int, typer.Option(help="Port of the MLflow UI; 0 takes a free one.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="End with one JSON object.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="End with one JSON object, with the speed goals measured.")
+    ] = False,
 ) -> None:
     """Train, watch, see drift, retrain, compare, promote: real processes, real rows."""
     import signal
@@ -51,6 +53,10 @@ def demo(
     )
     result = told.run(keep=wait if keep else None)
     if json:
+        from experiments.benchmarks import start_up
+        from experiments.benchmarks.measurement import to_json
+
+        result["goals"] += to_json(start_up.measure())
         print_json(result)
     else:
         print_table(

@@ -12,7 +12,7 @@ import sys
 import typer
 
 from contract.errors import TidegateError
-from experiments.cli import data, demo, drift, models, run, server, site
+from experiments.cli import bench, data, demo, drift, models, run, server, site
 
 __all__ = ["app", "main"]
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 app.command()(run.run)
 app.command()(demo.demo)
 app.command("data")(data.lay_out)
+app.command()(bench.bench)
 app.add_typer(server.app, name="server")
 app.add_typer(site.app, name="site")
 app.add_typer(drift.app, name="drift")

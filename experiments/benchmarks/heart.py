@@ -1,0 +1,65 @@
+"""Four real hospitals on the split of the FLamby benchmark: accuracy at two budgets.
+
+The alternative's figures are those that FLamby published (Ogier du Terrail et al., 2022): its own private
+results claim an ε that its code does not hold, so its best result without privacy stands beside ours too.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from pathlib import Path
+
+from contract.experiment import Experiment
+from experiments.benchmarks.measurement import Measurement
+
+__all__ = ["measure"]
+
+_RUNS = 20
+
+
+def measure() -> list[Measurement]:
+    """Accuracy, mean of the four hospitals and of twenty runs, at ε = 1 and ε = .1."""
+    from experiments.federated_run import read_experiment
+    from experiments.heart_accuracy import BEST_PUBLISHED
+    from experiments.runtimes.deployment import project_root
+
+    shipped = read_experiment(project_root() / "experiments" / "heart-disease.toml")
+    note = "theirs, published: best federated result without privacy"
+    claimed = "theirs, published: its claimed ε is not held"
+    return [
+        _measured(shipped, theirs=BEST_PUBLISHED, goal=0.80, note=note),
+        _measured(_for_a_tenth(shipped), theirs=0.606, goal=0.72, note=claimed),
+    ]
+
+
+def _for_a_tenth(shipped: Experiment) -> Experiment:
+    """Settings for ε = .1, chosen by cross-validation in simulation on the training rows alone.
+
+    Noise outweighs a gradient by far: three rounds, and inputs in [-1, 1], which leave less to learn.
+    """
+    strategy = {"name": "fedavgm", "rounds": 3, "learning_rate": 1.75, "server_momentum": 0.5}
+    return shipped.model_copy(
+        update={
+            "task": shipped.task.model_copy(update={"scaling": "symmetric"}),
+            "strategy": shipped.strategy.model_copy(update={**strategy, "average_last": 0.3}),
+            "privacy": shipped.privacy.model_copy(update={"epsilon": 0.1, "evaluation_epsilon": 0.1}),
+        }
+    )
+
+
+def _measured(experiment: Experiment, *, theirs: float, goal: float, note: str) -> Measurement:
+    from experiments.heart_accuracy import run_heart
+
+    with tempfile.TemporaryDirectory() as folder:
+        runs = run_heart(experiment, Path(folder), runs=_RUNS)
+    spent = max(run.epsilon for run in runs)
+    return Measurement(
+        name=f"heart disease, ε ≤ {spent:.2f}, δ = {runs[0].delta:g} a hospital, mean of {_RUNS} runs",
+        ours=statistics.mean(run.mean for run in runs),
+        theirs=theirs,
+        unit="accuracy",
+        goal=goal,
+        at_least=True,
+        note=note,
+    )

@@ -1,0 +1,64 @@
+"""`tidegate bench NAME`: ours and the alternative side by side, in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from experiments.benchmarks.measurement import Measurement
+    from experiments.cli.output import Steps
+
+__all__ = ["bench"]
+
+
+def bench(
+    name: Annotated[str, typer.Argument(help="What to measure: privacy.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure, and say whether each goal holds. Exit code 0 whether they hold or not."""
+    from contract.errors import InputError
+    from experiments.benchmarks.measurement import to_json
+    from experiments.cli.output import Steps, console, figure, print_json, print_table, quiet_flower
+    from server.settings import apply_quiet_environment
+
+    apply_quiet_environment()
+    quiet_flower()
+    benches: dict[str, Callable[[Steps], list[Measurement]]] = {"privacy": _privacy}
+    if name not in benches:
+        raise InputError(
+            f"there is no benchmark '{name}'", where="NAME", remedy=f"Name one of: {', '.join(benches)}"
+        )
+    steps = Steps(f"bench {name}", 100)
+    try:
+        measurements = benches[name](steps)
+    finally:
+        steps.close()
+    if json:
+        print_json(to_json(measurements))
+        return
+    print_table(
+        ("what", "ours", "theirs", "goal", "unit", "holds"),
+        (
+            (
+                f"{item.name}\n[dim]{item.note}[/dim]" if item.note else item.name,
+                figure(item.ours),
+                figure(item.theirs),
+                f"{'≥' if item.at_least else '≤'} {item.goal:g}",
+                item.unit,
+                "yes" if item.holds else "[red]NO[/red]",
+            )
+            for item in measurements
+        ),
+    )
+    console.print(f"{sum(item.holds for item in measurements)} of {len(measurements)} goals hold")
+
+
+def _privacy(steps: Steps) -> list[Measurement]:
+    from experiments.benchmarks import accounting, heart
+
+    found = heart.measure()
+    steps.show(30, "(heart disease measured)")
+    return found + accounting.measure(lambda done, of: steps.show(30 + 70 * done // of, "(accounting)"))
