@@ -1,14 +1,15 @@
 """One site's part of a training round: a few noisy gradient steps.
 
-The only module that imports Opacus, which draws true Poisson batches and clips
-each record's gradient. Three things are ours, because its defaults are not what
-the guarantee needs:
+The only module that imports Opacus, which draws true Poisson batches, and takes
+apart the gradients of modules that `clients.clipping` does not know. Four things
+are ours, because its defaults are not what the guarantee needs:
 
 * the noise comes from the operating system (`clients.noise`), not from a seedable
   generator;
 * the sum of clipped gradients is divided by a *stated* batch size (the stated rows
   times the sampling rate), for the true number of rows is data;
-* the sampling rate is what the experiment states: Opacus takes `1/len(loader)`.
+* the sampling rate is what the experiment states: Opacus takes `1/len(loader)`;
+* a record whose gradient is not finite counts zero, and does not make the sum NaN.
 
 Guarantee: each step is a Poisson-sampled Gaussian mechanism with the L2
 sensitivity `clipping_norm` (Abadi et al., 2016), for one record; with unit
@@ -19,22 +20,20 @@ sensitivity is that many times as large, and the noise with it. A FedProx term
 
 from __future__ import annotations
 
-import math
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from opacus import GradSampleModule
-from opacus.data_loader import DPDataLoader
-from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from clients.clipping import clip_factors, clipped_sum, supports
 from clients.models import arrays_of, losses, module_for
-from clients.noise import NormalSource, noisy
+from clients.noise import NormalSource, add_noise
 from clients.table import Table
 from contract.experiment import Experiment
 from contract.releases import ModelUpdate
@@ -43,6 +42,8 @@ __all__ = ["LocalSteps", "train_locally", "train_without_privacy"]
 
 _PHYSICAL_ROWS = 4096
 """Rows whose gradients are held at once; a larger batch is summed in parts."""
+
+_TakeSum = Callable[[nn.Module, Tensor, Callable[[Tensor], Tensor], float], dict[str, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,21 +70,25 @@ def train_locally(
     """
     experiment = steps.experiment
     privacy, strategy = experiment.privacy, experiment.strategy
-    module = GradSampleModule(module_for(experiment, arrays))
-    optimizer = _SystemNoiseOptimizer(
-        torch.optim.SGD(module.parameters(), lr=strategy.learning_rate),
-        noise_multiplier=steps.noise_multiplier * privacy.rows_per_person,
-        max_grad_norm=privacy.clipping_norm,
-        expected_batch_size=max(1, round(steps.stated_rows * privacy.sampling_rate)),
-        source=noise,
+    deviation = steps.noise_multiplier * privacy.rows_per_person * privacy.clipping_norm
+    expected_rows = max(1, round(steps.stated_rows * privacy.sampling_rate))
+    module = module_for(experiment, arrays)
+    take_sum = (
+        clipped_sum if supports(module, torch.zeros(1, experiment.task.width)) else _clipped_sum_by_opacus
     )
-    start = [parameter.detach().clone() for parameter in module.parameters()]
+    parameters = dict(module.named_parameters())
+    optimizer = torch.optim.SGD(parameters.values(), lr=strategy.learning_rate)
+    start = [parameter.detach().clone() for parameter in parameters.values()]
     for inputs, labels in _poisson_batches(table, privacy.sampling_rate, strategy.local_steps):
-        _clip_and_sum(module, optimizer, inputs, labels)
-        optimizer.add_proximal_term(start, strategy.proximal_mu if strategy.name == "fedprox" else 0.0)
-        optimizer.original_optimizer.step()
         optimizer.zero_grad()
-    return ModelUpdate(arrays=arrays_of(module._module))
+        sums = _clip_and_sum(take_sum, module, inputs, labels, privacy.clipping_norm)
+        add_noise([summed.numpy() for summed in sums.values()], deviation, noise)
+        for name, summed in sums.items():
+            parameters[name].grad = summed.div_(expected_rows)
+        if strategy.name == "fedprox":
+            _add_proximal(list(parameters.values()), start, strategy.proximal_mu)
+        optimizer.step()
+    return ModelUpdate(arrays=arrays_of(module))
 
 
 def train_without_privacy(
@@ -107,27 +112,6 @@ def train_without_privacy(
     return ModelUpdate(arrays=arrays_of(module))
 
 
-class _SystemNoiseOptimizer(DPOptimizer):  # type: ignore[misc]
-    """Opacus' optimizer with the noise of `clients.noise`."""
-
-    def __init__(self, *args: Any, source: NormalSource, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._source = source
-
-    def add_noise(self) -> None:
-        """Add noise of `noise_multiplier` clipping norms to the summed gradient, once a batch."""
-        deviation = self.noise_multiplier * self.max_grad_norm
-        for parameter in self.params:
-            summed = np.asarray(parameter.summed_grad.detach(), dtype=np.float64)
-            released = noisy(summed, deviation, self._source)
-            parameter.grad = torch.from_numpy(released.astype(np.float32)).view_as(parameter)
-
-    def add_proximal_term(self, start: list[Tensor], weight: float) -> None:
-        """Add the gradient of weight/2 · ||w - start||², after the noise."""
-        if weight > 0:
-            _add_proximal(self.params, start, weight)
-
-
 def _add_proximal(parameters: list[Any], start: list[Tensor], weight: float) -> None:
     for parameter, origin in zip(parameters, start, strict=True):
         parameter.grad += weight * (parameter.detach() - origin)
@@ -139,6 +123,8 @@ def _poisson_batches(table: Table, rate: float, count: int) -> Iterator[tuple[Te
     if rate == 1 or len(table.labels) == 0:
         yield from (_tensors(table) for _ in range(count))
         return
+    from opacus.data_loader import DPDataLoader
+
     loader = DPDataLoader(TensorDataset(*_tensors(table)), sample_rate=rate, generator=generator)
     drawn = 0
     while drawn < count:
@@ -150,23 +136,35 @@ def _poisson_batches(table: Table, rate: float, count: int) -> Iterator[tuple[Te
 
 
 def _clip_and_sum(
-    module: nn.Module, optimizer: _SystemNoiseOptimizer, inputs: Tensor, labels: Tensor
-) -> None:
-    """Sum the clipped gradients of the batch, add the noise once, scale by the expected size."""
-    parts = max(1, math.ceil(len(labels) / _PHYSICAL_ROWS))
-    for part in range(parts):
-        rows = slice(part * _PHYSICAL_ROWS, (part + 1) * _PHYSICAL_ROWS)
-        optimizer.zero_grad()
-        if len(labels):
-            part_inputs = (
-                inputs[rows].detach().requires_grad_()
-            )  # else Opacus' backward hooks warn at each step
-            losses(module(part_inputs), labels[rows]).mean().backward()  # type: ignore[no-untyped-call]
-        else:
-            for parameter in optimizer.params:
-                parameter.grad_sample = torch.zeros((0, *parameter.shape))
-        optimizer.signal_skip_step(do_skip=part < parts - 1)
-        optimizer.pre_step()
+    take_sum: _TakeSum, module: nn.Module, inputs: Tensor, labels: Tensor, clipping_norm: float
+) -> dict[str, Tensor]:
+    """By parameter, the sum of the batch's clipped gradients, `_PHYSICAL_ROWS` rows at a time."""
+    sums: dict[str, Tensor] = {}
+    parts = zip(torch.split(inputs, _PHYSICAL_ROWS), torch.split(labels, _PHYSICAL_ROWS), strict=True)
+    for part, part_labels in parts:
+        found = take_sum(module, part, partial(losses, labels=part_labels), clipping_norm)
+        sums = {name: sums[name] + value if sums else value for name, value in found.items()}
+    return sums
+
+
+def _clipped_sum_by_opacus(
+    module: nn.Module, inputs: Tensor, loss_of: Callable[[Tensor], Tensor], clipping_norm: float
+) -> dict[str, Tensor]:
+    """What `clipped_sum` returns, for any module that Opacus takes apart: it holds every row's gradient."""
+    from opacus import GradSampleModule
+
+    trainable = {name: value for name, value in module.named_parameters() if value.requires_grad}
+    if len(inputs) == 0:
+        return {name: torch.zeros_like(value) for name, value in trainable.items()}
+    hooked = GradSampleModule(module, loss_reduction="sum")
+    # inputs without a derivative make Opacus' backward hooks warn at each step
+    loss_of(hooked(inputs.detach().requires_grad_())).sum().backward()  # type: ignore[no-untyped-call]
+    gradients: dict[str, Tensor] = {name: value.grad_sample for name, value in trainable.items()}  # type: ignore[attr-defined]
+    hooked.to_standard_module()
+    norms = torch.stack([value.flatten(1).norm(dim=1) for value in gradients.values()]).norm(dim=0)
+    finite = norms.isfinite()
+    factors = clip_factors(norms[finite], clipping_norm)
+    return {name: torch.einsum("n,n...->...", factors, value[finite]) for name, value in gradients.items()}
 
 
 def _tensors(table: Table) -> tuple[Tensor, Tensor]:

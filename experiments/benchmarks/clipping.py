@@ -8,13 +8,13 @@ Plain, private and Opacus' steps take turns in one process; memory is measured i
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import psutil
 import torch
@@ -126,8 +126,7 @@ def _share_of_noise(setting: _Setting, whole: float) -> float:
     sums = [torch.zeros_like(parameter.detach()).numpy() for parameter in setting.build().parameters()]
 
     def step() -> None:
-        for value in sums:
-            add_noise(value, 1.0, SystemNoise())
+        add_noise(sums, 1.0, SystemNoise())
 
     return statistics.median(_seconds(step) for _ in range(20)) / whole
 
@@ -157,7 +156,13 @@ def _growth(key: str, kind: str) -> float:
     before = psutil.Process().memory_info().rss
     for _ in range(_MEMORY_STEPS):
         step()
-    return max(1, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    return _peak() - before
+
+
+def _peak() -> int:
+    """The most bytes that this process held: `ru_maxrss` would begin with those of the process before it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def _batch(setting: _Setting) -> tuple[nn.Module, torch.optim.SGD, Tensor, Callable[[Tensor], Tensor]]:
@@ -185,9 +190,10 @@ def _private(setting: _Setting) -> Step:
     parameters = dict(module.named_parameters())
 
     def step() -> None:
+        optimizer.zero_grad()
         sums = clipped_sum(module, inputs, loss_of, _CLIPPING_NORM)
+        add_noise([summed.numpy() for summed in sums.values()], _CLIPPING_NORM, SystemNoise())
         for name, summed in sums.items():
-            add_noise(summed.numpy(), _CLIPPING_NORM, SystemNoise())
             parameters[name].grad = summed.div_(setting.rows)
         optimizer.step()
 

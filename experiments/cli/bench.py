@@ -57,8 +57,10 @@ def bench(
 
 
 def _privacy(steps: Steps) -> list[Measurement]:
-    from experiments.benchmarks import accounting, heart
+    from experiments.benchmarks import accounting, clipping, heart
 
-    found = heart.measure()
-    steps.show(30, "(heart disease measured)")
-    return found + accounting.measure(lambda done, of: steps.show(30 + 70 * done // of, "(accounting)"))
+    found = clipping.measure()
+    steps.show(40, "(private steps measured)")
+    found += heart.measure()
+    steps.show(60, "(heart disease measured)")
+    return found + accounting.measure(lambda done, of: steps.show(60 + 40 * done // of, "(accounting)"))

@@ -85,10 +85,12 @@ def by_hand(plan: Experiment, rows: Table, stated: int) -> npt.NDArray[np.float6
 
 
 @pytest.mark.parametrize("physical", [4096, 7])
+@pytest.mark.parametrize("known", [True, False])
 def test_a_step_is_the_sum_of_clipped_gradients_over_the_stated_rows(
-    monkeypatch: pytest.MonkeyPatch, physical: int
+    monkeypatch: pytest.MonkeyPatch, physical: int, known: bool
 ) -> None:
     monkeypatch.setattr(training, "_PHYSICAL_ROWS", physical)
+    monkeypatch.setattr(training, "supports", lambda _module, _example: known)
     plan, rows = experiment(), table(40)
     arrays = one_step(plan, rows, 55, NoNoise())
     found = np.r_[arrays["layers.0.weight"][0], arrays["layers.0.bias"]]
@@ -110,9 +112,9 @@ def test_poisson_batches_take_each_row_by_itself(monkeypatch: pytest.MonkeyPatch
     sizes: list[int] = []
     original = training._clip_and_sum
 
-    def watched(module: Any, optimizer: Any, inputs: Any, labels: Any) -> None:
+    def watched(take_sum: Any, module: Any, inputs: Any, labels: Any, norm: float) -> Any:
         sizes.append(len(labels))
-        original(module, optimizer, inputs, labels)
+        return original(take_sum, module, inputs, labels, norm)
 
     monkeypatch.setattr(training, "_clip_and_sum", watched)
     one_step(experiment(steps=400, rate=0.2), table(100), 100, NoNoise())
@@ -121,7 +123,9 @@ def test_poisson_batches_take_each_row_by_itself(monkeypatch: pytest.MonkeyPatch
     assert 10 < np.var(sizes) < 23  # binomial: 16; batches of a fixed size: 0
 
 
-def test_no_rows_release_noise_alone() -> None:
+@pytest.mark.parametrize("known", [True, False])
+def test_no_rows_release_noise_alone(monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
+    monkeypatch.setattr(training, "supports", lambda _module, _example: known)
     arrays = one_step(experiment(), table(0), 50, SystemNoise())
     assert np.isfinite(arrays["layers.0.weight"]).all()
     assert not np.array_equal(arrays["layers.0.weight"], [[0.4, -0.2]])
