@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from experiments import layout
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["DATA_DIR", "SETS", "DataFile", "dataset_sites", "find", "prepare_sites"]
+__all__ = ["DATA_DIR", "HEART", "SETS", "DataFile", "dataset_sites", "find", "is_at_hand", "prepare_sites"]
 
 DATA_DIR = "TIDEGATE_DATA_DIR"
 """The environment variable of the folder that holds one folder a data set."""
@@ -93,6 +93,12 @@ def find(file: DataFile) -> bytes:
         if path.is_file():
             return _checked(file, path)
     return _checked(file, _download(file, _cache() / file.dataset))
+
+
+def is_at_hand(files: Iterable[DataFile]) -> bool:
+    """Whether all the files lie in the named folder or the cache, so that nothing need be fetched."""
+    folders = _folders()
+    return all(any((folder / file.dataset / file.name).is_file() for folder in folders) for file in files)
 
 
 def dataset_sites(name: str) -> list[layout.SiteRows]:

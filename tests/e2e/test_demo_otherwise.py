@@ -40,6 +40,7 @@ def test_the_same_weeks_without_the_change_lead_to_no_retraining(tmp_path: Path)
     assert "retrain" not in decisions
     assert versions == [1]
     assert set(result["weeks"]) == {"champion", "frozen"}
+    assert {"tidegate demo", "tidegate --help"} <= {goal["name"] for goal in result["goals"]}
 
 
 def test_ctrl_c_in_the_middle_of_training_ends_every_process(tmp_path: Path) -> None:
