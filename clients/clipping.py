@@ -86,16 +86,16 @@ def clipped_sum(
     if parts:
         norms = torch.stack([part.squared_norms() for part in parts.values()]).sum(dim=0).sqrt()
         factors = clip_factors(norms, clipping_norm)
-        finite = norms.isfinite()
-        if not finite.all():  # 0 · NaN is NaN: such rows must be out of the contraction itself
+        if not norms.sum().isfinite():  # 0 · NaN is NaN: such rows must be out of the contraction itself
+            finite = norms.isfinite()
             parts = {name: part.rows(finite) for name, part in parts.items()}
             factors = factors[finite]
-    return {
-        name: parts[name].weighted_sum(factors).reshape(value.shape)
-        if name in parts
-        else torch.zeros_like(value)
-        for name, value in trainable.items()
-    }
+    sums = {}
+    for name, value in trainable.items():
+        part = parts.pop(name, None)  # let go of as early as can be: it holds activations
+        found = torch.zeros_like(value) if part is None else part.weighted_sum(factors)
+        sums[name] = found.reshape(value.shape)
+    return sums
 
 
 def clip_factors(norms: Tensor, clipping_norm: float) -> Tensor:
@@ -109,6 +109,7 @@ class _Call:
 
     name: str
     layer: nn.Module
+    parameters: list[str]
     inputs: list[Tensor] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
     edges: list[GradientEdge] = field(default_factory=list)
@@ -125,8 +126,8 @@ class _Call:
 @contextmanager
 def _watched(module: nn.Module) -> Iterator[list[_Call]]:
     """Notes each layer's calls within the block."""
-    layers = [(name, layer) for name, layer in module.named_modules() if _own_parameters(layer)]
-    calls = [_Call(name=name, layer=layer) for name, layer in layers]
+    layers = [(name, layer, _own_parameters(layer)) for name, layer in module.named_modules()]
+    calls = [_Call(name=name, layer=layer, parameters=own) for name, layer, own in layers if own]
     hooks = [call.layer.register_forward_hook(call.note) for call in calls]
     try:
         yield calls
@@ -176,6 +177,25 @@ class _Rows:
 
 
 @dataclass(frozen=True)
+class _Product:
+    """Gradients outputs ⊗ inputs, of shapes (rows, width): the norm is the product of two."""
+
+    outputs: Tensor
+    inputs: Tensor
+
+    def rows(self, kept: Tensor) -> _Product:
+        return _Product(self.outputs[kept], self.inputs[kept])
+
+    def squared_norms(self) -> Tensor:
+        norms: Tensor = torch.linalg.vector_norm(self.outputs, dim=1)
+        norms = norms * torch.linalg.vector_norm(self.inputs, dim=1)
+        return norms.square()
+
+    def weighted_sum(self, factors: Tensor) -> Tensor:
+        return (self.outputs * factors[:, None]).T @ self.inputs
+
+
+@dataclass(frozen=True)
 class _Products:
     """Gradients Σ outputs ⊗ inputs over positions; shapes (rows, groups, positions, width)."""
 
@@ -186,11 +206,6 @@ class _Products:
         return _Products(self.outputs[kept], self.inputs[kept])
 
     def squared_norms(self) -> Tensor:
-        if self.outputs.shape[2] == 1:
-            norms: Tensor = torch.linalg.vector_norm(self.outputs, dim=3) * torch.linalg.vector_norm(
-                self.inputs, dim=3
-            )
-            return norms.square().sum(dim=(1, 2))
         # Σ over pairs of positions of <outputs, outputs'> <inputs, inputs'>, which may nearly cancel:
         # in single precision a norm could come out too small, and its row unclipped
         return (_inner(self.outputs) * _inner(self.inputs)).sum(dim=(1, 2, 3)).clamp(min=0).to(self.outputs)
@@ -222,7 +237,7 @@ class _Lookups:
         )
 
 
-_Part = _Rows | _Products | _Lookups
+_Part = _Rows | _Product | _Products | _Lookups
 
 
 def _parts(call: _Call, gradient: Tensor) -> dict[str, _Part]:
@@ -246,10 +261,12 @@ def _parts(call: _Call, gradient: Tensor) -> dict[str, _Part]:
                 f"layer '{call.name}' is a {type(layer).__name__}, which `supports` does not accept"
             )
     prefix = f"{call.name}." if call.name else ""
-    return {prefix + name: found[name] for name in _own_parameters(call.layer)}
+    return {prefix + name: found[name] for name in call.parameters}
 
 
 def _linear(inputs: Tensor, gradient: Tensor) -> dict[str, _Part]:
+    if gradient.dim() == 2:
+        return {"weight": _Product(gradient, inputs), "bias": _Rows(gradient)}
     rows = len(inputs)
     outputs = gradient.reshape(rows, 1, -1, gradient.shape[-1])
     return _weight_and_bias(outputs, inputs.reshape(rows, 1, -1, inputs.shape[-1]))
@@ -270,7 +287,7 @@ def _weight_and_bias(outputs: Tensor, inputs: Tensor) -> dict[str, _Part]:
     """For shapes (rows, groups, positions, width): single gradients where they are the smaller."""
     positions, single = outputs.shape[2], outputs.shape[3] * inputs.shape[3]
     weight: _Part = _Products(outputs, inputs)
-    if positions > 1 and single < 2 * positions**2:
+    if single < 2 * positions**2:
         weight = _Rows(outputs.transpose(2, 3) @ inputs)
     return {"weight": weight, "bias": _Rows(outputs.sum(dim=2))}
 
