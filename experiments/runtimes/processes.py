@@ -114,6 +114,7 @@ class Processes:
             except subprocess.TimeoutExpired:
                 _signal_group(child.process, signal.SIGKILL)
                 child.process.wait()
+            _signal_group(child.process, signal.SIGKILL)  # also of a child that had ended before
         for item in started:
             with suppress(psutil.NoSuchProcess):
                 item.kill()
