@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from flwr.app import Array as FlowerArray
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
-from pydantic import ConfigDict, TypeAdapter, with_config
+from pydantic import TypeAdapter, with_config
 
 from contract.errors import ReleaseError
-from contract.releases import Comparison, DriftSummary, ModelUpdate, ScoreHistogram, Spent
+from contract.releases import READ_WHOLE, Comparison, DriftSummary, ModelUpdate, ScoreHistogram, Spent
 
 __all__ = [
     "ARRAYS",
@@ -103,7 +103,7 @@ class Instruction:
             ) from exc
 
 
-@with_config(ConfigDict(arbitrary_types_allowed=True, extra="forbid"))
+@with_config(READ_WHOLE)
 @dataclass(frozen=True, kw_only=True)
 class Reply:
     """What a site sends back: releases, and public facts about itself.

@@ -9,9 +9,8 @@ the budget spent) is marked so.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,7 @@ from pydantic import BeforeValidator, ConfigDict, with_config
 
 __all__ = [
     "PLAIN_METHOD",
+    "READ_WHOLE",
     "Array",
     "Comparison",
     "DriftSummary",
@@ -45,11 +45,11 @@ PLAIN_METHOD = "not private"
 """What stands in place of an accountant's name where no guarantee is given."""
 
 
-_Class = TypeVar("_Class", bound=type[Any])
-_READ: Callable[[_Class], _Class] = with_config(ConfigDict(arbitrary_types_allowed=True, extra="forbid"))
+READ_WHOLE = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+"""How a message's parts are read: every field of its type, and no field that is not known."""
 
 
-@_READ
+@with_config(READ_WHOLE)
 @dataclass(frozen=True, kw_only=True)
 class Spent:
     """What a data block has paid: public, for it depends on no record.
@@ -69,7 +69,7 @@ class Spent:
     block: str
 
 
-@_READ
+@with_config(READ_WHOLE)
 @dataclass(frozen=True, kw_only=True)
 class ModelUpdate:
     """Model arrays after the site's noisy local steps."""
@@ -77,7 +77,6 @@ class ModelUpdate:
     arrays: dict[str, npt.NDArray[np.float32]]
 
 
-@_READ
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
     """Figures computed from a score histogram: post-processing, no further cost."""
@@ -93,7 +92,7 @@ class Metrics:
         return {name: value for name, value in vars(self).items() if math.isfinite(value)}
 
 
-@_READ
+@with_config(READ_WHOLE)
 @dataclass(frozen=True, kw_only=True)
 class ScoreHistogram:
     """How many held-out rows got which score, by outcome: the evaluation release.
@@ -170,7 +169,7 @@ class ScoreHistogram:
         return float(np.clip(self.positive @ below / (negatives * positives), 0.0, 1.0))
 
 
-@_READ
+@with_config(READ_WHOLE)
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """How much better a challenger's loss is than the champion's, row by row on the same rows.
@@ -209,7 +208,7 @@ class Comparison:
         return self.noise_deviation / self.rows if self.rows >= 1 else math.nan
 
 
-@_READ
+@with_config(READ_WHOLE)
 @dataclass(frozen=True, kw_only=True)
 class FeatureCounts:
     """Noisy counts of one feature over its public bins, in both windows."""
@@ -219,7 +218,7 @@ class FeatureCounts:
     current: Array
 
 
-@_READ
+@with_config(READ_WHOLE)
 @dataclass(frozen=True, kw_only=True)
 class DriftSummary:
     """The counts of every feature, and of the label, in two windows of a site.

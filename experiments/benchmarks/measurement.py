@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -41,4 +41,8 @@ class Measurement:
 def to_json(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
     """What `tidegate bench NAME --json` prints; a figure that is not finite is null."""
     rows = [{**asdict(item), "holds": item.holds} for item in measurements]
-    return [json.loads(json.dumps(row).replace("NaN", "null").replace("Infinity", "null")) for row in rows]
+    return [{key: _finite(value) for key, value in row.items()} for row in rows]
+
+
+def _finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

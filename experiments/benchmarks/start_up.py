@@ -55,7 +55,7 @@ def _seconds(arguments: list[str]) -> tuple[float, str]:
     """Wall time of a command in a home of its own, and what it printed."""
     with tempfile.TemporaryDirectory() as folder:
         environment = {
-            **{key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_TRACKING")},
+            **os.environ,
             "TIDEGATE_HOME": folder,
             "TIDEGATE_ARTIFACT_ROOT": str(Path(folder) / "artifacts"),
             "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -21,7 +20,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 def start_demo(place: Path, *options: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "experiments.cli.main", "demo", "--folder", str(place / "demo")]
     with (place / "output.json").open("wb") as output, (place / "story.txt").open("wb") as story:
-        return subprocess.Popen([*command, *options], stdout=output, stderr=story, env={**os.environ})
+        return subprocess.Popen([*command, *options], stdout=output, stderr=story)
 
 
 def test_the_same_weeks_without_the_change_lead_to_no_retraining(tmp_path: Path) -> None:
