@@ -69,15 +69,12 @@ def drift(message: Message, context: Context) -> Message:
 
 
 def warm_up() -> None:
-    """Import what the first message would wait for: seconds of it, some with torch's first optimizer."""
+    """Import what the first message would wait for: seconds of it."""
     import pandas  # noqa: F401
     import pyarrow  # noqa: F401
-    import torch
 
     import clients.evaluation
     import clients.training  # noqa: F401
-
-    torch.optim.SGD([torch.zeros(1)], lr=1.0)
 
 
 class _Exchange:

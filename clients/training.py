@@ -35,7 +35,7 @@ from clients.clipping import clip_factors, clipped_sum, supports
 from clients.models import arrays_of, losses, module_for
 from clients.noise import NormalSource, add_noise
 from clients.table import Table
-from contract.experiment import Experiment
+from contract.experiment import Experiment, Strategy
 from contract.releases import ModelUpdate
 
 __all__ = ["LocalSteps", "train_locally", "train_without_privacy"]
@@ -77,17 +77,13 @@ def train_locally(
         clipped_sum if supports(module, torch.zeros(1, experiment.task.width)) else _clipped_sum_by_opacus
     )
     parameters = dict(module.named_parameters())
-    optimizer = torch.optim.SGD(parameters.values(), lr=strategy.learning_rate)
     start = [parameter.detach().clone() for parameter in parameters.values()]
     for inputs, labels in _poisson_batches(table, privacy.sampling_rate, strategy.local_steps):
-        optimizer.zero_grad()
         sums = _clip_and_sum(take_sum, module, inputs, labels, privacy.clipping_norm)
         add_noise([summed.numpy() for summed in sums.values()], deviation, noise)
         for name, summed in sums.items():
             parameters[name].grad = summed.div_(expected_rows)
-        if strategy.name == "fedprox":
-            _add_proximal(list(parameters.values()), start, strategy.proximal_mu)
-        optimizer.step()
+        _descend(module, start, strategy)
     return ModelUpdate(arrays=arrays_of(module))
 
 
@@ -97,24 +93,29 @@ def train_without_privacy(
     """Plain gradient steps on Poisson batches drawn from `rng`; no guarantee of any kind."""
     strategy = experiment.strategy
     module = module_for(experiment, arrays)
-    optimizer = torch.optim.SGD(module.parameters(), lr=strategy.learning_rate)
     start = [parameter.detach().clone() for parameter in module.parameters()]
     for _ in range(strategy.local_steps):
         drawn = rng.random(len(table.labels)) < experiment.privacy.sampling_rate
         inputs, labels = _tensors(table)
-        optimizer.zero_grad()
         expected = max(1.0, experiment.privacy.sampling_rate * len(table.labels))
         loss = losses(module(inputs[drawn]), labels[drawn]).sum() / expected
         loss.backward()  # type: ignore[no-untyped-call]
-        if strategy.name == "fedprox":
-            _add_proximal(list(module.parameters()), start, strategy.proximal_mu)
-        optimizer.step()
+        _descend(module, start, strategy)
     return ModelUpdate(arrays=arrays_of(module))
 
 
-def _add_proximal(parameters: list[Any], start: list[Tensor], weight: float) -> None:
-    for parameter, origin in zip(parameters, start, strict=True):
-        parameter.grad += weight * (parameter.detach() - origin)
+def _descend(module: nn.Module, start: list[Tensor], strategy: Strategy) -> None:
+    """One step along the gradients, which are used up; with FedProx, pulled to where the round began.
+
+    Without torch.optim, whose first optimizer loads a compiler for a second.
+    """
+    with torch.no_grad():
+        for parameter, origin in zip(module.parameters(), start, strict=True):
+            assert parameter.grad is not None  # both callers have just set it  # noqa: S101
+            if strategy.name == "fedprox":
+                parameter.grad += strategy.proximal_mu * (parameter - origin)
+            parameter.sub_(parameter.grad, alpha=strategy.learning_rate)
+            parameter.grad = None
 
 
 def _poisson_batches(table: Table, rate: float, count: int) -> Iterator[tuple[Tensor, Tensor]]:
