@@ -35,7 +35,7 @@ Mechanism = tuple[float, float, int]
 
 
 def measure(progress: Callable[[int, int], None] = lambda _done, _of: None) -> list[Measurement]:
-    """All of it, in two minutes; `progress` is told how far it is."""
+    """All of it, in some minutes; `progress` is told how far it is."""
     with tempfile.TemporaryDirectory() as folder:
         return [
             *_plan_of_retrainings(Path(folder), progress),
