@@ -63,7 +63,8 @@ def compare(
     score, outcome, loss = _scored(challenger, table, experiment)
     if experiment.gate.metric == "brier":
         champion_loss, loss = (champion_score - champion_outcome) ** 2, (score - outcome) ** 2
-    gain = float(np.clip(champion_loss - loss, -1.0, 1.0).sum())
+    differences = np.clip(champion_loss - loss, -1.0, 1.0)
+    gain = float(np.rint(differences * 2**20).sum() / 2**20)  # on the grid of every noise
     released = noisy(np.array([gain, float(len(loss))]), deviation, noise)
     return (
         _released(champion_score, champion_outcome, experiment, deviation, noise),

@@ -7,11 +7,20 @@ or forked processes can share a stream. Two normal numbers are made from two 64-
 words (Box and Muller, 1958). A seeded generator exists for runs that are marked
 "not private" alone.
 
-The 53-bit grid cuts the tails at about 8.6 standard deviations (probability
-below 1e-16 a draw). Floating-point noise leaves a known theoretical weakness in
-its low bits (Mironov, 2012); values are therefore rounded to a fixed grid of
-2^-20 standard deviations after adding, which is post-processing of the sum and
-takes the low bits away from both.
+A release is a whole number of steps of a grid (`grid_of`, a power of two): the value
+is rounded to the grid *first*, the noise is rounded to it too, and whole numbers are
+added, which no rounding spoils. For a value that lies on the grid this is the same as
+adding a real normal number and rounding the sum, so that the exact Gaussian's
+guarantee carries over by post-processing; and which numbers can come out does not
+depend on the value, where the low bits of a plain floating-point sum give it away
+(Mironov, 2012). Counts lie on every grid here. Other values are moved by rounding,
+which `deviation_for` covers with noise. A discrete Gaussian (Canonne, Kamath and
+Steinke, 2020) would do as well for counts, but has no exact composition theorem with
+the Gaussian of the gradients; this has the same one.
+
+What is left between the drawn and the exact normal: tails that end at about 8.6
+standard deviations (probability below 1e-16 a draw), and the 53-bit grid of the
+uniform numbers behind them.
 """
 
 from __future__ import annotations
@@ -25,7 +34,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["NoNoise", "NormalSource", "SystemNoise", "add_noise", "noisy"]
+__all__ = ["NoNoise", "NormalSource", "SystemNoise", "add_noise", "deviation_for", "grid_of", "noisy"]
 
 _AT_ONCE = 16_000
 """Numbers that noise is added to at once. They fit the processor's cache, and take less than the 128 KiB from
@@ -76,8 +85,30 @@ class NoNoise:
         return np.zeros(shape)
 
 
+def grid_of(deviation: float) -> float:
+    """The step of the grid of releases with noise of this deviation: between 2^-31 and 2^-30 of it.
+
+    Never more than 2^-20, so that counts, and what is a multiple of that, lie on every grid.
+    """
+    return math.ldexp(1.0, min(math.frexp(deviation)[1] - 31, -20))
+
+
+def deviation_for(noise_multiplier: float, sensitivity: float, size: int) -> float:
+    """The deviation that gives `size` numbers of any value the noise multiplier after rounding.
+
+    Rounding adds the grid's step times √size to the L2 sensitivity at most: for a million numbers one
+    part in a million.
+    """
+    if noise_multiplier == 0:
+        return 0.0
+    step = 2 * grid_of(
+        noise_multiplier * sensitivity
+    )  # of the result, which is larger by far less than twice
+    return noise_multiplier * (sensitivity + step * math.sqrt(size))
+
+
 def noisy(values: npt.NDArray[np.float64], deviation: float, source: NormalSource) -> npt.NDArray[np.float64]:
-    """`values` plus noise of the given standard deviation, rounded to the noise's grid."""
+    """`values` plus noise of the given standard deviation, both rounded to the noise's grid."""
     released = np.array(values, dtype=np.float64)
     add_noise([released], deviation, source)
     return released
@@ -99,16 +130,13 @@ def add_noise(arrays: Iterable[npt.NDArray[Any]], deviation: float, source: Norm
 
 def _add_noise_at_once(pieces: list[npt.NDArray[Any]], deviation: float, source: NormalSource) -> None:
     ends = list(itertools.accumulate(piece.size for piece in pieces))
-    drawn = source.normal((ends[-1],), deviation)
-    places = [drawn[end - piece.size : end] for piece, end in zip(pieces, ends, strict=True)]
-    for place, piece in zip(places, pieces, strict=True):
-        np.add(place, piece, out=place)
-    grid = deviation * 2.0**-20
-    drawn /= grid
+    grid = grid_of(deviation)
+    drawn = source.normal((ends[-1],), deviation / grid)  # a power of two: the division is exact
     np.rint(drawn, out=drawn)
-    drawn *= grid
-    for place, piece in zip(places, pieces, strict=True):
-        piece[:] = place
+    for end, piece in zip(ends, pieces, strict=True):
+        place = drawn[end - piece.size : end]
+        place += np.rint(np.multiply(piece, 1 / grid, dtype=np.float64))
+        np.multiply(place, grid, out=piece, casting="same_kind")
 
 
 def _pieces(arrays: Iterable[npt.NDArray[Any]]) -> Iterator[list[npt.NDArray[Any]]]:

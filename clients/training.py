@@ -33,7 +33,7 @@ from torch.utils.data import TensorDataset
 
 from clients.clipping import clip_factors, clipped_sum, supports
 from clients.models import arrays_of, losses, module_for
-from clients.noise import NormalSource, add_noise
+from clients.noise import NormalSource, add_noise, deviation_for
 from clients.table import Table
 from contract.experiment import Experiment, Strategy
 from contract.releases import ModelUpdate
@@ -70,13 +70,17 @@ def train_locally(
     """
     experiment = steps.experiment
     privacy, strategy = experiment.privacy, experiment.strategy
-    deviation = steps.noise_multiplier * privacy.rows_per_person * privacy.clipping_norm
     expected_rows = max(1, round(steps.stated_rows * privacy.sampling_rate))
     module = module_for(experiment, arrays)
     take_sum = (
         clipped_sum if supports(module, torch.zeros(1, experiment.task.width)) else _clipped_sum_by_opacus
     )
     parameters = dict(module.named_parameters())
+    deviation = deviation_for(
+        steps.noise_multiplier,
+        privacy.rows_per_person * privacy.clipping_norm,
+        sum(parameter.numel() for parameter in parameters.values()),
+    )
     start = [parameter.detach().clone() for parameter in parameters.values()]
     for inputs, labels in _poisson_batches(table, privacy.sampling_rate, strategy.local_steps):
         sums = _clip_and_sum(take_sum, module, inputs, labels, privacy.clipping_norm)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.stats import kstest, norm, pearsonr
 
-from clients.noise import NoNoise, SystemNoise, add_noise, noisy
+from clients.noise import NoNoise, SystemNoise, add_noise, deviation_for, grid_of, noisy
 
 DRAWS = 20_000
 
@@ -24,10 +26,39 @@ def test_two_sources_are_independent() -> None:
     assert not np.array_equal(one, other)
 
 
-def test_released_values_lie_on_the_grid_of_the_noise() -> None:
-    released = noisy(np.array([0.1, 1e-9, 5.0]), 2.0, SystemNoise())
-    steps = released / (2.0 * 2.0**-20)
+class _Fixed:
+    """Not random: the same numbers at every call."""
+
+    def __init__(self, drawn: list[float]) -> None:
+        self._drawn = np.array(drawn)
+
+    def normal(self, shape: tuple[int, ...], deviation: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+        return self._drawn.reshape(shape) * deviation
+
+
+@pytest.mark.parametrize("deviation", [1e-3, 0.7, 2.0, 40.0, 1e4])
+def test_released_values_lie_on_the_grid_of_the_noise(deviation: float) -> None:
+    released = noisy(np.array([0.1, 1e-9, 5.0, -1234.5]), deviation, SystemNoise())
+    steps = released / grid_of(deviation)
     np.testing.assert_array_equal(steps, np.round(steps))
+    assert deviation * 2**-31 <= grid_of(deviation) <= deviation * 2**-30 or grid_of(deviation) == 2**-20
+
+
+@pytest.mark.parametrize("deviation", [1e-3, 0.7, 40.0, 1e7])
+def test_a_count_and_its_neighbour_differ_by_one_whatever_the_noise(deviation: float) -> None:
+    """A floating-point sum would round differently, and tell the two apart (Mironov, 2012)."""
+    drawn = [-0.73212345678, 3.1, 1e-9, 0.5]
+    counts = np.array([0.0, 17.0, 1e6, 3.0])
+    one, other = (noisy(values, deviation, _Fixed(drawn)) for values in (counts, counts + 1))
+    np.testing.assert_array_equal(other - one, 1.0)
+
+
+def test_the_noise_covers_what_rounding_adds_to_the_sensitivity() -> None:
+    multiplier, sensitivity, size = 3.0, 0.5, 1_000_000
+    deviation = deviation_for(multiplier, sensitivity, size)
+    assert deviation / multiplier >= sensitivity + grid_of(deviation) * np.sqrt(size)
+    assert deviation < multiplier * sensitivity * (1 + 1e-5)
+    assert deviation_for(0.0, sensitivity, size) == 0
 
 
 def test_the_tails_are_those_of_the_normal_distribution() -> None:
