@@ -9,8 +9,13 @@ released, and an ordinary composition does not cover that:
   1/noise_multiplier² is a privacy filter, valid for parameters chosen adaptively
   (Koskela, Tobaben and Honkela, 2022; Smith and Thakurta, 2022), and the
   privacy loss distribution of the sum has a closed form (Balle and Wang, 2018).
-* one plan of sub-sampled events, fixed before its first release: one privacy
-  loss distribution (Zhu, Dong and Wang, 2022); stopping early is free.
+* sub-sampled events that one plan fixed before the block's first release, and any
+  `gaussian` events beside them: one privacy loss distribution of the whole plan and
+  of one Gaussian with the sum of 1/noise_multiplier². By induction from the last
+  release on: whatever was seen, what may still come is dominated by the rest of the
+  plan and a Gaussian of the rest of that sum, which is the same pair for everything
+  that can have been seen, and so the pairs compose (Zhu, Dong and Wang, 2022,
+  theorem 10, and the filter above). Stopping early is free, and so is any order.
 * anything else: a Rényi filter at one order that depends on the cap alone
   (Feldman and Zrnic, 2021).
 
@@ -22,20 +27,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 from contract.errors import InputError
 
-__all__ = ["FILTER_GAUSSIAN", "FILTER_RENYI", "PLAN_PLD", "Event", "compose", "noise_multiplier"]
+__all__ = [
+    "FILTER_GAUSSIAN",
+    "FILTER_RENYI",
+    "PLAN_AND_GAUSSIAN",
+    "PLAN_PLD",
+    "Event",
+    "compose",
+    "noise_multiplier",
+]
 
 FILTER_GAUSSIAN = "Gaussian privacy filter, exact (Koskela et al. 2022)"
 PLAN_PLD = "privacy loss distribution of one fixed plan (Zhu et al. 2022)"
+PLAN_AND_GAUSSIAN = "privacy loss distribution of one fixed plan and a Gaussian filter (Zhu et al. 2022)"
 FILTER_RENYI = "Rényi privacy filter (Feldman and Zrnic 2021)"
 
 _FINEST_GRID = 2e-5
 """Interval of the finest grid of a privacy loss distribution: at half of it a plan took 10 s, for .02 %."""
+
+_MOST_NOISE = 1e6
+"""A noise multiplier above which there is no use in looking for one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +64,14 @@ class Event:
         sampling_rate: chance with which each unit took part, independently (Poisson);
             1 when every unit did.
         count: how many times.
-        plan: name of the plan that authorised it.
+        plan: names what fixed a sub-sampled event before the block's first release, None if
+            nothing did. Events of one name are one plan. No meaning for other events.
     """
 
     noise_multiplier: float
     sampling_rate: float = 1.0
     count: int = 1
-    plan: str = ""
+    plan: str | None = ""
 
     def __post_init__(self) -> None:
         if not (self.noise_multiplier > 0 and 0 < self.sampling_rate <= 1 and self.count >= 0):
@@ -68,33 +86,50 @@ def compose(events: Iterable[Event], delta: float, *, cap: float = 8.0) -> tuple
     events = [event for event in events if event.count > 0]
     if not events:
         return 0.0, FILTER_GAUSSIAN
-    if all(event.sampling_rate == 1 for event in events):
-        mu = math.sqrt(sum(event.count / event.noise_multiplier**2 for event in events))
+    full = [event for event in events if event.sampling_rate == 1]
+    sampled = [event for event in events if event.sampling_rate < 1]
+    mu = math.sqrt(sum(event.count / event.noise_multiplier**2 for event in full))
+    if not sampled:
         return gaussian_epsilon(mu, delta), FILTER_GAUSSIAN
-    merged = _merged(events)
-    if len({event.plan for event in events}) == 1:
+    merged = _merged(sampled)
+    plans = {event.plan for event in sampled}
+    if None in plans or len(plans) > 1:
+        return _renyi_epsilon((*merged, *_merged(full)), delta, cap), FILTER_RENYI
+    if not full:
         return _pld_epsilon(merged, delta), PLAN_PLD
-    return _renyi_epsilon(merged, delta, cap), FILTER_RENYI
+    return _pld_epsilon((*merged, (1 / mu, 1.0, 1)), delta), PLAN_AND_GAUSSIAN
 
 
 @lru_cache(maxsize=256)
-def noise_multiplier(*, epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
-    """The least noise multiplier with which `steps` steps stay within (ε, δ).
+def noise_multiplier(
+    *, epsilon: float, delta: float, sampling_rate: float, steps: int, spent: tuple[Event, ...] = ()
+) -> float:
+    """The least noise multiplier with which `steps` steps stay within (ε, δ), after what is `spent`.
 
-    Exact for `sampling_rate` 1; otherwise found by bisection on the privacy loss
-    distribution and rounded up, never down.
+    Exact where every event is Gaussian; otherwise found by bisection on the privacy loss
+    distribution and rounded up, never down. Infinite where `spent` leaves nothing. Sub-sampled
+    events in `spent` are taken to be of the same plan as the steps.
     """
-    if sampling_rate == 1:
-        return math.sqrt(steps) / _gaussian_mu(epsilon, delta)
+    if all(
+        event.sampling_rate == 1 for event in (*spent, Event(noise_multiplier=1, sampling_rate=sampling_rate))
+    ):
+        left = _gaussian_mu(epsilon, delta) ** 2 - sum(
+            event.count / event.noise_multiplier**2 for event in spent
+        )
+        return math.sqrt(steps / left) if left > 0 else math.inf
+
+    def exceeds(multiplier: float) -> bool:
+        step = Event(noise_multiplier=multiplier, sampling_rate=sampling_rate, count=steps)
+        return compose([*(replace(event, plan="") for event in spent), step], delta)[0] > epsilon
+
     low, high = 0.3, 1.0
-    while _pld_epsilon(_steps(high, sampling_rate, steps), delta) > epsilon:
+    while exceeds(high):
         low, high = high, 2 * high
+        if high > _MOST_NOISE:
+            return math.inf
     while high - low > 1e-3 * high:
         middle = (low + high) / 2
-        if _pld_epsilon(_steps(middle, sampling_rate, steps), delta) > epsilon:
-            low = middle
-        else:
-            high = middle
+        low, high = (middle, high) if exceeds(middle) else (low, middle)
     return high
 
 
@@ -125,10 +160,6 @@ def _gaussian_delta(epsilon: float, mu: float) -> float:
     from scipy.special import log_ndtr, ndtr
 
     return float(ndtr(mu / 2 - epsilon / mu) - math.exp(epsilon + float(log_ndtr(-mu / 2 - epsilon / mu))))
-
-
-def _steps(multiplier: float, sampling_rate: float, steps: int) -> tuple[tuple[float, float, int], ...]:
-    return ((multiplier, sampling_rate, steps),)
 
 
 def _merged(events: Sequence[Event]) -> tuple[tuple[float, float, int], ...]:

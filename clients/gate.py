@@ -160,8 +160,9 @@ def _mechanism(plan: Plan) -> str:
         return f"{plan.purpose}: no mechanism (not private)"
     sampled = f", Poisson sampling rate {plan.sampling_rate:g}" if plan.sampling_rate < 1 else ""
     times = plan.uses * plan.steps
+    runs = f" in each of at most {plan.runs} runs" if plan.runs > 1 else ""
     noise = f"noise multiplier {plan.noise_multiplier:.4g}"
-    return f"{plan.purpose}: Gaussian, {noise}{sampled}, at most {times} times"
+    return f"{plan.purpose}: Gaussian, {noise}{sampled}, at most {times} times{runs}"
 
 
 def _check(releases: Releases) -> None:

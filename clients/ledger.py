@@ -10,7 +10,11 @@ crash after `reserve` counts as spent. A request that was committed gets its
 stored reply again, byte for byte: no new noise, no new charge. The cap is
 checked when a plan is authorised, before anything is computed.
 
-A *plan* fixes a mechanism, the blocks that it touches and how often it may run.
+A *plan* fixes a mechanism, the blocks that it touches and how often it may run;
+an *allowance* fixes it for several runs to come, on any block. Of the training that
+was allowed when a block had its first release, the whole allowance counts on that
+block from then on, and composes exactly (`clients.accounting`); sub-sampled training
+that was not foreseen then composes in a Rényi filter, with everything else.
 A *block* is the rows of one time window, training or held-out; each pays for
 what touched it and for nothing else. A plan on the whole data set touches every
 window. A record's window and side follow from the plan's `split`; of plans with
@@ -21,6 +25,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -31,7 +36,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from clients.accounting import Event, compose
+from clients.accounting import FILTER_RENYI, Event, compose
 from contract.errors import BudgetError, LedgerError
 from contract.releases import PLAIN_METHOD, Spent
 
@@ -44,6 +49,9 @@ _Line = tuple[str, str, str, Mapping[str, Any]]
 """Kind, plan, request and body of an entry to be."""
 
 _VERSION = 1
+_UNFORESEEN = 0.1
+"""Share of the cap's δ for what was not foreseen. Which theorem bounds a block can depend on what was
+released, so the δ of both count: the cap holds at 1.1 δ over everything that a server can do."""
 _FIRST_HASH = "0" * 64
 
 _metadata = sa.MetaData()
@@ -100,6 +108,9 @@ class Plan:
         steps: mechanism applications in one use.
         unit: `record` or `person`.
         split: names how records are dealt into windows and sides (`Site.split`).
+        allowance: names what this plan is one run of; of the same mechanism, `runs` of them
+            may use a block.
+        runs: how many.
     """
 
     name: str
@@ -112,6 +123,24 @@ class Plan:
     steps: int = 1
     unit: Literal["record", "person"] = "record"
     split: str = ""
+    allowance: str = ""
+    runs: int = 1
+
+    @property
+    def foreseen(self) -> str:
+        """Names everything that must be fixed in advance to compose several runs as one plan."""
+        mechanism = (self.noise_multiplier, self.sampling_rate, self.uses, self.steps, self.runs)
+        return f"{self.allowance or self.name} {mechanism}"
+
+    @property
+    def sampled(self) -> bool:
+        """Whether a use looks at a random part of the rows."""
+        return self.sampling_rate < 1
+
+    def covers(self, split: str, block: str) -> bool:
+        """Whether the allowance is for that block: another run of it may touch it."""
+        kinds = {own.rpartition("/")[2] for own in self.blocks}
+        return self.split == split and block.rpartition("/")[2] in kinds
 
     def touches(self, split: str, block: str) -> bool:
         """Whether a record of that block may be among the rows that a use looks at."""
@@ -123,8 +152,8 @@ class Plan:
         """Whether its releases carry noise."""
         return self.noise_multiplier > 0
 
-    def events(self, uses: int) -> list[Event]:
-        """What `uses` uses cost."""
+    def events(self, uses: int, plan: str | None = None) -> list[Event]:
+        """What `uses` uses cost; `plan` names what fixed them in advance."""
         if not self.private:
             return []
         return [
@@ -132,7 +161,7 @@ class Plan:
                 noise_multiplier=self.noise_multiplier,
                 sampling_rate=self.sampling_rate,
                 count=uses * self.steps,
-                plan=self.name,
+                plan=plan,
             )
         ]
 
@@ -179,6 +208,8 @@ class Ledger:
         self._plans: dict[str, Plan] = {}
         self._uses: dict[str, int] = {}
         self._open: set[str] = set()
+        self._trainings: list[tuple[int, Plan]] = []
+        self._first_use: dict[str, int] = {}
         self._seen = 0
         self._last_hash = _FIRST_HASH
         self._catch_up()
@@ -269,7 +300,7 @@ class Ledger:
         with self._lock:
             self._catch_up()
             plans = [plan for plan in self._plans.values() if run is None or plan.run == run]
-            spent = [self._spent_on(*place, plans, delta, promised) for place in _places(plans)]
+            spent = [self._spent_on(*place, plans, delta, promised, run) for place in _places(plans)]
             most: dict[str, Spent] = {}
             for item in spent:
                 if item.block not in most or item.epsilon > most[item.block].epsilon:
@@ -343,12 +374,21 @@ class Ledger:
         for split, block in _places([plan, *self._plans.values()]):
             if not plan.touches(split, block):
                 continue
-            events = plan.events(total)
+            uses = {plan.name: total}
             for name, other in self._plans.items():
                 if name != plan.name and other.touches(split, block):
-                    counted = max(self._uses[name], other.uses) if name in still_open else self._uses[name]
-                    events += other.events(counted)
-            epsilon, _ = compose(events, self._cap.delta, cap=self._cap.epsilon)
+                    uses[name] = max(self._uses[name], other.uses) if name in still_open else self._uses[name]
+            known = {**self._plans, plan.name: plan}
+            trainings = (
+                [*self._trainings, (self._seen + 1, plan)] if plan.purpose == "train" else self._trainings
+            )
+            allowed = self._allowance(split, block, uses, trainings)
+            events = _events(
+                [known[name] for name in uses], uses, allowed, whole=0 if allowed is None else allowed.runs
+            )
+            epsilon, method = compose(events, self._cap.delta, cap=self._cap.epsilon)
+            if method == FILTER_RENYI:
+                epsilon, _ = compose(events, _UNFORESEEN * self._cap.delta, cap=self._cap.epsilon)
             if epsilon > self._cap.epsilon * (1 + 1e-9):
                 raise BudgetError(
                     f"{plan.purpose} would bring data block '{block}' to ε = {epsilon:.3g}, "
@@ -357,7 +397,9 @@ class Ledger:
                     remedy="Train on newer rows, lower the experiment's epsilon, or raise the site's cap",
                 )
 
-    def _spent_on(self, split: str, block: str, plans: list[Plan], delta: float, promised: bool) -> Spent:
+    def _spent_on(
+        self, split: str, block: str, plans: list[Plan], delta: float, promised: bool, run: str | None
+    ) -> Spent:
         plans = [plan for plan in plans if plan.touches(split, block)]
         uses = {
             plan.name: max(self._uses[plan.name], plan.uses if promised and plan.name in self._open else 0)
@@ -369,9 +411,20 @@ class Ledger:
         )
         if any(uses[plan.name] and not plan.private for plan in plans):
             return Spent(epsilon=float("inf"), delta=delta, unit=unit, method=PLAIN_METHOD, block=block)
-        events = [event for plan in plans for event in plan.events(uses[plan.name])]
+        trainings = [(entered, plan) for entered, plan in self._trainings if run in (None, plan.run)]
+        allowed = self._allowance(split, block, uses, trainings)
+        whole = 0 if not promised or allowed is None else allowed.runs if run is None else 1
+        events = _events(plans, uses, allowed, whole=whole)
         epsilon, method = compose(events, delta, cap=self._cap.epsilon)
         return Spent(epsilon=epsilon, delta=delta, unit=unit, method=method, block=block)
+
+    def _allowance(
+        self, split: str, block: str, touching: Iterable[str], trainings: list[tuple[int, Plan]]
+    ) -> Plan | None:
+        """The sub-sampled training that was in force when one of the plans first touched the block."""
+        first = min((self._first_use[name] for name in touching if name in self._first_use), default=math.inf)
+        in_force = [plan for entered, plan in trainings if entered < first][-1:]
+        return next((plan for plan in in_force if plan.sampled and plan.covers(split, block)), None)
 
     def _append(self, lines: list[_Line], reply: tuple[str, bytes] | None = None) -> None:
         with self._translated(), self._engine.begin() as connection:
@@ -409,8 +462,11 @@ class Ledger:
             self._plans[entry.plan] = Plan(**{**values, "blocks": tuple(values["blocks"])})
             self._uses.setdefault(entry.plan, 0)
             self._open.add(entry.plan)
+            if self._plans[entry.plan].purpose == "train":
+                self._trainings.append((entry.sequence, self._plans[entry.plan]))
         elif entry.kind == "reserve":
             self._uses[entry.plan] += 1
+            self._first_use.setdefault(entry.plan, entry.sequence)
         elif entry.kind == "close":
             self._open.discard(entry.plan)
         self._seen, self._last_hash = entry.sequence, entry.hash
@@ -444,6 +500,23 @@ def _prepare_connection(connection: Any, _record: Any) -> None:
     connection.isolation_level = None
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
+
+
+def _events(plans: list[Plan], uses: Mapping[str, int], allowed: Plan | None, *, whole: int) -> list[Event]:
+    """What so many uses of the plans cost a block that all of them touch.
+
+    The runs of what was `allowed` in advance are one plan; `whole` of them count to their end at least.
+    """
+    runs = [plan for plan in plans if allowed is not None and plan.foreseen == allowed.foreseen]
+    beyond = any(uses[plan.name] > plan.uses for plan in runs)
+    if allowed is None or beyond or len(runs) > allowed.runs:
+        return [event for plan in plans for event in plan.events(uses[plan.name])]
+    used = max(whole * allowed.uses, sum(uses[plan.name] for plan in runs))
+    rest = [plan for plan in plans if plan not in runs]
+    return [
+        *allowed.events(used, allowed.foreseen),
+        *(event for plan in rest for event in plan.events(uses[plan.name])),
+    ]
 
 
 def _places(plans: Iterable[Plan]) -> list[tuple[str, str]]:

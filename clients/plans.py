@@ -44,6 +44,8 @@ def train_plan(experiment: Experiment, instruction: Instruction, split: str) -> 
         steps=steps,
         unit=privacy.unit,
         split=split,
+        allowance=f"{experiment.name}/{experiment.digest[:16]}/train",
+        runs=privacy.runs,
     )
 
 

@@ -190,7 +190,9 @@ class Privacy(_Frozen):
     `epsilon` and `delta` bound one training run on the rows it trains on;
     `evaluation_epsilon` all evaluations of that run on the held-out rows, which
     are other records. Neighbouring data sets differ by adding or removing one
-    unit. `seed` is possible only with `private = false`, and marks the run so.
+    unit. `runs` is how many runs may train on the same rows: with a sampling rate
+    below 1 they cost least when that was said before the first. `seed` is
+    possible only with `private = false`, and marks the run so.
     """
 
     private: bool = True
@@ -201,6 +203,7 @@ class Privacy(_Frozen):
     evaluation_epsilon: Positive = 1.0
     clipping_norm: Positive = 1.0
     sampling_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    runs: Count = 1
     seed: int | None = None
 
     @model_validator(mode="after")

@@ -48,17 +48,22 @@ def _plan_of_retrainings(folder: Path, progress: Callable[[int, int], None]) -> 
     ours, theirs, lowest = [], [], []
     for number, (rate, noise, steps, delta) in enumerate(_GRID, start=1):
         mechanism = (noise, rate, RUNS * steps)
-        plan = Plan(
-            name="run/train",
-            run="run",
-            purpose="train",
-            blocks=("all/train",),
-            noise_multiplier=noise,
-            sampling_rate=rate,
-            uses=RUNS,
-            steps=steps,
-        )
-        stated = _spent(folder / f"plan-{number}.db", [plan], delta)
+        plans = [
+            Plan(
+                name=f"run-{week}/train",
+                run=f"run-{week}",
+                purpose="train",
+                blocks=("all/train",),
+                noise_multiplier=noise,
+                sampling_rate=rate,
+                uses=1,
+                steps=steps,
+                allowance="experiment/train",
+                runs=RUNS,
+            )
+            for week in range(RUNS)
+        ]
+        stated = _spent(folder / f"plan-{number}.db", plans, delta)
         exact = _joint([mechanism], delta)
         ours.append(stated / exact)
         theirs.append(_renyi([mechanism], delta) / exact)

@@ -5,10 +5,23 @@ from __future__ import annotations
 import math
 
 import pytest
-from dp_accounting import GaussianDpEvent, NeighboringRelation, SelfComposedDpEvent
+from dp_accounting import (
+    GaussianDpEvent,
+    NeighboringRelation,
+    PoissonSampledDpEvent,
+    SelfComposedDpEvent,
+)
 from dp_accounting.pld import PLDAccountant
 
-from clients.accounting import FILTER_GAUSSIAN, FILTER_RENYI, PLAN_PLD, Event, compose, noise_multiplier
+from clients.accounting import (
+    FILTER_GAUSSIAN,
+    FILTER_RENYI,
+    PLAN_AND_GAUSSIAN,
+    PLAN_PLD,
+    Event,
+    compose,
+    noise_multiplier,
+)
 from contract.errors import InputError
 
 
@@ -38,6 +51,34 @@ def test_sampled_events_of_two_plans_need_a_filter() -> None:
     joint, _ = compose([Event(noise_multiplier=2.0, sampling_rate=0.05, count=100, plan="one")], 1e-5)
     assert method == FILTER_RENYI
     assert filtered >= joint
+
+
+def test_sampled_events_that_nothing_fixed_in_advance_need_a_filter() -> None:
+    event = Event(noise_multiplier=2.0, sampling_rate=0.05, count=50, plan=None)
+    assert compose([event], 1e-5)[1] == FILTER_RENYI
+
+
+def test_a_plan_and_gaussians_beside_it_compose_as_one() -> None:
+    plan = Event(noise_multiplier=2.0, sampling_rate=0.05, count=500, plan="year")
+    checks = [Event(noise_multiplier=noise) for noise in (4.0, 8.0, 8.0)]
+    epsilon, method = compose([plan, *checks], 1e-5)
+    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=1e-4)
+    accountant.compose(PoissonSampledDpEvent(0.05, GaussianDpEvent(2.0)), 500)
+    for check in checks:
+        accountant.compose(GaussianDpEvent(check.noise_multiplier))
+    assert epsilon == pytest.approx(accountant.get_epsilon(1e-5), rel=5e-3)
+    assert method == PLAN_AND_GAUSSIAN
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.1])
+def test_the_noise_for_an_epsilon_counts_what_is_spent(rate: float) -> None:
+    spent = (Event(noise_multiplier=6.0), Event(noise_multiplier=9.0, count=2))
+    sigma = noise_multiplier(epsilon=2.0, delta=1e-5, sampling_rate=rate, steps=20, spent=spent)
+    total, _ = compose([*spent, Event(noise_multiplier=sigma, sampling_rate=rate, count=20)], 1e-5)
+    assert 2.0 * 0.99 < total <= 2.0 * (1 + 1e-6)
+    assert sigma > noise_multiplier(epsilon=2.0, delta=1e-5, sampling_rate=rate, steps=20)
+    gone = (Event(noise_multiplier=0.5),)
+    assert noise_multiplier(epsilon=2.0, delta=1e-5, sampling_rate=rate, steps=20, spent=gone) == math.inf
 
 
 @pytest.mark.parametrize(

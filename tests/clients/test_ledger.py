@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clients.accounting import Event, compose
+from clients.accounting import FILTER_GAUSSIAN, FILTER_RENYI, PLAN_PLD, Event, compose
 from clients.ledger import Cap, Ledger, Plan
 from contract.errors import BudgetError, LedgerError
 
@@ -178,6 +178,85 @@ def test_uses_beyond_the_plan_are_admitted_against_the_cap_alone(path: Path) -> 
     assert ledger.spent().epsilon <= 1.0
 
 
+def sampled(number: int, *, runs: int = 3, window: str = "w1") -> Plan:
+    """A run of sub-sampled training that may use a block `runs` times."""
+    return Plan(
+        name=f"run-{number}/train",
+        run=f"run-{number}",
+        purpose="train",
+        blocks=(f"{window}/train",),
+        noise_multiplier=1.0,
+        sampling_rate=0.1,
+        uses=10,
+        allowance="experiment/train",
+        runs=runs,
+    )
+
+
+def drift_check(number: int, window: str = "w1") -> Plan:
+    name, blocks = f"check-{number}/drift", (f"{window}/train", f"{window}/holdout")
+    return Plan(name=name, run=name, purpose="drift", blocks=blocks, noise_multiplier=10.0, uses=1)
+
+
+def use_up(ledger: Ledger, charged: Plan) -> None:
+    ledger.authorise(charged)
+    for number in range(charged.uses):
+        ledger.reserve(f"{charged.name}/{number}", charged.name)
+
+
+def pld(runs: int, checks: int = 0) -> tuple[float, str]:
+    events = [Event(noise_multiplier=1.0, sampling_rate=0.1, count=10 * runs, plan="all")]
+    return compose([*events, Event(noise_multiplier=10.0, count=checks)], 1e-5)
+
+
+def test_the_runs_of_an_allowance_are_one_plan_that_counts_in_full_from_the_first(path: Path) -> None:
+    ledger = open_ledger(path)
+    for number in (1, 2, 3):
+        use_up(ledger, sampled(number))
+        spent, promised = ledger.spent(), ledger.spent(promised=True)
+        assert (spent.epsilon, spent.method) == pld(number)
+        assert (promised.epsilon, promised.method) == pld(3)
+        assert ledger.spent(run=f"run-{number}", promised=True).epsilon == pld(1)[0]
+    use_up(ledger, sampled(4))
+    assert ledger.spent().method == FILTER_RENYI
+    assert ledger.spent().epsilon > pld(4)[0]
+
+
+def test_an_allowance_holds_for_windows_to_come_and_counts_from_their_first_release(path: Path) -> None:
+    ledger = open_ledger(path)
+    use_up(ledger, sampled(1))
+    use_up(ledger, drift_check(1, "w2"))
+    spent = ledger.spent_by_block(promised=True)["w2/train"]
+    assert (spent.epsilon, spent.method) == pld(3, checks=1)
+    assert ledger.spent_by_block(promised=True)["w2/holdout"].method == FILTER_GAUSSIAN
+    use_up(ledger, sampled(2, window="w2"))
+    spent = ledger.spent_by_block()["w2/train"]
+    assert (spent.epsilon, spent.method) == pld(1, checks=1)
+
+
+def test_an_allowance_is_refused_if_its_whole_does_not_fit_the_cap(path: Path) -> None:
+    ledger = open_ledger(path, epsilon=(pld(2)[0] + pld(3)[0]) / 2)
+    with pytest.raises(BudgetError):
+        ledger.authorise(sampled(1))
+    ledger.authorise(sampled(2, runs=2))
+
+
+def test_sampled_training_that_was_chosen_after_a_release_goes_through_the_filter(path: Path) -> None:
+    ledger = open_ledger(path)
+    use_up(ledger, drift_check(1))
+    use_up(ledger, sampled(1))
+    assert ledger.spent_by_block()["w1/train"].method == FILTER_RENYI
+    assert ledger.spent(run="run-1").method == PLAN_PLD  # of itself it was fixed
+
+
+def test_a_use_beyond_the_plan_goes_through_the_filter(path: Path) -> None:
+    ledger = open_ledger(path)
+    use_up(ledger, sampled(1, runs=1))
+    assert ledger.spent().method == PLAN_PLD
+    ledger.reserve("again", "run-1/train")
+    assert ledger.spent().method == FILTER_RENYI
+
+
 def test_the_same_plan_with_other_parameters_is_refused(path: Path) -> None:
     ledger = open_ledger(path)
     ledger.authorise(plan())
@@ -280,6 +359,7 @@ ledger = Ledger(Path(sys.argv[1]), site="north", cap=Cap(epsilon=8.0, delta=1e-5
 plan = Plan(name="r/train", run="r", purpose="train", blocks=("b",), noise_multiplier=1000.0, uses=100000)
 ledger.authorise(plan)
 start = len(ledger.entries())
+print("writing", flush=True)
 for number in range(start, start + 100000):
     ledger.reserve(f"{sys.argv[2]}/{number}", "r/train")
     ledger.commit(f"{sys.argv[2]}/{number}", "r/train", b"x" * 50, {"releases": []})
@@ -289,12 +369,18 @@ for number in range(start, start + 100000):
 def test_kill_nine_loses_and_doubles_nothing_and_two_writers_keep_one_chain(path: Path) -> None:
     for delay in (0.15, 0.3, 0.23):
         writers = [
-            subprocess.Popen([sys.executable, "-c", LOOP, str(path), f"{name}{delay}"]) for name in "ab"
+            subprocess.Popen(
+                [sys.executable, "-c", LOOP, str(path), f"{name}{delay}"], stdout=subprocess.PIPE, text=True
+            )
+            for name in "ab"
         ]
-        time.sleep(1.5 + delay)
+        for writer in writers:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == "writing\n"
+        time.sleep(delay)
         for writer in writers:
             os.kill(writer.pid, signal.SIGKILL)
-            writer.wait()
+            writer.communicate()
     ledger = open_ledger(path)
     entries = ledger.entries()
     assert ledger.verify() == len(entries) > 20
