@@ -75,7 +75,7 @@ def demo(
         console.print("Look at versions and passports with:")
         console.print(f"  MLFLOW_TRACKING_URI={result['tracking_uri']} tidegate models ui", soft_wrap=True)
         console.print(
-            f"What a site spent: tidegate site status {next((folder / 'sites').iterdir())}/site.toml",
+            f"What a site spent: tidegate site ledger {next((folder / 'sites').iterdir())}/site.toml",
             soft_wrap=True,
         )
     if not result["ok"]:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from experiments.cli.site_ledger import Json, Key, SiteFile, check, ledger
+
 if TYPE_CHECKING:
     from flwr.app import Message
+    from rich.table import Table
+    from rich.text import Text
 
     from clients.flower import Work
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="For a site: what runs here, what it spent, what left.")
-
-SiteFile = Annotated[Path, typer.Argument(help="The site's site.toml.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 _TEMPLATE = """# A Tidegate site. Everything here is public to you alone but `name` and `stated_rows`.
 name = "{name}"
@@ -66,9 +68,7 @@ def up(
     file: SiteFile,
     superlink: Annotated[str, typer.Option(help="host:port of the server.")],
     root_certificates: Annotated[Path, typer.Option(help="The server's certificate authority (PEM).")],
-    key: Annotated[
-        Path | None, typer.Option(help="The site's private key; by default keys/node.key beside site.toml.")
-    ] = None,
+    key: Key = None,
     wait: Annotated[float, typer.Option(help="Seconds to wait for the server.")] = 30.0,
 ) -> None:
     """Run the site's agent until it is stopped."""
@@ -104,63 +104,45 @@ def up(
 
 @app.command()
 def status(file: SiteFile, json: Json = False) -> None:
-    """What the site is, and what its data blocks have spent."""
+    """What the site is, whether its ledger verifies, and its worst data block."""
+    from clients.replay import block_totals
     from clients.site import open_site
-    from experiments.cli.output import figure, print_json, print_table
+    from experiments.cli.block_table import bar, epsilon, worst
+    from experiments.cli.output import console, print_json
 
     site = open_site(file)
-    blocks = site.ledger.spent_by_block()
+    config, cap, entries = site.config, site.ledger.cap, site.ledger.verify()
+    block, agent = worst(block_totals(site.ledger)), _agent_state(config.storage.logs / "agent.log")
     if json:
-        spent = {block: vars(item) for block, item in blocks.items()}
-        print_json(
-            {
-                "site": site.config.name,
-                "cap": vars(site.ledger.cap),
-                "entries": site.ledger.verify(),
-                "spent": spent,
-            }
-        )
+        values = {"site": config.name, "stated_rows": config.stated_rows, "data": config.data.kind}
+        worst_block = None if block is None else block.as_dict()
+        print_json({**values, "cap": vars(cap), "entries": entries, "agent": agent, "worst": worst_block})
         return
-    print_table(
-        ("data block", "ε spent", "ε left", "δ", "composition"),
+    approved = config.policy.approved_experiments
+    rows: list[tuple[str, str | Text]] = [
+        ("site", f"{config.name}, {config.stated_rows} rows stated, {config.data.kind}"),
+        ("allows", "any experiment" if approved is None else f"{len(approved)} approved experiments"),
         (
-            (
-                block,
-                _epsilon(item.epsilon),
-                figure(max(0.0, site.ledger.cap.epsilon - item.epsilon), 2),
-                f"{item.delta:g}",
-                item.method,
-            )
-            for block, item in blocks.items()
+            "",
+            "private runs only"
+            if config.policy.require_private
+            else "[red]runs that are not private too[/red]",
         ),
-        title=f"site {site.config.name}: cap ε = {site.ledger.cap.epsilon:g}; "
-        f"the ledger's {site.ledger.verify()} entries verify",
-    )
+        ("cap", f"ε = {cap.epsilon:g} at δ = {cap.delta:g} for every data block"),
+        ("ledger", f"{entries} entries verify"),
+        ("agent", agent),
+    ]
+    if block is None:
+        rows.append(("worst block", "none: nothing was spent"))
+    else:
+        spent, promised = epsilon(block.spent.epsilon), epsilon(block.promised.epsilon)
+        words = f"  {block.block}: ε = {spent} spent, {promised} promised"
+        rows.append(("worst block", bar(block, cap).append(words, "" if block.private else "red")))
+    console.print(_facts(rows))
 
 
-@app.command()
-def ledger(
-    file: SiteFile,
-    verify: Annotated[bool, typer.Option(help="Walk the hash chain only.")] = False,
-    json: Json = False,
-) -> None:
-    """Every entry of the ledger."""
-    from clients.site import open_site
-    from experiments.cli.output import console, print_json, print_table
-
-    site = open_site(file)
-    count = site.ledger.verify()
-    if verify:
-        console.print(f"{count} entries verify")
-        return
-    entries = site.ledger.entries()
-    if json:
-        print_json([{**vars(entry), "body": dict(entry.body)} for entry in entries])
-        return
-    print_table(
-        ("#", "when", "entry", "plan", "request"),
-        ((entry.sequence, entry.body["at"], entry.kind, entry.plan, entry.request) for entry in entries),
-    )
+app.command()(ledger)
+app.command()(check)
 
 
 @app.command()
@@ -206,8 +188,29 @@ def _answer(work: Work) -> Message:
     return client_app(work.message, work.context)
 
 
-def _epsilon(value: float) -> str:
-    return f"{value:.3f}" if value != float("inf") else "[red]∞ (not private)[/red]"
+def _facts(rows: Iterable[tuple[str, str | Text]]) -> Table:
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        grid.add_row(f"[bold]{name}[/bold]", value)
+    return grid
+
+
+def _agent_state(log: Path) -> str:
+    """What the agent's log said last of its connection; after `kill -9` that is not what is."""
+    if not log.exists():
+        return "never ran"
+    said = [
+        line
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
+        if " tidegate.agent: site '" in line
+    ]
+    if not said:
+        return "never connected"
+    time, _, words = said[-1].partition(" INFO tidegate.agent: ")
+    state = "stopped" if words.endswith("has stopped") else f"connected to {words.split(' ')[-4]}"
+    return f"{state}, by its log at {time}"
 
 
 def _log_to(path: Path) -> None:

@@ -1,0 +1,310 @@
+"""`tidegate site ledger`, `status` and `check`: what a person sees, and with which exit code."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from clients.ledger import Ledger, Plan
+from clients.replay import block_totals, history
+from clients.site import open_site
+from experiments.cli import output
+from experiments.cli.block_table import bar, block_table, epsilon
+from experiments.cli.main import main
+from experiments.ledger_plot import plot_ledger
+from experiments.runtimes.certificates import make_node_key
+
+SITE = """\
+name = "north"
+stated_rows = 50
+[data]
+kind = "csv"
+path = "rows.csv"
+[policy]
+epsilon_cap = 4.0
+"""
+
+Command = Callable[..., str]
+
+
+def charge(ledger: Ledger, run: str, block: str, *, noise: float = 5.0, uses: int = 1, used: int = 1) -> None:
+    name = f"{run}/train"
+    ledger.authorise(
+        Plan(name=name, run=run, purpose="train", blocks=(block,), noise_multiplier=noise, uses=uses)
+    )
+    for number in range(used):
+        ledger.reserve(f"{name}/{number}", name)
+        body = {"releases": ["update"], "experiment": "d" * 64, "private": noise > 0}
+        ledger.commit(f"{name}/{number}", name, b"reply", body)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A site that spent a little on one block, and on another has an open plan."""
+    file = tmp_path / "north" / "site.toml"
+    file.parent.mkdir()
+    file.write_text(SITE)
+    make_node_key(file.parent / "keys")
+    ledger = open_site(file).ledger
+    charge(ledger, "run-1", "w1/train")
+    charge(ledger, "run-2", "w2/train", uses=4)
+    return file
+
+
+@pytest.fixture
+def plain(site: Path) -> Path:
+    """The same site after a run that was not private."""
+    charge(open_site(site).ledger, "run-3", "w3/train", noise=0.0)
+    return site
+
+
+@pytest.fixture
+def tidegate(monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs a command in this process; gives what it printed."""
+
+    def run(*arguments: object, code: int = 0, colour: bool = False) -> str:
+        text = io.StringIO()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["tidegate", *map(str, arguments)])
+            patch.setattr(sys, "stdout", text)
+            patch.setattr(sys, "stderr", text)
+            patch.setattr(output, "console", Console(width=100, force_terminal=colour, file=text))
+            with pytest.raises(SystemExit) as ended:
+                main()
+        assert (ended.value.code or 0) == code, text.getvalue()
+        return text.getvalue()
+
+    return run
+
+
+def test_a_ledger_by_block(tidegate: Command, site: Path) -> None:
+    told = tidegate("site", "ledger", site)
+    first, second = (next(line for line in told.splitlines() if block in line) for block in ("w1/", "w2/"))
+    assert "cap ε = 4" in told
+    assert "7 entries verify" in told
+    total = block_totals(open_site(site).ledger)[1]
+    figures = (epsilon(total.spent.epsilon), epsilon(total.promised.epsilon), f"{total.left(4.0):.2f}")
+    assert second.split()[:4] == ["w2/train", *figures]
+    assert "█" in first
+    assert "▒" not in first
+    assert "▒" in second
+    assert "1 Gaussian privacy filter" in told
+
+
+def test_a_ledger_as_json(tidegate: Command, site: Path) -> None:
+    told = json.loads(tidegate("site", "ledger", site, "--json"))
+    assert told["cap"] == {"epsilon": 4.0, "delta": 1e-4}
+    assert [block["block"] for block in told["blocks"]] == ["w1/train", "w2/train"]
+    assert told["blocks"][1]["left"] == pytest.approx(4.0 - told["blocks"][1]["promised"]["epsilon"])
+    assert json.loads(tidegate("site", "ledger", site, "--verify", "--json")) == {
+        "site": "north",
+        "entries": told["entries"],
+    }
+    entries = json.loads(tidegate("site", "ledger", site, "--entries", "--json"))
+    assert [entry["sequence"] for entry in entries] == list(range(1, 8))
+
+
+def test_entries_and_the_chain(tidegate: Command, site: Path) -> None:
+    assert tidegate("site", "ledger", site, "--verify") == "7 entries verify\n"
+    told = tidegate("site", "ledger", site, "--entries")
+    assert told.count("commit") == 2
+    assert "NOT PRIVATE" not in told
+
+
+def test_an_empty_ledger(tidegate: Command, tmp_path: Path) -> None:
+    (tmp_path / "site.toml").write_text(SITE)
+    assert "0 entries verify" in tidegate(
+        "site", "ledger", tmp_path / "site.toml", "--plot", tmp_path / "a.png"
+    )
+    assert (tmp_path / "a.png").stat().st_size > 1000
+    assert "nothing was spent" in tidegate("site", "status", tmp_path / "site.toml")
+
+
+def test_what_is_not_private_is_red_everywhere(tidegate: Command, plain: Path, tmp_path: Path) -> None:
+    evidence = tmp_path / "evidence.json"
+    tidegate("site", "ledger", plain, "--export", evidence)
+    for command in (
+        ("ledger", plain),
+        ("ledger", plain, "--entries"),
+        ("status", plain),
+        ("check", evidence),
+    ):
+        told = tidegate("site", *command, colour=True)
+        lines = [line for line in told.splitlines() if "NOT PRIVATE" in line]
+        assert lines, told
+        assert all("\x1b[31m" in line or "\x1b[1;31m" in line for line in lines)
+        others = [line for line in told.splitlines() if "w1/train" in line or "run-1/train" in line]
+        assert not any("\x1b[31m" in line for line in others if "no privacy guarantee" not in line)
+    assert "[31mNO" in tidegate("site", "egress", plain, colour=True)
+    blocks = json.loads(tidegate("site", "ledger", plain, "--json"))["blocks"]
+    assert [block["private"] for block in blocks] == [True, True, False]
+    assert blocks[2]["spent"]["epsilon"] is None
+
+
+def test_status_says_what_the_site_is_and_its_worst_block(tidegate: Command, site: Path) -> None:
+    told = tidegate("site", "status", site)
+    for words in (
+        "north, 50 rows stated",
+        "any experiment",
+        "private runs only",
+        "7 entries verify",
+        "w2/train",
+    ):
+        assert words in told
+    assert "w1/train" not in told
+    assert "never ran" in told
+    status = json.loads(tidegate("site", "status", site, "--json"))
+    assert status["worst"]["block"] == "w2/train"
+    log = open_site(site).config.storage.logs / "agent.log"
+    log.parent.mkdir(parents=True)
+    line = "2026-03-01 08:00:00,000 INFO tidegate.agent: site 'north' {}\n"
+    log.write_text(line.format("is connected to 10.0.0.1:9092 as node 77"))
+    assert "connected to 10.0.0.1:9092, by its log at 2026-03-01" in tidegate("site", "status", site)
+    log.write_text(log.read_text() + line.format("has stopped"))
+    assert "stopped, by its log at" in tidegate("site", "status", site)
+
+
+def test_evidence_is_exported_and_checked_without_the_site(
+    tidegate: Command, site: Path, tmp_path: Path
+) -> None:
+    first, second, key = tmp_path / "first.json", tmp_path / "second.json", site.parent / "keys" / "node.pub"
+    told = json.loads(tidegate("site", "ledger", site, "--export", first, "--json"))["evidence"]
+    charge(open_site(site).ledger, "run-3", "w3/train")
+    assert f"wrote {second}" in tidegate("site", "ledger", site, "--export", second)
+    site.rename(tmp_path / "elsewhere.toml")
+    assert "claim" in tidegate("site", "check", first)
+    found = tidegate("site", "check", second, "--public-key", key, "--after", first)
+    for words in ("It holds: 11 entries", "the given key's", "4 entries were added", "w3/train"):
+        assert words in found
+    assert "claim" not in found
+    values = json.loads(tidegate("site", "check", first, "--public-key", key, "--json"))
+    assert values["holds"]
+    assert (values["entries"], values["head"]) == (told["entries"], told["head"])
+    assert values["fingerprint"] == told["fingerprint"]
+    rewound = tidegate("site", "check", first, "--public-key", key, "--after", second, code=1)
+    assert rewound.count("error: ") == 1
+    assert "rewound" in rewound
+
+
+def test_evidence_that_is_there_is_not_written_over(tidegate: Command, site: Path, tmp_path: Path) -> None:
+    path = tmp_path / "evidence.json"
+    tidegate("site", "ledger", site, "--export", path)
+    before = path.read_bytes()
+    assert "there is a file already" in tidegate("site", "ledger", site, "--export", path, code=2)
+    assert path.read_bytes() == before
+    nowhere = tmp_path / "nowhere" / "evidence.json"
+    assert "cannot be written" in tidegate("site", "ledger", site, "--export", nowhere, code=2)
+
+
+def test_a_site_without_a_key_says_what_to_do(tidegate: Command, site: Path, tmp_path: Path) -> None:
+    key = (site.parent / "keys" / "node.key").rename(tmp_path / "kept.key")
+    told = tidegate("site", "ledger", site, "--export", tmp_path / "evidence.json", code=2)
+    assert "node.key: no such file" in told
+    assert "--key" in told
+    assert not (tmp_path / "evidence.json").exists()
+    tidegate("site", "ledger", site, "--export", tmp_path / "evidence.json", "--key", key)
+
+
+def change_noise(values: dict[str, Any]) -> None:
+    values["entries"][0]["body"]["noise_multiplier"] = 9.0
+
+
+def drop_last(values: dict[str, Any]) -> None:
+    del values["entries"][-1]
+
+
+def lower_total(values: dict[str, Any]) -> None:
+    values["statement"]["totals"][0]["spent"]["epsilon"] = 0.1
+
+
+@pytest.mark.parametrize(
+    ("tamper", "sentence"),
+    [
+        (change_noise, "entry 1 does not fit the hash chain"),
+        (drop_last, "the newest were removed"),
+        (lower_total, "the signature does not fit"),
+    ],
+)
+def test_what_was_changed_ends_with_one_sentence_and_exit_code_1(
+    tidegate: Command, site: Path, tmp_path: Path, tamper: Callable[[dict[str, Any]], None], sentence: str
+) -> None:
+    path = tmp_path / "evidence.json"
+    tidegate("site", "ledger", site, "--export", path)
+    values = json.loads(path.read_text())
+    tamper(values)
+    path.write_text(json.dumps(values))
+    told = tidegate("site", "check", path, code=1)
+    assert told.startswith(f"error: {path}: ")
+    assert sentence in told
+    assert len(told.splitlines()) == 1
+
+
+def test_another_key_ends_with_exit_code_1(tidegate: Command, site: Path, tmp_path: Path) -> None:
+    path = tmp_path / "evidence.json"
+    tidegate("site", "ledger", site, "--export", path)
+    _, other = make_node_key(tmp_path / "other")
+    assert "it is signed with the key" in tidegate("site", "check", path, "--public-key", other, code=1)
+
+
+def test_what_is_not_evidence_ends_with_exit_code_2_as_a_program(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.json").write_text("")
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.cli.main", "site", "check", str(tmp_path / "empty.json")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "not evidence of a ledger" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_files_that_are_missing_or_folders_end_with_exit_code_2(tidegate: Command, tmp_path: Path) -> None:
+    assert "no such file" in tidegate("site", "check", tmp_path / "nothing.json", code=2)
+    assert "a folder, not a file" in tidegate("site", "check", tmp_path, code=2)
+
+
+@pytest.mark.parametrize(("name", "begins"), [("a.png", b"\x89PNG"), ("a.SVG", b"<?xml")])
+def test_a_plot_is_written_in_the_named_form(
+    tidegate: Command, plain: Path, tmp_path: Path, name: str, begins: bytes
+) -> None:
+    assert f"wrote {tmp_path / name}" in tidegate("site", "ledger", plain, "--plot", tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(begins)
+
+
+def test_a_plot_names_what_it_shows(plain: Path, tidegate: Command) -> None:
+    ledger = open_site(plain).ledger
+    moments = history(ledger.entries(), site="north", cap=ledger.cap)
+    svg = plot_ledger(moments, site="north", cap=ledger.cap, kind="svg").decode()
+    words = ("ε, cumulative", "Time (UTC)", "ε now", "spent", "promised", "cap ε = 4", "w1/train", "w3/train")
+    assert all(f"<!-- {word}" in svg for word in (*words, "not private", "NOT PRIVATE (ε = ∞)"))
+    assert "#c00000" in svg
+    assert "a .png or an .svg" in tidegate("site", "ledger", plain, "--plot", "a.gif", code=2)
+
+
+def test_a_bar_shows_shares_of_the_cap(plain: Path) -> None:
+    ledger = open_site(plain).ledger
+    totals = {total.block: total for total in block_totals(ledger)}
+    spent = bar(totals["w1/train"], ledger.cap).plain
+    assert spent == "█" * spent.count("█") + "·" * (14 - spent.count("█"))
+    assert spent.count("█") == -(-14 * totals["w1/train"].spent.epsilon // 4)
+    assert "NOT PRIVATE" in bar(totals["w3/train"], ledger.cap).plain
+    assert [epsilon(value) for value in (1.2301, 1.23, 4.0 + 1e-12)] == ["1.24", "1.23", "4.00"]
+    assert epsilon(float("inf")) == "∞"
+
+
+def test_the_table_fits_into_80_columns(plain: Path) -> None:
+    ledger, text = open_site(plain).ledger, io.StringIO()
+    Console(width=80, file=text).print(block_table(block_totals(ledger), ledger.cap, title="north"))
+    rows = [line for line in text.getvalue().splitlines() if "/train" in line]
+    assert len(rows) == 3
+    assert all("…" not in row for row in rows)
