@@ -23,6 +23,7 @@ __all__ = [
     "Comparison",
     "DriftSummary",
     "FeatureCounts",
+    "MetricErrors",
     "Metrics",
     "ModelUpdate",
     "Release",
@@ -78,18 +79,35 @@ class ModelUpdate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MetricErrors:
+    """Standard errors of the figures of a score histogram: of its noise and of its rows together."""
+
+    log_loss: float
+    brier: float
+    auc: float
+    accuracy: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """Figures computed from a score histogram: post-processing, no further cost."""
+    """Figures computed from a score histogram: post-processing, no further cost.
+
+    `errors` is None where they were computed from the rows themselves.
+    """
 
     log_loss: float
     brier: float
     auc: float
     accuracy: float
     rows: float
+    errors: MetricErrors | None = None
 
     def as_dict(self) -> dict[str, float]:
-        """By name, without those that are not a number."""
-        return {name: value for name, value in vars(self).items() if math.isfinite(value)}
+        """By name, errors as `<name>_error`, without those that are not a number."""
+        named = {name: value for name, value in vars(self).items() if name != "errors"}
+        if self.errors is not None:
+            named |= {f"{name}_error": value for name, value in vars(self.errors).items()}
+        return {name: value for name, value in named.items() if math.isfinite(value)}
 
 
 @with_config(READ_WHOLE)
@@ -128,7 +146,7 @@ class ScoreHistogram:
         )
 
     def metrics(self) -> Metrics:
-        """Log loss, Brier score, AUC and accuracy of the counted scores.
+        """Log loss, Brier score, AUC and accuracy of the counted scores, with their standard errors.
 
         A row is scored at the middle of its bin. Negative noisy counts stay in
         the sums, for clipping them at zero would bias every figure; a figure is
@@ -137,36 +155,58 @@ class ScoreHistogram:
         """
         bins = len(self.negative)
         middle = (np.arange(bins) + 0.5) / bins
-        negatives, positives = float(self.negative.sum()), float(self.positive.sum())
-        rows = negatives + positives
+        counts = np.concatenate([self.negative, self.positive])
+        rows = float(counts.sum())
         if rows < max(1.0, 3 * self.noise_deviation * math.sqrt(2 * bins)):
-            return Metrics(
-                log_loss=math.nan, brier=math.nan, auc=math.nan, accuracy=math.nan, rows=max(rows, 0.0)
-            )
-        log_loss = -float(self.positive @ np.log(middle) + self.negative @ np.log1p(-middle)) / rows
-        brier = float(self.positive @ (1 - middle) ** 2 + self.negative @ middle**2) / rows
-        right = (
-            float(self.positive[middle >= 0.5].sum() + self.negative[middle < 0.5].sum())
-            if self.binary
-            else positives
-        )
+            nothing = dict.fromkeys(("log_loss", "brier", "auc", "accuracy"), math.nan)
+            return Metrics(**nothing, rows=max(rows, 0.0), errors=MetricErrors(**nothing))
+        right = (middle >= 0.5).astype(np.float64) if self.binary else np.ones(bins)
+        log_loss, log_loss_error = self._mean(-np.log1p(-middle), -np.log(middle))
+        brier, brier_error = self._mean(middle**2, (1 - middle) ** 2)
+        accuracy, accuracy_error = self._mean(1.0 - right, right)
+        auc, auc_error = self._auc()
         return Metrics(
             log_loss=max(0.0, log_loss),
             brier=min(1.0, max(0.0, brier)),
-            auc=self._auc(negatives, positives),
-            accuracy=min(1.0, max(0.0, right / rows)),
+            auc=min(1.0, max(0.0, auc)) if math.isfinite(auc) else math.nan,
+            accuracy=min(1.0, max(0.0, accuracy)),
             rows=rows,
+            errors=MetricErrors(
+                log_loss=log_loss_error, brier=brier_error, auc=auc_error, accuracy=accuracy_error
+            ),
         )
 
-    def _auc(self, negatives: float, positives: float) -> float:
-        """Chance that a positive row scores above a negative one; ties count half.
+    def _mean(self, negative: Array, positive: Array) -> tuple[float, float]:
+        """Mean over the rows of a value by cell, with its standard error."""
+        rows = float(self.negative.sum() + self.positive.sum())
+        mean = float(self.negative @ negative + self.positive @ positive) / rows
+        return mean, self._error((negative - mean) / rows, (positive - mean) / rows)
+
+    def _auc(self) -> tuple[float, float]:
+        """Chance that a positive row scores above a negative one, ties half, with its standard error.
 
         NaN where the noise in the number of either is above a third of it.
         """
+        negatives, positives = float(self.negative.sum()), float(self.positive.sum())
         if min(negatives, positives) < max(1.0, 3 * self.noise_deviation * math.sqrt(len(self.negative))):
-            return math.nan
-        below = np.cumsum(self.negative) - 0.5 * self.negative
-        return float(np.clip(self.positive @ below / (negatives * positives), 0.0, 1.0))
+            return math.nan, math.nan
+        below = (np.cumsum(self.negative) - 0.5 * self.negative) / negatives
+        above = 1 - (np.cumsum(self.positive) - 0.5 * self.positive) / positives
+        auc = float(self.positive @ below) / positives
+        return auc, self._error((above - auc) / negatives, (below - auc) / positives)
+
+    def _error(self, negative: Array, positive: Array) -> float:
+        """Standard error of a figure by the delta method, from its derivatives by each count.
+
+        A count varies by its noise, and as the number of rows that fall into a cell does: by its
+        own expectation, for which the noisy count stands, without bias. (Every figure is a ratio,
+        so Poisson and multinomial counts give the same. For the AUC this is the error of DeLong,
+        DeLong and Clarke-Pearson, 1988, and the noise.) Rows are taken to be independent: where a
+        person has several, it is too small.
+        """
+        squares = np.concatenate([negative, positive]) ** 2
+        of_rows = float(np.concatenate([self.negative, self.positive]) @ squares)
+        return math.sqrt(max(0.0, of_rows) + self.noise_deviation**2 * float(squares.sum()))
 
 
 @with_config(READ_WHOLE)

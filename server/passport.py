@@ -237,9 +237,11 @@ def _metrics(passport: Passport) -> str:
     rows = [(_text(name), *_figures(site.metrics)) for name, site in sorted(passport.sites.items())]
     rows.append(("**all sites**", *_figures(passport.overall)))
     note = (
-        "Computed on held-out rows from noisy counts of scores: they carry that noise, most at small sites."
+        "Computed on held-out rows from noisy counts of scores. ± is one standard error: of that noise, "
+        "which weighs most at small sites, and of the finite number of rows."
         if passport.private
-        else "Computed on held-out rows from counts of scores."
+        else "Computed on held-out rows from counts of scores. ± is one standard error, of the finite number "
+        "of rows."
     )
     return "\n\n".join(["## Metrics", _table(("site", *FIGURES.values()), rows), note])
 
@@ -250,7 +252,10 @@ def _figures(metrics: Metrics | None) -> tuple[str, ...]:
 
 def _figure(metrics: Metrics | None, name: str) -> str:
     value = math.nan if metrics is None else float(getattr(metrics, name))
-    return f"{value:.3f}" if math.isfinite(value) else "–"
+    if metrics is None or not math.isfinite(value):
+        return "–"
+    error = math.nan if metrics.errors is None else float(getattr(metrics.errors, name))
+    return f"{value:.3f} ± {error:.3f}" if math.isfinite(error) else f"{value:.3f}"
 
 
 def _comparison(comparison: ModelComparison | None) -> str:
@@ -266,7 +271,9 @@ def _comparison(comparison: ModelComparison | None) -> str:
     heading = f"## Against the champion (version {comparison.champion_version})"
     note = (
         "Champion → challenger, both on the same recent rows. The paired gain is the mean over rows of the "
-        "champion's loss less the challenger's, ± its noise's deviation; positive favours the challenger."
+        "champion's loss less the challenger's, ± its noise's deviation; positive favours the challenger. "
+        "It decides: the two models' figures carry noise of their own, and may differ by less than their "
+        "errors where the paired gain is clear."
     )
     headings = ("site", *FIGURES.values(), "paired gain")
     return "\n\n".join([heading, decision, _table(headings, rows), note])

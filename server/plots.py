@@ -25,6 +25,8 @@ __all__ = [
     "Marker",
     "WeekFigures",
     "learning_curve",
+    "make_figure",
+    "name_ends",
     "privacy_spent",
     "site_metrics",
     "story",
@@ -69,7 +71,7 @@ def learning_curve(rounds: Mapping[str, Curve], *, title: str, metric: str = "lo
         title: of the plot, such as the run's name.
         metric: a field of `Metrics`.
     """
-    figure, (axes,) = _figure(title, width=8, height=4.5, panels=1)
+    figure, (axes,) = make_figure(title, width=8, height=4.5, panels=1)
     _lines(axes, rounds, thick="all sites")
     axes.set_xlabel("Round")
     axes.set_ylabel(FIGURES[metric])
@@ -78,13 +80,19 @@ def learning_curve(rounds: Mapping[str, Curve], *, title: str, metric: str = "lo
 
 
 def site_metrics(metrics_by_site: Mapping[str, Metrics], *, title: str) -> bytes:
-    """Four panels of one dot a site, with its value beside it."""
+    """Four panels of one dot a site, with its value beside it and a line of one standard error each way."""
     names = list(metrics_by_site)[::-1]
-    figure, panels = _figure(
+    figure, panels = make_figure(
         title, width=11, height=1.8 + 0.45 * len(names), panels=len(FIGURES), share_y=True
     )
     for axes, (name, label) in zip(panels, FIGURES.items(), strict=True):
-        _dots(axes, names, [float(getattr(metrics_by_site[site], name)) for site in names])
+        errors = [metrics_by_site[site].errors for site in names]
+        _dots(
+            axes,
+            names,
+            [float(getattr(metrics_by_site[site], name)) for site in names],
+            [math.nan if error is None else float(getattr(error, name)) for error in errors],
+        )
         axes.set_title(label.replace(" (", "\n("), fontsize=10)
     return _png(figure)
 
@@ -106,7 +114,7 @@ def privacy_spent(
         caps: ε that the site allows for its lifetime, where it is known.
     """
     names = list(spent_by_site)[::-1]
-    figure, (axes,) = _figure(title, width=8, height=1.9 + 0.5 * len(names), panels=1)
+    figure, (axes,) = make_figure(title, width=8, height=1.9 + 0.5 * len(names), panels=1)
     for row, site in enumerate(names):
         _spent(axes, row, *spent_by_site[site], cap=(caps or {}).get(site))
     finite = [value for pair in spent_by_site.values() for value in pair if math.isfinite(value)]
@@ -128,7 +136,7 @@ def story(weeks: Mapping[str, Sequence[WeekFigures]], *, title: str, markers: Se
         title: of the plot.
         markers: when drift began, an alarm was raised, a model was retrained.
     """
-    figure, panels = _figure(title, width=9, height=9, panels=3, vertical=True)
+    figure, panels = make_figure(title, width=9, height=9, panels=3, vertical=True)
     for axes, name in zip(panels, ("log_loss", "brier", "auc"), strict=True):
         curves = {
             line: [(item.week, float(getattr(item, name))) for item in items] for line, items in weeks.items()
@@ -143,9 +151,20 @@ def story(weeks: Mapping[str, Sequence[WeekFigures]], *, title: str, markers: Se
     return _png(figure)
 
 
-def _figure(
-    title: str, *, width: float, height: float, panels: int, vertical: bool = False, share_y: bool = False
+def make_figure(
+    title: str,
+    *,
+    width: float,
+    height: float,
+    panels: int,
+    vertical: bool = False,
+    heights: Sequence[float] | None = None,
+    share_y: bool = False,
 ) -> tuple[Figure, list[Axes]]:
+    """An empty figure in the house's style, of panels beside or, if `vertical`, above each other.
+
+    Panels above each other share their x axis, unless `heights` makes them different things.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -153,7 +172,14 @@ def _figure(
     FigureCanvasAgg(figure)
     figure.suptitle(title, x=0.02, ha="left", fontweight="bold", fontsize=13)
     rows, columns = (panels, 1) if vertical else (1, panels)
-    made = figure.subplots(rows, columns, squeeze=False, sharex=vertical, sharey=share_y)
+    made = figure.subplots(
+        rows,
+        columns,
+        squeeze=False,
+        sharex=vertical and heights is None,
+        sharey=share_y,
+        height_ratios=heights,
+    )
     axes = [item for row in made for item in row]
     for item in axes:
         item.spines[["top", "right"]].set_visible(False)
@@ -173,10 +199,10 @@ def _lines(axes: Axes, curves: Mapping[str, Curve], *, thick: str = "") -> None:
         axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=4.5,
                   linewidth=2.6 if name == thick else 1.6)  # fmt: skip
         ends.append((points[-1], name, colour))
-    _name_ends(axes, ends)
+    name_ends(axes, ends)
 
 
-def _name_ends(axes: Axes, ends: Sequence[tuple[tuple[float, float], str, str]]) -> None:
+def name_ends(axes: Axes, ends: Sequence[tuple[tuple[float, float], str, str]]) -> None:
     """Write each line's name beside its end, right of the axes, moved up where two would overlap."""
     low, high = axes.get_ylim()
     spec = axes.get_subplotspec()
@@ -197,11 +223,13 @@ def _whole_numbers(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _dots(axes: Axes, names: Sequence[str], values: Sequence[float]) -> None:
-    for row, value in enumerate(values):
+def _dots(axes: Axes, names: Sequence[str], values: Sequence[float], errors: Sequence[float]) -> None:
+    for row, (value, error) in enumerate(zip(values, errors, strict=True)):
         if not math.isfinite(value):
             axes.text(0.5, row, "no figure", transform=axes.get_yaxis_transform(), ha="center", color=GREY)
             continue
+        if math.isfinite(error):
+            axes.plot([value - error, value + error], [row, row], color=COLOURS[0], linewidth=2)
         axes.plot(value, row, marker="o", markersize=9, color=COLOURS[0])
         axes.annotate(f"{value:.3f}", (value, row), (0, 8), textcoords="offset points", ha="center")
     axes.set_yticks(range(len(names)), names)

@@ -7,14 +7,17 @@ import pytest
 from markdown_it import MarkdownIt
 
 from contract.experiment import Experiment, Privacy
-from contract.releases import PLAIN_METHOD, Comparison, Metrics, Spent
+from contract.releases import PLAIN_METHOD, Comparison, MetricErrors, Metrics, Spent
 from server.passport import ModelComparison, Passport, SitePassport, render, size_band
 
 GOLDEN = Path(__file__).with_name("passport.golden.md")
 
 
 def _metrics(shift: float = 0.0) -> Metrics:
-    return Metrics(log_loss=0.474 + shift, brier=0.151 + shift, auc=0.661, accuracy=0.8, rows=1500)
+    errors = MetricErrors(log_loss=0.0124, brier=0.0051, auc=0.0171, accuracy=0.0103)
+    return Metrics(
+        log_loss=0.474 + shift, brier=0.151 + shift, auc=0.661, accuracy=0.8, rows=1500, errors=errors
+    )
 
 
 def _spent(epsilon: float, method: str = "privacy loss distribution") -> Spent:
@@ -67,6 +70,16 @@ def test_the_golden_passport(passport: Passport) -> None:
 def test_a_bound_is_rounded_up(passport: Passport) -> None:
     site = replace(passport.sites["plan-free"], spent_in_run=_spent(1.00001), spent_in_total=_spent(2.0))
     assert "| 1.001 | 2.000 |" in render(replace(passport, sites={"plan-free": site}))
+
+
+def test_a_figure_without_an_error_or_a_value(passport: Passport) -> None:
+    errors = MetricErrors(log_loss=0.0124, brier=0.0051, auc=math.nan, accuracy=0.0103)
+    plain = replace(_metrics(), errors=None)
+    noisy = replace(_metrics(), auc=math.nan, errors=errors)
+    text = render(replace(passport, sites={}, overall=plain, comparison=None))
+    assert "| 0.474 | 0.151 | 0.661 | 0.800 |" in text
+    text = render(replace(passport, sites={}, overall=noisy, comparison=None))
+    assert "| 0.474 ± 0.012 | 0.151 ± 0.005 | – | 0.800 ± 0.010 |" in text
 
 
 def test_what_is_not_private_says_so(passport: Passport, experiment: Experiment) -> None:

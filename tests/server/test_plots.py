@@ -2,13 +2,15 @@ import math
 import struct
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from contract.releases import Metrics
+from contract.releases import MetricErrors, Metrics
 from server.plots import Marker, WeekFigures, learning_curve, privacy_spent, site_metrics, story
 
 METRICS = Metrics(log_loss=0.5, brier=0.2, auc=math.nan, accuracy=0.8, rows=10)
+ERRORS = MetricErrors(log_loss=0.1, brier=0.05, auc=math.nan, accuracy=0.1)
 SPENT = {"a": (1.0, 2.0), "b": (math.inf, math.inf)}
 MARKERS = [Marker(week=2, name="x")]
 WEEKS = [WeekFigures(week=week, log_loss=0.5, brier=0.15, auc=0.66) for week in range(1, 5)]
@@ -39,6 +41,11 @@ def test_another_figure_gives_another_picture() -> None:
     first = learning_curve({"a": [(1, 0.7), (2, 0.6)]}, title="t")
     assert first == learning_curve({"a": [(1, 0.7), (2, 0.6)]}, title="t")
     assert first != learning_curve({"a": [(1, 0.7), (2, 0.5)]}, title="t")
+
+
+def test_error_bars_are_drawn() -> None:
+    bare = site_metrics({"a": METRICS}, title="t")
+    assert site_metrics({"a": replace(METRICS, errors=ERRORS)}, title="t") != bare
 
 
 def test_pyplot_is_not_used() -> None:
