@@ -16,7 +16,6 @@ that holds more is not exported.
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -29,14 +28,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from clients.entry_bodies import require_sound
 from clients.evidence_file import FORMAT, LEDGER_VERSION, Evidence, StatedTotal, canonical
-from clients.ledger import Cap, Ledger
+from clients.ledger import FIRST_HASH, Cap, Ledger, entry_hash
 from clients.replay import BlockTotal, totals_of
 from clients.site_keys import PrivateKey, PublicKey, fingerprint, openssh
 from contract.errors import LedgerError
 
 __all__ = ["Checked", "check", "export"]
 
-_FIRST_HASH = "0" * 64
 _TOLERANCE = 1e-6
 """Of a recomputed ε: another machine's arithmetic differs in the last digits alone."""
 
@@ -88,7 +86,7 @@ def export(ledger: Ledger, *, site: str, key: PrivateKey, made: str, program: st
         "ledger_version": LEDGER_VERSION,
         "cap": {"epsilon": ledger.cap.epsilon, "delta": ledger.cap.delta},
         "entries": len(entries),
-        "head": entries[-1].hash if entries else _FIRST_HASH,
+        "head": entries[-1].hash if entries else FIRST_HASH,
         "totals": [total.as_dict() for total in totals_of(entries, site=site, cap=ledger.cap)],
         "public_key": openssh(key.public_key()),
         "made": made,
@@ -157,11 +155,11 @@ def _require_intact(evidence: Evidence) -> tuple[BlockTotal, ...]:
 
 
 def _require_chain(evidence: Evidence) -> None:
-    previous = _FIRST_HASH
+    previous = FIRST_HASH
     for position, entry in enumerate(evidence.entries, start=1):
         body = json.dumps(dict(entry.body), sort_keys=True)
-        text = json.dumps([previous, position, entry.kind, entry.plan, entry.request, body])
-        if entry.sequence != position or entry.hash != hashlib.sha256(text.encode()).hexdigest():
+        expected = entry_hash(previous, position, entry.kind, entry.plan, entry.request, body)
+        if entry.sequence != position or entry.hash != expected:
             raise _fails(
                 evidence,
                 f"entry {position} does not fit the hash chain: it was changed, moved or put in, "

@@ -87,8 +87,7 @@ class Gate:
         self._ask_policy(experiment, plans)
         for plan in plans:
             self._ledger.authorise(plan)
-        for plan in plans:
-            self._ledger.reserve(request, plan.name)
+        self._ledger.reserve(request, *(plan.name for plan in plans))
         releases = compute()
         _check(releases)
         reply = self._reply(releases, plans, experiment.privacy.delta)
@@ -97,8 +96,9 @@ class Gate:
             "experiment": experiment.digest,
             "private": reply.private,
         }
-        self._ledger.commit(request, plans[0].name, reply.to_bytes(), names)
-        return reply
+        made = reply.to_bytes()
+        kept = self._ledger.commit(request, plans[0].name, made, names)
+        return reply if kept == made else Reply.from_bytes(kept)
 
     def check(self, experiment: Experiment, plans: Sequence[Plan]) -> None:
         """Refuse what `release` would refuse before computing, and charge nothing.

@@ -5,7 +5,9 @@ one before, and triggers refuse to change or delete one. A release goes
 
     authorise a plan  →  reserve  →  (the mechanism runs)  →  commit with the reply
 
-and each arrow is a transaction that is on disk before the next step begins. A
+and each arrow is a transaction that is on disk before the next step begins, and that
+knows what every other process has entered. Entries are checked against the chain
+whenever they are read, a stored reply when it is given out. A
 crash after `reserve` counts as spent. A request that was committed gets its
 stored reply again, byte for byte: no new noise, no new charge. The cap is
 checked when a plan is authorised, before anything is computed.
@@ -40,19 +42,20 @@ from clients.accounting import FILTER_RENYI, Event, compose
 from contract.errors import BudgetError, LedgerError
 from contract.releases import PLAIN_METHOD, Spent
 
-__all__ = ["WHOLE", "Cap", "Entry", "Ledger", "Plan"]
+__all__ = ["FIRST_HASH", "FORMAT", "WHOLE", "Cap", "Entry", "Ledger", "Plan", "entry_hash"]
 
 WHOLE = "all"
 """The window of a block that is the whole data set, all windows together."""
 
-_Line = tuple[str, str, str, Mapping[str, Any]]
-"""Kind, plan, request and body of an entry to be."""
+FORMAT = 1
+"""Version of the file's form."""
 
-_VERSION = 1
+FIRST_HASH = "0" * 64
+"""What the first entry carries as the hash of the one before."""
+
 _UNFORESEEN = 0.1
 """Share of the cap's δ for what was not foreseen. Which theorem bounds a block can depend on what was
 released, so the δ of both count: the cap holds at 1.1 δ over everything that a server can do."""
-_FIRST_HASH = "0" * 64
 
 _metadata = sa.MetaData()
 _about = sa.Table(
@@ -115,7 +118,7 @@ class Plan:
 
     name: str
     run: str
-    purpose: Literal["train", "evaluate", "drift"]
+    purpose: Literal["train", "evaluate", "drift", "ranges"]
     blocks: tuple[str, ...]
     noise_multiplier: float
     uses: int
@@ -178,6 +181,25 @@ class Entry:
     hash: str
 
 
+class _Append:
+    """Adds entries to the chain within a transaction."""
+
+    def __init__(
+        self, connection: sa.Connection, sequence: int, last_hash: str, clock: Callable[[], str]
+    ) -> None:
+        self.connection = connection
+        self._sequence, self._last_hash, self._clock = sequence, last_hash, clock
+
+    def __call__(
+        self, kind: str, plan: str, request: str = "", body: Mapping[str, Any] | None = None
+    ) -> None:
+        self._sequence += 1
+        text = json.dumps({**(body or {}), "at": self._clock()}, sort_keys=True)
+        self._last_hash = entry_hash(self._last_hash, self._sequence, kind, plan, request, text)
+        values = {"kind": kind, "plan": plan, "request": request, "body": text, "hash": self._last_hash}
+        self.connection.execute(_entries.insert().values(sequence=self._sequence, **values))
+
+
 class Ledger:
     """The ledger of one site, in one file.
 
@@ -210,17 +232,23 @@ class Ledger:
         self._open: set[str] = set()
         self._trainings: list[tuple[int, Plan]] = []
         self._first_use: dict[str, int] = {}
+        self._committed: dict[str, str] = {}
         self._seen = 0
-        self._last_hash = _FIRST_HASH
+        self._last_hash = FIRST_HASH
         self._catch_up()
 
     # -- what a release does, in order ---------------------------------------
 
     def stored_reply(self, request: str) -> bytes | None:
-        """The reply that was committed for this request, if it was."""
-        with self._translated(), self._engine.connect() as connection:
-            row = connection.execute(sa.select(_replies.c.reply).where(_replies.c.request == request)).first()
-        return None if row is None else bytes(row.reply)
+        """The reply that was committed for this request, if it was.
+
+        Raises:
+            LedgerError: it is not the one that was committed.
+        """
+        with self._lock:
+            self._catch_up()
+            with self._translated(), self._engine.connect() as connection:
+                return self._stored(request, connection)
 
     def check(self, plan: Plan) -> None:
         """Refuse what `authorise` would refuse for the cap, and enter nothing.
@@ -230,8 +258,7 @@ class Ledger:
         """
         with self._lock:
             self._catch_up()
-            others = {name for name in self._open if self._plans[name].run != plan.run}
-            self._admit(plan, total=max(plan.uses, self._uses.get(plan.name, 0)), closing=others)
+            self._admit_plan(plan)
 
     def authorise(self, plan: Plan) -> None:
         """Enter the plan, or do nothing if it is entered with the same content.
@@ -242,39 +269,54 @@ class Ledger:
         """
         with self._lock:
             self._catch_up()
-            known = self._plans.get(plan.name)
-            if known is not None and known != plan:
-                raise LedgerError(
-                    f"plan '{plan.name}' was entered with other parameters", where=str(self.path)
-                )
-            if plan.name in self._open:
-                return
-            others = {name for name in self._open if self._plans[name].run != plan.run}
-            total = max(plan.uses, self._uses.get(plan.name, 0))
-            self._admit(plan, total=total, closing=others)
-            lines: list[_Line] = [("close", name, "", {}) for name in sorted(others)]
-            self._append([*lines, ("authorise", plan.name, "", asdict(plan))])
+            if plan.name not in self._open:
+                self._admit_plan(plan)  # it may compose for a second, and must not keep others waiting
+            with self._transaction() as append:
+                known = self._plans.get(plan.name)
+                if known is not None and known != plan:
+                    raise LedgerError(
+                        f"plan '{plan.name}' was entered with other parameters", where=str(self.path)
+                    )
+                if plan.name not in self._open:
+                    self._admit_plan(plan)
+                    for name in sorted(self._of_other_runs(plan)):
+                        append("close", name)
+                    append("authorise", plan.name, body=asdict(plan))
 
-    def reserve(self, request: str, plan_name: str) -> None:
-        """Spend one use of the plan for this request, before it is computed.
+    def reserve(self, request: str, *plans: str) -> None:
+        """Spend one use of each plan for this request, before it is computed; all of them or none.
 
         A request that was reserved and never committed (a crash) is charged again.
 
         Raises:
-            BudgetError: the plan's uses are spent and one more would pass the cap.
+            BudgetError: a plan's uses are spent, or another run has ended it, and one more would
+                pass the cap.
         """
-        with self._lock:
-            self._catch_up()
-            plan = self._plans[plan_name]
-            if self._uses[plan_name] >= plan.uses:
-                self._admit(plan, total=self._uses[plan_name] + 1, closing=set())
-            self._append([("reserve", plan_name, request, {})])
+        with self._lock, self._transaction() as append:
+            beyond = {
+                name: self._uses[name] + 1
+                for name in plans
+                if name not in self._open or self._uses[name] >= self._plans[name].uses
+            }
+            for name in beyond:
+                self._admit(self._plans[name], beyond)
+            for name in plans:
+                append("reserve", name, request)
 
-    def commit(self, request: str, plan_name: str, reply: bytes, releases: Mapping[str, Any]) -> None:
-        """Store the reply and enter what it holds, in one transaction."""
+    def commit(self, request: str, plan: str, reply: bytes, releases: Mapping[str, Any]) -> bytes:
+        """Store the reply and enter what it holds, in one transaction.
+
+        Returns:
+            The reply that may go out: this one, or that of another answer to the same request
+            that was committed first.
+        """
         body = {**releases, "bytes": len(reply), "sha256": hashlib.sha256(reply).hexdigest()}
-        with self._lock:
-            self._append([("commit", plan_name, request, body)], reply=(request, reply))
+        with self._lock, self._transaction() as append:
+            first = self._stored(request, append.connection)
+            if first is None:
+                append("commit", plan, request, body)
+                append.connection.execute(_replies.insert().values(request=request, reply=reply))
+        return reply if first is None else first
 
     # -- what a person asks ----------------------------------------------------
 
@@ -321,8 +363,7 @@ class Ledger:
     def entries(self) -> list[Entry]:
         """Every entry, oldest first."""
         with self._translated(), self._engine.connect() as connection:
-            rows = connection.execute(sa.select(_entries).order_by(_entries.c.sequence)).all()
-        return [_entry(row) for row in rows]
+            return self._read(connection, after=0, hash_before=FIRST_HASH)
 
     def verify(self) -> int:
         """Walk the hash chain and the stored replies; return the number of entries.
@@ -330,16 +371,18 @@ class Ledger:
         Raises:
             LedgerError: an entry or a reply was changed, removed or put in.
         """
-        previous, replies = _FIRST_HASH, self._reply_digests()
-        for position, entry in enumerate(self.entries(), start=1):
-            text = json.dumps(dict(entry.body), sort_keys=True)
-            expected = _hash(previous, position, entry.kind, entry.plan, entry.request, text)
-            if entry.sequence != position or entry.hash != expected:
-                raise self._tampered(f"entry {position}")
-            if entry.kind == "commit" and replies.get(entry.request) != entry.body["sha256"]:
-                raise self._tampered(f"the stored reply of entry {position}")
-            previous = entry.hash
-        return len(self.entries())
+        with self._translated(), self._engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN")  # entries and replies as of one moment
+            entries = self._read(connection, after=0, hash_before=FIRST_HASH)
+            replies = connection.execute(sa.select(_replies).execution_options(yield_per=100))
+            digests = {row.request: hashlib.sha256(row.reply).hexdigest() for row in replies}
+            connection.exec_driver_sql("ROLLBACK")
+        for entry in entries:
+            if entry.kind == "commit" and digests.pop(entry.request, None) != entry.body["sha256"]:
+                raise self._tampered(f"the stored reply of entry {entry.sequence}")
+        if digests:
+            raise self._tampered("a stored reply that no entry names")
+        return len(entries)
 
     def close(self) -> None:
         """Give the file back."""
@@ -348,44 +391,61 @@ class Ledger:
     # -- inside ------------------------------------------------------------------
 
     def _create(self) -> None:
+        """Make the tables of an empty file; refuse one that is not a ledger of this site and format."""
         with self._engine.begin() as connection:
-            _metadata.create_all(connection)
-            for trigger in _TRIGGERS:
-                connection.exec_driver_sql(trigger)
-            about = connection.execute(sa.select(_about)).first()
-            if about is None:
-                connection.execute(_about.insert().values(site=self._site, version=_VERSION))
-            elif about.site != self._site:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            page = connection.exec_driver_sql("PRAGMA page_size").scalar_one()
+            tables = set(sa.inspect(connection).get_table_names())
+            if not tables:
+                _metadata.create_all(connection)
+                for trigger in _TRIGGERS:
+                    connection.exec_driver_sql(trigger)
+                connection.execute(_about.insert().values(site=self._site, version=FORMAT))
+                return
+            if not tables >= set(_metadata.tables) or self.path.stat().st_size % page:
+                raise self._tampered("what the file holds")
+            about = connection.execute(sa.select(_about)).all()
+            if len(about) != 1 or about[0].version < 1:
+                raise self._tampered("what the file says of itself")
+            if about[0].site != self._site:
                 raise LedgerError(
-                    f"this ledger belongs to site '{about.site}', not '{self._site}'",
+                    f"this ledger belongs to site '{about[0].site}', not '{self._site}'",
                     where=str(self.path),
                     remedy="Name the ledger's own site, or another storage folder",
                 )
-            elif about.version > _VERSION:
+            if about[0].version > FORMAT:
                 raise LedgerError(
-                    f"this ledger has format {about.version}, newer than this program's {_VERSION}",
+                    f"this ledger has format {about[0].version}, newer than this program's {FORMAT}",
                     where=str(self.path),
                     remedy="Install the newer Tidegate",
                 )
 
-    def _admit(self, plan: Plan, *, total: int, closing: set[str]) -> None:
-        """Refuse `total` uses of the plan if any block that it touches would pass the cap."""
-        still_open = self._open - closing
-        for split, block in _places([plan, *self._plans.values()]):
+    def _of_other_runs(self, plan: Plan) -> set[str]:
+        """Open plans that end when this one is entered."""
+        return {name for name in self._open if self._plans[name].run != plan.run}
+
+    def _admit_plan(self, plan: Plan) -> None:
+        whole = max(plan.uses, self._uses.get(plan.name, 0))
+        self._admit(plan, {plan.name: whole}, closing=self._of_other_runs(plan))
+
+    def _admit(self, plan: Plan, totals: Mapping[str, int], closing: Iterable[str] = ()) -> None:
+        """Refuse so many uses of these plans if any block that `plan` touches would pass the cap."""
+        still_open = self._open.difference(closing)
+        known = {**self._plans, plan.name: plan}
+        trainings = self._trainings
+        if plan.purpose == "train":
+            trainings = [*trainings, (self._seen + 1, plan)]
+        for split, block in _places(known.values()):
             if not plan.touches(split, block):
                 continue
-            uses = {plan.name: total}
-            for name, other in self._plans.items():
-                if name != plan.name and other.touches(split, block):
-                    uses[name] = max(self._uses[name], other.uses) if name in still_open else self._uses[name]
-            known = {**self._plans, plan.name: plan}
-            trainings = (
-                [*self._trainings, (self._seen + 1, plan)] if plan.purpose == "train" else self._trainings
-            )
+            uses = {}
+            for name, other in known.items():
+                if other.touches(split, block):
+                    promised = other.uses if name in still_open else 0
+                    uses[name] = totals.get(name) or max(self._uses[name], promised)
             allowed = self._allowance(split, block, uses, trainings)
-            events = _events(
-                [known[name] for name in uses], uses, allowed, whole=0 if allowed is None else allowed.runs
-            )
+            whole = 0 if allowed is None else allowed.runs
+            events = _events([known[name] for name in uses], uses, allowed, whole=whole)
             epsilon, method = compose(events, self._cap.delta, cap=self._cap.epsilon)
             if method == FILTER_RENYI:
                 epsilon, _ = compose(events, _UNFORESEEN * self._cap.delta, cap=self._cap.epsilon)
@@ -426,22 +486,13 @@ class Ledger:
         in_force = [plan for entered, plan in trainings if entered < first][-1:]
         return next((plan for plan in in_force if plan.sampled and plan.covers(split, block)), None)
 
-    def _append(self, lines: list[_Line], reply: tuple[str, bytes] | None = None) -> None:
+    @contextmanager
+    def _transaction(self) -> Iterator[_Append]:
+        """Entries that come together or not at all, by one process at a time that knows all others'."""
         with self._translated(), self._engine.begin() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             self._read_new(connection)
-            sequence, previous = self._seen, self._last_hash
-            for kind, plan, request, body in lines:
-                sequence += 1
-                text = json.dumps({**body, "at": self._clock()}, sort_keys=True)
-                previous = _hash(previous, sequence, kind, plan, request, text)
-                connection.execute(
-                    _entries.insert().values(
-                        sequence=sequence, kind=kind, plan=plan, request=request, body=text, hash=previous
-                    )
-                )
-            if reply is not None:
-                connection.execute(_replies.insert().values(request=reply[0], reply=reply[1]))
+            yield _Append(connection, self._seen, self._last_hash, self._clock)
         self._catch_up()
 
     def _catch_up(self) -> None:
@@ -450,31 +501,64 @@ class Ledger:
             self._read_new(connection)
 
     def _read_new(self, connection: sa.Connection) -> None:
-        rows = connection.execute(
-            sa.select(_entries).where(_entries.c.sequence > self._seen).order_by(_entries.c.sequence)
-        )
-        for row in rows:
-            self._apply(_entry(row))
+        for entry in self._read(connection, after=self._seen, hash_before=self._last_hash):
+            try:
+                self._apply(entry)
+            except (AttributeError, KeyError, TypeError) as exc:
+                raise self._tampered(f"entry {entry.sequence}") from exc
+
+    def _read(self, connection: sa.Connection, *, after: int, hash_before: str) -> list[Entry]:
+        """The entries after that one, each checked against the chain."""
+        query = sa.select(_entries).where(_entries.c.sequence > after).order_by(_entries.c.sequence)
+        entries: list[Entry] = []
+        for position, row in enumerate(connection.execute(query), start=after + 1):
+            try:
+                expected = entry_hash(hash_before, position, row.kind, row.plan, row.request, row.body)
+                body = json.loads(row.body)
+            except (TypeError, ValueError) as exc:
+                raise self._tampered(f"entry {position}") from exc
+            if row.sequence != position or row.hash != expected:
+                raise self._tampered(f"entry {position}")
+            entries.append(
+                Entry(
+                    sequence=row.sequence,
+                    kind=row.kind,
+                    plan=row.plan,
+                    request=row.request,
+                    body=body,
+                    hash=row.hash,
+                )
+            )
+            hash_before = row.hash
+        return entries
 
     def _apply(self, entry: Entry) -> None:
         if entry.kind == "authorise":
             values = {key: value for key, value in entry.body.items() if key != "at"}
-            self._plans[entry.plan] = Plan(**{**values, "blocks": tuple(values["blocks"])})
+            plan = Plan(**{**values, "blocks": tuple(values["blocks"])})
+            self._plans[entry.plan] = plan
             self._uses.setdefault(entry.plan, 0)
             self._open.add(entry.plan)
-            if self._plans[entry.plan].purpose == "train":
-                self._trainings.append((entry.sequence, self._plans[entry.plan]))
+            if plan.purpose == "train":
+                self._trainings.append((entry.sequence, plan))
         elif entry.kind == "reserve":
             self._uses[entry.plan] += 1
             self._first_use.setdefault(entry.plan, entry.sequence)
         elif entry.kind == "close":
             self._open.discard(entry.plan)
+        elif entry.kind == "commit":
+            self._committed[entry.request] = entry.body["sha256"]
+        else:
+            raise KeyError(entry.kind)
         self._seen, self._last_hash = entry.sequence, entry.hash
 
-    def _reply_digests(self) -> dict[str, str]:
-        with self._translated(), self._engine.connect() as connection:
-            rows = connection.execute(sa.select(_replies)).all()
-        return {row.request: hashlib.sha256(row.reply).hexdigest() for row in rows}
+    def _stored(self, request: str, connection: sa.Connection) -> bytes | None:
+        row = connection.execute(sa.select(_replies.c.reply).where(_replies.c.request == request)).first()
+        reply = None if row is None else bytes(row.reply)
+        digest = None if reply is None else hashlib.sha256(reply).hexdigest()
+        if digest != self._committed.get(request):
+            raise self._tampered(f"the stored reply to '{request}'")
+        return reply
 
     def _tampered(self, what: str) -> LedgerError:
         return LedgerError(
@@ -524,20 +608,10 @@ def _places(plans: Iterable[Plan]) -> list[tuple[str, str]]:
     return sorted({(plan.split, block) for plan in plans for block in plan.blocks})
 
 
-def _hash(previous: str, sequence: int, kind: str, plan: str, request: str, body: str) -> str:
+def entry_hash(previous: str, sequence: int, kind: str, plan: str, request: str, body: str) -> str:
+    """The hash that an entry carries; `body` is its JSON text, byte for byte."""
     text = json.dumps([previous, sequence, kind, plan, request, body])
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _entry(row: Any) -> Entry:
-    return Entry(
-        sequence=row.sequence,
-        kind=row.kind,
-        plan=row.plan,
-        request=row.request,
-        body=json.loads(row.body),
-        hash=row.hash,
-    )
 
 
 def _reason(exc: Exception) -> str:

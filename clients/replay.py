@@ -115,6 +115,8 @@ def _replay(site: str, cap: Cap) -> Iterator[Ledger]:
         ledger = Ledger(Path(folder) / "ledger.db", site=site, cap=cap, clock=lambda: "")
         try:
             yield ledger
+        except LedgerError as exc:  # its place is the temporary one, of which nobody knows
+            raise LedgerError(f"the entries are not such as a ledger writes ({exc.what})") from exc
         except (ArithmeticError, KeyError, TypeError, ValueError, sqlite3.Error) as exc:
             raise LedgerError(
                 f"the entries are not such as a ledger writes ({type(exc).__name__}: {exc})"

@@ -21,13 +21,13 @@ from clients.persons import rows_within_limit
 from clients.site_config import SiteConfig, holdout_key, read_site_config
 from clients.sources import load_frame, source_files
 from clients.table import Table, prepare, select
-from contract.errors import DataError
+from contract.errors import DataError, LedgerError
 from contract.experiment import Experiment, Task
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Site", "open_site"]
+__all__ = ["Site", "close_site", "open_site"]
 
 _log = logging.getLogger("tidegate.site")
 
@@ -53,6 +53,7 @@ class Site:
 
     def __init__(self, config: SiteConfig) -> None:
         self.config = config
+        _require_ledger_of_used_site(config)
         cap = Cap(epsilon=config.policy.epsilon_cap, delta=config.policy.delta_cap)
         self.ledger = Ledger(config.storage.ledger, site=config.name, cap=cap, clock=_now)
         self.gate = Gate(
@@ -148,6 +149,25 @@ def open_site(path: Path) -> Site:
                 known.ledger.close()
             _open[path] = Site(config)
         return _open[path]
+
+
+def close_site(path: Path) -> None:
+    """Give the ledger's file back, if this process has the site open."""
+    with _lock:
+        known = _open.pop(path.resolve(), None)
+        if known is not None:
+            known.ledger.close()
+
+
+def _require_ledger_of_used_site(config: SiteConfig) -> None:
+    """Refuse to begin a new ledger where there must be one: it would know nothing of what was spent."""
+    ledger = config.storage.ledger
+    if config.storage.holdout_key.exists() and not (ledger.exists() and ledger.stat().st_size):
+        raise LedgerError(
+            "the ledger is gone, though this site has released before; nothing was released",
+            where=str(ledger),
+            remedy="Restore it from a backup; a new one would not know what the rows have spent",
+        )
 
 
 def _version(config: SiteConfig) -> tuple[tuple[str, int, int], ...]:

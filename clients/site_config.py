@@ -104,6 +104,11 @@ class Storage(_Frozen):
         return self.folder / "ledger.db"
 
     @property
+    def holdout_key(self) -> Path:
+        """The secret that decides which records are held out."""
+        return self.folder / "holdout.key"
+
+    @property
     def reports(self) -> Path:
         """The folder of drift reports, which hold raw values and stay here."""
         return self.folder / "reports"
@@ -172,7 +177,7 @@ def holdout_key(storage: Storage) -> bytes:
     Raises:
         SiteConfigError: the file cannot be read or written, or is not 32 bytes.
     """
-    path = storage.folder / "holdout.key"
+    path = storage.holdout_key
     try:
         if not path.exists():
             _create_secret(path)

@@ -173,7 +173,7 @@ def _make_tracking_database(settings: ServerSettings) -> subprocess.Popen[bytes]
 
 
 def _check_sites(request: Request) -> None:
-    """Read every site's rows and ask its policy first, so that what is wrong there is said as it is."""
+    """Read every site's ledger and rows and ask its policy first, so that what is wrong is said as it is."""
     from clients.plans import evaluate_plan, train_plan
     from clients.site import open_site
     from clients.table import require_two_classes
@@ -184,6 +184,7 @@ def _check_sites(request: Request) -> None:
     instruction = training.instruction(1, evaluate=True)
     for path in request.sites:
         site = open_site(path)
+        site.ledger.verify()
         rows = site.table(experiment, request.windows, holdout=False)
         if experiment.task.label.one_class == "refuse":
             require_two_classes(rows)
