@@ -7,6 +7,7 @@
     │   ├── DataError            a data set, a column or a value in it
     │   ├── BudgetError          the privacy budget does not allow it
     │   └── AddressError         a server that cannot be reached, a port in use
+    ├── AuditError               an audit could not be carried out
     ├── LedgerError              the ledger cannot be read, written or trusted
     ├── ReleaseError             a reply that the gate may not make
     ├── RoundError               a round that did not reach its quorum
@@ -25,6 +26,7 @@ from typing import ClassVar
 
 __all__ = [
     "AddressError",
+    "AuditError",
     "BudgetError",
     "DataError",
     "ExperimentError",
@@ -106,6 +108,10 @@ class BudgetError(InputError):
 
 class AddressError(InputError):
     """A server cannot be reached, or a port is in use."""
+
+
+class AuditError(TidegateError):
+    """An audit could not be carried out; it says nothing about the guarantee."""
 
 
 class LedgerError(TidegateError):

@@ -57,10 +57,11 @@ def bench(
 
 
 def _privacy(steps: Steps) -> list[Measurement]:
-    from experiments.benchmarks import accounting, clipping, heart
+    from experiments.benchmarks import accounting, attack, clipping, heart
 
     found = clipping.measure()
-    steps.show(40, "(private steps measured)")
+    steps.show(30, "(private steps measured)")
     found += heart.measure()
     steps.show(60, "(heart disease measured)")
-    return found + accounting.measure(lambda done, of: steps.show(60 + 40 * done // of, "(accounting)"))
+    found += attack.measure(lambda done, of: steps.show(60 + 10 * done // of, "(audit)"))
+    return found + accounting.measure(lambda done, of: steps.show(70 + 30 * done // of, "(accounting)"))

@@ -12,7 +12,7 @@ import sys
 import typer
 
 from contract.errors import TidegateError
-from experiments.cli import bench, data, demo, drift, models, run, server, site
+from experiments.cli import audit, bench, data, demo, drift, models, ranges, run, server, site
 
 __all__ = ["app", "main"]
 
@@ -23,8 +23,10 @@ app = typer.Typer(
     help="Train across sites whose data never leaves them; watch it for drift; retrain; let people review.",
 )
 app.command()(run.run)
+app.command()(ranges.ranges)
 app.command()(demo.demo)
 app.command("data")(data.lay_out)
+app.command()(audit.audit)
 app.command()(bench.bench)
 app.add_typer(server.app, name="server")
 app.add_typer(site.app, name="site")

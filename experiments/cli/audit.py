@@ -1,0 +1,119 @@
+"""`tidegate audit`: attack the training of this installation, and compare with what its ledgers state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from contract.experiment import Experiment
+    from experiments.audit.probes import Finding
+
+__all__ = ["audit"]
+
+
+def audit(
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="An experiment file whose privacy settings are audited; else the default ones."),
+    ] = None,
+    runs: Annotated[
+        int, typer.Option(min=10, help="Runs to attack; more make the lower bound tighter.")
+    ] = 250,
+    seed: Annotated[int, typer.Option(min=0, help="Of the canaries' coins; noise is the system's.")] = 0,
+    plot: Annotated[Path | None, typer.Option(help="Draw a picture (.png, .svg or .pdf).")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Attack real training runs, and say what ε that proves. Exit code 1 if it disproves the ledger's."""
+    import logging
+
+    from experiments.audit.probes import audit as run_probes
+    from experiments.cli.output import Steps, console, figure, print_json, print_table, quiet_flower
+    from server.settings import apply_quiet_environment
+
+    apply_quiet_environment()
+    quiet_flower()
+    logging.getLogger("tidegate.site").setLevel(
+        logging.ERROR
+    )  # of values outside their range: they are meant
+    experiment = _experiment(file)
+    steps = Steps("audit", 5 if experiment.privacy.sampling_rate < 1 else 4, silent=json)
+    try:
+        findings = run_probes(experiment, runs=runs, seed=seed, progress=steps.show)
+    finally:
+        steps.close()
+    if plot is not None:
+        from experiments.audit.picture import draw
+
+        draw(findings, plot)
+    if json:
+        print_json([{**vars(finding), "alarm": finding.alarm} for finding in findings])
+    else:
+        print_table(
+            ("probe", "ε stated", "ε at least", "share", "wrong", "verdict"),
+            (
+                (
+                    finding.probe,
+                    figure(finding.stated),
+                    _bound(finding.lower_bound),
+                    f"{finding.lower_bound / finding.stated:.0%}" if finding.stated else "–",
+                    f"{finding.errors / finding.trials:.1%} of {finding.trials:,}",
+                    "[bold red]DISPROVED[/bold red]" if finding.alarm else "holds",
+                )
+                for finding in findings
+            ),
+            title=f"What an attacker proves with 95 % confidence, who knows every row but one "
+            f"(δ = {findings[0].delta:g}, {sum(finding.seconds for finding in findings):.0f} s)",
+        )
+        console.print(_conclusion(findings))
+        if plot is not None:
+            console.print(f"picture: {plot}")
+    if any(finding.alarm for finding in findings):
+        raise typer.Exit(1)
+
+
+def _experiment(file: Path | None) -> Experiment:
+    from contract.errors import ExperimentError
+    from contract.experiment import Experiment, Label, NumericFeature, Task
+    from experiments.federated_run import read_experiment
+
+    if file is None:
+        task = Task(
+            label=Label(column="label"), features=(NumericFeature(name="x", kind="numeric", low=0, high=1),)
+        )
+        return Experiment(name="defaults", task=task)
+    experiment = read_experiment(file)
+    if not experiment.privacy.private:
+        raise ExperimentError(
+            "the experiment states no ε that could be audited",
+            where=f"{file}: privacy.private",
+            remedy="Set privacy.private = true",
+        )
+    return experiment
+
+
+def _bound(epsilon: float) -> str:
+    return f"{epsilon:.3f}" if epsilon != float("inf") else "∞"
+
+
+def _conclusion(findings: list[Finding]) -> str:
+    alarms = [finding for finding in findings if finding.alarm]
+    if not alarms:
+        return (
+            "No statement was disproved. That is no proof: it is how far this attacker came. "
+            "A false alarm has a chance of one in a million."
+        )
+    lines = ["[bold red]What the ledger states does not hold for what was run:[/bold red]"]
+    for finding in alarms:
+        if not finding.independent:
+            lines.append(
+                f"  {finding.probe}: the noise of a release is not independent from number to number"
+            )
+        else:
+            lines.append(
+                f"  {finding.probe}: stated ε = {finding.stated:.3g}, proven above {_bound(finding.proven)}"
+            )
+    lines.append("Release nothing with this installation until it is found out why.")
+    return "\n".join(lines)

@@ -1,0 +1,170 @@
+"""The audit finds what is wrong, whatever it is, and cries about nothing else.
+
+Each fault is one that a federated system had, or easily could have. It is put into the code that
+runs at a site; the audit knows nothing of it.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import clients.app
+import clients.clipping
+import clients.plans
+import clients.site
+import clients.training
+from clients.ledger import Plan
+from contract.experiment import Experiment, Label, NumericFeature, Privacy, Strategy, Task
+from experiments.audit.probes import Finding, audit, configured, outlier, sampler, two_sites
+from server.settings import apply_quiet_environment
+
+TASK = Task(label=Label(column="label"), features=(NumericFeature(name="x", kind="numeric", low=0, high=1),))
+FULL = Experiment(name="full", task=TASK, privacy=Privacy(epsilon=8.0))
+SAMPLED = Experiment(
+    name="sampled",
+    task=TASK,
+    strategy=Strategy(local_steps=4),
+    privacy=Privacy(epsilon=8.0, sampling_rate=0.25),
+)
+
+
+@pytest.fixture(autouse=True)
+def _quiet(caplog: pytest.LogCaptureFixture) -> None:
+    apply_quiet_environment()
+    caplog.set_level("ERROR", logger="tidegate.site")
+
+
+class SharedNoise:
+    """The same at every site: its seed is the run's and the round's."""
+
+    def __init__(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+
+    def normal(self, shape: tuple[int, ...], deviation: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+        return self._rng.normal(0, deviation, shape)
+
+
+def one_noise_seed_at_all_sites(patch: pytest.MonkeyPatch) -> None:
+    read = clients.app._Exchange.__init__
+
+    def seeded(self: Any, *arguments: Any) -> None:
+        read(self, *arguments)
+        self.noise = SharedNoise(zlib.crc32(self.request.encode()))
+
+    patch.setattr(clients.app._Exchange, "__init__", seeded)
+
+
+def shuffled_batches_for_poisson_ones(patch: pytest.MonkeyPatch) -> None:
+    def batches(table: Any, rate: float, count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        inputs, labels = torch.from_numpy(table.features), torch.from_numpy(table.labels)
+        parts = torch.tensor_split(torch.randperm(len(labels)), round(1 / rate))
+        for number in range(count):
+            yield inputs[parts[number % len(parts)]], labels[parts[number % len(parts)]]
+
+    patch.setattr(clients.training, "_poisson_batches", batches)
+
+
+def an_account_that_starts_anew_each_round(patch: pytest.MonkeyPatch) -> None:
+    plan_of = clients.plans.train_plan
+
+    def forgetful(experiment: Experiment, instruction: Any, split: str) -> Plan:
+        plan = plan_of(experiment, replace(instruction, rounds=1), split)
+        run = f"{instruction.run}, round {instruction.step}"
+        return replace(plan, name=f"{run}/train", run=run)
+
+    patch.setattr(clients.app, "train_plan", forgetful)
+
+
+def half_of_the_steps_counted(patch: pytest.MonkeyPatch) -> None:
+    noise = clients.plans._noise
+    events = Plan.events
+    patch.setattr(clients.plans, "_noise", lambda *given: noise(*given[:-1], given[-1] // 2))
+    patch.setattr(Plan, "events", lambda self, uses, plan=None: events(self, uses // 2, plan))
+
+
+def gradients_that_nobody_clips(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(clients.clipping, "clip_factors", lambda norms, _: torch.ones_like(norms))
+
+
+def too_little_noise(patch: pytest.MonkeyPatch) -> None:
+    add = clients.training.add_noise
+    patch.setattr(
+        clients.training, "add_noise", lambda arrays, deviation, source: add(arrays, 0.7 * deviation, source)
+    )
+
+
+def a_scale_taken_from_the_rows(patch: pytest.MonkeyPatch) -> None:
+    prepare = clients.site.prepare
+
+    def fitted(frame: pd.DataFrame, task: Task, **rest: Any) -> Any:
+        names = [feature.name for feature in task.features]
+        numbers = frame[names].astype(float)
+        span = (numbers.max() - numbers.min()).replace(0, 1)
+        lows = pd.Series({feature.name: feature.low for feature in task.features})  # type: ignore[union-attr]
+        return prepare(frame.assign(**((numbers - numbers.min()) / span * (1 - lows) + lows)), task, **rest)
+
+    patch.setattr(clients.site, "prepare", fitted)
+
+
+def twice_the_sampling_rate(patch: pytest.MonkeyPatch) -> None:
+    batches = clients.training._poisson_batches
+    patch.setattr(
+        clients.training, "_poisson_batches", lambda table, rate, count: batches(table, 2 * rate, count)
+    )
+
+
+FAULTS: list[tuple[Callable[[pytest.MonkeyPatch], None], Experiment]] = [
+    (one_noise_seed_at_all_sites, FULL),
+    (shuffled_batches_for_poisson_ones, SAMPLED),
+    (an_account_that_starts_anew_each_round, FULL),
+    (half_of_the_steps_counted, FULL),
+    (gradients_that_nobody_clips, FULL),
+    (too_little_noise, FULL),
+    (a_scale_taken_from_the_rows, FULL),
+    (twice_the_sampling_rate, SAMPLED),
+]
+
+
+@pytest.mark.parametrize(("fault", "experiment"), FAULTS, ids=lambda given: getattr(given, "__name__", None))
+def test_every_fault_is_found(
+    fault: Callable[[pytest.MonkeyPatch], None], experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault(monkeypatch)
+    findings = audit(experiment, runs=50)
+    assert any(finding.alarm for finding in findings), findings
+
+
+CLEAN = int(os.environ.get("TIDEGATE_CLEAN_AUDITS", "24"))
+"""Audits in which nothing is wrong, 200 with `make audits`; in parts that can run beside each other."""
+PARTS = 4
+
+
+def small_audit(experiment: Experiment, seed: int) -> list[Finding]:
+    """Every probe of `audit`, with the fewest runs that mean anything."""
+    coins = [np.random.default_rng([seed, probe]) for probe in range(4)]
+    findings = [
+        configured(experiment, coins[0], runs=4),
+        two_sites(experiment, coins[1], runs=2),
+        outlier(experiment, coins[2], runs=4),
+    ]
+    return findings + ([sampler(experiment, coins[3], runs=2)] if experiment is SAMPLED else [])
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_clean_audits_raise_no_alarm(part: int) -> None:
+    experiment = SAMPLED if part == 0 else FULL
+    seeds = range(part * CLEAN // PARTS, (part + 1) * CLEAN // PARTS)
+    found = {seed: small_audit(experiment, seed) for seed in seeds}
+    assert [seed for seed, findings in found.items() if any(finding.alarm for finding in findings)] == []
+    proven = [findings[0].lower_bound for findings in found.values()]
+    assert np.median(proven) > 2.0, "an audit that proves nothing cannot be wrong"
+    print(f"{len(found)} clean audits, seeds {min(found)} to {max(found)}: no alarm")
