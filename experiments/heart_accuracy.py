@@ -8,8 +8,8 @@ FLamby benchmark (Ogier du Terrail et al., 2022). Its best non-private federated
 result there is .731 (FedAdagrad, mean over five seeds).
 
 Accuracy is computed here without noise, for the test rows are public and lie at
-hand. That makes no release: what the sites release of them in the runs is noisy
-and charged as always.
+hand (`experiments.heart_scores`). That makes no release: what the sites release of
+them in the runs is noisy and charged as always.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contract.experiment import Experiment
+from experiments.heart_scores import HeartScores, linear_scores, score_hospitals
 
-__all__ = ["BEST_PUBLISHED", "HeartRun", "run_heart"]
+__all__ = ["BEST_PUBLISHED", "HeartRun", "run_heart", "settings_at"]
 
 BEST_PUBLISHED = 0.731
 """FedAdagrad without privacy: mean of the four centres' accuracy, mean over seeds 42 to 46."""
@@ -30,16 +31,50 @@ BEST_PUBLISHED = 0.731
 
 @dataclass(frozen=True, kw_only=True)
 class HeartRun:
-    """One run: accuracy by hospital, and the ε that the sites' ledgers say it spent."""
+    """One run: how its model does, and the ε that the sites' ledgers say it spent."""
 
-    accuracy: dict[str, float]
+    scores: HeartScores
     epsilon: float
     delta: float
 
     @property
     def mean(self) -> float:
         """Mean of the hospitals' accuracies, each counting the same."""
-        return statistics.mean(self.accuracy.values())
+        return self.scores.mean_accuracy
+
+
+def settings_at(shipped: Experiment, epsilon: float) -> Experiment:
+    """The shipped experiment with another ε and the settings that suit it.
+
+    Chosen by cross-validation in simulation on the training rows of FLamby's split alone: five folds,
+    stratified by hospital and disease, four times over, the noise in the proportion to the rows that it
+    has in a whole run. The measure is AUC plus accuracy (half that of all patients, half the mean of the
+    hospitals'). Tried were both scalings, clipping norms .25 to 2, 1 to 60 rounds, learning rates .05 to
+    20, momentum, the share of averaged rounds, and at ε = .1 to 5 inputs in other codes (resting ECG, chest
+    pain) or left out (resting ECG, resting pressure, fasting sugar). Two settings were then taken for all
+    ε; neither is the best at each: at ε = .1 chest pain in two categories instead of four did better
+    (1.61), at ε = .3 and .5 worse.
+
+    The resting ECG is left out: its three columns lengthen every gradient, and each is noise of its own.
+    Below ε = 1 noise outweighs what further rounds could learn, and two rounds are about one step along
+    the difference of the classes' means. The shipped settings reach 1.657 by this measure at ε = 1,
+    these 1.665; at ε = .5 it is 1.643 and 1.659, at ε = .1 it is 1.376 and 1.573.
+
+    A first choice, with the resting ECG, had already been measured on the splits that
+    `heart_resplits.measure` reports (.986 of the AUC without privacy); its small margin is why inputs were
+    looked at. They were judged on the training rows, and the result was measured once chosen.
+    """
+    clipping_norm, rounds, learning_rate = (0.25, 2, 2.0) if epsilon < 1 else (1.5, 5, 1.0)
+    features = tuple(feature for feature in shipped.task.features if feature.name != "resting_ecg")
+    strategy = {"rounds": rounds, "learning_rate": learning_rate}
+    privacy = {"epsilon": epsilon, "evaluation_epsilon": epsilon, "clipping_norm": clipping_norm}
+    return shipped.model_copy(
+        update={
+            "task": shipped.task.model_copy(update={"scaling": "symmetric", "features": features}),
+            "strategy": shipped.strategy.model_copy(update=strategy),
+            "privacy": shipped.privacy.model_copy(update=privacy),
+        }
+    )
 
 
 def run_heart(experiment: Experiment, folder: Path, *, runs: int) -> list[HeartRun]:
@@ -48,7 +83,6 @@ def run_heart(experiment: Experiment, folder: Path, *, runs: int) -> list[HeartR
 
 
 def _one_run(experiment: Experiment, folder: Path) -> HeartRun:
-    from clients.evaluation import exact_scores
     from clients.site import open_site
     from experiments.datasets import prepare_sites
     from experiments.federated_run import Request, run_experiment
@@ -66,7 +100,7 @@ def _one_run(experiment: Experiment, folder: Path) -> HeartRun:
     tables = {path.parent.name: open_site(path).table(experiment, (), holdout=True) for path in sites}
     spent = result["privacy"].values()
     return HeartRun(
-        accuracy={name: exact_scores(arrays, table, experiment).accuracy for name, table in tables.items()},
+        scores=score_hospitals({name: linear_scores(arrays, table) for name, table in tables.items()}),
         epsilon=max(site["epsilon_in_run"] for site in spent),
         delta=max(site["delta"] for site in spent),
     )
@@ -75,9 +109,14 @@ def _one_run(experiment: Experiment, folder: Path) -> HeartRun:
 def _print(runs: Sequence[HeartRun]) -> None:
     from experiments.cli.output import console, figure, print_table
 
-    hospitals = list(runs[0].accuracy)
+    hospitals = list(runs[0].scores.accuracy)
     rows = [
-        (number, *(figure(run.accuracy[name]) for name in hospitals), figure(run.mean), f"{run.epsilon:.2f}")
+        (
+            number,
+            *(figure(run.scores.accuracy[name]) for name in hospitals),
+            figure(run.mean),
+            f"{run.epsilon:.2f}",
+        )
         for number, run in enumerate(runs, start=1)
     ]
     print_table(("run", *hospitals, "mean", "ε"), rows, title="Heart disease: accuracy on held-out patients")
