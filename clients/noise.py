@@ -25,7 +25,6 @@ uniform numbers behind them.
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -129,14 +128,15 @@ def add_noise(arrays: Iterable[npt.NDArray[Any]], deviation: float, source: Norm
 
 
 def _add_noise_at_once(pieces: list[npt.NDArray[Any]], deviation: float, source: NormalSource) -> None:
-    ends = list(itertools.accumulate(piece.size for piece in pieces))
     grid = grid_of(deviation)
-    drawn = source.normal((ends[-1],), deviation / grid)  # a power of two: the division is exact
+    values = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+    drawn = source.normal(values.shape, deviation / grid)  # a power of two: the division is exact
     np.rint(drawn, out=drawn)
-    for end, piece in zip(ends, pieces, strict=True):
-        place = drawn[end - piece.size : end]
-        place += np.rint(np.multiply(piece, 1 / grid, dtype=np.float64))
-        np.multiply(place, grid, out=piece, casting="same_kind")
+    drawn += np.rint(np.multiply(values, 1 / grid, dtype=np.float64))
+    drawn *= grid
+    end = 0
+    for piece in pieces:
+        piece[:] = drawn[end : (end := end + piece.size)]
 
 
 def _pieces(arrays: Iterable[npt.NDArray[Any]]) -> Iterator[list[npt.NDArray[Any]]]:
