@@ -6,8 +6,8 @@
     4. the gate charges the ledger, runs the mechanism, checks and releases
     5. the reply goes out; a refusal goes out as one word
 
-Four messages are understood: `train`, `evaluate`, `evaluate.compare` and
-`query.drift`. Nothing else is, and nothing here makes a reply: the gate does.
+Five messages are understood: `train`, `evaluate`, `evaluate.compare`,
+`query.drift` and `query.ranges`. Nothing else is, and nothing here makes a reply: the gate does.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from flwr.clientapp import ClientApp
 from clients.gate import Releases
 from clients.ledger import Plan
 from clients.noise import NoNoise, NormalSource, SystemNoise
-from clients.plans import compare_plan, drift_plan, evaluate_plan, reference_plan, train_plan
+from clients.plans import compare_plan, drift_plan, evaluate_plan, ranges_plan, reference_plan, train_plan
 from clients.site import Site, open_site
 from clients.table import require_two_classes
 from contract.errors import RefusalCode, SiteConfigError, TidegateError
@@ -66,6 +66,12 @@ def compare(message: Message, context: Context) -> Message:
 def drift(message: Message, context: Context) -> Message:
     """Write the drift report, which stays here, and release noisy counts."""
     return _answer(message, context, _drift)
+
+
+@app.query("ranges")
+def ranges(message: Message, context: Context) -> Message:
+    """Release noisy counts of features whose range nobody knows in public."""
+    return _answer(message, context, _ranges)
 
 
 def warm_up() -> None:
@@ -221,6 +227,23 @@ def _reference_counts(exchange: _Exchange, frame: pd.DataFrame) -> dict[str, Arr
     released = exchange.site.gate.release(f"{plan.name}/1", experiment, [plan], compute).drift
     assert released is not None  # a drift plan releases a drift summary  # noqa: S101
     return {feature.feature: feature.reference for feature in released.features}
+
+
+def _ranges(exchange: _Exchange) -> Reply:
+    from clients.ranges import noisy_range_counts, ranges_deviation, require_numeric
+    from contract.releases import RangeSummary
+
+    experiment, instruction, site = exchange.experiment, exchange.instruction, exchange.site
+    require_numeric(experiment.task, instruction.features)
+    frame = site.unchecked_frame(experiment, instruction.windows)
+    plan = ranges_plan(experiment, instruction, exchange.split)
+    deviation = ranges_deviation(experiment, len(instruction.features), plan.noise_multiplier)
+
+    def compute() -> Releases:
+        counts = noisy_range_counts(frame, instruction.features, deviation, exchange.noise)
+        return Releases(ranges=RangeSummary(features=counts, noise_deviation=deviation))
+
+    return site.gate.release(f"{plan.name}/1", experiment, [plan], compute)
 
 
 def _answer(message: Message, context: Context, handle: Callable[[_Exchange], Reply]) -> Message:

@@ -26,7 +26,7 @@ from clients.site_config import Policy
 from contract.errors import BudgetError, ReleaseError
 from contract.experiment import Experiment
 from contract.messages import Reply
-from contract.releases import Comparison, DriftSummary, ModelUpdate, ScoreHistogram
+from contract.releases import Comparison, DriftSummary, ModelUpdate, RangeSummary, ScoreHistogram
 
 __all__ = ["Gate", "Releases"]
 
@@ -43,6 +43,7 @@ class Releases:
     challenger_scores: ScoreHistogram | None = None
     comparison: Comparison | None = None
     drift: DriftSummary | None = None
+    ranges: RangeSummary | None = None
 
 
 class Gate:
@@ -152,6 +153,7 @@ class Gate:
             challenger_scores=releases.challenger_scores,
             comparison=releases.comparison,
             drift=releases.drift,
+            ranges=releases.ranges,
         )
 
 
@@ -173,6 +175,7 @@ def _check(releases: Releases) -> None:
         "challenger_scores": ScoreHistogram,
         "comparison": Comparison,
         "drift": DriftSummary,
+        "ranges": RangeSummary,
     }
     if not values:
         raise ReleaseError("there is nothing to release")
@@ -196,5 +199,7 @@ def _numbers(release: object) -> list[np.ndarray[tuple[int, ...], np.dtype[np.fl
         return [release.negative, release.positive]
     if isinstance(release, Comparison):
         return [np.array([release.gain, release.rows])]
+    if isinstance(release, RangeSummary):
+        return [np.array([release.noise_deviation]), *(feature.counts for feature in release.features)]
     assert isinstance(release, DriftSummary)  # _check has looked  # noqa: S101
     return [array for feature in release.features for array in (feature.reference, feature.current)]

@@ -30,7 +30,7 @@ import json
 import math
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,6 +43,8 @@ from contract.errors import BudgetError, LedgerError
 from contract.releases import PLAIN_METHOD, Spent
 
 __all__ = ["FIRST_HASH", "FORMAT", "WHOLE", "Cap", "Entry", "Ledger", "Plan", "entry_hash"]
+
+Unit = Literal["record", "person"]
 
 WHOLE = "all"
 """The window of a block that is the whole data set, all windows together."""
@@ -95,6 +97,10 @@ class Cap:
     epsilon: float
     delta: float
 
+    def holds(self, epsilon: float) -> bool:
+        """Whether a block may have paid that at `delta`, but for the arithmetic's last digits."""
+        return epsilon <= self.epsilon * (1 + 1e-9)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -124,7 +130,7 @@ class Plan:
     uses: int
     sampling_rate: float = 1.0
     steps: int = 1
-    unit: Literal["record", "person"] = "record"
+    unit: Unit = "record"
     split: str = ""
     allowance: str = ""
     runs: int = 1
@@ -349,6 +355,33 @@ class Ledger:
                     most[item.block] = item
             return most
 
+    def would_spend(self, plans: Sequence[Plan]) -> dict[str, Spent]:
+        """What each block that these plans of one run touch would have paid once they ran to their end.
+
+        As `authorise` counts it against the cap, at the cap's δ: open plans of other runs end with
+        what they used. Nothing is entered.
+        """
+        with self._lock:
+            self._catch_up()
+            totals = {plan.name: max(plan.uses, self._uses.get(plan.name, 0)) for plan in plans}
+            closing = {name for plan in plans for name in self._of_other_runs(plan)}
+            known = {**self._plans, **{plan.name: plan for plan in plans}}
+            most: dict[str, Spent] = {}
+            for split, block in _places(known.values()):
+                if not any(plan.touches(split, block) for plan in plans):
+                    continue
+                uses = self._uses_on(split, block, known, totals, closing)
+                used = [known[name] for name, times in uses.items() if times]
+                epsilon, method = self._counted(split, block, known, uses, entering=plans)
+                if not all(plan.private for plan in used):
+                    epsilon, method = math.inf, PLAIN_METHOD
+                unit: Unit = "person" if all(plan.unit == "person" for plan in used) else "record"
+                if block not in most or epsilon > most[block].epsilon:
+                    most[block] = Spent(
+                        epsilon=epsilon, delta=self._cap.delta, unit=unit, method=method, block=block
+                    )
+            return most
+
     def plans(self, run: str) -> list[Plan]:
         """The plans of a run, in the order in which they were authorised."""
         with self._lock:
@@ -430,32 +463,54 @@ class Ledger:
 
     def _admit(self, plan: Plan, totals: Mapping[str, int], closing: Iterable[str] = ()) -> None:
         """Refuse so many uses of these plans if any block that `plan` touches would pass the cap."""
-        still_open = self._open.difference(closing)
         known = {**self._plans, plan.name: plan}
-        trainings = self._trainings
-        if plan.purpose == "train":
-            trainings = [*trainings, (self._seen + 1, plan)]
         for split, block in _places(known.values()):
             if not plan.touches(split, block):
                 continue
-            uses = {}
-            for name, other in known.items():
-                if other.touches(split, block):
-                    promised = other.uses if name in still_open else 0
-                    uses[name] = totals.get(name) or max(self._uses[name], promised)
-            allowed = self._allowance(split, block, uses, trainings)
-            whole = 0 if allowed is None else allowed.runs
-            events = _events([known[name] for name in uses], uses, allowed, whole=whole)
-            epsilon, method = compose(events, self._cap.delta, cap=self._cap.epsilon)
-            if method == FILTER_RENYI:
-                epsilon, _ = compose(events, _UNFORESEEN * self._cap.delta, cap=self._cap.epsilon)
-            if epsilon > self._cap.epsilon * (1 + 1e-9):
+            uses = self._uses_on(split, block, known, totals, closing)
+            epsilon, _ = self._counted(split, block, known, uses, entering=[plan])
+            if not self._cap.holds(epsilon):
                 raise BudgetError(
                     f"{plan.purpose} would bring data block '{block}' to ε = {epsilon:.3g}, "
                     f"above the site's cap of {self._cap.epsilon:g} at δ = {self._cap.delta:g}",
                     where=f"site '{self._site}'",
                     remedy="Train on newer rows, lower the experiment's epsilon, or raise the site's cap",
                 )
+
+    def _uses_on(
+        self,
+        split: str,
+        block: str,
+        known: Mapping[str, Plan],
+        totals: Mapping[str, int],
+        closing: Iterable[str],
+    ) -> dict[str, int]:
+        """How often each plan that touches the block will have run: as in `totals`, or promised, or used."""
+        still_open = self._open.difference(closing)
+        uses = {}
+        for name, plan in known.items():
+            if plan.touches(split, block):
+                promised = plan.uses if name in still_open else 0
+                uses[name] = totals.get(name) or max(self._uses[name], promised)
+        return uses
+
+    def _counted(
+        self,
+        split: str,
+        block: str,
+        known: Mapping[str, Plan],
+        uses: Mapping[str, int],
+        entering: Iterable[Plan],
+    ) -> tuple[float, str]:
+        """ε of so many uses as it counts against the cap, and the theorem that gives it."""
+        new = [(self._seen + 1, plan) for plan in entering if plan.purpose == "train"]
+        allowed = self._allowance(split, block, uses, [*self._trainings, *new])
+        whole = 0 if allowed is None else allowed.runs
+        events = _events([known[name] for name in uses], uses, allowed, whole=whole)
+        epsilon, method = compose(events, self._cap.delta, cap=self._cap.epsilon)
+        if method == FILTER_RENYI:
+            epsilon, _ = compose(events, _UNFORESEEN * self._cap.delta, cap=self._cap.epsilon)
+        return epsilon, method
 
     def _spent_on(
         self, split: str, block: str, plans: list[Plan], delta: float, promised: bool, run: str | None
@@ -466,9 +521,7 @@ class Ledger:
             for plan in plans
         }
         # One run that bounds records alone leaves no bound for a person's rows together.
-        unit: Literal["record", "person"] = (
-            "person" if all(plan.unit == "person" for plan in plans) else "record"
-        )
+        unit: Unit = "person" if all(plan.unit == "person" for plan in plans) else "record"
         if any(uses[plan.name] and not plan.private for plan in plans):
             return Spent(epsilon=float("inf"), delta=delta, unit=unit, method=PLAIN_METHOD, block=block)
         trainings = [(entered, plan) for entered, plan in self._trainings if run in (None, plan.run)]

@@ -12,13 +12,24 @@ records into windows and sides for this task (`clients.site.Site.split`).
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 
 from clients.accounting import noise_multiplier
 from clients.ledger import WHOLE, Plan
+from contract.errors import InputError
 from contract.experiment import Experiment
 from contract.messages import Instruction
 
-__all__ = ["blocks", "compare_plan", "drift_plan", "evaluate_plan", "reference_plan", "train_plan"]
+__all__ = [
+    "blocks",
+    "compare_plan",
+    "drift_plan",
+    "evaluate_plan",
+    "ranges_plan",
+    "reference_plan",
+    "train_plan",
+]
 
 
 def blocks(experiment: Experiment, windows: tuple[str, ...], *kinds: str) -> tuple[str, ...]:
@@ -85,6 +96,35 @@ def reference_plan(experiment: Experiment, windows: tuple[str, ...], split: str)
         noise_multiplier=_noise(experiment, experiment.drift.epsilon, 1.0, 1),
         uses=1,
         unit=experiment.privacy.unit,
+        split=split,
+    )
+
+
+def ranges_plan(experiment: Experiment, instruction: Instruction, split: str) -> Plan:
+    """The counts that ranges are told from, on all rows of the windows.
+
+    The plan is named by what is asked, and by nothing else of the experiment: who asks the same again,
+    from whatever file, is given the stored counts.
+
+    Raises:
+        InputError: ε is not a positive number.
+    """
+    if not 0 < instruction.epsilon < math.inf:
+        raise InputError(f"ε = {instruction.epsilon} is not a positive number", where="query.ranges")
+    privacy, task = experiment.privacy, experiment.task
+    windows = tuple(sorted(set(instruction.windows)))
+    mechanism = [instruction.epsilon, privacy.delta, privacy.private, privacy.unit, privacy.rows_per_person]
+    asked = [sorted(instruction.features), windows, mechanism, task.time, task.person, split]
+    named = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+    name = f"{experiment.name}/ranges/{named}"
+    return Plan(
+        name=name,
+        run=name,
+        purpose="ranges",
+        blocks=blocks(experiment, windows, "train", "holdout"),
+        noise_multiplier=_noise(experiment, instruction.epsilon, 1.0, 1),
+        uses=1,
+        unit=privacy.unit,
         split=split,
     )
 

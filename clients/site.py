@@ -100,7 +100,25 @@ class Site:
         Raises:
             DataError: there are none.
         """
-        frame = self._prepared(experiment).frame
+        return self._chosen(self._prepared(experiment).frame, experiment, windows)
+
+    def unchecked_frame(self, experiment: Experiment, windows: tuple[str, ...]) -> pd.DataFrame:
+        """The same rows, whatever is missing in them: for a question that is asked before the task is fixed.
+
+        Raises:
+            DataError: there are none, or a row names no person where the unit is the person.
+        """
+        frame, person = load_frame(self.config, experiment.task), experiment.task.person
+        if experiment.privacy.unit == "person" and frame[person].isna().any():
+            raise DataError(
+                f"column '{person}' holds a missing value",
+                where=f"site '{self.config.name}'",
+                remedy="Every row needs one",
+            )
+        return self._chosen(frame, experiment, windows)
+
+    def _chosen(self, frame: pd.DataFrame, experiment: Experiment, windows: tuple[str, ...]) -> pd.DataFrame:
+        """Of these windows, with persons' rows limited."""
         task = experiment.task
         if windows and task.time is not None:
             frame = frame[frame[task.time].astype(str).isin(windows)]

@@ -23,7 +23,15 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from pydantic import TypeAdapter, with_config
 
 from contract.errors import ReleaseError
-from contract.releases import READ_WHOLE, Comparison, DriftSummary, ModelUpdate, ScoreHistogram, Spent
+from contract.releases import (
+    READ_WHOLE,
+    Comparison,
+    DriftSummary,
+    ModelUpdate,
+    RangeSummary,
+    ScoreHistogram,
+    Spent,
+)
 
 __all__ = [
     "ARRAYS",
@@ -32,6 +40,7 @@ __all__ = [
     "CONFIG",
     "DRIFT_QUERY",
     "METRICS",
+    "RANGES_QUERY",
     "REPLY",
     "WEIGHT",
     "Instruction",
@@ -49,6 +58,7 @@ CHALLENGER = "challenger/"
 """Prefix of the challenger's arrays in a comparison; the champion's have none."""
 COMPARE = "evaluate.compare"
 DRIFT_QUERY = "query.drift"
+RANGES_QUERY = "query.ranges"
 _TEXT = "reply.json"
 
 Float32s = np.ndarray[Any, np.dtype[np.float32]]
@@ -68,6 +78,8 @@ class Instruction:
         rounds: how many rounds the run plans: with the experiment's ε it fixes the noise.
         evaluations: how many evaluations on these held-out rows the run plans.
         evaluate: whether a training exchange also evaluates the incoming model.
+        features: the numeric features whose ranges are asked for, in no order.
+        epsilon: what that question may cost.
     """
 
     run: str
@@ -77,6 +89,8 @@ class Instruction:
     rounds: int = 1
     evaluations: int = 1
     evaluate: bool = False
+    features: tuple[str, ...] = ()
+    epsilon: float = 0.0
 
     def to_records(self, arrays: Arrays | None = None) -> RecordDict:
         """As Flower records, with the model that the instruction is about."""
@@ -93,8 +107,8 @@ class Instruction:
         try:
             record = records.config_records[CONFIG]
             values = json.loads(str(record["instruction"]))
-            for key in ("windows", "reference_windows"):
-                values[key] = tuple(str(window) for window in values[key])
+            for key in ("windows", "reference_windows", "features"):
+                values[key] = tuple(str(name) for name in values[key])
             return cls(**values), unpack(record[ARRAYS])
         except (KeyError, TypeError, ValueError) as exc:
             raise ReleaseError(
@@ -133,10 +147,11 @@ class Reply:
     challenger_scores: ScoreHistogram | None = None
     comparison: Comparison | None = None
     drift: DriftSummary | None = None
+    ranges: RangeSummary | None = None
 
     def releases(self) -> dict[str, object]:
         """The releases that this reply carries, by name."""
-        names = ("update", "scores", "challenger_scores", "comparison", "drift")
+        names = ("update", "scores", "challenger_scores", "comparison", "drift", "ranges")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def to_records(self) -> RecordDict:

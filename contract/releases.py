@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BeforeValidator, ConfigDict, with_config
 
+from contract.range_grid import CELLS
+
 __all__ = [
     "PLAIN_METHOD",
     "READ_WHOLE",
@@ -26,6 +28,8 @@ __all__ = [
     "MetricErrors",
     "Metrics",
     "ModelUpdate",
+    "RangeCounts",
+    "RangeSummary",
     "Release",
     "ScoreHistogram",
     "Spent",
@@ -280,4 +284,34 @@ class DriftSummary:
     current_deviation: float
 
 
-Release = ModelUpdate | ScoreHistogram | Comparison | DriftSummary
+@with_config(READ_WHOLE)
+@dataclass(frozen=True, kw_only=True)
+class RangeCounts:
+    """Noisy counts of one feature over the cells of `contract.range_grid`, in their order."""
+
+    feature: str
+    counts: Array
+
+    def __post_init__(self) -> None:
+        if self.counts.shape != (CELLS,):
+            raise ValueError(f"a feature has {CELLS} counts")
+
+
+@with_config(READ_WHOLE)
+@dataclass(frozen=True, kw_only=True)
+class RangeSummary:
+    """How many rows have which value of the features whose range is asked for, over a public grid.
+
+    Attributes:
+        features: the counts of each feature.
+        noise_deviation: standard deviation of the noise in each count; 0 if none.
+
+    Guarantee: one record adds 1 to one count of each of the d features, so the
+    L2 sensitivity is sqrt(d); r times that for a person of r rows.
+    """
+
+    features: tuple[RangeCounts, ...]
+    noise_deviation: float
+
+
+Release = ModelUpdate | ScoreHistogram | Comparison | DriftSummary | RangeSummary

@@ -22,10 +22,10 @@ from typing import Any, Literal
 from contract.errors import DataError, ExperimentError, RoundError
 from contract.experiment import Experiment
 from contract.experiment_file import parse_experiment
-from server.jobs import Job
+from server.jobs import Job, RangeQuestion
 from server.settings import ServerSettings
 
-__all__ = ["Request", "Runtime", "read_experiment", "run_experiment", "sites_for"]
+__all__ = ["Request", "Runtime", "read_experiment", "read_text", "run_experiment", "sites_for"]
 
 Runtime = Literal["inline", "simulation", "deployment"]
 Progress = Callable[[int, str], None]
@@ -41,7 +41,8 @@ class Request:
         sites: the site.toml of each site.
         settings: where the server keeps its state.
         runtime: which engine.
-        windows: whose rows are trained on; empty for all.
+        windows: whose rows are used; empty for all.
+        question: asks for ranges instead of training.
         progress: is told the round and a note.
     """
 
@@ -52,12 +53,18 @@ class Request:
     runtime: Runtime = "inline"
     windows: tuple[str, ...] = ()
     trigger: str = "a data scientist"
+    question: RangeQuestion | None = None
     progress: Progress = field(default=lambda _round, _note: None)
 
     def job(self) -> Job:
         """The job for the ServerApp."""
         return Job(
-            kind="train", run=self.run, experiment=self.experiment, windows=self.windows, trigger=self.trigger
+            kind="train" if self.question is None else "ranges",
+            run=self.run,
+            experiment=self.experiment,
+            windows=self.windows,
+            trigger=self.trigger,
+            question=self.question,
         )
 
 
@@ -67,8 +74,17 @@ def read_experiment(path: Path) -> Experiment:
     Raises:
         ExperimentError: it is missing, unreadable or wrong.
     """
+    return parse_experiment(read_text(path), where=str(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of an experiment file.
+
+    Raises:
+        ExperimentError: it is missing or unreadable.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         reason = getattr(exc, "strerror", None) or "not UTF-8 text"
         raise ExperimentError(
@@ -76,7 +92,6 @@ def read_experiment(path: Path) -> Experiment:
             where=str(path),
             remedy="Name an experiment file; some are in experiments/",
         ) from exc
-    return parse_experiment(text, where=str(path))
 
 
 def sites_for(experiment: Experiment, given: Sequence[Path], home: Path) -> list[Path]:
@@ -132,8 +147,13 @@ def _inline(request: Request) -> dict[str, float]:
     job, settings = request.job(), request.settings
     grid = InlineGrid(client_app, request.sites, job.to_run_config())
     assume_identity(grid.run_id)
-    _check_sites(request)
-    _load_libraries(settings)
+    if request.question is None:
+        _check_sites(request)
+        _load_libraries(settings)
+    else:
+        from experiments.range_query import check_sites
+
+        check_sites(request)
     started = time.perf_counter()
     ended: list[float] = []
 

@@ -3,6 +3,7 @@
     train   one federated run, to a registered model version (server/training_job.py)
     cycle   one closed window: drift check, verdict, policy, perhaps a challenger
             (server/cycle.py)
+    ranges  one question for the ranges of features (server/ranges.py)
 
 The same function serves Flower's own processes and the inline runtime.
 """
@@ -20,6 +21,7 @@ from server.cycle import run_cycle
 from server.flower import quicken_grid
 from server.jobs import Job, read_job
 from server.memory import Watch
+from server.ranges import run_ranges
 from server.registry import Registry
 from server.rounds import RoundReport
 from server.settings import ServerSettings, apply_quiet_environment, read_settings
@@ -58,8 +60,10 @@ def run_job(job: Job, grid: Grid, settings: ServerSettings, *, watch: Watch = la
         )
         if job.kind == "train":
             run_training(job, services)
-        else:
+        elif job.kind == "cycle":
             run_cycle(job, services)
+        else:
+            run_ranges(job, services)
 
 
 def _log_round(report: RoundReport) -> None:

@@ -9,16 +9,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Literal, cast, get_args
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from contract.errors import ExperimentError
 from contract.experiment import Experiment
 from contract.experiment_file import parse_experiment
 
-__all__ = ["Job", "read_job"]
+__all__ = ["Job", "RangeQuestion", "read_job"]
+
+_Kind = Literal["train", "cycle", "ranges"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RangeQuestion:
+    """Between which values all but a share of the rows lie, at either end.
+
+    Attributes:
+        features: the numeric features that are asked about.
+        epsilon: what the answer may cost each site, at the experiment's δ.
+        share: of the rows with a value, at most that much below the range, and above it.
+    """
+
+    features: tuple[str, ...]
+    epsilon: float
+    share: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,20 +44,22 @@ class Job:
 
     Attributes:
         kind: `train` trains one model; `cycle` checks a window for drift and does
-            what the retraining policy says.
+            what the retraining policy says; `ranges` asks for the ranges of features.
         run: its unique name; a name that exists is resumed.
         experiment: the plan.
-        windows: for `train`, whose rows are trained on; empty for all.
+        windows: for `train` and `ranges`, whose rows are used; empty for all.
         window: for `cycle`, the window that has closed.
         trigger: who or what started it, in words for the passport.
+        question: for `ranges`, what is asked.
     """
 
-    kind: Literal["train", "cycle"]
+    kind: _Kind
     run: str
     experiment: Experiment
     windows: tuple[str, ...] = ()
     window: str = ""
     trigger: str = "a data scientist"
+    question: RangeQuestion | None = None
 
     def to_run_config(self) -> dict[str, str]:
         """As values for Flower's run configuration."""
@@ -51,6 +70,7 @@ class Job:
             "windows": json.dumps(self.windows),
             "window": self.window,
             "trigger": self.trigger,
+            "question": "" if self.question is None else json.dumps(asdict(self.question)),
         }
 
 
@@ -60,17 +80,31 @@ def read_job(config: Mapping[str, object], *, fallback_run: str) -> Job:
     Raises:
         ExperimentError: a key is missing or wrong.
     """
-    kind = str(config.get("job", "train"))
-    if kind not in ("train", "cycle"):
-        raise ExperimentError(f"job = '{kind}'", where="run config", remedy="Use 'train' or 'cycle'")
     return Job(
-        kind="cycle" if kind == "cycle" else "train",
+        kind=_kind(str(config.get("job", "train"))),
         run=str(config.get("run") or fallback_run),
         experiment=_experiment(str(config.get("experiment", ""))),
         windows=tuple(str(window) for window in json.loads(str(config.get("windows") or "[]"))),
         window=str(config.get("window", "")),
         trigger=str(config.get("trigger", "a data scientist")),
+        question=_question(str(config.get("question", ""))),
     )
+
+
+def _kind(text: str) -> _Kind:
+    for kind in get_args(_Kind):
+        if text == kind:
+            return cast("_Kind", kind)
+    raise ExperimentError(f"job = '{text}'", where="run config", remedy="Use 'train', 'cycle' or 'ranges'")
+
+
+def _question(text: str) -> RangeQuestion | None:
+    if not text.strip():
+        return None
+    try:
+        return TypeAdapter(RangeQuestion).validate_json(text)
+    except ValidationError as exc:
+        raise ExperimentError("the question is not valid", where="run config") from exc
 
 
 def _experiment(text: str) -> Experiment:

@@ -20,7 +20,7 @@ __all__ = [
     "VersionRecord",
 ]
 
-Job = Literal["train", "cycle"]
+Job = Literal["train", "cycle", "ranges"]
 RunStatus = Literal["running", "succeeded", "partial", "failed", "refused"]
 DecisionKind = Literal["retrain", "watch", "none", "blocked", "promote", "refuse", "rollback", "approve"]
 
@@ -43,7 +43,7 @@ class RunRecord:
     Attributes:
         name: unique, such as `rand-health-20261124-101500-ab12`.
         experiment_json: the plan whose SHA-256 is `experiment_digest`.
-        job: `train` is one training, `cycle` a drift check with what follows from it.
+        job: `train` is one training, `cycle` a drift check with what follows from it, `ranges` a question.
         trigger: who or what started it, in words.
         status: `partial` when it ended without some site, `refused` when sites or a
             budget did not allow it.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from experiments.cli.site_cost import cost
 from experiments.cli.site_ledger import Json, Key, SiteFile, check, ledger
 
 if TYPE_CHECKING:
@@ -141,6 +142,7 @@ def status(file: SiteFile, json: Json = False) -> None:
     console.print(_facts(rows))
 
 
+app.command()(cost)
 app.command()(ledger)
 app.command()(check)
 

@@ -1,0 +1,146 @@
+"""`tidegate ranges FILE`: private ranges for a task that has no public ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["ranges"]
+
+
+def ranges(
+    file: Annotated[
+        Path, typer.Argument(help="An experiment file; numeric features without low and high are asked for.")
+    ],
+    epsilon: Annotated[float, typer.Option(help="What the answer may cost each site.")] = 0.1,
+    share: Annotated[
+        float, typer.Option(help="Of the rows, how many may lie below a range, and above it.")
+    ] = 0.01,
+    runtime: Annotated[str, typer.Option(help="inline, deployment or simulation.")] = "inline",
+    site: Annotated[
+        list[Path] | None,
+        typer.Option(help="A site.toml; repeat for each site. Without: the experiment's data set."),
+    ] = None,
+    window: Annotated[
+        list[str] | None, typer.Option(help="Ask about this window's rows; repeat for more.")
+    ] = None,
+    write: Annotated[
+        Path | None, typer.Option(help="Write a copy of the experiment file with the ranges put in.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="End with one JSON object.")] = False,
+) -> None:
+    """Ask the sites for noisy counts of the features without a range, charged to their ledgers."""
+    from contract.errors import InputError
+    from experiments.cli.output import console, print_json, quiet_flower
+    from experiments.federated_run import Request, read_text, run_experiment, sites_for
+    from experiments.range_query import check_question, read_unranged, told_ranges, with_ranges
+    from server.jobs import RangeQuestion
+    from server.settings import apply_quiet_environment, read_settings
+    from server.storage import name_run
+
+    apply_quiet_environment()
+    quiet_flower()
+    if runtime not in ("inline", "deployment", "simulation"):
+        raise InputError(
+            f"there is no runtime '{runtime}'",
+            where="--runtime",
+            remedy="Use inline, deployment or simulation",
+        )
+    if write is not None and write.exists():
+        raise InputError("there is a file already", where=str(write), remedy="Name another file")
+    unranged, settings = read_unranged(file), read_settings()
+    experiment = unranged.experiment
+    sites = sites_for(experiment, site or [], settings.home)
+    question = RangeQuestion(features=unranged.features, epsilon=epsilon, share=share)
+    check_question(question, experiment, sites)
+    result = run_experiment(
+        Request(
+            experiment=experiment,
+            run=name_run(f"{experiment.name}-ranges"),
+            sites=sites,
+            settings=settings,
+            runtime=runtime,  # type: ignore[arg-type]  # checked above
+            windows=tuple(window or ()),
+            question=question,
+        )
+    )
+    told = told_ranges(result, experiment)
+    if json:
+        print_json(result)
+    else:
+        _show(result, told)
+    if len(told) < len(unranged.features):
+        raise typer.Exit(1)
+    if write is not None:
+        _write(write, with_ranges(read_text(file), told, where=str(file)))
+        if not json:
+            console.print(f"wrote {write}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _show(result: Mapping[str, Any], told: Mapping[str, tuple[float, float]]) -> None:
+    from experiments.cli.output import console, print_table
+    from experiments.range_query import MARGIN
+
+    share = f"{result['share']:.1%}"
+    rows = [
+        (
+            item["feature"],
+            _end(item["low"], item["low_between"]),
+            _end(item["high"], item["high_between"]),
+            f"{item['missing_share']:.1%} ± {2 * item['missing_error']:.1%}",
+            item["reason"]
+            or ("" if item["feature"] in told else "a range for log1p must begin above -1: ask without it"),
+        )
+        for item in result["features"]
+    ]
+    title = (
+        f"{result['experiment']}: {share} of the rows at most below, and above; {len(result['sites'])} sites"
+    )
+    print_table(("feature", "low", "high", "missing", "why there is no range"), rows, title=title)
+    if not result["private"]:
+        console.print("[bold red]NOT PRIVATE: these counts give no guarantee.[/bold red]")
+    else:
+        charged = ", ".join(
+            f"{site} {spent['epsilon_in_total']:.2f}" for site, spent in sorted(result["sites"].items())
+        )
+        console.print(
+            f"ε = {result['epsilon']:g} at δ = {result['delta']:g} for each site, charged once however often "
+            f"this is asked; ε in total, at most, on any data block: {charged}"
+        )
+    for site, reason in sorted(result["failures"].items()):
+        console.print(f"[yellow]{site} did not take part: {reason}[/yellow]")
+    for feature, (low, high) in told.items():
+        print(f"\n# {feature}\nlow = {low!r}\nhigh = {high!r}")
+    if len(told) < len(result["features"]):
+        worst = max(item["least_share"] or 1.0 for item in result["features"])
+        print(
+            "\nNo range is told where the noise leaves it no meaning. What helps: "
+            f"a larger --epsilon (about {MARGIN * worst / result['share']:.1f} times this), more sites, "
+            "a larger --share, or a range from public knowledge."
+        )
+
+
+def _end(edge: float | None, between: list[float | None] | None) -> str:
+    """An edge with its error bar."""
+    if edge is None or between is None:
+        return "–"
+    low, high = between
+    if low == high:
+        return f"{edge:g}"
+    return f"{edge:g} ({'-∞' if low is None else f'{low:g}'} to {'∞' if high is None else f'{high:g}'})"
+
+
+def _write(path: Path, text: str) -> None:
+    from contract.errors import InputError
+
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as exc:
+        raise InputError(
+            f"cannot be written: {exc.strerror}",
+            where=str(path),
+            remedy="Name a file in a folder that exists",
+        ) from exc

@@ -1,0 +1,181 @@
+"""What is done before a question for ranges, and with its answer.
+
+Before: whether the noise would leave anything to tell, from the rows that the
+sites state, so that nobody pays for an answer that says nothing. After: the
+lines of the experiment file.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from contract.errors import ExperimentError, InputError
+from contract.experiment import Experiment, NumericFeature
+from contract.experiment_file import Unranged, parse_experiment, parse_unranged
+from experiments.federated_run import Request, read_text
+from server.jobs import RangeQuestion
+
+__all__ = [
+    "MARGIN",
+    "check_question",
+    "check_sites",
+    "read_unranged",
+    "told_ranges",
+    "with_ranges",
+]
+
+
+_ROUGHLY = 2.0
+MARGIN = 1.25
+"""By how much a proposed ε does better than just enough: some rows miss a value, some are not seen."""
+
+
+def read_unranged(path: Path) -> Unranged:
+    """Read an experiment file of which some numeric features state no range.
+
+    Raises:
+        ExperimentError: it is missing, unreadable or wrong, or states every range.
+    """
+    unranged = parse_unranged(read_text(path), where=str(path))
+    if not unranged.features:
+        raise ExperimentError(
+            "every numeric feature states its range, so there is nothing to ask",
+            where=str(path),
+            remedy="Leave low and high out where no public range is known, or train with `tidegate run`",
+        )
+    return unranged
+
+
+def check_question(question: RangeQuestion, experiment: Experiment, sites: Sequence[Path]) -> None:
+    """Refuse a question whose answer would say nothing, by the rows that the sites state.
+
+    Stated rows are rough, so the noise may hide twice the share that is asked for.
+
+    Raises:
+        InputError: ε or share is out of bounds, or the noise would hide tails of that share; with the
+            ε, and the share, at which something would be told.
+    """
+    from clients.accounting import Event, compose, noise_multiplier
+    from clients.ranges import ranges_deviation
+    from clients.site_config import read_site_config
+    from server.quantiles import least_share
+
+    if not 0 < question.epsilon < math.inf:
+        raise InputError("ε is not a positive number", where="--epsilon", remedy="Give one such as 0.5")
+    if not 0 < question.share < 0.5:
+        raise InputError("the share is not between 0 and 0.5", where="--share", remedy="Give one such as .01")
+    if not experiment.privacy.private:
+        return
+    configs = [read_site_config(path) for path in sites]
+    rows = sum(config.stated_rows / (1 - config.data.holdout_share) for config in configs)
+    delta, asked = experiment.privacy.delta, len(question.features)
+    noise = noise_multiplier(epsilon=question.epsilon, delta=delta, sampling_rate=1.0, steps=1)
+    deviation = ranges_deviation(experiment, asked, noise) * math.sqrt(len(configs))
+    least = least_share(rows=rows, noise_deviation=deviation, features=asked)
+    if least > _ROUGHLY * question.share:
+        needed = MARGIN * least
+        enough, _ = compose([Event(noise_multiplier=noise * question.share / needed)], delta)
+        raise InputError(
+            f"with ε = {question.epsilon:g} the noise of {len(configs)} sites, which state about {rows:,.0f} "
+            f"rows, would hide tails below {least:.1%} of them; nothing was asked and nothing charged",
+            where="--epsilon",
+            remedy=f"Give --epsilon {_rounded_up(enough):g}, "
+            f"{f'or --share {_rounded_up(needed):g}, ' if needed < 0.4 else ''}ask about fewer of the "
+            f"{asked} features, or ask more sites",
+        )
+
+
+def check_sites(request: Request) -> None:
+    """Read every site's rows and ask its policy first, so that what is wrong there is said as it is.
+
+    Raises:
+        TidegateError: a site would refuse the question; nothing was charged.
+    """
+    from clients.plans import ranges_plan
+    from clients.site import open_site
+    from contract.messages import Instruction
+
+    assert request.question is not None  # whoever asks has one  # noqa: S101
+    question = request.question
+    instruction = Instruction(
+        run=request.run, windows=request.windows, features=question.features, epsilon=question.epsilon
+    )
+    for path in request.sites:
+        site = open_site(path)
+        site.ledger.verify()
+        site.unchecked_frame(request.experiment, request.windows)
+        plan = ranges_plan(request.experiment, instruction, site.split(request.experiment.task))
+        if not site.ledger.plans(plan.run):  # otherwise it was asked and paid for
+            site.gate.check(request.experiment, [plan])
+
+
+def told_ranges(result: Mapping[str, Any], experiment: Experiment) -> dict[str, tuple[float, float]]:
+    """The ranges of an answer that may stand in the experiment, by feature.
+
+    A feature that is transformed by log1p has none where its range begins at -1 or below.
+    """
+    logarithmic = {
+        feature.name
+        for feature in experiment.task.features
+        if isinstance(feature, NumericFeature) and feature.transform == "log1p"
+    }
+    return {
+        item["feature"]: (item["low"], item["high"])
+        for item in result["features"]
+        if item["low"] is not None and not (item["feature"] in logarithmic and item["low"] <= -1)
+    }
+
+
+def with_ranges(text: str, ranges: Mapping[str, tuple[float, float]], *, where: str) -> str:
+    """The experiment file with the ranges put in, and everything else, comments too, as it was.
+
+    Raises:
+        InputError: the file writes its features in another form than `[[task.features]]`.
+    """
+    unranged = parse_unranged(text, where=where)
+    names = [feature.name for feature in unranged.experiment.task.features]
+    lines, place = text.splitlines(keepends=True), -1
+    written: list[str] = []
+    for line in lines:
+        written.append(line)
+        if re.match(r"\s*\[\[\s*task\s*\.\s*features\s*\]\]", line):
+            place += 1
+            name = names[place] if place < len(names) else ""
+            if name in ranges:
+                low, high = ranges[name]
+                end = "" if line.endswith("\n") else "\n"
+                written.append(f"{end}low = {low!r}\nhigh = {high!r}\n")
+    changed = "".join(written)
+    if not _states(changed, ranges, unranged):
+        raise InputError(
+            "the ranges cannot be put into this file",
+            where=where,
+            remedy="Write each feature as a table [[task.features]], or put the lines in by hand",
+        )
+    return changed
+
+
+def _states(text: str, ranges: Mapping[str, tuple[float, float]], unranged: Unranged) -> bool:
+    """Whether the text is the same experiment with these ranges, and no feature is left without one."""
+    try:
+        experiment = parse_experiment(text, where="")
+    except ExperimentError:
+        return False
+    features = tuple(
+        feature.model_copy(update=dict(zip(("low", "high"), ranges[feature.name], strict=True)))
+        if feature.name in ranges
+        else feature
+        for feature in unranged.experiment.task.features
+    )
+    task = unranged.experiment.task.model_copy(update={"features": features})
+    return experiment == unranged.experiment.model_copy(update={"task": task})
+
+
+def _rounded_up(value: float) -> float:
+    """To two digits, never down."""
+    step = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return round(math.ceil(value / step - 1e-9) * step, 12)

@@ -1,0 +1,256 @@
+"""`tidegate site cost`: what is said to fit is authorised, and what is said to be left is all there is."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from clients import site as sites
+from clients.cost import block_costs, room_for
+from clients.ledger import Cap, Ledger, Plan
+from clients.plans import evaluate_plan, train_plan
+from clients.site import Site, open_site
+from contract.errors import BudgetError
+from contract.experiment_file import parse_experiment
+from experiments.cli import output
+from experiments.cli.main import main
+from server.rounds import Training
+
+SITE = """\
+name = "north"
+stated_rows = 50
+[data]
+kind = "csv"
+path = "rows.csv"
+holdout_column = "side"
+[policy]
+epsilon_cap = 4.0
+delta_cap = 1e-4
+"""
+EXPERIMENT = """\
+name = "small"
+[task]
+time = "window"
+label = { column = "ill" }
+[[task.features]]
+name = "age"
+kind = "numeric"
+low = 0
+high = 120
+[strategy]
+rounds = 4
+evaluate_every = 2
+[privacy]
+epsilon = 2.0
+evaluation_epsilon = 1.0
+delta = 1e-5
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setattr(sites, "_open", {})
+    (tmp_path / "site.toml").write_text(SITE)
+    (tmp_path / "small.toml").write_text(EXPERIMENT)
+    yield tmp_path
+    for known in sites._open.values():
+        known.ledger.close()
+
+
+Cost = Callable[..., str]
+
+
+@pytest.fixture
+def cost(place: Path, monkeypatch: pytest.MonkeyPatch) -> Cost:
+    """Runs the command in this process; gives what it printed."""
+
+    def run(*arguments: object, code: int = 0) -> str:
+        text = io.StringIO()
+        with monkeypatch.context() as patch:
+            command = ["tidegate", "site", "cost", place / "site.toml", place / "small.toml", *arguments]
+            patch.setattr(sys, "argv", [str(word) for word in command])
+            patch.setattr(sys, "stdout", text)
+            patch.setattr(sys, "stderr", text)
+            patch.setattr(output, "console", Console(width=120, file=text))
+            with pytest.raises(SystemExit) as ended:
+                main()
+        assert (ended.value.code or 0) == code, text.getvalue()
+        return text.getvalue()
+
+    return run
+
+
+def change(place: Path, old: str, new: str) -> None:
+    text = (place / "small.toml").read_text()
+    assert old in text
+    (place / "small.toml").write_text(text.replace(old, new))
+
+
+def plans(site: Site, place: Path, run: str, *windows: str) -> list[Plan]:
+    experiment = parse_experiment((place / "small.toml").read_text(), where="small")
+    instruction = Training(run=run, experiment=experiment, windows=windows).instruction(1, evaluate=True)
+    split = site.split(experiment.task)
+    return [train_plan(experiment, instruction, split), evaluate_plan(experiment, instruction, split)]
+
+
+def spend(place: Path, run: str, *windows: str) -> None:
+    """A whole run of the experiment, or as much as the cap allows."""
+    site = open_site(place / "site.toml")
+    for plan in plans(site, place, run, *windows):
+        site.ledger.authorise(plan)
+        for number in range(plan.uses):
+            site.ledger.reserve(f"{plan.name}/{number}", plan.name)
+
+
+def told(cost: Cost, *arguments: object) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(cost(*arguments, "--json"))
+    return value
+
+
+def test_what_it_says_is_what_a_run_then_promises(cost: Cost, place: Path) -> None:
+    spend(place, "run-1", "w1")
+    before = told(cost, "--window", "w1", "--window", "w2")
+    ledger = open_site(place / "site.toml").ledger
+    entered = ledger.entries()
+    assert [block["block"] for block in before["blocks"]] == [
+        f"{window}/{side}" for window in ("w1", "w2") for side in ("holdout", "train")
+    ]
+    assert before["fits"] is True
+    assert before["would_fit"] == {}
+    assert [block["now"] == 0 for block in before["blocks"]] == [False, False, True, True]
+    spend(place, "run-2", "w1", "w2")
+    promised = ledger.spent_by_block(promised=True)
+    for block in before["blocks"]:
+        assert block["then"] == pytest.approx(promised[block["block"]].epsilon)
+    assert ledger.entries()[: len(entered)] == entered
+
+
+def test_nothing_is_entered(cost: Cost, place: Path) -> None:
+    cost()
+    assert open_site(place / "site.toml").ledger.entries() == []
+
+
+def test_a_run_on_all_rows_counts_on_every_window(cost: Cost, place: Path) -> None:
+    spend(place, "run-1", "w1")
+    found = {block["block"]: block for block in told(cost)["blocks"]}
+    assert found.keys() == {"all/train", "all/holdout", "w1/train", "w1/holdout"}
+    assert found["w1/train"]["then"] > found["all/train"]["then"] > 0
+    assert found["all/train"]["now"] == 0
+
+
+def test_open_plans_of_other_runs_end_with_what_they_used(cost: Cost, place: Path) -> None:
+    site = open_site(place / "site.toml")
+    site.ledger.authorise(plans(site, place, "run-1", "w1")[0])  # and never used
+    (train,) = [block for block in told(cost, "--window", "w1")["blocks"] if block["block"] == "w1/train"]
+    alone = told(cost, "--window", "w2")["blocks"][1]
+    assert train["now"] > 0
+    assert train["then"] == pytest.approx(alone["then"])
+
+
+def test_what_does_not_fit_is_told_with_the_most_that_would(cost: Cost, place: Path) -> None:
+    spend(place, "run-1", "w1")
+    change(place, "epsilon = 2.0", "epsilon = 5.0")
+    change(place, "evaluation_epsilon = 1.0", "evaluation_epsilon = 6.0")
+    refused = told(cost, "--window", "w1")
+    assert refused["fits"] is False
+    assert [block["fits"] for block in refused["blocks"]] == [False, False]
+    site = open_site(place / "site.toml")
+    with pytest.raises(BudgetError):
+        site.ledger.check(plans(site, place, "run-2", "w1")[0])
+    words = cost("--window", "w1")
+    assert "REFUSES" in words
+    for key, stated in (("privacy.epsilon", "5.0"), ("privacy.evaluation_epsilon", "6.0")):
+        most = refused["would_fit"][key]["epsilon"]
+        assert f"{key} = {float(stated):g} is too much; at most {most:g} fits" in words
+        change(
+            place, f"{key.removeprefix('privacy.')} = {stated}", f"{key.removeprefix('privacy.')} = {most}"
+        )
+    assert told(cost, "--window", "w1")["fits"] is True
+    spend(place, "run-2", "w1")
+    assert open_site(place / "site.toml").ledger.spent().epsilon == pytest.approx(4.0, rel=3e-3)
+
+
+def test_nothing_is_left(cost: Cost, place: Path) -> None:
+    change(place, "epsilon = 2.0", f"epsilon = {told_most(cost, place)}")
+    spend(place, "run-1", "w1")
+    change(place, "rounds = 4", "rounds = 400")
+    words = cost("--window", "w1")
+    assert "privacy.epsilon" in words
+    most = told(cost, "--window", "w1")["would_fit"]["privacy.epsilon"]
+    assert most["epsilon"] < 0.3
+
+
+def told_most(cost: Cost, place: Path) -> float:
+    """The ε that takes all of the cap."""
+    text = (place / "small.toml").read_text()
+    change(place, "epsilon = 2.0", "epsilon = 50.0")
+    most: float = told(cost, "--window", "w1")["would_fit"]["privacy.epsilon"]["epsilon"]
+    (place / "small.toml").write_text(text)
+    return most
+
+
+@pytest.mark.parametrize("sampling", [{}, {"sampling_rate": 0.1, "steps": 10}], ids=["every row", "sampled"])
+def test_the_room_is_all_of_it_and_no_more(tmp_path: Path, sampling: dict[str, Any]) -> None:
+    ledger = Ledger(tmp_path / "ledger.db", site="north", cap=Cap(epsilon=3.0, delta=1e-5), clock=lambda: "")
+    earlier = Plan(name="a", run="a", purpose="drift", blocks=("w/train",), noise_multiplier=4.0, uses=1)
+    ledger.authorise(earlier)
+    ledger.reserve("a/1", "a")
+    plan = Plan(
+        name="b", run="b", purpose="train", blocks=("w/train",), noise_multiplier=0.6, uses=3, **sampling
+    )
+    assert not block_costs(ledger, [plan])[0].fits
+    room = room_for(ledger, plan, delta=1e-5)
+    ledger.check(replace(plan, noise_multiplier=room.noise_multiplier))
+    with pytest.raises(BudgetError):
+        ledger.check(replace(plan, noise_multiplier=0.995 * room.noise_multiplier))
+    assert 0 < room.epsilon < 3.0
+    ledger.close()
+
+
+def test_no_room_is_said_so(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.db", site="north", cap=Cap(epsilon=3.0, delta=1e-5), clock=lambda: "")
+    faint = Plan(name="a", run="a", purpose="drift", blocks=("w/train",), noise_multiplier=1.53, uses=1)
+    ledger.authorise(faint)
+    ledger.reserve("a/1", "a")
+    ledger.close()
+    lower = Ledger(tmp_path / "ledger.db", site="north", cap=Cap(epsilon=2.0, delta=1e-5), clock=lambda: "")
+    plan = Plan(name="b", run="b", purpose="train", blocks=("w/train",), noise_multiplier=9.0, uses=1)
+    assert room_for(lower, plan, delta=1e-5).epsilon == 0
+    lower.close()
+
+
+def test_what_the_policy_would_refuse_is_said_beside_the_cost(cost: Cost, place: Path) -> None:
+    site = place / "site.toml"
+    site.write_text(f'{SITE}approved_experiments = ["{"0" * 64}"]\n')
+    found = told(cost)
+    assert "not among those approved" in found["policy"]
+    site.write_text(f'{SITE}approved_experiments = ["{found["digest"]}"]\n')
+    assert told(cost)["policy"] == ""
+    change(place, "[privacy]", "[privacy]\nprivate = false")
+    found = told(cost)
+    assert "differentially private runs only" in found["policy"]
+    assert found["fits"] is False
+    assert [block["then"] for block in found["blocks"]] == [None, None]
+    assert "NOT PRIVATE" in cost()
+
+
+def test_the_unit_can_be_the_person(cost: Cost, place: Path) -> None:
+    change(place, "[task]", '[task]\nperson = "patient"')
+    change(place, "[privacy]", '[privacy]\nunit = "person"\nrows_per_person = 3')
+    assert [block["block"] for block in told(cost, "--window", "w1")["blocks"]] == [
+        "all/holdout",
+        "all/train",
+    ]
+
+
+def test_a_file_without_ranges_has_no_cost_yet(cost: Cost, place: Path) -> None:
+    change(place, "low = 0\nhigh = 120\n", "")
+    assert "tidegate ranges" in cost(code=2)
