@@ -150,20 +150,19 @@ _Derivative = tuple[str, nn.Module, Tensor, Tensor]
 
 def _chain(module: Layers, inputs: Tensor, loss_of: Callable[[Tensor], Tensor]) -> Iterator[_Derivative]:
     """The derivatives of linear layers with ReLU between them, written out: faster for a small model."""
-    layers = list(module.layers)
+    layers = [(layer.get_parameter("weight"), layer.get_parameter("bias")) for layer in module.layers]
     given = [inputs]
     with torch.no_grad():
-        for layer in layers[:-1]:
-            given.append(torch.relu_(layer(given[-1])))
-        outputs = layers[-1](given[-1])
+        for weight, bias in layers[:-1]:
+            given.append(torch.addmm(bias, given[-1], weight.T).relu_())
+        outputs = torch.addmm(layers[-1][1], given[-1], layers[-1][0].T)
     outputs.requires_grad_()
     (gradient,) = torch.autograd.grad(_by_row(loss_of(outputs), inputs).sum(), outputs)
-    for number in reversed(range(len(layers))):
-        yield f"layers.{number}", layers[number], given[number], gradient
+    for number, layer in reversed(list(enumerate(module.layers))):
+        yield f"layers.{number}", layer, given[number], gradient
         if number:
             with torch.no_grad():
-                gradient = gradient @ layers[number].get_parameter("weight")
-                gradient = torch.ops.aten.threshold_backward(gradient, given[number], 0)
+                gradient = torch.ops.aten.threshold_backward(gradient @ layers[number][0], given[number], 0)
 
 
 def _by_row(losses: Tensor, inputs: Tensor) -> Tensor:
@@ -227,7 +226,7 @@ class _Product:
 
     def weighted_sums(self, factors: Tensor) -> tuple[Tensor, ...]:
         weighted = self.outputs * factors[:, None]
-        return (weighted.T @ self.inputs, *((weighted.sum(dim=0),) if self.bias else ()))
+        return (weighted.T @ self.inputs, *((factors @ self.outputs,) if self.bias else ()))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ sensitivity is that many times as large, and the noise with it. A FedProx term
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -75,19 +75,16 @@ def train_locally(
     take_sum = (
         clipped_sum if supports(module, torch.zeros(1, experiment.task.width)) else _clipped_sum_by_opacus
     )
-    parameters = dict(module.named_parameters())
     deviation = deviation_for(
         steps.noise_multiplier,
         privacy.rows_per_person * privacy.clipping_norm,
-        sum(parameter.numel() for parameter in parameters.values()),
+        sum(parameter.numel() for parameter in module.parameters()),
     )
-    start = [parameter.detach().clone() for parameter in parameters.values()]
+    start = [parameter.detach().clone() for parameter in module.parameters()]
     for inputs, labels in _poisson_batches(table, privacy.sampling_rate, strategy.local_steps):
         sums = _clip_and_sum(take_sum, module, inputs, labels, privacy.clipping_norm)
         add_noise([summed.numpy() for summed in sums.values()], deviation, noise)
-        for name, summed in sums.items():
-            parameters[name].grad = summed.div_(expected_rows)
-        _descend(module, start, strategy)
+        _descend(module, start, list(sums.values()), expected_rows, strategy)
     return ModelUpdate(arrays=arrays_of(module))
 
 
@@ -102,24 +99,23 @@ def train_without_privacy(
         drawn = rng.random(len(table.labels)) < experiment.privacy.sampling_rate
         inputs, labels = _tensors(table)
         expected = max(1.0, experiment.privacy.sampling_rate * len(table.labels))
-        loss = losses(module(inputs[drawn]), labels[drawn]).sum() / expected
-        loss.backward()  # type: ignore[no-untyped-call]
-        _descend(module, start, strategy)
+        loss = losses(module(inputs[drawn]), labels[drawn]).sum()
+        _descend(module, start, torch.autograd.grad(loss, list(module.parameters())), expected, strategy)
     return ModelUpdate(arrays=arrays_of(module))
 
 
-def _descend(module: nn.Module, start: list[Tensor], strategy: Strategy) -> None:
-    """One step along the gradients, which are used up; with FedProx, pulled to where the round began.
+def _descend(
+    module: nn.Module, start: list[Tensor], sums: Sequence[Tensor], rows: float, strategy: Strategy
+) -> None:
+    """One step along the sums of `rows` gradients; with FedProx, pulled to where the round began.
 
     Without torch.optim, whose first optimizer loads a compiler for a second.
     """
     with torch.no_grad():
-        for parameter, origin in zip(module.parameters(), start, strict=True):
-            assert parameter.grad is not None  # both callers have just set it  # noqa: S101
+        for parameter, origin, summed in zip(module.parameters(), start, sums, strict=True):
             if strategy.name == "fedprox":
-                parameter.grad += strategy.proximal_mu * (parameter - origin)
-            parameter.sub_(parameter.grad, alpha=strategy.learning_rate)
-            parameter.grad = None
+                summed.add_(parameter - origin, alpha=strategy.proximal_mu * rows)
+            parameter.sub_(summed, alpha=strategy.learning_rate / rows)
 
 
 def _poisson_batches(table: Table, rate: float, count: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -29,6 +29,7 @@ __all__ = ["measure"]
 
 _THREADS = 2
 _CLIPPING_NORM = 1.0
+_LEARNING_RATE = 1e-3
 _MEMORY_STEPS = 5
 
 Step = Callable[[], None]
@@ -170,7 +171,7 @@ def _batch(setting: _Setting) -> tuple[nn.Module, torch.optim.SGD, Tensor, Calla
     module = setting.build()
     inputs = torch.randn(setting.rows, *setting.shape)
     labels = torch.randint(0, setting.classes, (setting.rows,))
-    optimizer = torch.optim.SGD(module.parameters(), lr=1e-3)
+    optimizer = torch.optim.SGD(module.parameters(), lr=_LEARNING_RATE)
     return module, optimizer, inputs, partial(losses, labels=labels)
 
 
@@ -186,16 +187,14 @@ def _plain(setting: _Setting) -> Step:
 
 
 def _private(setting: _Setting) -> Step:
-    module, optimizer, inputs, loss_of = _batch(setting)
-    parameters = dict(module.named_parameters())
+    module, _, inputs, loss_of = _batch(setting)
 
     def step() -> None:
-        optimizer.zero_grad()
         sums = clipped_sum(module, inputs, loss_of, _CLIPPING_NORM)
         add_noise([summed.numpy() for summed in sums.values()], _CLIPPING_NORM, SystemNoise())
-        for name, summed in sums.items():
-            parameters[name].grad = summed.div_(setting.rows)
-        optimizer.step()
+        with torch.no_grad():
+            for parameter, summed in zip(module.parameters(), sums.values(), strict=True):
+                parameter.sub_(summed, alpha=_LEARNING_RATE / setting.rows)
 
     return step
 
