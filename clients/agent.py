@@ -1,12 +1,14 @@
-"""The site's agent: one lasting process that answers the server.
+"""The site's agent: one lasting, small process that answers the server.
 
-    connect  →  take a message  →  check whose code the server runs  →  the
-    ClientApp answers (charging the ledger)  →  send  →  take the next
+    connect  →  take a message, on disk before the server hears that it arrived
+             →  check whose code the server runs
+             →  the worker answers (charging the ledger)
+             →  send, until the server has it  →  take the next
 
 It runs the code that the site's administrator installed, never code from the
-bundle: a server whose bundle differs from it is refused, in one word. Finished
-work is in the ledger before it is sent, so a reply that was lost on the way is
-given again, byte for byte, when the server asks again.
+bundle: a server whose bundle differs from it is refused, in one word. Work that a
+crash interrupted is taken up again when the agent starts: what was answered is in
+the ledger and is given again, byte for byte.
 """
 
 from __future__ import annotations
@@ -18,39 +20,98 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-from flwr.app import Message
-
-from clients.flower import Bundle, FleetConnection, Work, error_reply
+from clients.flower import (
+    Bundle,
+    FleetConnection,
+    PackedReply,
+    ServerRefusedError,
+    Work,
+    error_reply,
+    pack,
+)
+from clients.health import Health
+from clients.spool import Spool, read_reply, read_work
+from clients.worker import TaskFailedError, Worker
 from contract.code import BUNDLED_PACKAGES, code_hash
-from contract.errors import RefusalCode
+from contract.errors import LedgerError, RefusalCode
 
-__all__ = ["installed_code_hash", "serve"]
+__all__ = ["Answer", "installed_code_hash", "serve", "worker_answers"]
 
 _log = logging.getLogger("tidegate.agent")
 
 _POLLS = ((1.5, 0.05), (5.0, 0.15), (20.0, 0.3))
 """Until so many seconds after a message, the pause between two looks: a round follows a round closely."""
 _IDLE_POLL = 0.5
-_SEND_TRIES = 5
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
+"""Between two tries to send a reply."""
+_REST = 600.0
+"""Seconds without a message after which the worker gives its memory back."""
+
+Answer = Callable[[Work], PackedReply]
+_Asked = TypeVar("_Asked")
 
 
-def serve(connection: FleetConnection, answer: Callable[[Work], Message], stop: threading.Event) -> None:
-    """Answer messages until `stop` is set.
+def serve(
+    connection: FleetConnection,
+    answer: Answer,
+    stop: threading.Event,
+    *,
+    spool: Spool | None = None,
+    health: Health | None = None,
+    rest: Callable[[], None] = lambda: None,
+) -> None:
+    """Answer messages until `stop` is set, first those that an earlier agent left behind.
 
     Polls every 50 ms just after a message, ever more slowly later, and twice a second when idle.
+
+    Args:
+        connection: to the server.
+        answer: makes the reply to a message.
+        stop: ends the agent once its message is answered.
+        spool: keeps what is not answered yet; without, a crash loses it.
+        health: is told how the agent stands.
+        rest: called after ten minutes without a message.
     """
-    last_message = -math.inf
+    agent = _Agent(connection, answer, stop, spool, health or Health(""))
+    agent.take_up_what_was_left()
+    last_message, rested = -math.inf, False
     while not stop.is_set():
-        work = _receive(connection, stop)
-        if work is None:
-            quiet = time.monotonic() - last_message
-            stop.wait(next((pause for until, pause in _POLLS if quiet < until), _IDLE_POLL))
+        work = agent.receive()
+        if work is not None:
+            agent.attend(work)
+            last_message, rested = time.monotonic(), False
             continue
-        last_message = began = time.monotonic()
-        reply = _answer(connection, work, answer)
-        _send(connection, reply, time.monotonic() - began, stop)
-        last_message = time.monotonic()
+        quiet = time.monotonic() - last_message
+        if _REST < quiet < math.inf and not rested:
+            rest()
+            rested = True
+        stop.wait(next((pause for until, pause in _POLLS if quiet < until), _IDLE_POLL))
+
+
+def worker_answers(worker: Worker, spool: Spool, stop: threading.Event, patience: float) -> Answer:
+    """Have the worker answer what lies in the spool.
+
+    Args:
+        worker: computes.
+        spool: where the messages are, and the replies come.
+        stop: when it is set, a task has `patience` seconds to end.
+        patience: as said.
+    """
+    ends: list[float] = []
+
+    def give_up() -> bool:
+        if stop.is_set() and not ends:
+            ends.append(time.monotonic() + patience)
+        return bool(ends) and time.monotonic() > ends[0]
+
+    def answer(work: Work) -> PackedReply:
+        path = spool.path(work)
+        worker.do(path, give_up)
+        return read_reply(path)
+
+    return answer
 
 
 @functools.cache
@@ -65,45 +126,106 @@ def installed_code_hash() -> str:
     return code_hash(files)
 
 
-def _receive(connection: FleetConnection, stop: threading.Event) -> Work | None:
-    try:
-        return connection.receive()
-    except Exception:
-        # Whatever a broken line or a server that is restarted raises, the agent outlives it.
-        _log.exception("a message could not be received; trying again")
-        stop.wait(_IDLE_POLL)
-        return None
+class _Agent:
+    """What is done with one message."""
 
+    def __init__(
+        self,
+        connection: FleetConnection,
+        answer: Answer,
+        stop: threading.Event,
+        spool: Spool | None,
+        health: Health,
+    ) -> None:
+        self._connection, self._answer, self._stop = connection, answer, stop
+        self._spool, self._health = spool, health
 
-def _answer(connection: FleetConnection, work: Work, answer: Callable[[Work], Message]) -> Message:
-    bundle = connection.bundle(work.message.metadata.run_id)
-    if not _same_code(bundle):
-        _log.error(
-            "refused run %s: its bundle %s holds other code than is installed here; "
-            "install the server's version",
-            work.message.metadata.run_id,
-            bundle.sha256[:12],
+    def take_up_what_was_left(self) -> None:
+        for path in [] if self._spool is None else self._spool.waiting():
+            try:
+                work = read_work(path)
+            except LedgerError as exc:
+                _log.error("%s", exc)
+                continue
+            _log.info("taking up message %s of run %s, left by an earlier agent", work.message_id, work.run)
+            self.attend(work)
+
+    def receive(self) -> Work | None:
+        """The next message; None if there is none or the line is broken, which is said."""
+        try:
+            work = self._connection.receive((lambda _: None) if self._spool is None else self._spool.keep)
+        except Exception as exc:
+            # Whatever a broken line, a server that is restarted or a full disk raises, the agent outlives it.
+            _log.exception("a message could not be received; trying again")
+            self._health.say("unreachable", f"a message could not be received ({exc}); trying again")
+            self._stop.wait(_IDLE_POLL)
+            return None
+        if work is None:
+            self._health.say("connected")
+        return work
+
+    def attend(self, work: Work) -> None:
+        """Answer a message and send the reply, or leave it in the spool for the next agent."""
+        began = time.monotonic()
+        self._health.say("answering", f"run {work.run}, message {work.message_id[:12]}")
+        try:
+            reply = self._reply(work)
+            seconds = time.monotonic() - began
+            self._health.say("sending", f"run {work.run}, message {work.message_id[:12]}")
+            self._insist("the reply could not be sent", lambda: self._connection.send(reply, seconds))
+        except ServerRefusedError as exc:
+            _log.error("the server does not take an answer to run %s any more (%s)", work.run, exc)
+        except InterruptedError:
+            _log.warning("stopped over a message of run %s; the next agent takes it up", work.run)
+            return
+        if self._spool is not None:
+            self._spool.done(work)
+        self._health.say("connected", answered=1)
+
+    def _reply(self, work: Work) -> PackedReply:
+        bundle = self._insist(
+            "the run's code could not be fetched", lambda: self._connection.bundle(work.run)
         )
-        return error_reply(work.message, RefusalCode.INPUT)
-    try:
-        return answer(work)
-    except Exception:
-        # A kind of message that the ClientApp does not know raises in Flower's own code.
-        _log.exception("failed %s", work.message.metadata.message_type)
-        return error_reply(work.message, RefusalCode.FAILED)
+        if not _same_code(bundle):
+            _log.error(
+                "refused run %s: its bundle %s holds other code than is installed here; "
+                "install the server's version",
+                work.run,
+                bundle.sha256[:12],
+            )
+            return pack(error_reply(work.message, RefusalCode.INPUT))
+        try:
+            return self._answer(work)
+        except InterruptedError:
+            raise
+        except TaskFailedError as exc:
+            _log.error("failed a message of run %s: %s", work.run, exc)
+        except Exception:
+            # Its text may hold a data value: it stays in the site's log.
+            _log.exception("failed a message of run %s", work.run)
+        return pack(error_reply(work.message, RefusalCode.FAILED))
+
+    def _insist(self, trouble: str, ask: Callable[[], _Asked]) -> _Asked:
+        """Ask the server until it answers.
+
+        Raises:
+            ServerRefusedError: its answer is no.
+            InterruptedError: the agent is to stop.
+        """
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return ask()
+            except ServerRefusedError:
+                raise
+            except Exception as exc:
+                # Whatever a broken line raises: only the server's own no is an answer.
+                _log.warning("%s (%s: %s); trying again in %.1f s", trouble, type(exc).__name__, exc, pause)
+                self._health.say("unreachable", f"{trouble} ({exc})")
+            if self._stop.wait(pause):
+                raise InterruptedError(trouble)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def _same_code(bundle: Bundle) -> bool:
     return code_hash(bundle.files) == installed_code_hash()
-
-
-def _send(connection: FleetConnection, reply: Message, seconds: float, stop: threading.Event) -> None:
-    for attempt in range(1, _SEND_TRIES + 1):
-        try:
-            connection.send(reply, seconds)
-        except Exception:
-            _log.exception("the reply could not be sent (try %d of %d)", attempt, _SEND_TRIES)
-            stop.wait(_IDLE_POLL * attempt)
-        else:
-            return
-    _log.error("the reply stays in the ledger; the server gets it when it asks for the round again")

@@ -13,6 +13,7 @@ objects must all be pushed, or the reply counts as lost.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import socket
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
@@ -30,7 +31,17 @@ from flwr.app import Context, Error, Message, RecordDict
 
 from contract.errors import AddressError, SiteConfigError
 
-__all__ = ["Bundle", "FleetConnection", "Work", "connect", "error_reply", "wait_for_server"]
+__all__ = [
+    "Bundle",
+    "FleetConnection",
+    "PackedReply",
+    "ServerRefusedError",
+    "Work",
+    "connect",
+    "error_reply",
+    "pack",
+    "wait_for_server",
+]
 
 _PULL_BACKOFF, _PULL_BACKOFF_CAP = 0.02, 0.25
 _ERROR_CODE = 0  # Flower's code for an error without a meaning of its own
@@ -48,10 +59,63 @@ class Bundle:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """One message to answer, with the context that Flower gives with it."""
+    """One message to answer, with the context that Flower gives with it.
 
-    message: Message
-    context: Context
+    Attributes:
+        run: the run's number.
+        message_id: Flower's id of the message.
+        contents: the message's objects by their id, as they came.
+        node_id: the site's node.
+        node_config, run_config: what the ClientApp finds in its context.
+    """
+
+    run: int
+    message_id: str
+    contents: Mapping[str, bytes]
+    node_id: int
+    node_config: RunConfig
+    run_config: RunConfig
+
+    @functools.cached_property
+    def message(self) -> Message:
+        """The message, whole."""
+        from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+
+        message: Any = inflate_object_from_contents(self.message_id, dict(self.contents))
+        message.metadata.__dict__["_message_id"] = self.message_id
+        return cast(Message, message)
+
+    @property
+    def context(self) -> Context:
+        """What goes with the message."""
+        return Context(
+            run_id=self.run,
+            node_id=self.node_id,
+            node_config=self.node_config,
+            state=RecordDict(),
+            run_config=self.run_config,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedReply:
+    """A reply as it travels: what Flower asks for one after the other.
+
+    Attributes:
+        run: the run's number.
+        envelope: Flower's message without its content, serialised.
+        tree: which object holds which, serialised.
+        objects: the reply's objects by their id.
+    """
+
+    run: int
+    envelope: bytes
+    tree: bytes
+    objects: Mapping[str, bytes]
+
+
+class ServerRefusedError(Exception):
+    """The server does not take what it was sent, and never will."""
 
 
 class FleetConnection:
@@ -66,12 +130,16 @@ class FleetConnection:
         (self.node_id, self._receive, self._send, self._get_run, self._get_fab) = callbacks[:5]
         (self._pull_object, self._push_object, self._confirm) = callbacks[5:]
         self._node_config = node_config
-        self._contexts: dict[int, tuple[Context, Bundle]] = {}
+        self._runs: dict[int, tuple[RunConfig, Bundle]] = {}
 
-    def receive(self) -> Work | None:
-        """The next message for this site, whole; None when there is none."""
+    def receive(self, keep: Callable[[Work], None] = lambda _: None) -> Work | None:
+        """The next message for this site, whole; None when there is none.
+
+        Args:
+            keep: is given the work before the server is told that it arrived, and forgets it.
+        """
         from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
-        from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, pull_objects
+        from flwr.supercore.inflatable.inflatable_utils import pull_objects
 
         received = self._receive()
         if received is None:
@@ -84,47 +152,85 @@ class FleetConnection:
             initial_backoff=_PULL_BACKOFF,
             backoff_cap=_PULL_BACKOFF_CAP,
         )
-        message: Any = inflate_object_from_contents(message_id, contents)
-        message.metadata.__dict__["_message_id"] = message_id
-        context = self._context(run)[0]  # first: what is confirmed and fails here would never be answered
+        work = Work(
+            run=run,
+            message_id=message_id,
+            contents=contents,
+            node_id=self.node_id,
+            node_config=self._node_config,
+            run_config=self._run(run)[0],  # first: what is confirmed and fails here would never be answered
+        )
+        keep(work)
         self._confirm(run, message_id)
-        return Work(message=message, context=context)
+        return work
 
     def bundle(self, run: int) -> Bundle:
-        """The app bundle of a run that a message came from."""
-        return self._context(run)[1]
+        """The app bundle of a run that a message came from.
 
-    def send(self, reply: Message, seconds: float) -> None:
-        """Send a reply with all its objects."""
-        from flwr.supercore.inflatable.inflatable_object import (
-            get_all_nested_objects,
-            get_object_tree,
-            no_object_id_recompute,
-        )
+        Raises:
+            ServerRefusedError: the server knows no such run.
+        """
+        with _refusals():
+            return self._run(run)[1]
 
-        with no_object_id_recompute():
-            reply.metadata.__dict__["_message_id"] = reply.object_id
-            objects = get_all_nested_objects(reply)
-            wanted, session = self._send(reply, get_object_tree(reply), seconds)
-            for object_id, item in objects.items():
+    def send(self, reply: PackedReply, seconds: float) -> None:
+        """Send a reply with all its objects.
+
+        Raises:
+            ServerRefusedError: the run is over, or the server has forgotten the message.
+        """
+        from flwr.common.serde import message_from_proto
+        from flwr.proto.message_pb2 import Message as EnvelopeProto
+        from flwr.proto.message_pb2 import ObjectTree
+
+        envelope = message_from_proto(EnvelopeProto.FromString(reply.envelope))
+        with _refusals():
+            wanted, session = self._send(envelope, ObjectTree.FromString(reply.tree), seconds)
+            for object_id, content in reply.objects.items():
                 if object_id in wanted:
-                    self._push_object(reply.metadata.run_id, session, object_id, item.deflate())
+                    self._push_object(reply.run, session, object_id, content)
 
-    def _context(self, run_id: int) -> tuple[Context, Bundle]:
+    def _run(self, run_id: int) -> tuple[RunConfig, Bundle]:
         from flwr.common.config import get_fused_config_from_fab
 
-        if run_id not in self._contexts:
+        if run_id not in self._runs:
             run = self._get_run(run_id)
             fab = self._get_fab(run.fab_hash, run_id)
-            context = Context(
-                run_id=run_id,
-                node_id=self.node_id,
-                node_config=self._node_config,
-                state=RecordDict(),
-                run_config=get_fused_config_from_fab(fab.content, run),
-            )
-            self._contexts = {run_id: (context, _unpacked(fab.content))}
-        return self._contexts[run_id]
+            self._runs = {run_id: (get_fused_config_from_fab(fab.content, run), _unpacked(fab.content))}
+        return self._runs[run_id]
+
+
+def pack(reply: Message) -> PackedReply:
+    """Take a reply apart for `FleetConnection.send`."""
+    from flwr.app.message import remove_content_from_message
+    from flwr.common.serde import message_to_proto
+    from flwr.supercore.inflatable.inflatable_object import (
+        get_all_nested_objects,
+        get_object_tree,
+        no_object_id_recompute,
+    )
+
+    with no_object_id_recompute():
+        reply.metadata.__dict__["_message_id"] = reply.object_id
+        envelope = remove_content_from_message(reply) if reply.has_content() else reply
+        return PackedReply(
+            run=reply.metadata.run_id,
+            envelope=message_to_proto(envelope).SerializeToString(),
+            tree=get_object_tree(reply).SerializeToString(),
+            objects={name: item.deflate() for name, item in get_all_nested_objects(reply).items()},
+        )
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    import httpx
+
+    try:
+        yield
+    except httpx.HTTPStatusError as exc:
+        if exc.response.is_client_error:
+            raise ServerRefusedError(f"{exc.response.status_code}: {exc.response.text[:300]}") from exc
+        raise
 
 
 @contextmanager

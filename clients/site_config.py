@@ -21,7 +21,16 @@ from contract.experiment_file import parse_toml
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
-__all__ = ["DataSource", "Policy", "SiteConfig", "Storage", "database_url", "holdout_key", "read_site_config"]
+__all__ = [
+    "Agent",
+    "DataSource",
+    "Policy",
+    "SiteConfig",
+    "Storage",
+    "database_url",
+    "holdout_key",
+    "read_site_config",
+]
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -93,6 +102,20 @@ class Policy(_Frozen):
     approved_experiments: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
 
 
+class Agent(_Frozen):
+    """How the site's agent works.
+
+    Attributes:
+        memory_mb: the most data that a task may hold in memory; None sets no limit.
+        task_seconds: after which a task is ended.
+        stop_seconds: how long a task may go on once the agent is told to stop.
+    """
+
+    memory_mb: Annotated[int, Field(ge=256)] | None = None
+    task_seconds: Annotated[float, Field(gt=0)] = 3600.0
+    stop_seconds: Annotated[float, Field(ge=0)] = 60.0
+
+
 class Storage(_Frozen):
     """Where the site keeps its ledger, its reports and its logs, relative to `site.toml`."""
 
@@ -114,6 +137,11 @@ class Storage(_Frozen):
         return self.folder / "reports"
 
     @property
+    def spool(self) -> Path:
+        """The folder of messages that are not answered yet."""
+        return self.folder / "spool"
+
+    @property
     def logs(self) -> Path:
         """The folder of the site's own logs."""
         return self.folder / "logs"
@@ -133,6 +161,7 @@ class SiteConfig(_Frozen):
     data: DataSource
     policy: Policy = Policy()
     storage: Storage = Storage()
+    agent: Agent = Agent()
 
 
 def read_site_config(path: Path) -> SiteConfig:

@@ -12,11 +12,8 @@ from experiments.cli.site_cost import cost
 from experiments.cli.site_ledger import Json, Key, SiteFile, check, ledger
 
 if TYPE_CHECKING:
-    from flwr.app import Message
     from rich.table import Table
     from rich.text import Text
-
-    from clients.flower import Work
 
 __all__ = ["app"]
 
@@ -71,36 +68,76 @@ def up(
     root_certificates: Annotated[Path, typer.Option(help="The server's certificate authority (PEM).")],
     key: Key = None,
     wait: Annotated[float, typer.Option(help="Seconds to wait for the server.")] = 30.0,
+    warm: Annotated[
+        bool, typer.Option(help="Load the libraries of training at once, not with the first task.")
+    ] = False,
+    health_port: Annotated[
+        int | None, typer.Option(help="Answer GET /health on this port of 127.0.0.1; 0 takes a free one.")
+    ] = None,
 ) -> None:
     """Run the site's agent until it is stopped."""
     import logging
     import signal
     import threading
 
-    from clients.agent import serve
-    from clients.app import warm_up
+    from clients.agent import serve, worker_answers
     from clients.flower import connect, wait_for_server
-    from clients.site import open_site
+    from clients.health import Health, serve_health
+    from clients.site import close_site, open_site
+    from clients.spool import Spool
+    from clients.worker import Limits, Worker
 
-    site = open_site(file)
-    site.ledger.verify()
-    _log_to(site.config.storage.logs / "agent.log")
+    config = open_site(file).config
+    open_site(file).ledger.verify()
+    close_site(file)  # the worker opens it
+    _log_to(config.storage.logs / "agent.log")
     log = logging.getLogger("tidegate.agent")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    wait_for_server(superlink, wait, say=log.info)
-    node_config = {"site": str(file.resolve())}
+    spool, health = Spool(config.storage.spool), Health(config.name)
+    limits = Limits(memory_mb=config.agent.memory_mb, seconds=config.agent.task_seconds)
+    worker = Worker(lambda descriptor: _worker_command(file, descriptor), limits)
+    try:
+        with serve_health(health, health_port) as port:
+            if port is not None:
+                log.info("health of site '%s': http://127.0.0.1:%d/health", config.name, port)
+            if warm:
+                worker.start()
+            wait_for_server(superlink, wait, say=log.info)
+            with connect(
+                superlink,
+                root_certificates=root_certificates,
+                private_key=key or file.parent / "keys" / "node.key",
+                node_config={"site": str(file.resolve())},
+            ) as connection:
+                log.info(
+                    "site '%s' is connected to %s as node %s", config.name, superlink, connection.node_id
+                )
+                answer = worker_answers(worker, spool, stop, config.agent.stop_seconds)
+                serve(connection, answer, stop, spool=spool, health=health, rest=worker.stop)
+            health.say("stopped")
+    finally:
+        worker.stop()
+    log.info("site '%s' has stopped", config.name)
+
+
+@app.command(hidden=True)
+def work(file: SiteFile, descriptor: int) -> None:
+    """The worker process of `tidegate site up`."""
+    import signal
+
+    from clients.app import app as client_app
+    from clients.app import warm_up
+    from clients.site_config import read_site_config
+    from clients.worker import Limits, answer_tasks
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    config = read_site_config(file)
+    _log_to(config.storage.logs / "agent.log")
     warm_up()
-    with connect(
-        superlink,
-        root_certificates=root_certificates,
-        private_key=key or file.parent / "keys" / "node.key",
-        node_config=node_config,
-    ) as connection:
-        log.info("site '%s' is connected to %s as node %s", site.config.name, superlink, connection.node_id)
-        serve(connection, _answer, stop)
-    log.info("site '%s' has stopped", site.config.name)
+    limits = Limits(memory_mb=config.agent.memory_mb, seconds=config.agent.task_seconds)
+    answer_tasks(descriptor, client_app, limits, lock=config.storage.folder / "worker.lock")
 
 
 @app.command()
@@ -184,10 +221,10 @@ def drift(file: SiteFile) -> None:
     print_table(("experiment", "window", "report"), ((path.parent.name, path.stem, path) for path in found))
 
 
-def _answer(work: Work) -> Message:
-    from clients.app import app as client_app
+def _worker_command(file: Path, descriptor: int) -> list[str]:
+    import sys
 
-    return client_app(work.message, work.context)
+    return [sys.executable, "-m", "experiments.cli.main", "site", "work", str(file), str(descriptor)]
 
 
 def _facts(rows: Iterable[tuple[str, str | Text]]) -> Table:

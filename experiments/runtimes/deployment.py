@@ -127,7 +127,7 @@ class Federation:
         command = [
             *(sys.executable, "-m", "experiments.cli.main", "site", "up", str(site_file)),
             *("--superlink", self.address, "--root-certificates", str(self.files.authority)),
-            *("--key", str(private)),
+            *("--key", str(private), "--warm"),
         ]
         environment = {
             **quiet_environment(),

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Message, RecordDict
 
 from clients.agent import installed_code_hash, serve
 from clients.app import app
-from clients.flower import Bundle, Work
+from clients.flower import Bundle, PackedReply, ServerRefusedError, Work, pack
+from clients.health import Health, serve_health
+from clients.spool import Spool
 from contract.code import BUNDLED_PACKAGES, code_hash
-from contract.errors import RefusalCode
+from contract.errors import LedgerError, RefusalCode
 from server.flower import assume_identity
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,31 +43,50 @@ class Line:
     def __init__(self, *events: Any, files: dict[str, bytes] = INSTALLED, cuts: int = 0) -> None:
         self.stop = threading.Event()
         self.sent: list[Message] = []
+        self.confirmed: list[str] = []
         self.seconds: list[float] = []
         self.tries = 0
+        self.refuses = False
         self._events = list(events)
         self._files = files
         self._cuts = cuts
 
-    def receive(self) -> Work | None:
+    def receive(self, keep: Callable[[Work], None] = lambda _: None) -> Work | None:
         if not self._events:
             self.stop.set()
             return None
         event = self._events.pop(0)
         if isinstance(event, Exception):
             raise event
+        if event is not None:
+            keep(event)
+            self.confirmed.append(event.message_id)
         return event
 
     def bundle(self, run: int) -> Bundle:
         assert run == 5
         return Bundle(files=self._files, sha256="ab" * 32)
 
-    def send(self, reply: Message, seconds: float) -> None:
+    def send(self, reply: PackedReply, seconds: float) -> None:
         self.tries += 1
         if self.tries <= self._cuts:
             raise ConnectionError("cut")
-        self.sent.append(reply)
+        if self.refuses:
+            raise ServerRefusedError("404: no such run")
+        self.sent.append(unpacked(reply))
         self.seconds.append(seconds)
+
+
+def unpacked(reply: PackedReply) -> Message:
+    from flwr.common.serde import message_from_proto
+    from flwr.proto.message_pb2 import Message as EnvelopeProto
+    from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+
+    envelope = message_from_proto(EnvelopeProto.FromString(reply.envelope))
+    if envelope.has_error():
+        return envelope
+    whole: Any = inflate_object_from_contents(envelope.metadata.message_id, dict(reply.objects))
+    return whole  # type: ignore[no-any-return]
 
 
 class Answering:
@@ -71,9 +95,9 @@ class Answering:
     def __init__(self) -> None:
         self.asked: list[Work] = []
 
-    def __call__(self, work: Work) -> Message:
+    def __call__(self, work: Work) -> PackedReply:
         self.asked.append(work)
-        return Message(RecordDict(), reply_to=work.message)
+        return pack(Message(RecordDict(), reply_to=work.message))
 
 
 @pytest.fixture(autouse=True)
@@ -81,16 +105,27 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     assume_identity(5)
     monkeypatch.setattr("clients.agent._IDLE_POLL", 0.001)
     monkeypatch.setattr("clients.agent._POLLS", ())
+    monkeypatch.setattr("clients.agent._FIRST_PAUSE", 0.001)
 
 
 def work(kind: str = "evaluate") -> Work:
-    context = Context(run_id=5, node_id=1, node_config={}, state=RecordDict(), run_config={})
-    return Work(message=Message(content=RecordDict(), dst_node_id=1, message_type=kind), context=context)
+    from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+
+    message = Message(content=RecordDict(), dst_node_id=1, message_type=kind)
+    contents = {name: item.deflate() for name, item in get_all_nested_objects(message).items()}
+    return Work(
+        run=5, message_id=message.object_id, contents=contents, node_id=1, node_config={}, run_config={}
+    )
 
 
-def run(line: Line, answer: Callable[[Work], Message]) -> None:
+def run(
+    line: Line,
+    answer: Callable[[Work], PackedReply],
+    spool: Spool | None = None,
+    health: Health | None = None,
+) -> None:
     connection: Any = line
-    serve(connection, answer, line.stop)
+    serve(connection, answer, line.stop, spool=spool, health=health)
 
 
 def test_a_server_with_the_installed_code_is_answered() -> None:
@@ -141,15 +176,105 @@ def test_a_reply_that_cannot_be_sent_is_sent_again_and_computed_once() -> None:
     assert (line.tries, len(line.sent), len(answering.asked)) == (3, 1, 1)
 
 
-def test_a_reply_that_can_never_be_sent_is_left_to_the_ledger(caplog: pytest.LogCaptureFixture) -> None:
-    line, answering = Line(work(), work(), cuts=1000), Answering()
-    run(line, answering)
-    assert (line.tries, len(line.sent), len(answering.asked)) == (2 * 5, 0, 2)
-    assert caplog.text.count("the reply stays in the ledger") == 2
+def test_a_reply_that_the_server_refuses_is_dropped_and_the_agent_goes_on(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    line, answering, spool = Line(work(), work()), Answering(), Spool(tmp_path)
+    line.refuses = True
+    run(line, answering, spool)
+    assert (line.tries, len(line.sent), len(answering.asked)) == (2, 0, 2)
+    assert caplog.text.count("does not take an answer to run 5 any more (404") == 2
+    assert spool.waiting() == []
+
+
+def test_a_message_is_on_disk_before_the_server_hears_that_it_arrived(tmp_path: Path) -> None:
+    line, seen = Line(work()), []
+    spool = Spool(tmp_path)
+    line.confirmed = Confirmed(lambda: seen.append(len(spool.waiting())))
+    run(line, Answering(), spool)
+    assert seen == [1]
+    assert spool.waiting() == []
+
+
+class Confirmed(list[str]):
+    """Looks when the server is told that a message arrived."""
+
+    def __init__(self, look: Callable[[], None]) -> None:
+        super().__init__()
+        self._look = look
+
+    def append(self, message_id: str) -> None:
+        self._look()
+        super().append(message_id)
+
+
+def test_what_a_stopped_agent_left_is_sent_by_the_next(tmp_path: Path) -> None:
+    """The line is cut; the agent is stopped while it tries; another starts on the same folder."""
+    first, answering = Line(work(), cuts=1000), Answering()
+    threading.Timer(0.3, first.stop.set).start()
+    run(first, answering, Spool(tmp_path))
+    assert first.sent == []
+    assert len(Spool(tmp_path).waiting()) == 1
+    second = Line()
+    run(second, answering, Spool(tmp_path))
+    assert [message.metadata.reply_to_message_id for message in second.sent] == [
+        answering.asked[0].message_id
+    ]
+    assert answering.asked[1].message.content == answering.asked[0].message.content
+    assert Spool(tmp_path).waiting() == []
+
+
+def test_a_damaged_message_is_said_and_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "5-abc.message").write_bytes(b"no zip")
+    line, answering = Line(work()), Answering()
+    run(line, answering, Spool(tmp_path))
+    assert len(line.sent) == 1
+    assert "5-abc.message" in caplog.text
+    assert "Remove the file" in caplog.text
+
+
+def test_a_full_disk_leaves_the_message_with_the_server(tmp_path: Path) -> None:
+    class Full(Spool):
+        def keep(self, work: Work) -> None:
+            raise LedgerError("no space")
+
+    line, answering, health = Line(work(), None), Answering(), Health("north")
+    run(line, answering, Full(tmp_path), health)
+    assert (answering.asked, line.confirmed) == ([], [])
+
+
+def test_the_health_says_what_the_agent_does(tmp_path: Path) -> None:
+    states = []
+
+    class Watched(Health):
+        def say(self, state: Any, note: str = "", *, answered: int = 0) -> None:
+            super().say(state, note, answered=answered)
+            states.append((self.standing.state, self.standing.well, self.standing.answered))
+
+    run(Line(None, work(), ConnectionError("cut")), Answering(), Spool(tmp_path), Watched("north"))
+    assert states == [
+        ("connected", True, 0),
+        ("answering", True, 0),
+        ("sending", True, 0),
+        ("connected", True, 1),
+        ("unreachable", False, 1),
+        ("connected", True, 1),
+    ]
+
+
+def test_health_is_served_on_the_loopback_address() -> None:
+    health = Health("north")
+    with serve_health(health, 0) as port:
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health")
+        health.say("connected")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
+            said = json.loads(answer.read())
+    assert (said["site"], said["state"], said["well"]) == ("north", "connected", True)
 
 
 def test_an_answer_that_raises_is_one_word_and_the_agent_goes_on() -> None:
-    def raising(_: Work) -> Message:
+    def raising(_: Work) -> PackedReply:
         raise ValueError("age = 7300131072")
 
     line = Line(work(), work())
@@ -159,7 +284,7 @@ def test_an_answer_that_raises_is_one_word_and_the_agent_goes_on() -> None:
 
 def test_a_message_that_no_site_understands_is_refused_and_the_agent_goes_on() -> None:
     line = Line(work("query.rows"), work("query.rows"))
-    run(line, lambda asked: app(asked.message, asked.context))
+    run(line, lambda asked: pack(app(asked.message, asked.context)))
     assert [message.error.reason for message in line.sent] == [RefusalCode.FAILED] * 2
 
 
