@@ -62,7 +62,7 @@ def serve(
     health: Health | None = None,
     rest: Callable[[], None] = lambda: None,
 ) -> None:
-    """Answer messages until `stop` is set, first those that an earlier agent left behind.
+    """Answer messages until `stop` is set or the server forgets this site; first those that were left behind.
 
     Polls every 50 ms just after a message, ever more slowly later, and twice a second when idle.
 
@@ -78,7 +78,11 @@ def serve(
     agent.take_up_what_was_left()
     last_message, rested = -math.inf, False
     while not stop.is_set():
-        work = agent.receive()
+        try:
+            work = agent.receive()
+        except ServerRefusedError as exc:
+            _log.error("the server does not know this site any more (%s)", exc)
+            return
         if work is not None:
             agent.attend(work)
             last_message, rested = time.monotonic(), False
@@ -154,6 +158,8 @@ class _Agent:
         """The next message; None if there is none or the line is broken, which is said."""
         try:
             work = self._connection.receive((lambda _: None) if self._spool is None else self._spool.keep)
+        except ServerRefusedError:
+            raise
         except Exception as exc:
             # Whatever a broken line, a server that is restarted or a full disk raises, the agent outlives it.
             _log.exception("a message could not be received; trying again")

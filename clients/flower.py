@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
@@ -137,7 +137,14 @@ class FleetConnection:
 
         Args:
             keep: is given the work before the server is told that it arrived, and forgets it.
+
+        Raises:
+            ServerRefusedError: the server does not know this site any more; connect anew.
         """
+        with _refusals():
+            return self._received(keep)
+
+    def _received(self, keep: Callable[[Work], None]) -> Work | None:
         from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
         from flwr.supercore.inflatable.inflatable_utils import pull_objects
 
@@ -241,9 +248,12 @@ def connect(
 
     Raises:
         SiteConfigError: the certificate or the key cannot be read.
+        AddressError: the server does not let this site in.
     """
-    from flwr.supernode.fleet_http_connection import http_request_response
+    from flwr.supernode import fleet_http_connection
 
+    module: Any = fleet_http_connection
+    module.flwr_exit = _refused_at_the_door
     keys = _keys(private_key)
     try:
         certificates = root_certificates.read_bytes()
@@ -253,10 +263,27 @@ def connect(
             where=str(root_certificates),
             remedy="Ask the federation's operator for it and name it with --root-certificates",
         ) from exc
-    with http_request_response(
-        superlink, False, certificates, keys, max_retries=3, max_wait_time=30
-    ) as callbacks:
-        yield FleetConnection(callbacks, node_config)
+    try:
+        with fleet_http_connection.http_request_response(
+            superlink, False, certificates, keys, max_retries=3, max_wait_time=30
+        ) as callbacks:
+            yield FleetConnection(callbacks, node_config)
+    except _RefusedAtTheDoorError as exc:
+        raise AddressError(
+            f"the server does not let this site in ({exc})",
+            where=superlink,
+            remedy="Give the site's keys/node.pub to the operator, for `tidegate server admit`; "
+            "and check that --root-certificates is this server's authority",
+        ) from exc
+
+
+class _RefusedAtTheDoorError(Exception):
+    """Flower would have ended the process."""
+
+
+def _refused_at_the_door(_code: int, message: str = "", **_: object) -> NoReturn:
+    words = [line for line in message.splitlines() if line and not line.startswith("Failed to initialize")]
+    raise _RefusedAtTheDoorError("; ".join(words) or "it says no more")
 
 
 def wait_for_server(superlink: str, seconds: float, say: Callable[[str], None] = lambda _: None) -> None:

@@ -10,7 +10,8 @@ canary's gradient is longer than the clipping norm.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from contract.releases import Spent
 if TYPE_CHECKING:
     from clients.ledger import Ledger
 
-__all__ = ["Rows", "View", "audited", "observe"]
+__all__ = ["Rows", "View", "audited", "lay_out", "observe", "temporary_folder", "train"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -36,7 +37,8 @@ _STILL = 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Rows as they lie at a site: `values` of shape (rows, features), labels 0 or 1, and whose they are."""
+    """Rows as they lie at a site: `values` of shape (rows, features), labels as the place of
+    their class, and whose they are."""
 
     values: Floats
     labels: npt.NDArray[np.int64]
@@ -84,23 +86,10 @@ def observe(experiment: Experiment, sites: Sequence[Rows], folder: Path, run: st
     Raises:
         AuditError: a site refused to take part.
     """
-    from flwr.app import Message
-
-    from clients.app import app
     from clients.site import close_site, open_site
-    from experiments.runtimes.inline import InlineGrid
-    from server.flower import assume_identity
 
-    paths = [_laid_out(rows, folder / f"site-{number}", experiment) for number, rows in enumerate(sites)]
-    grid = InlineGrid(app, paths, {"experiment": experiment.model_dump_json()})
-    assume_identity(grid.run_id)
-    rounds = experiment.strategy.rounds
-    replies: list[list[Reply]] = []
-    still = _model(experiment)
-    for number in range(1, rounds + 1):
-        content = Instruction(run=run, step=number, rounds=rounds).to_records(still)
-        messages = [Message(content, dst_node_id=node, message_type="train") for node in grid.get_node_ids()]
-        replies.append([_reply(message) for message in grid.send_and_receive(messages)])
+    paths = [lay_out(rows, folder / f"site-{number}", experiment) for number, rows in enumerate(sites)]
+    replies = train(experiment, paths, _model(experiment), run)
     views = []
     for path, answers in zip(paths, zip(*replies, strict=True), strict=True):
         noise_multiplier = _stated_noise(open_site(path).ledger)
@@ -118,18 +107,53 @@ def observe(experiment: Experiment, sites: Sequence[Rows], folder: Path, run: st
     return views
 
 
-def _laid_out(rows: Rows, folder: Path, experiment: Experiment) -> Path:
+def train(
+    experiment: Experiment, paths: Sequence[Path], arrays: Mapping[str, npt.NDArray[np.float32]], run: str
+) -> list[list[Reply]]:
+    """What laid-out sites answer, by round and site, when every round they are to train the same model.
+
+    Raises:
+        AuditError: a site refused to take part.
+    """
+    from flwr.app import Message
+
+    from clients.app import app
+    from experiments.runtimes.inline import InlineGrid
+    from server.flower import assume_identity
+
+    grid = InlineGrid(app, paths, {"experiment": experiment.model_dump_json()})
+    assume_identity(grid.run_id)
+    rounds = experiment.strategy.rounds
+    replies: list[list[Reply]] = []
+    for number in range(1, rounds + 1):
+        content = Instruction(run=run, step=number, rounds=rounds).to_records(arrays)
+        messages = [Message(content, dst_node_id=node, message_type="train") for node in grid.get_node_ids()]
+        replies.append([_reply(message) for message in grid.send_and_receive(messages)])
+    return replies
+
+
+def temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    """In memory where the system has that: the sites' ledgers wait for the disk at every step."""
+    memory = Path("/dev/shm")  # noqa: S108 - a fresh folder in it, of this user alone
+    return tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None)
+
+
+def lay_out(rows: Rows, folder: Path, experiment: Experiment) -> Path:
+    """A site in the new folder `folder` that trains on these rows; the path of its site.toml."""
     path = folder / "site.toml"
     folder.mkdir(parents=True)
-    names = [feature.name for feature in experiment.task.features]
-    lines = [",".join([*names, "label", "person", "side"])]
+    task = experiment.task
+    names = [feature.name for feature in task.features]
+    lines = [",".join([*names, task.label.column, "person", "side"])]
     for values, label, person in zip(rows.values, rows.labels, rows.person, strict=True):
-        lines.append(",".join([*(f"{value:g}" for value in values), str(label), str(person), "train"]))
+        named = task.label.classes[label]
+        lines.append(",".join([*(f"{value:g}" for value in values), named, str(person), "train"]))
     (folder / "rows.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     path.write_text(
         f'name = "{folder.name}"\nstated_rows = {max(1, len(rows.labels))}\n'
         '[data]\nkind = "csv"\npath = "rows.csv"\nholdout_column = "side"\n'
-        f"[policy]\nepsilon_cap = 1e9\ndelta_cap = {experiment.privacy.delta!r}\n",
+        f"[policy]\nepsilon_cap = 1e9\ndelta_cap = {experiment.privacy.delta!r}\n"
+        f"require_private = {str(experiment.privacy.private).lower()}\n",
         encoding="utf-8",
     )
     return path
@@ -150,8 +174,8 @@ def _stated_noise(ledger: Ledger) -> float:
 def _reply(message: Any) -> Reply:
     if message.has_error():
         raise AuditError(
-            f"a site of the audit answered '{message.error.reason}'",
-            remedy="Read the site's own line above; the audit changes nothing at your sites",
+            f"a laid-out site answered '{message.error.reason}'",
+            remedy="Read the site's own line above; nothing is changed at your own sites",
         )
     return Reply.from_records(message.content)
 

@@ -13,7 +13,6 @@ attacker came who knew everything but the canary.
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ import numpy.typing as npt
 from contract.experiment import Experiment
 from experiments.audit.attack import CANARIES, Attack, canary_rows, outside
 from experiments.audit.bounds import epsilon_lower_bound, share_at_most, spread_by_chance
-from experiments.audit.observation import View, audited, observe
+from experiments.audit.observation import View, audited, observe, temporary_folder
 
 __all__ = ["Finding", "audit", "configured", "outlier", "sampler", "two_sites"]
 
@@ -168,7 +167,7 @@ def _canaries(
     nobody = canary_rows(np.zeros(CANARIES, dtype=np.bool_), rows_each)
     said = np.empty((runs, CANARIES), dtype=np.bool_)
     stated, threshold = 0.0, math.nan
-    with _folder() as folder:
+    with temporary_folder() as folder:
         for number, present in enumerate(coins):
             sites = [canary_rows(present, rows_each), *([nobody] if beside else [])]
             views = observe(plan, sites, Path(folder) / str(number), f"run-{number}")
@@ -207,7 +206,7 @@ def outlier(experiment: Experiment, rng: np.random.Generator, *, runs: int) -> F
     )
     rows = int(rng.integers(2**32))
     seen: dict[bool, Floats] = {}
-    with _folder() as folder:
+    with temporary_folder() as folder:
         for there in (False, True):
             site = outside(np.random.default_rng(rows), there=there)
             folders = [Path(folder) / f"{there}-{number}" for number in range(runs)]
@@ -230,9 +229,3 @@ def outlier(experiment: Experiment, rng: np.random.Generator, *, runs: int) -> F
         trials=trials,
         seconds=time.perf_counter() - began,
     )
-
-
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    """In memory where the system has that: the sites' ledgers wait for the disk at every step."""
-    memory = Path("/dev/shm")  # noqa: S108 - a fresh folder in it, of this user alone
-    return tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None)

@@ -12,12 +12,19 @@ from experiments.cli.site_cost import cost
 from experiments.cli.site_ledger import Json, Key, SiteFile, check, ledger
 
 if TYPE_CHECKING:
+    import threading
+
     from rich.table import Table
     from rich.text import Text
+
+    from clients.health import Health
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="For a site: what runs here, what it spent, what left.")
+
+_PAUSE = 5.0
+"""Seconds before a server that has forgotten the site is asked again."""
 
 _TEMPLATE = """# A Tidegate site. Everything here is public to you alone but `name` and `stated_rows`.
 name = "{name}"
@@ -104,18 +111,20 @@ def up(
                 log.info("health of site '%s': http://127.0.0.1:%d/health", config.name, port)
             if warm:
                 worker.start()
+            answer = worker_answers(worker, spool, stop, config.agent.stop_seconds)
             wait_for_server(superlink, wait, say=log.info)
-            with connect(
-                superlink,
-                root_certificates=root_certificates,
-                private_key=key or file.parent / "keys" / "node.key",
-                node_config={"site": str(file.resolve())},
-            ) as connection:
-                log.info(
-                    "site '%s' is connected to %s as node %s", config.name, superlink, connection.node_id
-                )
-                answer = worker_answers(worker, spool, stop, config.agent.stop_seconds)
-                serve(connection, answer, stop, spool=spool, health=health, rest=worker.stop)
+            while not stop.is_set():
+                with connect(
+                    superlink,
+                    root_certificates=root_certificates,
+                    private_key=key or file.parent / "keys" / "node.key",
+                    node_config={"site": str(file.resolve())},
+                ) as connection:
+                    log.info(
+                        "site '%s' is connected to %s as node %s", config.name, superlink, connection.node_id
+                    )
+                    serve(connection, answer, stop, spool=spool, health=health, rest=worker.stop)
+                _wait_to_connect_anew(superlink, stop, health)
             health.say("stopped")
     finally:
         worker.stop()
@@ -219,6 +228,23 @@ def drift(file: SiteFile) -> None:
     reports = read_site_config(file).storage.reports
     found = sorted(reports.rglob("*.html"))
     print_table(("experiment", "window", "report"), ((path.parent.name, path.stem, path) for path in found))
+
+
+def _wait_to_connect_anew(superlink: str, stop: threading.Event, health: Health) -> None:
+    """Until the server listens, if the agent is not to stop; it may be down for a week."""
+    import logging
+
+    from clients.flower import wait_for_server
+    from contract.errors import AddressError
+
+    while not stop.wait(_PAUSE):
+        try:
+            wait_for_server(superlink, 0.0)
+        except AddressError as exc:
+            health.say("unreachable", str(exc))
+            logging.getLogger("tidegate.agent").warning("%s Trying again.", exc)
+        else:
+            return
 
 
 def _worker_command(file: Path, descriptor: int) -> list[str]:
