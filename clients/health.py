@@ -1,7 +1,7 @@
-"""How the agent stands, for the service that watches over it.
+"""How an agent or a server stands, for the service that watches over it.
 
-`GET /health` answers 200 while the agent does its work, and 503 when it cannot reach
-the server or write its disk, with a JSON object that says since when and why. It
+`GET /health` answers 200 while it does its work, and 503 when it cannot (an agent that
+does not reach the server, say), with a JSON object that says since when and why. It
 listens on the loopback address alone, and says nothing of rows.
 """
 
@@ -20,23 +20,23 @@ from contract.errors import AddressError
 
 __all__ = ["Health", "Standing", "serve_health"]
 
-State = Literal["starting", "connected", "answering", "sending", "unreachable", "stopped"]
-_WELL = frozenset({"connected", "answering", "sending"})
+State = Literal["starting", "running", "connected", "answering", "sending", "unreachable", "stopped"]
+_WELL = frozenset({"running", "connected", "answering", "sending"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """How the agent stands.
+    """How it stands.
 
     Attributes:
-        site: its name.
+        name: the site's, or `server`.
         state: what it does.
         since: when that began, ISO 8601.
         note: which run and message, or what is wrong and what to do.
         answered: messages answered since it was started.
     """
 
-    site: str
+    name: str
     state: State
     since: str
     note: str = ""
@@ -51,9 +51,9 @@ class Standing:
 class Health:
     """Holds the standing; safe to use from several threads."""
 
-    def __init__(self, site: str) -> None:
+    def __init__(self, name: str) -> None:
         self._lock = threading.Lock()
-        self._standing = Standing(site=site, state="starting", since=_now())
+        self._standing = Standing(name=name, state="starting", since=_now())
 
     def say(self, state: State, note: str = "", *, answered: int = 0) -> None:
         """Change the standing; the time of a state is that of its beginning.

@@ -20,10 +20,15 @@ def up(
         int, typer.Option(help="Port of the SuperLink on this machine; 0 takes a free one.")
     ] = 9092,
     ui_port: Annotated[int, typer.Option(help="Port of the MLflow UI; 0 takes a free one.")] = 5000,
+    health_port: Annotated[
+        int | None, typer.Option(help="Answer GET /health on this port of 127.0.0.1; 0 takes a free one.")
+    ] = None,
 ) -> None:
-    """Run SuperLink and MLflow UI in the foreground until Ctrl-C."""
-    import time
+    """Run SuperLink and MLflow UI in the foreground until Ctrl-C or SIGTERM."""
+    import signal
+    import threading
 
+    from clients.health import Health, serve_health
     from experiments.cli.output import console
     from experiments.runtimes.deployment import Federation
     from experiments.runtimes.processes import Processes, free_port, require_free
@@ -35,7 +40,12 @@ def up(
     settings.home.mkdir(parents=True, exist_ok=True)
     ui_port = ui_port or free_port()
     require_free(ui_port, "the MLflow UI")
-    with Processes(logs=settings.home / "logs") as processes:
+    health, stop = Health("server"), threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    with (
+        serve_health(health, health_port) as answers_at,
+        Processes(logs=settings.home / "logs") as processes,
+    ):
         federation = Federation(
             home=settings.home, settings=settings, processes=processes, port=port, lasting=True
         )
@@ -45,10 +55,12 @@ def up(
         console.print(f"SuperLink   {federation.address}")
         console.print(f"authority   {federation.files.authority}  (the sites need it)")
         console.print(f"MLflow UI   http://127.0.0.1:{ui_port}")
+        if answers_at is not None:
+            console.print(f"health      http://127.0.0.1:{answers_at}/health")
         console.print("Ctrl-C stops both. Let a site in with: tidegate server admit NAME NODE.PUB")
-        while True:
+        health.say("running")
+        while not stop.wait(1):
             processes.require_running()
-            time.sleep(1)
 
 
 @app.command()

@@ -270,7 +270,7 @@ def test_health_is_served_on_the_loopback_address() -> None:
         health.say("connected")
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
             said = json.loads(answer.read())
-    assert (said["site"], said["state"], said["well"]) == ("north", "connected", True)
+    assert (said["name"], said["state"], said["well"]) == ("north", "connected", True)
 
 
 def test_an_answer_that_raises_is_one_word_and_the_agent_goes_on() -> None:

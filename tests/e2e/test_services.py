@@ -1,0 +1,120 @@
+"""Server and agent as a service manager runs them: started, asked for their health, ended by SIGTERM."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from configparser import ConfigParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.runtimes.processes import free_port
+from tests.cli.test_bad_input import ROWS, SITE, write_rows
+
+pytestmark = pytest.mark.e2e
+
+UNITS = sorted((Path(__file__).resolve().parents[2] / "deploy" / "systemd").glob("*.service"))
+TIDEGATE = Path(sys.executable).parent / "tidegate"
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith(("TIDEGATE", "MLFLOW"))
+    }
+    return subprocess.Popen(
+        [str(TIDEGATE), *arguments],
+        cwd=folder,
+        env={**environment, "TIDEGATE_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def health(port: int) -> dict[str, Any]:
+    """What the endpoint says, once it says that all is well."""
+    end = time.monotonic() + 90
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
+                said: dict[str, Any] = json.loads(answer.read())
+                return said
+        except (urllib.error.URLError, ConnectionError):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    return said
+
+
+def test_server_and_agent_are_started_watched_and_ended_in_any_order(tmp_path: Path) -> None:
+    (tmp_path / "site.toml").write_text(SITE)
+    write_rows(tmp_path, ROWS)
+    port, watched, agent_watched = free_port(), free_port(), free_port()
+    up = ("server", "up", "--port", str(port), "--ui-port", "0", "--health-port", str(watched))
+    server = start(tmp_path, *up)
+    assert health(watched)["state"] == "running"
+    made = start(tmp_path, "site", "init", "made", "--name", "north")
+    assert made.wait(timeout=60) == 0
+    assert start(tmp_path, "server", "admit", "north", "made/keys/node.pub").wait(timeout=60) == 0
+    agent = start(
+        tmp_path, "site", "up", "site.toml", "--superlink", f"127.0.0.1:{port}",
+        "--root-certificates", "home/certificates/ca.pem", "--key", "made/keys/node.key",
+        "--health-port", str(agent_watched),
+    )  # fmt: skip
+    while health(agent_watched)["state"] != "connected":
+        time.sleep(0.1)
+    assert "has stopped" in ended(agent)
+    ended(server)
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(f"http://127.0.0.1:{watched}/health")
+
+
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
+def test_a_unit_starts_a_command_that_exists_with_options_that_it_has(path: Path) -> None:
+    program, *arguments = shlex.split(unit(path)["Service"]["ExecStart"])
+    assert program.endswith("/tidegate")
+    command = [word for word in arguments[:2] if not word.startswith("-")]
+    told = subprocess.run(
+        [str(TIDEGATE), *command, "--help"], capture_output=True, text=True, check=True, timeout=60
+    )
+    for option in [word for word in arguments if word.startswith("--")]:
+        assert option in told.stdout
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    for path in UNITS:
+        text = re.sub(r"/opt/tidegate\S*/tidegate", str(TIDEGATE), path.read_text())
+        (tmp_path / path.name).write_text(text)
+    checked = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *(str(tmp_path / path.name) for path in UNITS)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    complaints = [line for line in checked.stderr.splitlines() if str(tmp_path) in line]
+    assert complaints == []
+
+
+def unit(path: Path) -> ConfigParser:
+    parser = ConfigParser(interpolation=None, strict=False)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(path.read_text())
+    return parser
