@@ -13,12 +13,14 @@ the ledger and is given again, byte for byte.
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,18 +34,21 @@ from clients.flower import (
     pack,
 )
 from clients.health import Health
-from clients.spool import Spool, read_reply, read_work
+from clients.spool import Spool, has_reply, read_reply, read_work
 from clients.worker import TaskFailedError, Worker
 from contract.code import BUNDLED_PACKAGES, code_hash
-from contract.errors import LedgerError, RefusalCode
+from contract.errors import LedgerError, RefusalCode, SiteConfigError
 
-__all__ = ["Answer", "installed_code_hash", "serve", "worker_answers"]
+__all__ = ["Answer", "installed_code_hash", "one_agent", "serve", "worker_answers"]
 
 _log = logging.getLogger("tidegate.agent")
 
 _POLLS = ((1.5, 0.05), (5.0, 0.15), (20.0, 0.3))
 """Until so many seconds after a message, the pause between two looks: a round follows a round closely."""
 _IDLE_POLL = 0.5
+_BUSY, _LONGEST_LOOK = 8.0, 1.0
+"""How many times as long as a look took the pause after it is at least, and the most
+seconds that this makes: many sites do not crowd the server."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
 """Between two tries to send a reply."""
 _REST = 600.0
@@ -64,7 +69,8 @@ def serve(
 ) -> None:
     """Answer messages until `stop` is set or the server forgets this site; first those that were left behind.
 
-    Polls every 50 ms just after a message, ever more slowly later, and twice a second when idle.
+    Polls every 50 ms just after a message, ever more slowly later, and twice a second when idle; more slowly
+    too when the server is busy and takes long to say that there is nothing.
 
     Args:
         connection: to the server.
@@ -78,6 +84,7 @@ def serve(
     agent.take_up_what_was_left()
     last_message, rested = -math.inf, False
     while not stop.is_set():
+        looked = time.monotonic()
         try:
             work = agent.receive()
         except ServerRefusedError as exc:
@@ -87,11 +94,13 @@ def serve(
             agent.attend(work)
             last_message, rested = time.monotonic(), False
             continue
+        took = time.monotonic() - looked
         quiet = time.monotonic() - last_message
         if _REST < quiet < math.inf and not rested:
             rest()
             rested = True
-        stop.wait(next((pause for until, pause in _POLLS if quiet < until), _IDLE_POLL))
+        pause = next((pause for until, pause in _POLLS if quiet < until), _IDLE_POLL)
+        stop.wait(max(pause, min(_BUSY * took, _LONGEST_LOOK)))
 
 
 def worker_answers(worker: Worker, spool: Spool, stop: threading.Event, patience: float) -> Answer:
@@ -112,10 +121,30 @@ def worker_answers(worker: Worker, spool: Spool, stop: threading.Event, patience
 
     def answer(work: Work) -> PackedReply:
         path = spool.path(work)
-        worker.do(path, give_up)
+        if not has_reply(path):  # else an agent died over sending it; what the server has of it stays of use
+            worker.do(path, give_up)
         return read_reply(path)
 
     return answer
+
+
+@contextmanager
+def one_agent(lock: Path) -> Iterator[None]:
+    """Hold the site's lock: two agents would answer the same messages.
+
+    Raises:
+        SiteConfigError: another agent of this site runs on this machine.
+    """
+    with lock.open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise SiteConfigError(
+                "an agent of this site runs already",
+                where=str(lock),
+                remedy="Stop it first, or leave it: one agent is enough",
+            ) from exc
+        yield
 
 
 @functools.cache
@@ -143,6 +172,7 @@ class _Agent:
     ) -> None:
         self._connection, self._answer, self._stop = connection, answer, stop
         self._spool, self._health = spool, health
+        self._broken = False
 
     def take_up_what_was_left(self) -> None:
         for path in [] if self._spool is None else self._spool.waiting():
@@ -162,10 +192,16 @@ class _Agent:
             raise
         except Exception as exc:
             # Whatever a broken line, a server that is restarted or a full disk raises, the agent outlives it.
-            _log.exception("a message could not be received; trying again")
-            self._health.say("unreachable", f"a message could not be received ({exc}); trying again")
+            words = f"a message could not be received ({type(exc).__name__}: {exc}); trying again"
+            if not self._broken:
+                _log.warning("%s", words)
+            self._broken = True
+            self._health.say("unreachable", words)
             self._stop.wait(_IDLE_POLL)
             return None
+        if self._broken:
+            _log.info("the server answers again")
+            self._broken = False
         if work is None:
             self._health.say("connected")
         return work

@@ -90,7 +90,7 @@ class _Exchange:
         self.site: Site = open_site(_site_file(context))
         self.experiment = Experiment.model_validate_json(str(context.run_config["experiment"]))
         self.instruction, self.arrays = Instruction.from_records(message.content)
-        self.request = f"{self.instruction.run}/{message.metadata.message_type}/{self.instruction.step}"
+        self.request = self.instruction.request(message.metadata.message_type)
         self.split = self.site.split(self.experiment.task)
         self.private = self.experiment.privacy.private
         self.noise: NormalSource = SystemNoise() if self.private else NoNoise()

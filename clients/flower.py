@@ -16,18 +16,19 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import logging
 import socket
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 
 from contract.errors import AddressError, SiteConfigError
 
@@ -44,9 +45,14 @@ __all__ = [
 ]
 
 _PULL_BACKOFF, _PULL_BACKOFF_CAP = 0.02, 0.25
+_LONG = 1 << 20
+"""Bytes from which a field is long."""
+_LONGEST_PULL = 8.0
+"""Seconds that a part of a message may be on its way."""
 _ERROR_CODE = 0  # Flower's code for an error without a meaning of its own
 
 RunConfig = dict[str, Any]
+_log = logging.getLogger("tidegate.agent")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,23 +148,23 @@ class FleetConnection:
             ServerRefusedError: the server does not know this site any more; connect anew.
         """
         with _refusals():
-            return self._received(keep)
-
-    def _received(self, keep: Callable[[Work], None]) -> Work | None:
-        from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
-        from flwr.supercore.inflatable.inflatable_utils import pull_objects
-
-        received = self._receive()
+            received = self._receive()
         if received is None:
             return None
-        envelope, tree = received
+        try:
+            with _refusals():
+                return self._whole(received[0], received[1], keep)
+        except (ServerRefusedError, _IncompleteError) as exc:
+            _log.warning("left a message of run %s: %s", received[0].metadata.run_id, exc)
+            return None
+
+    def _whole(self, envelope: Message, tree: Any, keep: Callable[[Work], None]) -> Work:
+        from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+
         run, message_id = envelope.metadata.run_id, envelope.metadata.message_id
-        contents = pull_objects(
-            [item.object_id for item in iterate_object_tree(tree)],
-            pull_object_fn=lambda object_id: self._pull_object(run, object_id),
-            initial_backoff=_PULL_BACKOFF,
-            backoff_cap=_PULL_BACKOFF_CAP,
-        )
+        # The message itself is pushed last: when it is there, so is what it holds.
+        names = [item.object_id for item in iterate_object_tree(tree)][::-1]
+        contents = {name: self._pulled(run, name) for name in names}
         work = Work(
             run=run,
             message_id=message_id,
@@ -197,6 +203,27 @@ class FleetConnection:
                 if object_id in wanted:
                     self._push_object(reply.run, session, object_id, content)
 
+    def _pulled(self, run: int, object_id: str) -> bytes:
+        """One object; waits while it is on its way, the longer the busier the server is.
+
+        Raises:
+            _IncompleteError: it does not come: whoever pushed it may have died over it.
+        """
+        from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError
+
+        pause, end = _PULL_BACKOFF, time.monotonic() + _LONGEST_PULL
+        while True:
+            began = time.monotonic()
+            try:
+                return cast(bytes, self._pull_object(run, object_id))
+            except ObjectUnavailableError as exc:
+                if began > end:
+                    raise _IncompleteError(
+                        "a part of it does not come; the server sends it again if it still matters"
+                    ) from exc
+                time.sleep(max(pause, 4 * (time.monotonic() - began)))
+                pause = min(2 * pause, _PULL_BACKOFF_CAP)
+
     def _run(self, run_id: int) -> tuple[RunConfig, Bundle]:
         from flwr.common.config import get_fused_config_from_fab
 
@@ -211,29 +238,81 @@ def pack(reply: Message) -> PackedReply:
     """Take a reply apart for `FleetConnection.send`."""
     from flwr.app.message import remove_content_from_message
     from flwr.common.serde import message_to_proto
-    from flwr.supercore.inflatable.inflatable_object import (
-        get_all_nested_objects,
-        get_object_tree,
-        no_object_id_recompute,
-    )
+    from flwr.supercore.inflatable.inflatable_object import get_object_tree, no_object_id_recompute
 
     with no_object_id_recompute():
+        objects = dict(_written(reply))
         reply.metadata.__dict__["_message_id"] = reply.object_id
         envelope = remove_content_from_message(reply) if reply.has_content() else reply
         return PackedReply(
             run=reply.metadata.run_id,
             envelope=message_to_proto(envelope).SerializeToString(),
             tree=get_object_tree(reply).SerializeToString(),
-            objects={name: item.deflate() for name, item in get_all_nested_objects(reply).items()},
+            objects=objects,
         )
+
+
+def _written(item: Any) -> Iterator[tuple[str, bytes]]:
+    """Every object in `item`, then itself, with its id; each is written once, where Flower does it twice."""
+    from flwr.supercore.inflatable.inflatable_object import _get_computed_object_ids, get_object_id
+
+    if isinstance(item, Message):
+        children: list[Any] = [item.content] if item.has_content() else []
+    elif isinstance(item, RecordDict):
+        children = list(item.values())
+    else:
+        children = list((item.children or {}).values())
+    for child in children:
+        yield from _written(child)
+    content = _config_content(item) if isinstance(item, ConfigRecord) else item.deflate()
+    object_id = get_object_id(content)
+    item.__dict__["_object_id"] = object_id
+    _get_computed_object_ids().add(object_id)
+    yield object_id, content
+
+
+def _config_content(record: ConfigRecord) -> bytes:
+    """What `record.deflate()` gives, but with one copy of a long field where protobuf makes five."""
+    if not any(isinstance(value, bytes) and len(value) >= _LONG for value in record.values()):
+        return record.deflate()
+    parts: list[bytes] = []
+    for name, value in record.items():
+        if isinstance(value, bytes) and len(value) >= _LONG:
+            parts += _long_field(name.encode(), value)
+        else:  # repeated fields are written one after the other, so each may be written alone
+            parts.append(ConfigRecord({name: value}).deflate().split(b"\0", 1)[1])
+    return b"".join((f"ConfigRecord  {sum(map(len, parts))}".encode(), b"\0", *parts))
+
+
+def _long_field(name: bytes, value: bytes) -> list[bytes]:
+    """One item of protobuf's `ConfigRecord`: items = 1 {key = 1, value = 2 {bytes = 6}}."""
+    key = b"\x0a" + _varint(len(name)) + name
+    inner = b"\x32" + _varint(len(value))
+    outer = b"\x12" + _varint(len(inner) + len(value))
+    return [b"\x0a" + _varint(len(key) + len(outer) + len(inner) + len(value)) + key + outer + inner, value]
+
+
+def _varint(number: int) -> bytes:
+    digits = []
+    while number > 0x7F:
+        digits.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*digits, number])
+
+
+class _IncompleteError(Exception):
+    """A message of which a part does not come."""
 
 
 @contextmanager
 def _refusals() -> Iterator[None]:
     import httpx
+    from flwr.supercore.run import RunNotRunningException
 
     try:
         yield
+    except RunNotRunningException as exc:  # Flower's, and no Exception
+        raise ServerRefusedError("the run is over") from exc
     except httpx.HTTPStatusError as exc:
         if exc.response.is_client_error:
             raise ServerRefusedError(f"{exc.response.status_code}: {exc.response.text[:300]}") from exc
@@ -242,9 +321,22 @@ def _refusals() -> Iterator[None]:
 
 @contextmanager
 def connect(
-    superlink: str, *, root_certificates: Path, private_key: Path, node_config: RunConfig
+    superlink: str,
+    *,
+    root_certificates: Path,
+    private_key: Path,
+    node_config: RunConfig,
+    remembered: Path | None = None,
 ) -> Iterator[FleetConnection]:
     """Connect to the server's Fleet API over TLS with the site's key.
+
+    Args:
+        superlink: host:port.
+        root_certificates: the authority that signed the server's certificate (PEM).
+        private_key: the site's.
+        node_config: what its ClientApp finds in `context.node_config`.
+        remembered: the file in which the node's number is kept. A server counts an agent that was killed
+            as connected for a minute, and lets no other in until then, unless it is told that number.
 
     Raises:
         SiteConfigError: the certificate or the key cannot be read.
@@ -254,6 +346,7 @@ def connect(
 
     module: Any = fleet_http_connection
     module.flwr_exit = _refused_at_the_door
+    module.HeartbeatSender = _lasting_heartbeats
     keys = _keys(private_key)
     try:
         certificates = root_certificates.read_bytes()
@@ -263,18 +356,81 @@ def connect(
             where=str(root_certificates),
             remedy="Ask the federation's operator for it and name it with --root-certificates",
         ) from exc
-    try:
-        with fleet_http_connection.http_request_response(
-            superlink, False, certificates, keys, max_retries=3, max_wait_time=30
-        ) as callbacks:
-            yield FleetConnection(callbacks, node_config)
-    except _RefusedAtTheDoorError as exc:
-        raise AddressError(
-            f"the server does not let this site in ({exc})",
-            where=superlink,
-            remedy="Give the site's keys/node.pub to the operator, for `tidegate server admit`; "
-            "and check that --root-certificates is this server's authority",
-        ) from exc
+    open_connection = functools.partial(
+        fleet_http_connection.http_request_response,
+        *(superlink, False, certificates, keys),
+        max_retries=3,
+        max_wait_time=30,
+    )
+    number = _remembered_number(remembered)
+    with ExitStack() as stack:
+        try:
+            try:
+                callbacks = stack.enter_context(open_connection())
+            except _RefusedAtTheDoorError:
+                if number is None:
+                    raise
+                _forget_node(superlink, certificates, keys, number)
+                callbacks = stack.enter_context(open_connection())
+        except _RefusedAtTheDoorError as exc:
+            raise AddressError(
+                f"the server does not let this site in ({exc})",
+                where=superlink,
+                remedy="Give the site's keys/node.pub to the operator, for `tidegate server admit`; check "
+                "that --root-certificates is this server's authority; and if the site's folder was moved, "
+                "wait a minute: the server may count the agent of before as connected",
+            ) from exc
+        connection = FleetConnection(callbacks, node_config)
+        if remembered is not None:
+            remembered.write_text(str(connection.node_id), encoding="utf-8")
+        yield connection
+
+
+def _remembered_number(file: Path | None) -> int | None:
+    if file is None or not file.exists():
+        return None
+    text = file.read_text(encoding="utf-8").strip()
+    return int(text) if text.isdigit() else None
+
+
+def _forget_node(
+    superlink: str,
+    certificates: bytes,
+    keys: tuple[ec.EllipticCurvePrivateKey, ec.EllipticCurvePublicKey],
+    number: int,
+) -> None:
+    """Tell the server that the agent which it counts as connected is no more."""
+    import httpx
+    from flwr.proto.fleet_pb2 import DeactivateNodeRequest
+    from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
+    from flwr.supernode.fleet_http_client import FleetHttpClient
+    from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+    interceptors: list[Any] = [
+        RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+        NodeAuthHttpInterceptor(*keys),
+    ]
+    with (
+        suppress(httpx.HTTPError),  # not connected after all, or another server: the next try says so
+        FleetHttpClient.from_server_address(
+            superlink, False, certificates, interceptors=interceptors
+        ) as client,
+    ):
+        client.DeactivateNode(DeactivateNodeRequest(node_id=number))
+
+
+def _lasting_heartbeats(beat: Callable[[], bool]) -> Any:
+    """Flower's heartbeats, which would end for good when the server answers with an error of its own."""
+    from flwr.supercore.heartbeat import HeartbeatSender
+
+    def patient() -> bool:
+        try:
+            return beat()
+        except Exception as exc:
+            _log.warning("the server did not take a heartbeat (%s); trying again", exc)
+            return False
+
+    return HeartbeatSender(patient)
 
 
 class _RefusedAtTheDoorError(Exception):

@@ -91,7 +91,7 @@ class Gate:
         self._ledger.reserve(request, *(plan.name for plan in plans))
         releases = compute()
         _check(releases)
-        reply = self._reply(releases, plans, experiment.privacy.delta)
+        reply = self._reply(request, releases, plans, experiment.privacy.delta)
         names = {
             "releases": sorted(reply.releases()),
             "experiment": experiment.digest,
@@ -140,8 +140,9 @@ class Gate:
                 remedy="Ask the site's administrator to add it to policy.approved_experiments",
             )
 
-    def _reply(self, releases: Releases, plans: Sequence[Plan], delta: float) -> Reply:
+    def _reply(self, request: str, releases: Releases, plans: Sequence[Plan], delta: float) -> Reply:
         return Reply(
+            request=request,
             site=self._site,
             stated_rows=self._stated_rows,
             mechanism="; ".join(_mechanism(plan) for plan in self._ledger.plans(plans[0].run)),

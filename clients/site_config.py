@@ -142,6 +142,16 @@ class Storage(_Frozen):
         return self.folder / "spool"
 
     @property
+    def node(self) -> Path:
+        """The file with the number of the site's node at the server."""
+        return self.folder / "node"
+
+    @property
+    def agent_lock(self) -> Path:
+        """Held by the site's agent: there is one."""
+        return self.folder / "agent.lock"
+
+    @property
     def logs(self) -> Path:
         """The folder of the site's own logs."""
         return self.folder / "logs"

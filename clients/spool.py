@@ -21,7 +21,7 @@ from typing import Any
 from clients.flower import PackedReply, Work
 from contract.errors import LedgerError
 
-__all__ = ["Spool", "read_reply", "read_work", "write_reply"]
+__all__ = ["Spool", "has_reply", "read_reply", "read_work", "write_reply"]
 
 _OBJECTS = "objects/"
 _DAMAGED = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
@@ -89,6 +89,11 @@ def write_reply(work_path: Path, reply: PackedReply) -> None:
     """Write the reply to a message beside it."""
     facts = {"run": reply.run, "envelope": reply.envelope.hex(), "tree": reply.tree.hex()}
     _write(_reply_path(work_path), facts, reply.objects)
+
+
+def has_reply(work_path: Path) -> bool:
+    """Whether the reply to a message is beside it."""
+    return _reply_path(work_path).exists()
 
 
 def read_reply(work_path: Path) -> PackedReply:

@@ -13,6 +13,7 @@ cost no privacy.
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -167,9 +168,22 @@ class Strategy(_Frozen):
     the result (Polyak and Juditsky, 1992): post-processing, free of privacy cost.
     `evaluate_every` rounds the incoming model is evaluated too, in the same
     exchange. A round ends `grace` seconds after its quorum, or at `round_timeout`.
+
+    `aggregation` says how the updates of a round become one. `mean` weighs each
+    site by the rows it states, and one bad site can put the result anywhere. The
+    others bear some: there each site has one vote, and its stated rows weigh
+    nothing. `trimmed-mean` drops the share `trimmed_share` of the values at either
+    end, `median` takes the middle one, both for each parameter by itself (Yin et
+    al., 2018); `krum` takes the one update that is nearest to its neighbours, with
+    up to `malicious_sites` bad ones among at least twice as many and three
+    (Blanchard et al., 2017). Flower combines them with `fedavg` alone. They need a
+    quorum that leaves them something to drop.
     """
 
     name: Literal["fedavg", "fedavgm", "fedprox", "fedadam", "fedyogi"] = "fedavg"
+    aggregation: Literal["mean", "trimmed-mean", "median", "krum"] = "mean"
+    trimmed_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.2
+    malicious_sites: Count = 1
     rounds: Count = 20
     local_steps: Count = 1
     learning_rate: Positive = 1.0
@@ -182,6 +196,42 @@ class Strategy(_Frozen):
     quorum: Count = 2
     round_timeout: Positive = 600.0
     grace: Positive = 10.0
+
+    @model_validator(mode="after")
+    def _combined(self) -> Self:
+        if self.aggregation != "mean" and self.name != "fedavg":
+            raise ValueError(
+                f"aggregation = '{self.aggregation}' goes with name = 'fedavg' alone: "
+                f"'{self.name}' is defined on the mean"
+            )
+        if self.quorum < self.fewest_sites:
+            raise ValueError(
+                f"aggregation = '{self.aggregation}' needs {self._why_so_many} and so quorum = "
+                f"{self.fewest_sites} or more, not {self.quorum}"
+            )
+        return self
+
+    @property
+    def fewest_sites(self) -> int:
+        """With fewer updates than these the aggregation would drop nothing, or not be defined."""
+        match self.aggregation:
+            case "mean":
+                return 1
+            case "median":
+                return 3
+            case "krum":
+                return 2 * self.malicious_sites + 3
+            case "trimmed-mean":
+                sites = math.ceil(1 / self.trimmed_share)
+                return sites if int(self.trimmed_share * sites) else sites + 1  # as Flower rounds it
+
+    @property
+    def _why_so_many(self) -> str:
+        if self.aggregation == "krum":
+            return f"2 · malicious_sites + 3 = {self.fewest_sites} sites"
+        if self.aggregation == "trimmed-mean":
+            return f"{self.fewest_sites} sites for trimmed_share = {self.trimmed_share:g} to drop any"
+        return f"{self.fewest_sites} sites"
 
 
 class Privacy(_Frozen):

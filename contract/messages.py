@@ -11,8 +11,8 @@ from __future__ import annotations
 import functools
 import io
 import json
+import math
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
@@ -47,6 +47,9 @@ __all__ = [
     "Reply",
     "arrays_from_record",
     "arrays_to_record",
+    "pack",
+    "packed_limit",
+    "unpack",
 ]
 
 ARRAYS = "arrays"
@@ -60,6 +63,8 @@ COMPARE = "evaluate.compare"
 DRIFT_QUERY = "query.drift"
 RANGES_QUERY = "query.ranges"
 _TEXT = "reply.json"
+_MOST_TEXT = 64 * 2**20
+"""No reply's public part is longer: a drift summary of ten thousand features has a tenth of it."""
 
 Float32s = np.ndarray[Any, np.dtype[np.float32]]
 Arrays = Mapping[str, np.ndarray[Any, Any]]
@@ -92,6 +97,10 @@ class Instruction:
     features: tuple[str, ...] = ()
     epsilon: float = 0.0
 
+    def request(self, kind: str) -> str:
+        """Names the request by run, message type and step: what a reply says that it answers."""
+        return f"{self.run}/{kind}/{self.step}"
+
     def to_records(self, arrays: Arrays | None = None) -> RecordDict:
         """As Flower records, with the model that the instruction is about."""
         fields: dict[str, Any] = {"instruction": json.dumps(asdict(self)), ARRAYS: pack(arrays or {})}
@@ -110,7 +119,7 @@ class Instruction:
             for key in ("windows", "reference_windows", "features"):
                 values[key] = tuple(str(name) for name in values[key])
             return cls(**values), unpack(record[ARRAYS])
-        except (KeyError, TypeError, ValueError) as exc:
+        except (KeyError, TypeError, ValueError, RecursionError) as exc:
             raise ReleaseError(
                 "the server sent an instruction that this version does not understand",
                 remedy="Run the same Tidegate version on both sides",
@@ -134,6 +143,8 @@ class Reply:
         challenger_scores: in a comparison, the evaluation of the challenger.
         comparison: in a comparison, the paired difference.
         drift: the drift check's release.
+        request: the request that it answers, as `Instruction.request` names it, so that a reply
+            that comes a second time, or a round late, is not taken for another.
     """
 
     site: str
@@ -148,6 +159,7 @@ class Reply:
     comparison: Comparison | None = None
     drift: DriftSummary | None = None
     ranges: RangeSummary | None = None
+    request: str = ""
 
     def releases(self) -> dict[str, object]:
         """The releases that this reply carries, by name."""
@@ -160,16 +172,29 @@ class Reply:
         return RecordDict({REPLY: ConfigRecord(fields)})
 
     @classmethod
-    def from_records(cls, records: RecordDict) -> Reply:
+    def from_records(cls, records: RecordDict, *, most_bytes: int | None = None) -> Reply:
         """Read what `to_records` wrote.
 
+        Args:
+            records: the content of a message.
+            most_bytes: what the packed arrays may take (see `packed_limit`); longer ones are not unpacked.
+
         Raises:
-            ReleaseError: it is not a reply of this program's version.
+            ReleaseError: it is not a reply of this program's version, or is too long.
         """
         try:
             record = records.config_records[REPLY]
-            return _reply(str(record["reply"]), unpack(record[ARRAYS]))
-        except (KeyError, TypeError, ValueError) as exc:
+            text, packed = record["reply"], record[ARRAYS]
+            if not isinstance(text, str) or not isinstance(packed, bytes):
+                raise _not_understood()
+            if most_bytes is not None and len(packed) > most_bytes:
+                raise ReleaseError(
+                    f"update refused: it has {len(packed):,} bytes, the model at most {most_bytes:,}"
+                )
+            if len(text) > _MOST_TEXT:
+                raise ReleaseError(f"reply refused: it has {len(text):,} characters")
+            return _reply(text, unpack(packed))
+        except (KeyError, TypeError, ValueError, RecursionError) as exc:
             raise _not_understood() from exc
 
     def to_bytes(self) -> bytes:
@@ -199,8 +224,19 @@ def pack(arrays: Arrays) -> bytes:
     return buffer.getvalue()
 
 
+def packed_limit(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """The most bytes that float32 arrays of these names and shapes take when packed.
+
+    Beside its numbers an array has two zip headers, each with its name, and a header of numpy's.
+    """
+    return 128 + sum(4 * math.prod(shape) + 512 + 2 * len(name.encode()) for name, shape in shapes.items())
+
+
 def unpack(packed: object) -> dict[str, Any]:
     """Read what `pack` wrote.
+
+    Nothing that these bytes say of their own size is believed: an array is as long as its part
+    of the bytes, or is refused before room is made for it, and nothing is compressed.
 
     Raises:
         ValueError: it is not that.
@@ -210,10 +246,36 @@ def unpack(packed: object) -> dict[str, Any]:
     if not packed:
         return {}
     try:
-        with np.load(io.BytesIO(packed), allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as exc:
+        with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+            members = archive.infolist()
+            _check_directory(members, len(packed))
+            return {member.filename.removesuffix(".npy"): _array(archive, member) for member in members}
+    except Exception as exc:  # zip and numpy raise a dozen kinds on bytes that were made to harm
         raise ValueError("not packed arrays") from exc
+
+
+def _check_directory(members: list[zipfile.ZipInfo], length: int) -> None:
+    """Members are named once, stored as they are, and together no longer than the whole."""
+    if len({member.filename for member in members}) != len(members):
+        raise ValueError("a name comes twice")
+    if any(member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 for member in members):
+        raise ValueError("compressed or encrypted")
+    if sum(member.file_size for member in members) > length:
+        raise ValueError("longer than the bytes it is in")
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray[Any, Any]:
+    with archive.open(member) as file:
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[np.lib.format.read_magic(file)]
+        shape, by_column, dtype = read_header(file)
+        size = math.prod(shape) * dtype.itemsize
+        if dtype.hasobject or min(shape, default=0) < 0 or size != member.file_size - file.tell():
+            raise ValueError("its header does not say what it holds")
+        numbers = bytearray(file.read())  # an array over bytes could not be written to
+    return np.frombuffer(numbers, dtype=dtype).reshape(shape, order="F" if by_column else "C")
 
 
 def arrays_to_record(arrays: dict[str, Float32s]) -> ArrayRecord:
@@ -248,7 +310,7 @@ def _reply(text: str, arrays: dict[str, Float32s]) -> Reply:
     try:
         values = {**json.loads(text), "update": ModelUpdate(arrays=arrays) if arrays else None}
         return _reader().validate_python(values)
-    except (TypeError, ValueError) as exc:
+    except (TypeError, ValueError, RecursionError) as exc:
         raise _not_understood() from exc
 
 

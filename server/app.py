@@ -11,6 +11,7 @@ The same function serves Flower's own processes and the inline runtime.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 import numpy as np
 from flwr.app import Context
@@ -21,6 +22,7 @@ from server.cycle import run_cycle
 from server.flower import quicken_grid
 from server.jobs import Job, read_job
 from server.memory import Watch
+from server.participation import told
 from server.ranges import run_ranges
 from server.registry import Registry
 from server.rounds import RoundReport
@@ -48,8 +50,23 @@ def main(grid: Grid, context: Context) -> None:
         raise
 
 
-def run_job(job: Job, grid: Grid, settings: ServerSettings, *, watch: Watch = lambda _: None) -> None:
-    """Do one job with the services that the settings name."""
+def run_job(
+    job: Job,
+    grid: Grid,
+    settings: ServerSettings,
+    *,
+    watch: Watch = lambda _: None,
+    admitted: Mapping[int, str] | None = None,
+) -> None:
+    """Do one job with the services that the settings name.
+
+    Args:
+        job: what to do.
+        grid: Flower's, or the inline runtime's.
+        settings: name the services.
+        watch: is told of each round.
+        admitted: the sites by node, where they are not admitted by key.
+    """
     with open_state(settings.state_url) as state:
         services = Services(
             grid=grid,
@@ -57,6 +74,8 @@ def run_job(job: Job, grid: Grid, settings: ServerSettings, *, watch: Watch = la
             registry=Registry(settings.tracking_uri, settings.artifact_root),
             rng=np.random.default_rng(job.experiment.privacy.seed),
             watch=watch,
+            federation=settings.federation,
+            admitted=admitted,
         )
         if job.kind == "train":
             run_training(job, services)
@@ -68,6 +87,7 @@ def run_job(job: Job, grid: Grid, settings: ServerSettings, *, watch: Watch = la
 
 def _log_round(report: RoundReport) -> None:
     missing = "; ".join(f"{site}: {reason}" for site, reason in report.failures.items())
+    todo = told(report.failures)
     _log.info(
         "round %d of %d: %d of %d sites counted, %.2f s%s",
         report.round,
@@ -75,5 +95,5 @@ def _log_round(report: RoundReport) -> None:
         len(report.counted),
         len(report.asked),
         report.seconds,
-        f" (missing: {missing})" if missing else "",
+        f" (missing: {missing}. What to do: {todo})" if missing else "",
     )

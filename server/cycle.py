@@ -23,15 +23,16 @@ import numpy as np
 
 from contract.errors import RefusalCode, RegistryError, TidegateError
 from contract.experiment import Experiment
-from contract.messages import CHALLENGER, COMPARE, DRIFT_QUERY, Instruction
+from contract.messages import CHALLENGER, COMPARE, DRIFT_QUERY, Instruction, Reply
 from contract.releases import DriftSummary
 from monitoring.policy import Decision, WindowOutcome, decide
 from monitoring.verdict import Verdict, form_verdict
 from server.acceptance import Acceptance, judge
+from server.asking import Question, ask
+from server.checks import check_comparison, check_drift, check_public
 from server.code import server_code_hash
-from server.exchange import Answers, Patience, connected_sites, exchange, instruct
+from server.exchange import Answers, Patience
 from server.jobs import Job
-from server.memory import RunMemory
 from server.passport import ModelComparison
 from server.registry import CHAMPION
 from server.storage import State
@@ -117,13 +118,20 @@ def _ask(
     services: Services,
 ) -> Answers:
     strategy = experiment.strategy
-    patience = Patience(quorum=strategy.quorum, deadline=strategy.round_timeout, grace=strategy.grace)
-    memory = RunMemory(services.state, services.registry, "")
-    nodes = connected_sites(services.grid, patience)
-    messages = instruct(nodes, kind, instruction, arrays)
-    answers = exchange(services.grid, messages, names=memory.site_names(), patience=patience)
-    memory.record_answers(answers)
-    return answers
+    memory = services.memory("")
+
+    def check(reply: Reply) -> None:
+        check_public(reply, experiment, request=instruction.request(kind), stated={})
+        (check_drift if kind == DRIFT_QUERY else check_comparison)(reply, experiment)
+
+    question = Question(
+        kind=kind,
+        instruction=instruction,
+        patience=Patience(quorum=strategy.quorum, deadline=strategy.round_timeout, grace=strategy.grace),
+        arrays=arrays,
+        check=check,
+    )
+    return ask(question, services.grid, memory)
 
 
 def _save_verdict(job: Job, answers: Answers, services: Services) -> Verdict:

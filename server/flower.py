@@ -21,18 +21,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flwr.common.constant import ErrorCode
+
 from contract.errors import AddressError, RoundError
 
 __all__ = [
+    "NO_ANSWER",
     "ControlClient",
     "RunState",
     "assume_identity",
     "bundle_files",
     "quicken_grid",
+    "run_superlink",
     "silence_telemetry",
 ]
 
+NO_ANSWER = frozenset(
+    {ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE}
+)
+"""Flower's own errors in place of a reply: of a site that is away or a line that was cut."""
+
 _PULL_BACKOFF, _PULL_BACKOFF_CAP = 0.02, 0.25
+_LONGEST_PULL = 8.0
+"""Seconds that a part of a reply may be on its way."""
 _FINISHED = "finished"
 
 
@@ -56,14 +67,35 @@ class RunState:
 
 
 def quicken_grid() -> None:
-    """Let the grid of this process try again after 20 ms instead of a second."""
+    """Let the grid of this process try again after 20 ms instead of a second, and not for minutes.
+
+    While it waits for the rest of one reply, whose site may have died, nobody else's is looked at.
+    """
     from flwr.superlink.grid import http_grid
 
     module: Any = http_grid
     if not isinstance(module.pull_objects, functools.partial):
         module.pull_objects = functools.partial(
-            module.pull_objects, initial_backoff=_PULL_BACKOFF, backoff_cap=_PULL_BACKOFF_CAP
+            module.pull_objects,
+            initial_backoff=_PULL_BACKOFF,
+            backoff_cap=_PULL_BACKOFF_CAP,
+            max_time=_LONGEST_PULL,
         )
+
+
+def run_superlink(arrange: Callable[[list[Any]], list[Any]]) -> None:
+    """Run Flower's SuperLink in this process, with the options on its command line.
+
+    Args:
+        arrange: is given Flower's middlewares, outermost first, and returns those to use.
+    """
+    from flwr.superlink import main
+    from flwr.superlink.cli.flower_superlink import flower_superlink
+
+    module: Any = main
+    usual = module._get_middleware
+    module._get_middleware = lambda: arrange(usual())
+    flower_superlink()
 
 
 def silence_telemetry() -> None:
@@ -128,6 +160,13 @@ class ControlClient:
         with self._client() as client:
             request = RegisterNodeRequest(public_key=public_key_to_bytes(key), name=name)
             return int(client.RegisterNode(request=request).node_id)
+
+    def unregister(self, node_id: int) -> None:
+        """Let the site with this node id connect no more."""
+        from flwr.proto.control_pb2 import UnregisterNodeRequest
+
+        with self._client() as client:
+            client.UnregisterNode(UnregisterNodeRequest(node_id=node_id))
 
     def connected(self) -> int:
         """How many registered sites are connected now."""

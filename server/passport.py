@@ -14,8 +14,9 @@ from datetime import datetime
 from decimal import ROUND_CEILING, Decimal
 from itertools import pairwise
 
-from contract.experiment import Experiment, NumericFeature
+from contract.experiment import Experiment, NumericFeature, Strategy
 from contract.releases import Comparison, Metrics, Spent
+from server.participation import runs_of
 
 __all__ = ["ModelComparison", "Passport", "SitePassport", "render", "size_band"]
 
@@ -30,7 +31,9 @@ class SitePassport:
     Attributes:
         stated_rows: what its administrator stated; the passport shows its band only.
         asked, counted: rounds in which it was asked, and in which its update was aggregated.
-        failures: how often it failed, by the word it gave or `lost`.
+        counted_in: which rounds the latter are.
+        failures: how often it did not count, by reason (`server.participation`).
+        missing_at_end: why it is not in the final evaluation; empty if it is.
         spent_in_run, spent_in_total: None if it never answered.
         mechanism: what made its releases, in words.
         metrics: of the final model on its held-out rows; None if they are missing.
@@ -39,7 +42,9 @@ class SitePassport:
     stated_rows: int | None
     asked: int
     counted: int
+    counted_in: tuple[int, ...] = ()
     failures: Mapping[str, int] = field(default_factory=dict)
+    missing_at_end: str = ""
     private: bool = True
     spent_in_run: Spent | None = None
     spent_in_total: Spent | None = None
@@ -138,10 +143,20 @@ def _banner(passport: Passport) -> str:
         warnings.append(
             "> 🔴 **NOT PRIVATE.** This model carries no privacy guarantee. It is for trials on public data."
         )
-    incomplete = [name for name, site in passport.sites.items() if site.counted < passport.rounds]
-    if incomplete:
-        names = ", ".join(_text(name) for name in incomplete)
-        warnings.append(f"> 🟠 **INCOMPLETE.** Not every round counted every site: {names}.")
+    incomplete = [
+        f"{_text(name)} ({site.counted} of {passport.rounds})"
+        for name, site in sorted(passport.sites.items())
+        if site.counted < passport.rounds
+    ]
+    at_end = [
+        f"{_text(name)} ({_text(site.missing_at_end)})"
+        for name, site in sorted(passport.sites.items())
+        if site.missing_at_end
+    ]
+    said = [f"Not every round counted every site: {', '.join(incomplete)}."] if incomplete else []
+    said += [f"Not in the final evaluation: {', '.join(at_end)}."] if at_end else []
+    if said:
+        warnings.append(f"> 🟠 **INCOMPLETE.** {' '.join(said)}")
     return "\n\n".join(warnings)
 
 
@@ -171,16 +186,34 @@ def _plan(experiment: Experiment, rounds: int) -> str:
     layers = f", hidden layers {', '.join(map(str, model.hidden))}" if model.kind == "mlp" else ""
     steps = f"{strategy.local_steps} local step{'s' * (strategy.local_steps != 1)}"
     place = experiment.placement
+    combined = "" if strategy.aggregation == "mean" else f", {_aggregation(strategy)}"
     rows = [
         ("model", f"{model.kind}{layers}"),
         ("features", f"{len(task.features)} ({kinds}), {task.width} inputs, scaled by public ranges"),
         (
             "strategy",
-            f"{strategy.name}, {rounds} rounds of {steps}, learning rate {strategy.learning_rate:g}",
+            f"{strategy.name}{combined}, {rounds} rounds of {steps}, "
+            f"learning rate {strategy.learning_rate:g}",
         ),
         ("placement", f"{place.tier} (data {place.data_sensitivity}, answer within {place.latency_ms:g} ms)"),
     ]
     return "## Plan\n\n" + _table(("what", "value"), rows)
+
+
+def _aggregation(strategy: Strategy) -> str:
+    match strategy.aggregation:
+        case "trimmed-mean":
+            return f"trimmed mean ({strategy.trimmed_share:g} at either end; a site, a vote)"
+        case "krum":
+            return f"Krum (up to {strategy.malicious_sites} bad sites; a site, a vote)"
+        case _:
+            return f"{strategy.aggregation} (a site, a vote)"
+
+
+def _counted(site: SitePassport, rounds: int) -> str:
+    """How many rounds, and which if not all: who came late, was lost on the way or came back."""
+    which = f" ({runs_of(site.counted_in)})" if site.counted_in and site.counted < rounds else ""
+    return f"{site.counted} of {rounds}{which}"
 
 
 def _sites(passport: Passport) -> str:
@@ -189,13 +222,13 @@ def _sites(passport: Passport) -> str:
             _text(name),
             size_band(site.stated_rows),
             f"{site.asked} of {passport.rounds}",
-            f"{site.counted} of {passport.rounds}",
+            _counted(site, passport.rounds),
             _text(", ".join(f"{code} × {times}" for code, times in sorted(site.failures.items()))) or "–",
         )
         for name, site in sorted(passport.sites.items())
     ]
     return "## Data by site\n\n" + _table(
-        ("site", "stated rows", "rounds asked", "rounds counted", "lost"), rows
+        ("site", "stated rows", "rounds asked", "rounds counted", "not counted because"), rows
     )
 
 
@@ -221,7 +254,8 @@ def _privacy(passport: Passport) -> str:
 def _spent_row(name: str, site: SitePassport) -> tuple[str, ...]:
     run, total = site.spent_in_run, site.spent_in_total
     if run is None or total is None:
-        return (_text(name), "–", "–", "–", "–", "never answered")
+        words = "answered before the server was restarted" if site.counted else "never answered"
+        return (_text(name), "–", "–", "–", "–", words)
     unit = run.unit if site.private else "–"
     return (_text(name), _epsilon(run), _epsilon(total), f"{run.delta:g}", unit, _text(run.method))
 

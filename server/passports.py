@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 
-from contract.releases import Metrics
 from server.jobs import Job
+from server.participation import kind_of
 from server.passport import ModelComparison, Passport, SitePassport
-from server.records import RunRecord
+from server.records import RoundRecord, RunRecord
 from server.rounds import TrainingResult
 from server.storage import State
 
@@ -20,28 +20,18 @@ def passport_of(
 ) -> Passport:
     """The passport of a run's model."""
     rounds = state.rounds(record.name)
-    names = sorted({site for item in rounds for site in item.cohort} | set(result.replies))
+    heard = {site for item in rounds for site in (*item.cohort, *item.failures)}
+    names = sorted(heard | set(result.replies) | set(result.failures))
     stated = {site.name: site.stated_rows for site in state.sites()}
     return Passport(
         experiment=job.experiment,
         run=record.name,
-        status="succeeded" if result.complete else "partial: some rounds went on without some site",
+        status="succeeded" if result.complete else "partial: not every site counted throughout",
         trigger=record.trigger,
         trained=record.started,
         code_hash=record.code_hash,
         rounds=result.rounds,
-        sites={
-            name: _site(
-                name,
-                result,
-                stated.get(name),
-                asked=sum(name in item.cohort for item in rounds),
-                counted=sum(name in item.counted for item in rounds),
-                failures=(item.failures.get(name) for item in rounds),
-                metrics=result.site_metrics.get(name),
-            )
-            for name in names
-        },
+        sites={name: _site(name, result, stated.get(name), rounds) for name in names},
         overall=result.overall,
         windows=job.windows,
         comparison=comparison,
@@ -49,24 +39,20 @@ def passport_of(
 
 
 def _site(
-    name: str,
-    result: TrainingResult,
-    stated_rows: int | None,
-    *,
-    asked: int,
-    counted: int,
-    failures: Iterable[str | None],
-    metrics: Metrics | None,
+    name: str, result: TrainingResult, stated_rows: int | None, rounds: Sequence[RoundRecord]
 ) -> SitePassport:
     reply = result.replies.get(name)
+    counted_in = tuple(item.round for item in rounds if name in item.counted)
     return SitePassport(
         stated_rows=stated_rows,
-        asked=asked,
-        counted=counted,
-        failures=Counter(reason for reason in failures if reason),
+        asked=sum(name in item.cohort for item in rounds),
+        counted=len(counted_in),
+        counted_in=counted_in,
+        failures=Counter(kind_of(item.failures[name]) for item in rounds if name in item.failures),
+        missing_at_end=result.failures.get(name, ""),
         private=reply.private if reply else True,
         spent_in_run=reply.spent_in_run if reply else None,
         spent_in_total=reply.spent_in_total if reply else None,
         mechanism=reply.mechanism if reply else "",
-        metrics=metrics,
+        metrics=result.site_metrics.get(name),
     )

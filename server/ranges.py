@@ -16,10 +16,11 @@ from typing import Any
 
 from contract.errors import ExperimentError, ReleaseError, TidegateError
 from contract.messages import RANGES_QUERY, Instruction, Reply
+from server.asking import Question, ask
+from server.checks import check_public
 from server.code import server_code_hash
-from server.exchange import Answers, Patience, connected_sites, exchange, instruct
+from server.exchange import Answers, Patience
 from server.jobs import Job, RangeQuestion
-from server.memory import RunMemory
 from server.quantiles import RangeEstimate, estimate_range, pool
 from server.training_job import Services
 
@@ -59,8 +60,6 @@ def run_ranges(job: Job, services: Services) -> None:
 
 def _ask(job: Job, question: RangeQuestion, services: Services) -> Answers:
     strategy = job.experiment.strategy
-    patience = Patience(quorum=strategy.quorum, deadline=strategy.round_timeout, grace=strategy.grace)
-    memory = RunMemory(services.state, services.registry, "")
     instruction = Instruction(
         run=job.run, windows=job.windows, features=question.features, epsilon=question.epsilon
     )
@@ -68,13 +67,16 @@ def _ask(job: Job, question: RangeQuestion, services: Services) -> Answers:
     def check(reply: Reply) -> None:
         counted = () if reply.ranges is None else (item.feature for item in reply.ranges.features)
         if sorted(counted) != sorted(question.features):
-            raise ReleaseError("the reply does not count the features that were asked for")
+            raise ReleaseError("scores refused: they do not count the features that were asked for")
+        check_public(reply, job.experiment, stated={})
 
-    nodes = connected_sites(services.grid, patience)
-    messages = instruct(nodes, RANGES_QUERY, instruction, None)
-    answers = exchange(services.grid, messages, names=memory.site_names(), patience=patience, check=check)
-    memory.record_answers(answers)
-    return answers
+    asked = Question(
+        kind=RANGES_QUERY,
+        instruction=instruction,
+        patience=Patience(quorum=strategy.quorum, deadline=strategy.round_timeout, grace=strategy.grace),
+        check=check,
+    )
+    return ask(asked, services.grid, services.memory(""))
 
 
 def _result(job: Job, question: RangeQuestion, answers: Answers) -> dict[str, Any]:

@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from server.participation import SiteState
+
 __all__ = [
+    "AdmittedSite",
     "DecisionKind",
     "DecisionRecord",
     "DriftRecord",
     "Job",
+    "ParticipationRecord",
     "RoundRecord",
     "RunRecord",
     "RunStatus",
@@ -34,6 +38,45 @@ class SiteRecord:
     stated_rows: int
     first_seen: datetime
     last_seen: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdmittedSite:
+    """A site whose key the operator admitted to a federation, and may connect.
+
+    Attributes:
+        federation: which SuperLink: `server.settings.ServerSettings.federation`.
+        node_id: what the SuperLink calls it.
+        key: SHA-256 of its public key.
+    """
+
+    federation: str
+    name: str
+    node_id: int
+    key: str
+    admitted: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParticipationRecord:
+    """How far one site came in one exchange of a run (`server.participation`).
+
+    Attributes:
+        kind: the message type: `train` for a round.
+        round: its number; that of the exchange beside the rounds.
+        reason: why it came no further; empty where it counted, or is still at work.
+        since: when it reached that state.
+    """
+
+    run: str
+    kind: str
+    round: int
+    site: str
+    node_id: int | None
+    stated_rows: int | None
+    state: SiteState
+    reason: str
+    since: datetime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +117,8 @@ class RoundRecord:
     Attributes:
         cohort: the sites that were asked.
         counted: those whose reply was aggregated.
-        failures: why each of the others was not, as a word of `RefusalCode` or `lost`.
+        failures: why each of the others was not, in the words of `server.participation`; those
+            that were admitted and not connected too.
         metrics: figures by name, nested as the caller likes; one that is not finite
             reads back as None.
         ended: set by the database's writer.

@@ -3,7 +3,7 @@
     for each round
         1. send the model and the instruction to every connected site
         2. each site evaluates the incoming model (some rounds) and trains it
-        3. wait for the quorum; check what came; name who is missing
+        3. wait for the quorum; check what came (server/checks.py); name who is missing
         4. aggregate with Flower's strategy
         5. write the round and the checkpoint in one transaction
     then evaluate the result at every site
@@ -15,30 +15,23 @@ answered the round give their stored reply, so nothing is charged twice.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, MessageType
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from contract.errors import ReleaseError, RoundError
 from contract.experiment import Experiment
-from contract.messages import (
-    ARRAYS,
-    METRICS,
-    WEIGHT,
-    Instruction,
-    Reply,
-    arrays_from_record,
-    arrays_to_record,
-)
-from contract.models import initial_arrays, parameter_shapes
+from contract.messages import Instruction, Reply, arrays_to_record, packed_limit
+from contract.models import initial_arrays
 from contract.releases import Metrics, ScoreHistogram
+from server.asking import Question, SiteMemory, ask, require
 from server.checkpoint import Checkpoint
-from server.exchange import Answers, Patience, connected_sites, exchange, instruct
-from server.strategies import build_strategy, restore_strategy, strategy_state
+from server.checks import check_public, check_scores, check_update, model_shapes
+from server.exchange import Answers, Patience
+from server.strategies import aggregate, build_strategy, restore_strategy, strategy_state
 
 __all__ = ["Memory", "RoundReport", "Training", "TrainingResult", "pooled", "train"]
 
@@ -100,7 +93,7 @@ class RoundReport:
     seconds: float
 
 
-class Memory(Protocol):
+class Memory(SiteMemory, Protocol):
     """Where a run is remembered: the state database and the registry behind one face."""
 
     def load_checkpoint(self, run: str) -> bytes | None:
@@ -111,16 +104,8 @@ class Memory(Protocol):
         """Write round and checkpoint in one transaction, then publish the metrics."""
         ...
 
-    def site_names(self) -> dict[int, str]:
-        """The name of each node that was heard of."""
-        ...
-
-    def record_answers(self, answers: Answers) -> None:
-        """Remember which site answered from which node."""
-        ...
-
     def counted(self, run: str) -> dict[str, int]:
-        """In how many of the run's rounds each site counted, of those that were asked."""
+        """In how many of the run's rounds each site counted, of all that were asked or should have been."""
         ...
 
 
@@ -131,7 +116,7 @@ class TrainingResult:
     Attributes:
         arrays: the resulting model.
         site_metrics, overall: from the final evaluation.
-        replies: each site's last reply: what it spent, and how.
+        replies: each site's last reply since the server began, without its update: what it spent, and how.
         counted: in how many of the rounds each site counted.
         rounds: how many rounds there were.
         failures: who is missing from the final evaluation, and why.
@@ -147,7 +132,7 @@ class TrainingResult:
 
     @property
     def complete(self) -> bool:
-        """Whether every site that took part counted in every round and in the evaluation."""
+        """Whether every site that took part, or should have, counted in every round and in the evaluation."""
         return not self.failures and all(times == self.rounds for times in self.counted.values())
 
 
@@ -160,12 +145,13 @@ def train(training: Training, grid: Grid, memory: Memory, rng: np.random.Generat
     experiment = training.experiment
     strategy = build_strategy(experiment.strategy)
     checkpoint = _resume(training, memory, strategy, rng)
+    last: dict[str, Reply] = {}
     for number in range(checkpoint.round + 1, experiment.strategy.rounds + 1):
         answers = _round(training, number, checkpoint, strategy, grid, memory)
-        answers.require(experiment.strategy.quorum, f"round {number} of run '{training.run}'")
         checkpoint = _aggregate(training, number, checkpoint, strategy, answers)
         memory.save_round(training.run, _report(training, number, answers), checkpoint.to_bytes())
-    return _evaluate_result(training, checkpoint, grid, memory)
+        last |= {site: replace(reply, update=None) for site, reply in answers.replies.items()}
+    return _evaluate_result(training, checkpoint, grid, memory, last)
 
 
 def pooled(scores: Mapping[str, ScoreHistogram]) -> Metrics | None:
@@ -177,20 +163,6 @@ def pooled(scores: Mapping[str, ScoreHistogram]) -> Metrics | None:
     for histogram in histograms[1:]:
         total = total + histogram
     return total.metrics()
-
-
-def _send(
-    training: Training, grid: Grid, memory: Memory, messages: list[Message], *, updates: bool
-) -> Answers:
-    """One exchange, whose updates must fit the model; who answered is remembered."""
-
-    def check(reply: Reply) -> None:
-        if updates:
-            _check_update(reply, training)
-
-    answers = exchange(grid, messages, names=memory.site_names(), patience=training.patience, check=check)
-    memory.record_answers(answers)
-    return answers
 
 
 def _resume(training: Training, memory: Memory, strategy: FedAvg, rng: np.random.Generator) -> Checkpoint:
@@ -206,24 +178,46 @@ def _resume(training: Training, memory: Memory, strategy: FedAvg, rng: np.random
 def _round(
     training: Training, number: int, checkpoint: Checkpoint, strategy: FedAvg, grid: Grid, memory: Memory
 ) -> Answers:
-    connected_sites(grid, training.patience)
     every = training.experiment.strategy.evaluate_every
-    instruction = training.instruction(number, evaluate=(number - 1) % every == 0)
-    planned = strategy.configure_train(number, arrays_to_record(checkpoint.arrays), ConfigRecord(), grid)
-    nodes = sorted(message.metadata.dst_node_id for message in planned)
-    messages = instruct(nodes, MessageType.TRAIN, instruction, checkpoint.arrays)
-    return _send(training, grid, memory, messages, updates=True)
+    evaluate = (number - 1) % every == 0
+
+    def check(reply: Reply) -> None:
+        _check(training, question, memory, reply)
+        check_update(reply, training.experiment, checkpoint.arrays)
+        if evaluate:
+            check_scores(reply, training.experiment, evaluations=training.evaluations)
+
+    def choose(_: list[int]) -> list[int]:
+        """Flower's strategies choose everybody, and note the model that the round begins with."""
+        planned = strategy.configure_train(number, arrays_to_record(checkpoint.arrays), ConfigRecord(), grid)
+        return sorted(message.metadata.dst_node_id for message in planned)
+
+    question = Question(
+        kind=MessageType.TRAIN,
+        instruction=training.instruction(number, evaluate=evaluate),
+        patience=training.patience,
+        arrays=checkpoint.arrays,
+        check=check,
+        most_bytes=packed_limit(model_shapes(training.experiment)),
+    )
+    answers = ask(question, grid, memory, choose=choose)
+    require(answers, question)
+    return answers
+
+
+def _check(training: Training, question: Question, memory: Memory, reply: Reply) -> None:
+    check_public(
+        reply,
+        training.experiment,
+        request=question.instruction.request(question.kind),
+        stated=memory.stated_rows(training.run),
+    )
 
 
 def _aggregate(
     training: Training, number: int, checkpoint: Checkpoint, strategy: FedAvg, answers: Answers
 ) -> Checkpoint:
-    """Hand the updates to Flower's strategy in the order of the sites' names, so that sums are repeatable."""
-    updates = [_update_message(reply) for _, reply in sorted(answers.replies.items())]
-    record, _ = strategy.aggregate_train(number, updates)
-    if record is None:
-        raise RoundError(f"round {number} gave nothing to aggregate")
-    arrays = arrays_from_record(ArrayRecord(dict(record.items())))
+    arrays = aggregate(strategy, number, checkpoint.arrays, answers.replies)
     rounds = training.experiment.strategy.rounds
     kept = max(1, round(training.experiment.strategy.average_last * rounds))
     averaging = number > rounds - kept
@@ -239,31 +233,8 @@ def _aggregate(
     )
 
 
-def _update_message(reply: Reply) -> Message:
-    assert reply.update is not None  # _check_update has looked  # noqa: S101
-    content = RecordDict(
-        {ARRAYS: arrays_to_record(reply.update.arrays), METRICS: MetricRecord({WEIGHT: reply.stated_rows})}
-    )
-    return Message(content=content, dst_node_id=1, message_type=MessageType.TRAIN)
-
-
-def _check_update(reply: Reply, training: Training) -> None:
-    """Refuse an update that does not fit the model, before it is aggregated."""
-    if reply.update is None:
-        raise ReleaseError("no update")
-    task = training.experiment.task
-    shapes = parameter_shapes(training.experiment.model, inputs=task.width, classes=len(task.label.classes))
-    found = {name: array.shape for name, array in reply.update.arrays.items()}
-    if found != shapes:
-        raise ReleaseError("update of the wrong shape")
-    if not all(np.isfinite(array).all() for array in reply.update.arrays.values()):
-        raise ReleaseError("update that is not finite")
-    if reply.stated_rows < 1:
-        raise ReleaseError(f"no {WEIGHT}")
-
-
 def _report(training: Training, number: int, answers: Answers) -> RoundReport:
-    scores = {site: reply.scores for site, reply in answers.replies.items() if reply.scores is not None}
+    scores = _scores(answers)
     return RoundReport(
         round=number,
         of=training.experiment.strategy.rounds,
@@ -278,22 +249,35 @@ def _report(training: Training, number: int, answers: Answers) -> RoundReport:
 
 
 def _evaluate_result(
-    training: Training, checkpoint: Checkpoint, grid: Grid, memory: Memory
+    training: Training, checkpoint: Checkpoint, grid: Grid, memory: Memory, last: Mapping[str, Reply]
 ) -> TrainingResult:
     arrays = checkpoint.result()
     rounds = training.experiment.strategy.rounds
-    nodes = connected_sites(grid, training.patience)
-    instruction = training.instruction(rounds + 1, evaluate=True)
-    messages = instruct(nodes, MessageType.EVALUATE, instruction, arrays)
-    answers = _send(training, grid, memory, messages, updates=False)
-    answers.require(training.experiment.strategy.quorum, f"the evaluation of run '{training.run}'")
-    scores = {site: reply.scores for site, reply in answers.replies.items() if reply.scores is not None}
+
+    def check(reply: Reply) -> None:
+        _check(training, question, memory, reply)
+        check_scores(reply, training.experiment, evaluations=training.evaluations)
+
+    question = Question(
+        kind=MessageType.EVALUATE,
+        instruction=training.instruction(rounds + 1, evaluate=True),
+        patience=training.patience,
+        arrays=arrays,
+        check=check,
+    )
+    answers = ask(question, grid, memory)
+    require(answers, question)
+    scores = _scores(answers)
     return TrainingResult(
         arrays=arrays,
         site_metrics={site: histogram.metrics() for site, histogram in scores.items()},
         overall=pooled(scores),
-        replies=answers.replies,
+        replies={**last, **answers.replies},
         counted=memory.counted(training.run),
         rounds=rounds,
         failures=answers.failures,
     )
+
+
+def _scores(answers: Answers) -> dict[str, ScoreHistogram]:
+    return {site: reply.scores for site, reply in answers.replies.items() if reply.scores is not None}

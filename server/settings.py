@@ -20,18 +20,22 @@ class ServerSettings:
         tracking_uri: MLflow's tracking and registry URI.
         artifact_root: where artifacts go when `tracking_uri` is a local SQLite file;
             a tracking server has its own.
+        federation: which SuperLink this server belongs to. Sites are admitted to one, whose
+            node ids mean nothing to another.
     """
 
     home: Path
     state_url: str
     tracking_uri: str
     artifact_root: Path
+    federation: str = "standing"
 
 
 def read_settings(environ: Mapping[str, str] = os.environ) -> ServerSettings:
-    """Read `TIDEGATE_HOME`, `TIDEGATE_STATE_URL`, `MLFLOW_TRACKING_URI` and
-    `TIDEGATE_ARTIFACT_ROOT`; one that is unset or empty has its default below the
-    current folder: `.tidegate/`, `.tidegate/state.db`, `mlruns/mlflow.db`, `mlruns/artifacts/`.
+    """Read `TIDEGATE_HOME`, `TIDEGATE_STATE_URL`, `MLFLOW_TRACKING_URI`,
+    `TIDEGATE_ARTIFACT_ROOT` and `TIDEGATE_FEDERATION`; one that is unset or empty has its default below the
+    current folder: `.tidegate/`, `.tidegate/state.db`, `mlruns/mlflow.db`, `mlruns/artifacts/`,
+    and `standing`.
     """
     home = Path(environ.get("TIDEGATE_HOME") or ".tidegate").absolute()
     mlruns = Path("mlruns").absolute()
@@ -40,6 +44,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> ServerSettings:
         state_url=environ.get("TIDEGATE_STATE_URL") or f"sqlite:///{home / 'state.db'}",
         tracking_uri=environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{mlruns / 'mlflow.db'}",
         artifact_root=Path(environ.get("TIDEGATE_ARTIFACT_ROOT") or mlruns / "artifacts").absolute(),
+        federation=environ.get("TIDEGATE_FEDERATION") or "standing",
     )
 
 

@@ -11,23 +11,26 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import Row, Select, Table, select, update
+from sqlalchemy import Connection, Row, Select, Table, select, update
 from sqlalchemy.exc import IntegrityError
 
 from contract.errors import StorageError
 from contract.experiment import Experiment
 from server import tables
 from server.database import Database, open_database
+from server.participation import SiteStatus, Step
 from server.records import (
+    AdmittedSite,
     DecisionKind,
     DecisionRecord,
     DriftRecord,
     Job,
+    ParticipationRecord,
     RoundRecord,
     RunRecord,
     RunStatus,
@@ -78,17 +81,61 @@ class State:
 
     def record_site(self, name: str, *, node_id: int, stated_rows: int) -> None:
         """Note that a site answered just now, with its present node and stated rows."""
-        now = _now()
-        values = {"node_id": str(node_id), "stated_rows": stated_rows, "last_seen": now}
         with self.database.write() as connection:
-            known = connection.execute(update(tables.sites).where(tables.sites.c.name == name).values(values))
-            if not known.rowcount:
-                connection.execute(tables.sites.insert().values(name=name, first_seen=now, **values))
+            _write_site(connection, name, node_id, stated_rows, _now())
 
     def sites(self) -> tuple[SiteRecord, ...]:
         """All sites, in the order in which they first answered."""
         rows = self._rows(select(*_columns(tables.sites, SiteRecord)).order_by(tables.sites.c.id))
         return tuple(SiteRecord(**{**row._mapping, "node_id": int(row.node_id)}) for row in rows)
+
+    def admit_site(self, name: str, *, federation: str, node_id: int, key: str) -> None:
+        """Note that the operator let the site with this key connect, in the place of an earlier one."""
+        table = tables.admitted_sites
+        values = {"node_id": str(node_id), "key": key, "admitted": _now()}
+        with self.database.write() as connection:
+            same = (table.c.federation == federation) & (table.c.name == name)
+            known = connection.execute(update(table).where(same).values(values))
+            if not known.rowcount:
+                connection.execute(table.insert().values(federation=federation, name=name, **values))
+
+    def dismiss_site(self, name: str, *, federation: str) -> None:
+        """Forget that a site was admitted; what it did stays."""
+        table = tables.admitted_sites
+        with self.database.write() as connection:
+            connection.execute(
+                table.delete().where((table.c.federation == federation) & (table.c.name == name))
+            )
+
+    def admitted_sites(self, federation: str) -> tuple[AdmittedSite, ...]:
+        """The sites that may connect, in the order of their first admission."""
+        found = self._select(tables.admitted_sites, AdmittedSite, federation=federation)
+        return tuple(replace(site, node_id=int(site.node_id)) for site in found)
+
+    def record_participation(self, step: Step, sites: Mapping[str, SiteStatus]) -> None:
+        """Note how far each site came in an exchange; a state that has not changed keeps its moment.
+
+        Sites that stated their rows have answered just now, which is noted too.
+
+        Raises:
+            StorageError: the run is unknown, or another server process is running it.
+        """
+        try:
+            with self.database.write() as connection:
+                _write_participation(connection, step, sites, _now())
+        except IntegrityError as exc:
+            raise StorageError(
+                f"{step} is being written by another, or the run is unknown",
+                where=self.database.where,
+                remedy="See that one server process only runs it",
+            ) from exc
+
+    def participation(self, run: str) -> tuple[ParticipationRecord, ...]:
+        """How far each site came in each exchange of a run, in their order."""
+        found = self._select(tables.participation, ParticipationRecord, run=run)
+        return tuple(
+            replace(item, node_id=None if item.node_id is None else int(item.node_id)) for item in found
+        )
 
     def start_run(
         self, name: str, *, experiment: Experiment, job: Job, trigger: str, code_hash: str
@@ -153,7 +200,7 @@ class State:
         self._update_run(name, {"status": status, "error": error, "ended": _now()})
 
     def save_round(self, run: str, record: RoundRecord, *, checkpoint: bytes) -> None:
-        """Add a round and replace the run's checkpoint, both or neither.
+        """Add a round and replace the run's checkpoint, both or neither; its sites are now counted.
 
         Raises:
             StorageError: the run is unknown, or has this round already: another
@@ -166,6 +213,7 @@ class State:
         try:
             with self.database.write() as connection:
                 connection.execute(tables.rounds.insert().values(row))
+                _write_counted(connection, run, record, now)
                 replaced = connection.execute(update(table).where(table.c.run == run).values(state))
                 if not replaced.rowcount:
                     connection.execute(table.insert().values(run=run, **state))
@@ -252,6 +300,52 @@ class State:
     def _rows(self, wanted: Select[Any]) -> list[Row[Any]]:
         with self.database.read() as connection:
             return list(connection.execute(wanted))
+
+
+def _write_site(connection: Connection, name: str, node_id: int, stated_rows: int, now: datetime) -> None:
+    table = tables.sites
+    values = {"node_id": str(node_id), "stated_rows": stated_rows, "last_seen": now}
+    known = connection.execute(update(table).where(table.c.name == name).values(values))
+    if not known.rowcount:
+        connection.execute(table.insert().values(name=name, first_seen=now, **values))
+
+
+def _write_participation(
+    connection: Connection, step: Step, sites: Mapping[str, SiteStatus], now: datetime
+) -> None:
+    table = tables.participation
+    key = {"run": step.run, "kind": step.kind, "round": step.number}
+    here = select(table).filter_by(**key)
+    known = {row.site: row for row in connection.execute(here)}
+    for site, status in sites.items():
+        if status.node is not None and status.stated_rows is not None:
+            _write_site(connection, site, status.node, status.stated_rows, now)
+        values = _status_values(status)
+        before = known.pop(site, None)
+        if before is None:
+            connection.execute(table.insert().values(site=site, since=now, **key, **values))
+        elif any(before._mapping[name] != value for name, value in values.items()):
+            same = (before.state, before.reason) == (status.state, status.reason)
+            since = before.since if same else now
+            connection.execute(update(table).where(table.c.id == before.id).values(since=since, **values))
+    for gone in known.values():  # a node that has told its name since
+        connection.execute(table.delete().where(table.c.id == gone.id))
+
+
+def _write_counted(connection: Connection, run: str, record: RoundRecord, now: datetime) -> None:
+    table = tables.participation
+    here = (table.c.run == run) & (table.c.kind == "train") & (table.c.round == record.round)
+    counted = here & table.c.site.in_(record.counted)
+    connection.execute(update(table).where(counted).values(state="counted", reason="", since=now))
+
+
+def _status_values(status: SiteStatus) -> dict[str, Any]:
+    return {
+        "node_id": None if status.node is None else str(status.node),
+        "stated_rows": status.stated_rows,
+        "state": status.state,
+        "reason": status.reason,
+    }
 
 
 def _columns(table: Table, kind: type[Any]) -> list[Any]:

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord
-from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
+from flwr.app import ArrayRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp.strategy import (
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedMedian,
+    FedProx,
+    FedTrimmedAvg,
+    FedYogi,
+    Krum,
+)
 
+from contract.errors import RoundError
 from contract.experiment import Strategy
-from contract.messages import ARRAYS, CONFIG, WEIGHT
+from contract.messages import ARRAYS, CONFIG, METRICS, WEIGHT, Reply, arrays_from_record, arrays_to_record
 
-__all__ = ["build_strategy", "restore_strategy", "strategy_state"]
+__all__ = ["aggregate", "build_strategy", "restore_strategy", "strategy_state"]
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
 def build_strategy(strategy: Strategy) -> FedAvg:
     """The strategy that the experiment names.
+
+    With the aggregation `mean`, stated rows weigh an update. With any other a site has one vote,
+    however many rows it states, so that nobody gets more weight by stating more; a small site's
+    noisier update then counts as much as a large one's. Of private updates a median, and all the
+    more the one that Krum takes, keeps more noise than their mean: robustness is paid for in it.
 
     Every connected site is asked in every round; the wait for a quorum, its
     deadline and its honest count are in `server.exchange`, for the strategies
@@ -33,6 +49,8 @@ def build_strategy(strategy: Strategy) -> FedAvg:
         "arrayrecord_key": ARRAYS,
         "configrecord_key": CONFIG,
     }
+    if strategy.aggregation != "mean":
+        return _robust(strategy, everyone)
     adaptive: dict[str, Any] = {
         "eta": strategy.server_learning_rate,
         "eta_l": strategy.learning_rate,
@@ -54,6 +72,47 @@ def build_strategy(strategy: Strategy) -> FedAvg:
             return FedAdam(**everyone, **adaptive)
         case "fedyogi":
             return FedYogi(**everyone, **adaptive)
+
+
+def _robust(strategy: Strategy, everyone: dict[str, Any]) -> FedAvg:
+    if strategy.aggregation == "trimmed-mean":
+        return FedTrimmedAvg(**everyone, beta=strategy.trimmed_share)
+    if strategy.aggregation == "median":
+        return FedMedian(**everyone)
+    return Krum(**everyone, num_malicious_nodes=strategy.malicious_sites)
+
+
+def aggregate(strategy: FedAvg, number: int, model: Arrays, replies: Mapping[str, Reply]) -> Arrays:
+    """The model after a round, by Flower's strategy.
+
+    Args:
+        strategy: what `build_strategy` gave.
+        number: the round.
+        model: what the round began with.
+        replies: by site, with checked updates; taken in the order of names, so that sums are repeatable.
+
+    Raises:
+        RoundError: there is nothing to aggregate.
+    """
+    # Krum's squared distances, in float32 and from scalar products, drown in the model's own norm;
+    # they are the same between differences from it.
+    origin = model if isinstance(strategy, Krum) else {}
+    updates = [_message(reply, origin) for _, reply in sorted(replies.items())]
+    record, _ = strategy.aggregate_train(number, updates)
+    if record is None:
+        raise RoundError(f"round {number} gave nothing to aggregate")
+    arrays = arrays_from_record(ArrayRecord(dict(record.items())))
+    return {name: value + origin[name] if origin else value for name, value in arrays.items()}
+
+
+def _message(reply: Reply, origin: Arrays) -> Message:
+    assert reply.update is not None  # server.checks has looked  # noqa: S101
+    update = reply.update.arrays
+    arrays = {name: value - origin[name] for name, value in update.items()} if origin else update
+    content = RecordDict(
+        {ARRAYS: arrays_to_record(arrays), METRICS: MetricRecord({WEIGHT: reply.stated_rows})}
+    )
+    return Message(content=content, dst_node_id=1, message_type=MessageType.TRAIN)
 
 
 def strategy_state(strategy: FedAvg) -> Arrays:

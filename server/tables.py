@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     DateTime,
@@ -30,18 +31,20 @@ from sqlalchemy.types import TypeDecorator
 
 __all__ = [
     "HEAD",
+    "admitted_sites",
     "checkpoints",
     "claims",
     "decisions",
     "drift_summaries",
     "metadata",
+    "participation",
     "rounds",
     "runs",
     "sites",
     "verdicts",
 ]
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision under `migrations/versions`."""
 
 metadata = MetaData(
@@ -80,15 +83,32 @@ def _run() -> Column[str]:
     return Column("run", String(200), ForeignKey("runs.name"), nullable=False)
 
 
+def _rows(*, nullable: bool = False) -> Column[int]:
+    """Stated rows pass PostgreSQL's 32 bits; SQLite has one kind of integer."""
+    return Column("stated_rows", BigInteger().with_variant(Integer(), "sqlite"), nullable=nullable)
+
+
 sites = Table(
     "sites",
     metadata,
     _order(),
     Column("name", String(200), nullable=False, unique=True),
     Column("node_id", String(32), nullable=False),  # Flower's ids fill 64 bits unsigned
-    Column("stated_rows", Integer, nullable=False),
+    _rows(),
     Column("first_seen", Moment, nullable=False),
     Column("last_seen", Moment, nullable=False),
+)
+
+admitted_sites = Table(
+    "admitted_sites",
+    metadata,
+    _order(),
+    Column("federation", String(100), nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("node_id", String(32), nullable=False),
+    Column("key", String(64), nullable=False),
+    Column("admitted", Moment, nullable=False),
+    UniqueConstraint("federation", "name"),
 )
 
 runs = Table(
@@ -124,6 +144,22 @@ rounds = Table(
     Column("seconds", Float, nullable=False),
     Column("ended", Moment, nullable=False),
     UniqueConstraint("run", "round"),
+)
+
+participation = Table(
+    "participation",
+    metadata,
+    _order(),
+    _run(),
+    Column("kind", String(40), nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("site", String(200), nullable=False),
+    Column("node_id", String(32)),
+    _rows(nullable=True),
+    Column("state", String(20), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("since", Moment, nullable=False),
+    UniqueConstraint("run", "kind", "round", "site"),
 )
 
 checkpoints = Table(

@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from contract.releases import Metrics
 from server.code import server_code_hash
 from server.jobs import Job
 from server.memory import RunMemory, Watch, metric_names
+from server.participation import advice, kind_of, runs_of, told
 from server.passport import ModelComparison, render
 from server.passports import passport_of
 from server.plots import learning_curve, privacy_spent, site_metrics
@@ -47,6 +48,8 @@ class Services:
         registry: MLflow.
         rng: initial values of a model; noise is none of the server's business.
         watch: is told of each round.
+        federation: whose admitted sites may take part (`server.settings`).
+        admitted: the sites by node where nobody is admitted by key, in one process.
     """
 
     grid: Grid
@@ -54,6 +57,17 @@ class Services:
     registry: Registry
     rng: np.random.Generator
     watch: Watch = lambda _: None
+    federation: str = ""
+    admitted: Mapping[int, str] | None = None
+
+    def memory(self, mlflow_run: str) -> RunMemory:
+        """Where a run is remembered."""
+        return RunMemory(self.state, self.registry, mlflow_run, self.watch, self._admitted)
+
+    def _admitted(self) -> Mapping[int, str]:
+        if self.admitted is not None:
+            return self.admitted
+        return {site.node_id: site.name for site in self.state.admitted_sites(self.federation)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +90,7 @@ def run_training(
     """
     record, mlflow_run = _open_run(job, services)
     with _recorded_failure(job.run, mlflow_run, services):
-        memory = RunMemory(services.state, services.registry, mlflow_run, services.watch)
+        memory = services.memory(mlflow_run)
         training = Training(
             run=job.run,
             experiment=job.experiment,
@@ -130,6 +144,7 @@ def _open_run(job: Job, services: Services) -> tuple[RunRecord, str]:
 def _publish(job: Job, result: TrainingResult, mlflow_run: str, services: Services) -> None:
     """The final figures, the plots and the data's lineage."""
     registry, rounds = services.registry, services.state.rounds(job.run)
+    _publish_sites(job.run, mlflow_run, services)
     spent = {site: reply.spent_in_run.epsilon for site, reply in result.replies.items()}
     named = metric_names(result.site_metrics, result.overall, spent)
     registry.log_metrics(mlflow_run, named, step=result.rounds + 1)
@@ -154,6 +169,19 @@ def _publish(job: Job, result: TrainingResult, mlflow_run: str, services: Servic
         }
         plot = privacy_spent(epsilons, title=f"{job.run}: privacy spent", delta=job.experiment.privacy.delta)
         registry.log_figure_bytes(mlflow_run, plot, "privacy-spent.png")
+
+
+def _publish_sites(run: str, mlflow_run: str, services: Services) -> None:
+    """How far each site came, exchange by exchange, as a table beside the plots."""
+    rows = [
+        {
+            **{key: value for key, value in vars(item).items() if key not in ("run", "node_id")},
+            "since": item.since.isoformat(timespec="seconds"),
+            "what_to_do": advice(item.reason),
+        }
+        for item in services.state.participation(run)
+    ]
+    services.registry.log_text(mlflow_run, json.dumps(rows, indent=1), "sites.json")
 
 
 def _curves(rounds: Sequence[RoundRecord]) -> dict[str, list[tuple[float, float]]]:
@@ -201,9 +229,32 @@ def _finish(
     job: Job, record: RunRecord, result: TrainingResult, version: int, mlflow_run: str, services: Services
 ) -> None:
     status: RunStatus = "succeeded" if result.complete else "partial"
-    services.state.link_run(job.run, result=json.dumps(summary(job, result, version, mlflow_run, status)))
+    error = "" if result.complete else _who_was_missing(job.run, result, services.state)
+    told = {**summary(job, result, version, mlflow_run, status), "incomplete": error}
+    services.state.link_run(job.run, result=json.dumps(told))
     services.registry.finish_run(mlflow_run, status)
-    services.state.finish_run(record.name, status)
+    services.state.finish_run(record.name, status, error=error)
+
+
+def _who_was_missing(run: str, result: TrainingResult, state: State) -> str:
+    """Each site that did not count throughout: in which rounds, why, and what to do."""
+    numbers: dict[tuple[str, str, str], list[int]] = {}
+    for item in state.participation(run):
+        if item.reason and item.kind in ("train", "evaluate"):
+            numbers.setdefault((item.site, item.kind, kind_of(item.reason)), []).append(item.round)
+    lines = []
+    for (site, kind, reason), found in sorted(numbers.items(), key=lambda item: (item[0][0], item[1])):
+        rounds = f"round{'s' * (len(found) > 1)} {runs_of(found)}"
+        where = "the final evaluation" if kind == "evaluate" else rounds
+        lines.append(f"{site}: {reason} in {where}")
+    explained = {site for site, _, _ in numbers}
+    lines += [
+        f"{site}: not asked in {result.rounds - times} of {result.rounds} rounds"
+        for site, times in result.counted.items()
+        if times < result.rounds and site not in explained
+    ]
+    todo = told({site: reason for site, _, reason in sorted(numbers)})
+    return "; ".join(lines) + (f". What to do: {todo}" if todo else "")
 
 
 def summary(job: Job, result: TrainingResult, version: int, mlflow_run: str, status: str) -> dict[str, Any]:
@@ -266,5 +317,7 @@ def _recorded_failure(run: str, mlflow_run: str, services: Services) -> Iterator
         yield
     except TidegateError as exc:
         services.state.finish_run(run, "failed", error=str(exc))
+        with suppress(TidegateError):  # what ended the run is to be told, not that MLflow is away too
+            _publish_sites(run, mlflow_run, services)
         services.registry.finish_run(mlflow_run, "failed")
         raise

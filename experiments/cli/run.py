@@ -25,6 +25,8 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="End with one JSON object.")] = False,
 ) -> None:
     """Train across the sites and register a model version."""
+    from rich.markup import escape
+
     from contract.errors import InputError
     from experiments.cli.output import Steps, console, metrics_rows, print_json, print_table, quiet_flower
     from experiments.federated_run import Request, read_experiment, run_experiment, sites_for
@@ -70,6 +72,8 @@ def run(
         metrics_rows(result),
         title=f"{result['model']} version {result['version']}: {result['status']}",
     )
+    if result["status"] != "succeeded":
+        console.print(f"[bold yellow]INCOMPLETE:[/bold yellow] {escape(result['incomplete'])}")
     if not result["private"]:
         console.print("[bold red]NOT PRIVATE: this run gives no guarantee.[/bold red]")
     console.print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -68,66 +69,85 @@ def admit(
     name: Annotated[str, typer.Argument(help="The site's name.")],
     public_key: Annotated[Path, typer.Argument(help="The site's public key, from `tidegate site init`.")],
 ) -> None:
-    """Let the site with this key connect."""
+    """Let the site with this key connect. Only it may then answer under that name."""
     from experiments.cli.output import console
+    from experiments.runtimes.deployment import admit as admit_key
     from experiments.runtimes.deployment import running_control
+    from server.settings import read_settings
 
-    node = running_control().register(public_key, name)
+    node = admit_key(name, public_key, running_control(), read_settings())
     console.print(f"site '{name}' may connect as node {node}")
 
 
 @app.command()
-def status(json: Json = False) -> None:
-    """Runs and how they ended, newest last."""
-    from experiments.cli.output import print_json, print_table
+def dismiss(name: Annotated[str, typer.Argument(help="The site's name.")]) -> None:
+    """Let a site that has left connect no more; until then every run counts it as missing."""
+    from experiments.cli.output import console
+    from experiments.runtimes.deployment import dismiss as dismiss_site
+    from experiments.runtimes.deployment import running_control
+    from server.settings import read_settings
+
+    dismiss_site(name, running_control(), read_settings())
+    console.print(f"site '{name}' may connect no more")
+
+
+@app.command()
+def status(
+    run: Annotated[str | None, typer.Option(help="Show this run alone, with all its rounds.")] = None,
+    watch: Annotated[bool, typer.Option(help="Refresh until the runs shown have ended, or Ctrl-C.")] = False,
+    json: Json = False,
+) -> None:
+    """Runs, newest last; and how far each site came: enrolled, connected, trained, counted.
+
+    Sites are shown of the runs in progress, or else of the last run, in the round where it stands.
+    """
+    from experiments.cli.run_status import read_runs, show_runs, watch_runs
     from server.settings import read_settings
     from server.storage import open_state
 
     with open_state(read_settings().state_url) as state:
-        runs = list(state.runs())
-        rounds = {run.name: state.rounds(run.name) for run in runs}
-    if json:
-        print_json([{**vars(run), "experiment_json": None, "rounds": len(rounds[run.name])} for run in runs])
-        return
-    print_table(
-        ("run", "job", "status", "rounds", "sites counted in the last", "version", "error"),
-        (
-            (
-                run.name,
-                run.job,
-                run.status,
-                len(rounds[run.name]),
-                ", ".join(rounds[run.name][-1].counted) if rounds[run.name] else "–",
-                run.model_version or "–",
-                run.error,
-            )
-            for run in runs
-        ),
-    )
+        if watch and not json:
+            watch_runs(state, run)
+        else:
+            show_runs(read_runs(state, run), json=json)
 
 
 @app.command()
 def sites(json: Json = False) -> None:
-    """The sites that have answered."""
+    """The sites that were admitted, and those that have answered."""
     from experiments.cli.output import print_json, print_table
+    from experiments.runtimes.deployment import running_federation
     from server.settings import read_settings
     from server.storage import open_state
 
-    with open_state(read_settings().state_url) as state:
-        found = state.sites()
+    settings = read_settings()
+    with open_state(settings.state_url) as state:
+        found = {site.name: site for site in state.sites()}
+        admitted = {site.name: site for site in state.admitted_sites(running_federation(settings))}
+    names = [*found, *(name for name in admitted if name not in found)]
     if json:
-        print_json([vars(site) for site in found])
+        print_json(
+            [
+                {**(vars(found[name]) if name in found else {"name": name}), "admitted": name in admitted}
+                for name in names
+            ]
+        )
         return
+
+    def moment(at: datetime | None) -> str:
+        return "–" if at is None else f"{at:%Y-%m-%d %H:%M}"
+
     print_table(
-        ("site", "stated rows", "first seen", "last seen"),
+        ("site", "stated rows", "admitted", "first answer", "last answer"),
         (
             (
-                site.name,
-                site.stated_rows,
-                f"{site.first_seen:%Y-%m-%d %H:%M}",
-                f"{site.last_seen:%Y-%m-%d %H:%M}",
+                name,
+                found[name].stated_rows if name in found else "–",
+                moment(admitted[name].admitted if name in admitted else None),
+                moment(found[name].first_seen if name in found else None),
+                moment(found[name].last_seen if name in found else None),
             )
-            for site in found
+            for name in names
         ),
     )
 

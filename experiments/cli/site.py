@@ -87,7 +87,7 @@ def up(
     import signal
     import threading
 
-    from clients.agent import serve, worker_answers
+    from clients.agent import one_agent, serve, worker_answers
     from clients.flower import connect, wait_for_server
     from clients.health import Health, serve_health
     from clients.site import close_site, open_site
@@ -106,7 +106,7 @@ def up(
     limits = Limits(memory_mb=config.agent.memory_mb, seconds=config.agent.task_seconds)
     worker = Worker(lambda descriptor: _worker_command(file, descriptor), limits)
     try:
-        with serve_health(health, health_port) as port:
+        with one_agent(config.storage.agent_lock), serve_health(health, health_port) as port:
             if port is not None:
                 log.info("health of site '%s': http://127.0.0.1:%d/health", config.name, port)
             if warm:
@@ -119,6 +119,7 @@ def up(
                     root_certificates=root_certificates,
                     private_key=key or file.parent / "keys" / "node.key",
                     node_config={"site": str(file.resolve())},
+                    remembered=config.storage.node,
                 ) as connection:
                     log.info(
                         "site '%s' is connected to %s as node %s", config.name, superlink, connection.node_id

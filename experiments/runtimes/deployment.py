@@ -7,22 +7,34 @@ submitted as Flower app bundles. Only the addresses are all on loopback.
 
 from __future__ import annotations
 
+import hashlib
 import os
-import shutil
+import secrets
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from contract.errors import AddressError, RoundError
+from contract.errors import AddressError, InputError, RoundError
 from experiments.runtimes.certificates import ServerFiles, make_node_key, make_server_files
 from experiments.runtimes.processes import Processes, free_port, require_free, wait_for_port
 from server.flower import ControlClient
 from server.registry_ui import serve_command, serve_environment
 from server.settings import ServerSettings, quiet_environment, read_settings
+from server.storage import open_state
 
-__all__ = ["SITE", "Federation", "project_root", "running_control"]
+__all__ = [
+    "SITE",
+    "TIDEGATE_SUPERLINK",
+    "Federation",
+    "admit",
+    "dismiss",
+    "project_root",
+    "running_control",
+    "running_federation",
+]
 
+TIDEGATE_SUPERLINK = (sys.executable, "-m", "server.superlink")
 SITE = "site-"
 """How the names of the sites' processes begin."""
 
@@ -52,6 +64,7 @@ class Federation:
         port: of the SuperLink; 0 takes a free one.
         lasting: whether the SuperLink keeps its state in a file. Without, it keeps it in
             memory and a round takes half the time; runs resume from our own checkpoints anyway.
+        name: under which sites are admitted; one of its own where the admissions end with the SuperLink.
     """
 
     home: Path
@@ -59,6 +72,12 @@ class Federation:
     processes: Processes
     port: int = 0
     lasting: bool = False
+    superlink: tuple[str, ...] = TIDEGATE_SUPERLINK
+    name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        name = self.settings.federation
+        self.name = name if self.lasting else f"{name}-{secrets.token_hex(4)}"
 
     def start_server(self) -> ControlClient:
         """Start the SuperLink and wait until it answers.
@@ -73,7 +92,7 @@ class Federation:
             self.port = free_port()
         files = self.files
         command = [
-            _program("flower-superlink"),
+            *self.superlink,
             *("--ssl-certfile", str(files.certificate), "--ssl-keyfile", str(files.key)),
             *("--ssl-ca-certfile", str(files.authority), "--enable-supernode-auth"),
             *("--disable-runtime-dependency-installation", "--host", "127.0.0.1", "--port", str(self.port)),
@@ -82,6 +101,7 @@ class Federation:
         self.processes.start("superlink", command, self.environment, self.home)
         wait_for_port(self.port, _START_SECONDS, self.processes)
         _address_file(self.settings).write_text(self.address, encoding="utf-8")
+        _name_file(self.settings).write_text(self.name, encoding="utf-8")
         return self.control
 
     def start_ui(self, port: int) -> str:
@@ -114,6 +134,7 @@ class Federation:
             "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05",
             "TIDEGATE_HOME": str(self.settings.home),
             "TIDEGATE_STATE_URL": self.settings.state_url,
+            "TIDEGATE_FEDERATION": self.name,
             "MLFLOW_TRACKING_URI": self.settings.tracking_uri,
             "TIDEGATE_ARTIFACT_ROOT": str(self.settings.artifact_root),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
@@ -121,9 +142,9 @@ class Federation:
         }
 
     def add_site(self, name: str, site_file: Path, control: ControlClient) -> int:
-        """Register a site's key and start its agent; return the process id."""
+        """Admit a site's key and start its agent; return the process id."""
         private, public = make_node_key(site_file.parent / "keys")
-        control.register(public, name)
+        admit(name, public, control, self.settings, self.name)
         command = [
             *(sys.executable, "-m", "experiments.cli.main", "site", "up", str(site_file)),
             *("--superlink", self.address, "--root-certificates", str(self.files.authority)),
@@ -154,6 +175,55 @@ class Federation:
             time.sleep(0.1)
 
 
+def admit(
+    name: str,
+    public_key: Path,
+    control: ControlClient,
+    settings: ServerSettings,
+    federation: str | None = None,
+) -> int:
+    """Let the site with this key connect, and remember whose it is; return its node id.
+
+    Args:
+        name: the site's: it must answer under it, and nobody else may.
+        public_key: the file.
+        control: of the SuperLink.
+        settings: name the state database.
+        federation: the SuperLink's name; None for the one that `running_control` reaches.
+    """
+    node = control.register(public_key, name)
+    federation = federation or running_federation(settings)
+    with open_state(settings.state_url) as state:
+        key = hashlib.sha256(public_key.read_bytes()).hexdigest()
+        state.admit_site(name, federation=federation, node_id=node, key=key)
+    return node
+
+
+def dismiss(name: str, control: ControlClient, settings: ServerSettings) -> None:
+    """Let a site connect no more, and expect it no longer in a round.
+
+    Raises:
+        InputError: no site of that name is admitted.
+    """
+    federation = running_federation(settings)
+    with open_state(settings.state_url) as state:
+        nodes = {site.name: site.node_id for site in state.admitted_sites(federation)}
+        if name not in nodes:
+            raise InputError(
+                f"no site '{name}' is admitted",
+                where="NAME",
+                remedy=f"Admitted are: {', '.join(nodes)}" if nodes else "`tidegate server sites` lists them",
+            )
+        control.unregister(nodes[name])
+        state.dismiss_site(name, federation=federation)
+
+
+def running_federation(settings: ServerSettings) -> str:
+    """The name of the federation whose SuperLink `running_control` reaches."""
+    path = _name_file(settings)
+    return path.read_text(encoding="utf-8").strip() if path.exists() else settings.federation
+
+
 def running_control(settings: ServerSettings | None = None) -> ControlClient:
     """The client of the SuperLink that `tidegate server up` or the demo runs.
 
@@ -176,12 +246,5 @@ def _address_file(settings: ServerSettings) -> Path:
     return settings.home / "superlink.address"
 
 
-def _program(name: str) -> str:
-    """A program of the environment that this Python belongs to."""
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if found is None:
-        raise RoundError(
-            f"the program {name} is not installed", remedy="Install Tidegate with its server extra"
-        )
-    return found
+def _name_file(settings: ServerSettings) -> Path:
+    return settings.home / "superlink.federation"

@@ -78,7 +78,7 @@ def simulate(job: Job, sites: Sequence[Path], settings: ServerSettings) -> None:
     def main(grid: Grid, context: Context) -> None:
         del context
         try:
-            run_job(job, grid, settings)
+            run_job(job, grid, settings, admitted={})  # virtual nodes have no keys
         except Exception as exc:
             errors.append(exc)
 

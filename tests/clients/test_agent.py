@@ -167,7 +167,7 @@ def test_a_line_that_breaks_while_receiving_is_outlived(caplog: pytest.LogCaptur
     line, answering = Line(ConnectionError("cut"), RuntimeError("restarted"), work()), Answering()
     run(line, answering)
     assert len(line.sent) == 1
-    assert caplog.text.count("could not be received") == 2
+    assert caplog.text.count("could not be received") == 1  # said once, until it is whole again
 
 
 def test_a_reply_that_cannot_be_sent_is_sent_again_and_computed_once() -> None:

@@ -132,3 +132,49 @@ def test_all_faults_are_told_at_once() -> None:
 def test_any_text_that_is_no_experiment_is_refused_and_nothing_else(text: str) -> None:
     with pytest.raises(ExperimentError, match="any: "):
         parse_experiment(text, where="any")
+
+
+def strategy(**keys: object) -> str:
+    lines = "\n".join(f"{key} = {value!r}" for key, value in keys.items())
+    return GOOD + f"\n[strategy]\n{lines}\n"
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        (
+            {"aggregation": "median", "name": "fedavgm", "quorum": 5},
+            "aggregation = 'median' goes with name = 'fedavg' alone: 'fedavgm' is defined on the mean",
+        ),
+        ({"aggregation": "median", "quorum": 2}, "needs 3 sites and so quorum = 3 or more, not 2"),
+        (
+            {"aggregation": "krum", "quorum": 4},
+            "needs 2 · malicious_sites + 3 = 5 sites and so quorum = 5 or more, not 4",
+        ),
+        ({"aggregation": "krum", "malicious_sites": 2, "quorum": 6}, "= 7 sites"),
+        (
+            {"aggregation": "trimmed-mean", "quorum": 4},
+            "needs 5 sites for trimmed_share = 0.2 to drop any and so quorum = 5 or more",
+        ),
+        ({"aggregation": "trimmed-mean", "trimmed_share": 0.5}, "'strategy.trimmed_share' = 0.5"),
+        ({"aggregation": "mode"}, "'strategy.aggregation' = 'mode'"),
+    ],
+)
+def test_a_robust_aggregation_that_cannot_work_is_refused(keys: dict[str, object], words: str) -> None:
+    assert words in refusal(strategy(**keys))
+
+
+@pytest.mark.parametrize("share", [0.07, 0.1, 0.15, 0.2, 0.29, 0.3, 0.3333, 0.34, 0.49])
+def test_the_fewest_sites_are_those_of_which_flower_drops_one(share: float) -> None:
+    text = strategy(aggregation="trimmed-mean", trimmed_share=share, quorum=100)
+    fewest = parse_experiment(text, where="x").strategy.fewest_sites
+    assert int(share * fewest) == 1
+    assert int(share * (fewest - 1)) == 0
+
+
+def test_a_robust_aggregation_changes_the_digest() -> None:
+    digests = {
+        parse_experiment(strategy(aggregation=name, quorum=5), where="x").digest
+        for name in ("mean", "trimmed-mean", "median", "krum")
+    }
+    assert len(digests) == 4

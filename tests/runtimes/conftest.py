@@ -74,7 +74,7 @@ def sites(tmp_path: Path) -> Callable[[str], list[Path]]:
 
     def make(folder: str) -> list[Path]:
         return [
-            _site(tmp_path / folder / name, name, seed)
+            make_site(tmp_path / folder / name, name, seed)
             for seed, name in enumerate(("north", "south", "west"))
         ]
 
@@ -98,7 +98,7 @@ def settings(tmp_path: Path) -> Callable[[str], ServerSettings]:
     return make
 
 
-def _site(folder: Path, name: str, seed: int) -> Path:
+def make_site(folder: Path, name: str, seed: int) -> Path:
     rng = np.random.default_rng(seed)
     age = rng.integers(0, 120, 120)
     ill = (rng.random(120) < age / 120).astype(int)

@@ -4,12 +4,15 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
 import server.database
 from contract.errors import StorageError
+from contract.experiment import Experiment
+from server.participation import SiteStatus, Step
 from server.storage import State, open_state
 from server.tables import HEAD, metadata
+from tests.server.revisions import FIRST_REVISION_SITE, migrate
 
 
 def test_migrations_give_the_tables_of_the_program(state: State) -> None:
@@ -23,6 +26,27 @@ def test_head_is_the_newest_revision() -> None:
     assert scripts.get_heads() == [HEAD]
 
 
+def test_a_database_of_the_first_revision_is_brought_up_to_date(
+    tmp_path: Path, experiment: Experiment
+) -> None:
+    url = f"sqlite:///{tmp_path}/state.db"
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        migrate(connection, "0001")
+        connection.execute(text(FIRST_REVISION_SITE.replace("+00", "")))
+    engine.dispose()
+    with open_state(url) as state:
+        assert [(site.name, site.node_id, site.stated_rows) for site in state.sites()] == [("plan-a", 5, 7)]
+        state.start_run("r", experiment=experiment, job="train", trigger="t", code_hash="c")
+        step = Step(run="r", kind="train", number=1)
+        state.record_participation(step, {"plan-a": SiteStatus(state="connected", node=5)})
+        assert [item.state for item in state.participation("r")] == ["connected"]
+        with state.database.read() as connection:
+            assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == HEAD
+            context = MigrationContext.configure(connection, opts={"compare_type": True})
+            assert compare_metadata(context, metadata) == []
+
+
 def test_what_was_saved_is_there_after_opening_again(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/state.db"
     with open_state(url) as state:
@@ -34,7 +58,7 @@ def test_what_was_saved_is_there_after_opening_again(tmp_path: Path) -> None:
 def test_a_newer_database_is_refused_and_left_alone(state: State) -> None:
     with state.database.write() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(StorageError, match="revision 9999, newer than this program's 0001"):
+    with pytest.raises(StorageError, match=f"revision 9999, newer than this program's {HEAD}"):
         open_state(state.database.engine.url.render_as_string())
     with state.database.read() as connection:
         assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "9999"

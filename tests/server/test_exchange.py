@@ -103,6 +103,41 @@ def test_all_answer_and_the_exchange_ends_at_once() -> None:
     assert 0.1 <= answers.seconds < 5
 
 
+class LosingGrid(ScriptedGrid):
+    """Loses the first message to node 2, or both replies to it come."""
+
+    def __init__(self, *script: Says, loses: bool) -> None:
+        super().__init__(*script)
+        self._loses = loses
+        self.pushed: list[int] = []
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        messages = list(messages)
+        self.pushed += [message.metadata.dst_node_id for message in messages]
+        return super().push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        names = list(message_ids)
+        nodes = [self._replies[name].metadata.src_node_id for name in names]
+        first = names[nodes.index(2)] if self._loses or nodes.count(2) < 2 else ""
+        return super().pull_messages(name for name in names if name != first or self.pushed.count(2) > 5)
+
+
+@pytest.mark.parametrize("loses", [True, False])
+def test_a_site_whose_message_was_lost_is_asked_again_and_counts_once(
+    monkeypatch: pytest.MonkeyPatch, loses: bool
+) -> None:
+    monkeypatch.setattr("server.exchange._FIRST_REPEAT", 0.05)
+    grid = LosingGrid(at("north"), at("south"), loses=loses)
+    messages = instruct([1, 2], "train", Instruction(run="r"), None)
+    patience = Patience(quorum=2, deadline=LONG, grace=LONG)
+    answers = exchange(grid, messages, names=NAMES, patience=patience)
+    assert list(answers.replies) == ["north", "south"]
+    assert answers.failures == {}
+    assert grid.pushed == [1, 2, 2]
+    assert answers.seconds < 5
+
+
 def test_after_the_quorum_the_others_have_their_grace_and_are_then_named() -> None:
     answers = ask(at("north"), at("south"), NEVER, grace=0.3)
     assert list(answers.replies) == ["north", "south"]
@@ -155,7 +190,7 @@ def test_no_other_text_passes(text: str) -> None:
 
 def test_two_nodes_with_one_site_name_are_told_apart_and_count_once() -> None:
     answers = ask(at("north"), at("north"), names={})
-    assert answers.nodes == {"north": 1}
+    assert answers.nodes == {"north": 1, "node 2 as north": 2}
     assert answers.failures == {"node 2 as north": "two nodes gave the same site name"}
 
 

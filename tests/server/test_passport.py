@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from contract.experiment import Experiment, Privacy
+from contract.experiment import Experiment, Privacy, Strategy
 from contract.releases import PLAIN_METHOD, Comparison, MetricErrors, Metrics, Spent
 from server.passport import ModelComparison, Passport, SitePassport, render, size_band
 
@@ -36,8 +36,18 @@ def passport(experiment: Experiment) -> Passport:
         mechanism=mechanism,
         metrics=_metrics(),
     )
-    part = replace(whole, stated_rows=80, counted=7, failures={"lost": 2, "budget": 1}, metrics=None)
-    never = SitePassport(stated_rows=None, asked=10, counted=0, failures={"lost": 10})
+    part = replace(
+        whole,
+        stated_rows=80,
+        counted=7,
+        counted_in=(1, 2, 3, 4, 7, 8, 10),
+        failures={"no answer": 2, "budget": 1},
+        missing_at_end="no answer",
+        metrics=None,
+    )
+    never = SitePassport(
+        stated_rows=None, asked=0, counted=0, failures={"not connected": 10}, missing_at_end="not connected"
+    )
     comparison = ModelComparison(
         champion_version=1,
         by_site={"plan-free": (_metrics(0.08), _metrics())},
@@ -99,6 +109,40 @@ def test_a_whole_run_has_no_warning(passport: Passport) -> None:
     text = render(replace(passport, sites={"plan-free": passport.sites["plan-free"]}, comparison=None))
     assert "INCOMPLETE" not in text
     assert "There was no champion to compare with." in text
+
+
+def test_a_site_that_is_missing_in_the_final_evaluation_alone_is_named(passport: Passport) -> None:
+    site = replace(passport.sites["plan-free"], missing_at_end="scores refused: 10 bins", metrics=None)
+    text = render(replace(passport, sites={"plan-free": site}))
+    assert "> 🟠 **INCOMPLETE.** Not in the final evaluation: plan-free (scores refused: 10 bins).\n" in text
+
+
+def test_a_site_that_came_late_is_told_with_its_rounds(passport: Passport) -> None:
+    late = replace(passport.sites["plan-free"], asked=6, counted=6, counted_in=tuple(range(5, 11)))
+    text = render(replace(passport, sites={"late": late}))
+    assert "**INCOMPLETE.** Not every round counted every site: late (6 of 10)." in text
+    assert "| late | 1,000–10,000 | 6 of 10 | 6 of 10 (5–10) | – |" in text
+
+
+def test_what_was_answered_before_a_restart_is_not_called_never(passport: Passport) -> None:
+    lost = replace(passport.sites["plan-25"], spent_in_run=None, spent_in_total=None)
+    text = render(replace(passport, sites={"lost": lost}))
+    assert "answered before the server was restarted" in text
+    assert "never answered" not in text
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "words"),
+    [
+        ("median", "fedavg, median (a site, a vote), 10 rounds"),
+        ("krum", "fedavg, Krum (up to 1 bad sites; a site, a vote), 10 rounds"),
+        ("trimmed-mean", "fedavg, trimmed mean (0.2 at either end; a site, a vote), 10 rounds"),
+    ],
+)
+def test_a_robust_aggregation_is_named_in_the_plan(passport: Passport, aggregation: str, words: str) -> None:
+    strategy = Strategy(rounds=10, quorum=5, aggregation=aggregation)  # type: ignore[arg-type]
+    experiment = passport.experiment.model_copy(update={"strategy": strategy})
+    assert words in render(replace(passport, experiment=experiment))
 
 
 def test_text_stays_text(passport: Passport) -> None:

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from contract.errors import StorageError
 from contract.experiment import Experiment
+from server.participation import SiteStatus, Step
 from server.records import RoundRecord
 from server.storage import State, name_run, open_state
 
@@ -106,6 +108,69 @@ def test_sites_keep_when_they_were_first_seen(state: State) -> None:
     assert after.last_seen > before.last_seen
 
 
+ROUND = Step(run="r", kind="train", number=1)
+
+
+def _states(state: State) -> dict[str, tuple[str, str]]:
+    return {item.site: (item.state, item.reason) for item in state.participation("r")}
+
+
+def test_how_far_a_site_came_is_rewritten_and_keeps_since_when(state: State, experiment: Experiment) -> None:
+    _start(state, experiment)
+    connected = SiteStatus(state="connected", node=2**64 - 1)
+    away = SiteStatus(state="enrolled", reason="not connected")
+    state.record_participation(
+        ROUND, {"a": connected, "node 7": SiteStatus(state="connected", node=7), "c": away}
+    )
+    first = {item.site: item for item in state.participation("r")}
+    assert state.sites() == ()
+    trained = replace(connected, state="trained", stated_rows=2**40)
+    state.record_participation(ROUND, {"a": trained, "b": SiteStatus(state="connected", node=7), "c": away})
+    second = {item.site: item for item in state.participation("r")}
+    assert sorted(second) == ["a", "b", "c"]
+    assert second["c"] == first["c"]
+    assert second["a"].since > first["a"].since
+    assert (second["a"].node_id, second["a"].stated_rows, second["a"].round) == (2**64 - 1, 2**40, 1)
+    assert [(site.name, site.stated_rows) for site in state.sites()] == [("a", 2**40)]
+
+
+def test_a_round_and_that_its_sites_counted_are_written_together(
+    state: State, experiment: Experiment
+) -> None:
+    _start(state, experiment)
+    refused = SiteStatus(state="trained", reason="update refused: too long", node=2, stated_rows=None)
+    sites = {"a": SiteStatus(state="trained", node=1, stated_rows=5), "b": refused}
+    for step in (ROUND, replace(ROUND, number=2), replace(ROUND, kind="evaluate")):
+        state.record_participation(step, sites)
+    state.save_round("r", _round(1), checkpoint=b"")
+    found = [(item.kind, item.round, item.site, item.state) for item in state.participation("r")]
+    assert found == [
+        ("train", 1, "a", "counted"),
+        ("train", 1, "b", "trained"),
+        ("train", 2, "a", "trained"),
+        ("train", 2, "b", "trained"),
+        ("evaluate", 1, "a", "trained"),
+        ("evaluate", 1, "b", "trained"),
+    ]
+    assert _states(state)["b"] == ("trained", "update refused: too long")
+
+
+def test_nobody_takes_part_in_an_unknown_run(state: State) -> None:
+    with pytest.raises(StorageError, match="round 1 of run 'r' is being written by another, or"):
+        state.record_participation(ROUND, {"a": SiteStatus(state="connected", node=1)})
+
+
+def test_a_site_is_admitted_to_one_federation_and_anew_in_its_place(state: State) -> None:
+    state.admit_site("north", federation="standing", node_id=2**64 - 1, key="k1")
+    state.admit_site("south", federation="standing", node_id=2, key="k2")
+    state.admit_site("north", federation="other", node_id=3, key="k1")
+    state.admit_site("north", federation="standing", node_id=4, key="k3")
+    found = [(site.name, site.node_id, site.key) for site in state.admitted_sites("standing")]
+    assert found == [("north", 4, "k3"), ("south", 2, "k2")]
+    assert [site.node_id for site in state.admitted_sites("other")] == [3]
+    assert state.admitted_sites("nowhere") == ()
+
+
 def test_the_first_evidence_stays(state: State) -> None:
     assert state.save_drift("e", window="w1", site="a", summary={"n": 1})
     assert not state.save_drift("e", window="w1", site="a", summary={"n": 2})
@@ -192,7 +257,9 @@ def test_a_kill_at_any_moment_leaves_round_and_checkpoint_together(
             ) as process:
                 assert process.stdout is not None
                 assert process.stdout.readline() == b"ready\n"
-                time.sleep(0.15 + 0.037 * attempt)
+                while (state.load_checkpoint("r") or (0, b""))[0] <= last:
+                    time.sleep(0.01)
+                time.sleep(0.037 * attempt)
                 os.kill(process.pid, signal.SIGKILL)
             found = state.load_checkpoint("r")
             assert found is not None

@@ -9,14 +9,25 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, FedProx, FedYogi
+from flwr.serverapp.strategy import (
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedMedian,
+    FedProx,
+    FedTrimmedAvg,
+    FedYogi,
+    Krum,
+)
 
 from contract.errors import StorageError
 from contract.experiment import Strategy
-from contract.messages import ARRAYS, METRICS, WEIGHT, arrays_from_record, arrays_to_record
+from contract.messages import ARRAYS, METRICS, WEIGHT, Reply, arrays_from_record, arrays_to_record
+from contract.releases import ModelUpdate, Spent
 from experiments.runtimes.inline import InlineGrid
 from server.checkpoint import Checkpoint
 from server.flower import assume_identity
+from server.strategies import aggregate as combine
 from server.strategies import build_strategy, restore_strategy, strategy_state
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -107,6 +118,68 @@ def test_an_averaging_strategy_has_nothing_to_keep(name: str) -> None:
 @pytest.mark.parametrize("name", CLASSES)
 def test_the_experiment_names_the_class(name: str) -> None:
     assert type(fresh(name)) is CLASSES[name]
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "kind"), [("trimmed-mean", FedTrimmedAvg), ("median", FedMedian), ("krum", Krum)]
+)
+def test_the_experiment_names_the_aggregation(aggregation: str, kind: type[FedAvg]) -> None:
+    plan: Any = {"aggregation": aggregation, "quorum": 5}
+    strategy = build_strategy(Strategy(**plan))
+    assert type(strategy) is kind
+    assert strategy_state(strategy) == {}
+
+
+def reply(site: str, rows: int, *values: float) -> Reply:
+    spent = Spent(epsilon=1.0, delta=1e-5, unit="record", method="PLD", block="all/train")
+    return Reply(
+        site=site,
+        stated_rows=rows,
+        mechanism="none",
+        spent_in_run=spent,
+        spent_in_total=spent,
+        update=ModelUpdate(arrays={"w": np.array(values, np.float32)}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "expected"),
+    [
+        ("mean", [(1 * 1 + 2 * 2 + 3 * 3 + 4 * 4 - 1000 * 5) / 15, 0.0]),
+        ("trimmed-mean", [2.0, 0.0]),
+        ("median", [2.0, 0.0]),
+        ("krum", [2.0, 0.0]),
+    ],
+)
+def test_aggregations_by_hand(aggregation: str, expected: list[float]) -> None:
+    """Updates 1, 2, 3, 4 and -1000 of sites that state 1, 2, 3, 4 and 5 rows.
+
+    Trimmed of one at either end: (1 + 2 + 3) / 3. Krum with f = 1 takes the two nearest of each:
+    squared distances 1 + 4, 1 + 1, 1 + 1, 1 + 4: the first of the two that tie, 2.
+    """
+    plan: Any = {"aggregation": aggregation, "quorum": 5}
+    replies = {
+        f"site-{number}": reply(f"site-{number}", number, value, 0.0)
+        for number, value in enumerate((1.0, 2.0, 3.0, 4.0, -1000.0), start=1)
+    }
+    model = {"w": np.zeros(2, np.float32)}
+    found = combine(build_strategy(Strategy(**plan)), 1, model, replies)
+    assert found["w"] == pytest.approx(expected, rel=1e-6)
+    assert found["w"].dtype == np.float32
+
+
+def test_krum_sees_small_differences_of_a_large_model() -> None:
+    """In float32, (10^5)² less (10^5 + .01)² is nothing: distances are taken from the model's own place."""
+    plan: Any = {"aggregation": "krum", "quorum": 5}
+    place = 65536.0
+    steps = (0.0625, 0.0703125, 0.078125, 0.5, -0.5)
+    replies = {
+        f"site-{number}": reply(f"site-{number}", 1, place + step, place)
+        for number, step in enumerate(steps, start=1)
+    }
+    model = {"w": np.full(2, place, np.float32)}
+    found = combine(build_strategy(Strategy(**plan)), 1, model, replies)
+    assert found["w"][0] - place == steps[1]
 
 
 def test_a_round_of_fedavg_is_the_mean_weighted_by_stated_rows() -> None:

@@ -1,0 +1,113 @@
+"""How far an honest site can move the model in one round: in public terms alone.
+
+A private step moves the parameters by `learning_rate / expected_rows` times the sum of
+clipped gradients and noise. The expected rows are the stated rows times the sampling rate,
+so that, with m the rows of the batch, C the clipping norm, z the noise multiplier, r the
+rows of a person and d the number of parameters, its length is at most
+
+    learning_rate / expected_rows · ( C · m  +  z · C · r · (√d + √(2u)) )
+
+but for a chance of exp(-u): the length of a normal vector is a 1-Lipschitz function of it
+(Boucheron, Lugosi and Massart, 2013, theorem 5.6). `local_steps` of them add up; a FedProx
+term pulls back, or, where learning_rate · proximal_mu is above 2, multiplies.
+
+Three things are given generously. A site may hold four times the rows that it states. A
+Poisson batch may be as large as Bernstein's inequality lets it be but for exp(-u). And z is
+that of the plan without sub-sampling, an upper bound in closed form (Balle and Wang, 2018):
+the server has no accountant. With u = 40 an honest site is refused with a chance below 1e-17
+a step. The fewer rows a site states the wider its bound, and the less it weighs: what it can
+move the weighted mean by is bounded alike for all.
+
+A run that is not private clips nothing, and has no bound.
+"""
+
+from __future__ import annotations
+
+import math
+
+from contract.experiment import Experiment
+
+__all__ = ["ROWS_OVER_STATED", "gaussian_multiplier", "greatest_normal", "update_bound"]
+
+ROWS_OVER_STATED = 4.0
+"""How many times the stated rows a site may hold without being taken for a bad one."""
+
+_U = 40.0
+"""Minus the logarithm of the chance that a bound is passed by chance: 4e-18."""
+
+
+def update_bound(experiment: Experiment, stated_rows: int, size: int) -> float:
+    """The greatest L2 norm of an honest site's update, less the model that it began from.
+
+    Args:
+        experiment: gives learning rate, steps, clipping norm, ε and δ.
+        stated_rows: the rows that the site states.
+        size: number of parameters.
+
+    Returns:
+        The bound; infinity for a run that is not private.
+    """
+    privacy, strategy = experiment.privacy, experiment.strategy
+    if not privacy.private:
+        return math.inf
+    expected = max(1, round(stated_rows * privacy.sampling_rate))
+    multiplier = gaussian_multiplier(privacy.epsilon, privacy.delta, strategy.rounds * strategy.local_steps)
+    deviation = multiplier * privacy.clipping_norm * privacy.rows_per_person
+    noise = deviation * (math.sqrt(size) + math.sqrt(2 * _U))
+    signal = privacy.clipping_norm * _most_rows(stated_rows, privacy.sampling_rate)
+    step = strategy.learning_rate * (signal + noise) / expected
+    return 1.001 * step * _steps(experiment)  # float32, and the grid of the noise
+
+
+def greatest_normal(count: int) -> float:
+    """What none of `count` standard normal numbers passes, but for a chance of 2 · exp(-u)."""
+    return math.sqrt(2 * (_U + math.log(max(1, count))))
+
+
+def gaussian_multiplier(epsilon: float, delta: float, times: int) -> float:
+    """The noise multiplier with which `times` Gaussian mechanisms, unsampled, are (ε, δ) together.
+
+    Exact (Balle and Wang, 2018, theorem 8): together they are one with √times over it.
+    """
+    low, high = 0.0, 1.0
+    while _gaussian_delta(epsilon, high) < delta:
+        low, high = high, 2 * high
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _gaussian_delta(epsilon, middle) < delta else (low, middle)
+    return math.sqrt(times) / low if low else math.inf
+
+
+def _gaussian_delta(epsilon: float, mu: float) -> float:
+    """δ at ε of the Gaussian mechanism whose sensitivity is μ of its deviations."""
+    near, far = mu / 2 - epsilon / mu, -mu / 2 - epsilon / mu
+    return math.exp(_log_normal(near)) - math.exp(epsilon + _log_normal(far))
+
+
+def _log_normal(x: float) -> float:
+    """Logarithm of the standard normal distribution function; in the far tail by its continued fraction."""
+    if x > -20:
+        return math.log(math.erfc(-x / math.sqrt(2)) / 2)
+    below = -x
+    for term in range(12, 0, -1):
+        below = -x + term / below
+    return -x * x / 2 - math.log(below * math.sqrt(2 * math.pi))
+
+
+def _most_rows(stated_rows: int, rate: float) -> float:
+    rows = ROWS_OVER_STATED * stated_rows
+    if rate == 1:
+        return rows
+    return rows * rate + math.sqrt(2 * _U * rows * rate) + 2 * _U / 3
+
+
+def _steps(experiment: Experiment) -> float:
+    """How many steps' length the round's steps add up to."""
+    strategy = experiment.strategy
+    growth = abs(1 - strategy.learning_rate * strategy.proximal_mu) if strategy.name == "fedprox" else 1.0
+    if growth <= 1:
+        return float(strategy.local_steps)
+    try:
+        return (growth**strategy.local_steps - 1) / (growth - 1)
+    except OverflowError:
+        return math.inf

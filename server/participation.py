@@ -1,0 +1,147 @@
+"""Who took part in what, site by site: how far each came, why no further, and what to do about it.
+
+    enrolled    the operator admitted its key, and it is not connected
+    connected   it is online and was asked; nothing that may count has come
+    trained     its reply to a round has arrived
+    answered    its reply to anything else has arrived
+    counted     the reply passed every check and is part of the result
+
+Each is reached through the one before it. A reason is one of the words and beginnings
+below, for some with particulars after a colon, and stands where a site came no further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from contract.errors import RefusalCode
+
+__all__ = [
+    "LOST",
+    "NAME_REFUSED",
+    "NOT_CONNECTED",
+    "NOT_UNDERSTOOD",
+    "SiteState",
+    "SiteStatus",
+    "Step",
+    "advice",
+    "kind_of",
+    "runs_of",
+    "told",
+]
+
+SiteState = Literal["enrolled", "connected", "trained", "answered", "counted"]
+
+LOST = "no answer"
+NOT_CONNECTED = "not connected"
+NAME_REFUSED = "name refused"
+NOT_UNDERSTOOD = "a site sent a reply that this version does not understand"
+TWICE = "two nodes gave the same site name"
+
+_RETURNS = "it is asked again in the next round"
+_ADVICE = {
+    LOST: f"see that its agent runs and reaches the server (`tidegate site status`); {_RETURNS}",
+    NOT_CONNECTED: "start its agent with `tidegate site up`, and it is asked from the next round on; "
+    "if it has left, `tidegate server dismiss NAME`",
+    NAME_REFUSED: "find out who has that key: a site answers under the name it was admitted with; "
+    "correct `name` in its site.toml, or admit it anew with `tidegate server admit`",
+    NOT_UNDERSTOOD: "install the server's version of Tidegate at the site",
+    TWICE: "give each site a name of its own in its site.toml",
+    "update refused": "have its administrator look at the site's log, rows and stated_rows; until it is "
+    "known why, do without the site, or set strategy.aggregation to one that bears bad updates",
+    "scores refused": "install the server's version of Tidegate at the site, and look at its stated_rows",
+    "reply refused": "have its administrator look at the site's log and site.toml",
+    "old reply": f"restart its agent; {_RETURNS}",
+    RefusalCode.BUDGET: "ask its administrator what `tidegate site cost` says of the experiment",
+    RefusalCode.DATA: "ask its administrator for the site's log: a row or a column is not as the task says",
+    RefusalCode.INPUT: "install the server's version at the site, and see that its policy allows this run",
+    RefusalCode.LEDGER: "ask its administrator for `tidegate site ledger FILE --verify`",
+    RefusalCode.RELEASE: "ask its administrator for the site's log: its gate held the reply back",
+    RefusalCode.FAILED: "ask its administrator for the site's log",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One exchange of a run: a round, or what comes beside the rounds.
+
+    Attributes:
+        run: the run's name.
+        kind: the message type: `train` for a round.
+        number: the round, counted from 1; the number of the exchange otherwise.
+    """
+
+    run: str
+    kind: str
+    number: int
+
+    def __str__(self) -> str:
+        names = {"train": f"round {self.number}", "evaluate": "the evaluation"}
+        return f"{names.get(self.kind, self.kind)} of run '{self.run}'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteStatus:
+    """How far a site came in one exchange.
+
+    Attributes:
+        state: the furthest state.
+        reason: why no further; empty where it counted, or is still at work.
+        node: the node it was asked at; None if it was not.
+        stated_rows: what its reply stated; None without one that was accepted.
+    """
+
+    state: SiteState
+    reason: str = ""
+    node: int | None = None
+    stated_rows: int | None = None
+
+
+def kind_of(reason: str) -> str:
+    """A reason without its particulars.
+
+    >>> kind_of("update refused: its norm is 8.1, an honest one is at most 3.2")
+    'update refused'
+    """
+    return reason.partition(":")[0]
+
+
+def advice(reason: str) -> str:
+    """What an operator can do about it; empty if nothing is known.
+
+    >>> advice("not connected")
+    'start its agent with `tidegate site up`, and it is asked from the next round on; if it has left, \
+`tidegate server dismiss NAME`'
+    """
+    return _ADVICE.get(kind_of(reason), "")
+
+
+def told(failures: Mapping[str, str]) -> str:
+    """What to do about several sites, each advice once, in the order of the sites' names.
+
+    >>> told({"west": "failed", "south": "failed", "north": "old reply"})
+    "north: restart its agent; it is asked again in the next round. south, west: ask its administrator for \
+the site's log"
+    """
+    sites: dict[str, list[str]] = {}
+    for site, reason in sorted(failures.items()):
+        if words := advice(reason):
+            sites.setdefault(words, []).append(site)
+    return ". ".join(f"{', '.join(names)}: {words}" for words, names in sites.items())
+
+
+def runs_of(numbers: Iterable[int]) -> str:
+    """Numbers as ranges.
+
+    >>> runs_of([1, 2, 3, 5, 8, 9])
+    '1–3, 5, 8–9'
+    """
+    ranges: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ", ".join(f"{low}–{high}" if high > low else f"{low}" for low, high in ranges)

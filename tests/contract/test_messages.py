@@ -1,0 +1,165 @@
+"""What a message's bytes say of themselves is not believed."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, RecordDict
+from hypothesis import given
+from hypothesis import strategies as st
+
+import contract.messages
+from contract.errors import ReleaseError
+from contract.experiment import Model
+from contract.messages import ARRAYS, REPLY, Instruction, Reply, pack, packed_limit, unpack
+from contract.models import parameter_shapes
+from contract.releases import ModelUpdate, Spent
+
+SPENT = Spent(epsilon=1.0, delta=1e-5, unit="record", method="PLD", block="all/train")
+ARRAY = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+def reply(**changed: Any) -> Reply:
+    values = {"site": "north", "stated_rows": 100, "mechanism": "none", "request": "r/train/1"}
+    return Reply(**{**values, "spent_in_run": SPENT, "spent_in_total": SPENT, **changed})  # type: ignore[arg-type]
+
+
+def header(shape: str, dtype: str = "<f4", order: str = "False") -> bytes:
+    text = f"{{'descr': '{dtype}', 'fortran_order': {order}, 'shape': {shape}, }}"
+    padded = text.ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(padded)) + padded.encode()
+
+
+def zipped(*members: tuple[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def lying(field: int, value: int, *, flag: bool = False) -> bytes:
+    """A good file whose directory says something else of its one member."""
+    packed = bytearray(pack({"w": ARRAY}))
+    place = packed.rindex(b"PK\x01\x02")
+    struct.pack_into("<H" if flag else "<I", packed, place + field, value)
+    return bytes(packed)
+
+
+def _twice() -> bytes:
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        return zipped(("w.npy", header("(0,)")), ("w.npy", header("(0,)")))
+
+
+HOSTILE: dict[str, Callable[[], bytes]] = {
+    "ten thousand million zeros, compressed": lambda: zipped(
+        ("w.npy", header("(2500000,)") + bytes(10_000_000)), method=zipfile.ZIP_DEFLATED
+    ),
+    "a header of 10 GB and no numbers": lambda: zipped(("w.npy", header("(2500000000,)"))),
+    "a negative length": lambda: zipped(("w.npy", header("(-1,)") + bytes(4))),
+    "two negative lengths": lambda: zipped(("w.npy", header("(-2, -2)") + bytes(16))),
+    "fewer numbers than it says": lambda: zipped(("w.npy", header("(3,)") + bytes(8))),
+    "more numbers than it says": lambda: zipped(("w.npy", header("(1,)") + bytes(8))),
+    "objects": lambda: zipped(("w.npy", header("(1,)", "|O") + bytes(8))),
+    "no bytes a number": lambda: zipped(("w.npy", header("(9999999999,)", "|S0"))),
+    "a nest of brackets": lambda: zipped(("w.npy", header("(" * 90 + ")" * 90))),
+    "no header": lambda: zipped(("w.npy", b"text")),
+    "a directory that says 4 GB": lambda: lying(24, 0xFFFFFFF0),
+    "an encrypted member": lambda: lying(8, 1, flag=True),
+    "an unknown compression": lambda: lying(10, 99, flag=True),
+    "a member beyond the end": lambda: lying(42, 0x00FFFFFF),
+    "a name twice": _twice,
+    "no zip": lambda: b"text",
+    "half": lambda: pack({"w": ARRAY})[:100],
+    "a changed number": lambda: pack({"w": ARRAY}).replace(np.float32(5).tobytes(), np.float32(6).tobytes()),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_bytes_that_are_made_to_harm_are_refused_before_room_is_made(name: str) -> None:
+    packed = HOSTILE[name]()
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="not packed arrays"):
+        unpack(packed)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < len(packed) + 1_000_000
+
+
+def test_arrays_come_back_in_their_order_and_may_be_written_to() -> None:
+    arrays = {
+        "z": ARRAY,
+        "a/b": np.array(7, dtype=np.int64),
+        "columns": np.asfortranarray(ARRAY),
+        "text": np.frombuffer(b"abc", dtype=np.uint8),
+    }
+    found = unpack(pack(arrays))
+    assert list(found) == list(arrays)
+    for name, array in arrays.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+    found["z"][0, 0] = 9
+    assert unpack(pack({})) == {}
+
+
+@given(st.binary(max_size=400))
+def test_no_bytes_raise_anything_else(packed: bytes) -> None:
+    if packed:
+        with pytest.raises(ValueError, match="not packed arrays"):
+            unpack(packed)
+
+
+@given(st.integers(0, len(pack({"w": ARRAY})) - 1), st.integers(1, 255))
+def test_a_changed_byte_is_refused_or_changes_no_number(place: int, change: int) -> None:
+    packed = bytearray(pack({"w": ARRAY}))
+    packed[place] ^= change
+    try:
+        found = unpack(bytes(packed))
+    except ValueError:
+        return
+    assert all(array.nbytes <= len(packed) for array in found.values())
+
+
+@pytest.mark.parametrize(
+    "model", [Model(), Model(kind="mlp", hidden=(64, 7)), Model(kind="cnn", image=(1, 8, 8))]
+)
+def test_the_limit_leaves_room_for_the_model_and_little_more(model: Model) -> None:
+    shapes = parameter_shapes(model, inputs=64, classes=10)
+    packed = pack({name: np.ones(shape, dtype=np.float32) for name, shape in shapes.items()})
+    assert len(packed) <= packed_limit(shapes) <= len(packed) + 128 + 512 * len(shapes)
+    doubles = pack({name: np.ones(shape) for name, shape in shapes.items()})
+    assert len(doubles) > packed_limit(shapes) or model.kind == "linear"
+
+
+def test_an_update_that_is_too_long_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = reply(update=ModelUpdate(arrays={"w": np.zeros(1000, dtype=np.float32)})).to_records()
+    assert Reply.from_records(records, most_bytes=5000).update is not None
+    monkeypatch.setattr(contract.messages, "unpack", lambda _: pytest.fail("it was unpacked"))
+    with pytest.raises(ReleaseError, match=r"update refused: it has 4,\d\d\d bytes, the model at most 500"):
+        Reply.from_records(records, most_bytes=500)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, '{"site":' * 5000, "{}", "null", json.dumps({"site": "north", "stated_rows": 1e999})],
+)
+def test_a_text_that_is_no_reply_is_refused(text: str) -> None:
+    records = RecordDict({REPLY: ConfigRecord({"reply": text, ARRAYS: b""})})
+    with pytest.raises(ReleaseError, match="does not understand"):
+        Reply.from_records(records)
+
+
+def test_a_reply_says_what_it_answers() -> None:
+    instruction = Instruction(run="r", step=3)
+    assert instruction.request("train") == "r/train/3"
+    sent = reply(request=instruction.request("train"))
+    assert Reply.from_records(sent.to_records()).request == "r/train/3"
+    assert Reply.from_bytes(sent.to_bytes()) == sent

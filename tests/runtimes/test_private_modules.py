@@ -1,0 +1,141 @@
+"""Flower's private modules, as our two adapters use them: written for flwr 1.41.0.
+
+When another version is installed, this says in one place what to look at in `clients/flower.py`,
+`server/flower.py` and `server/superlink.py`, before anything else fails in some stranger way.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from importlib.metadata import version
+from typing import Any
+
+import pytest
+from starlette.middleware.base import BaseHTTPMiddleware
+
+WRITTEN_FOR = "1.41.0"
+TAKEN = (
+    inspect.Parameter.POSITIONAL_ONLY,
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    inspect.Parameter.KEYWORD_ONLY,
+)
+
+# Module and attribute, and the names of the parameters (of a class: of its construction) that we count on.
+CALLED: dict[str, tuple[str, ...]] = {
+    "flwr.app.message.remove_content_from_message": ("message",),
+    "flwr.cli.build.build_fab_from_disk": ("app",),
+    "flwr.common.config.get_fused_config_from_fab": ("fab_file", "run"),
+    "flwr.common.serde.fab_to_proto": ("fab",),
+    "flwr.common.serde.message_from_proto": ("message_proto",),
+    "flwr.common.serde.message_to_proto": ("message",),
+    "flwr.common.serde.user_config_to_proto": ("user_config",),
+    "flwr.supercore.control.ControlHttpClient.from_server_address": (
+        "server_address", "insecure", "root_certificates", "interceptors",
+    ),
+    "flwr.supercore.fab.Fab": ("hash_str", "content", "verifications"),
+    "flwr.supercore.inflatable.inflatable_object._get_computed_object_ids": (),
+    "flwr.supercore.inflatable.inflatable_object.get_object_id": ("object_content",),
+    "flwr.supercore.inflatable.inflatable_object.get_object_tree": ("obj",),
+    "flwr.supercore.inflatable.inflatable_object.iterate_object_tree": ("tree",),
+    "flwr.supercore.inflatable.inflatable_object.no_object_id_recompute": (),
+    "flwr.supercore.inflatable.inflatable_utils.ObjectUnavailableError": ("object_id",),
+    "flwr.supercore.inflatable.inflatable_utils.inflate_object_from_contents": (
+        "object_id", "object_contents",
+    ),
+    "flwr.supercore.interceptors.http.runtime_version.RuntimeVersionHttpInterceptor": ("component_name",),
+    "flwr.supercore.primitives.asymmetric.public_key_to_bytes": ("public_key",),
+    "flwr.superlink.cli.flower_superlink.flower_superlink": (),
+    "flwr.superlink.grid.http_grid.pull_objects": (
+        "object_ids", "pull_object_fn", "initial_backoff", "backoff_cap",
+    ),
+    "flwr.superlink.main._get_middleware": (),
+    "flwr.supernode.fleet_http_connection.http_request_response": (
+        "server_address", "insecure", "root_certificates", "authentication_keys", "max_retries",
+        "max_wait_time",
+    ),
+}  # fmt: skip
+CALLBACKS = (
+    "node_id", "receive", "send", "get_run", "get_fab", "pull_object", "push_object",
+    "confirm_message_received",
+)  # fmt: skip
+FIELDS = {
+    "flwr.proto.message_pb2.ObjectTree": {"object_id", "children"},
+    "flwr.proto.message_pb2.Message": {"metadata", "content", "error"},
+    "flwr.proto.control_pb2.StartRunRequest": {"fab", "override_config"},
+    "flwr.proto.control_pb2.StartRunResponse": {"run_id"},
+    "flwr.proto.control_pb2.ListNodesRequest": set(),
+    "flwr.proto.control_pb2.ListRunsRequest": {"run_id"},
+    "flwr.proto.control_pb2.RegisterNodeRequest": {"public_key", "name"},
+    "flwr.proto.control_pb2.RegisterNodeResponse": {"node_id"},
+    "flwr.proto.control_pb2.StopRunRequest": {"run_id"},
+}
+
+
+def found(name: str) -> Any:
+    """The thing of this dotted name; fails with what to do where there is none."""
+    parts = name.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        try:
+            thing: Any = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[length:]:
+            if not hasattr(thing, part):
+                break
+            thing = getattr(thing, part)
+        else:
+            return thing
+    pytest.fail(f"{name} is gone from flwr {version('flwr')}; the adapters were written for {WRITTEN_FOR}")
+
+
+def test_flower_is_the_version_that_the_adapters_were_written_for() -> None:
+    assert version("flwr") == WRITTEN_FOR
+
+
+@pytest.mark.parametrize("name", CALLED)
+def test_what_is_called_takes_what_it_is_given(name: str) -> None:
+    parameters = inspect.signature(found(name)).parameters
+    missing = set(CALLED[name]) - {item.name for item in parameters.values() if item.kind in TAKEN}
+    assert not missing, f"{name} of flwr {version('flwr')} does not take {sorted(missing)}"
+    needed = {item.name for item in parameters.values() if item.kind in TAKEN and item.default is item.empty}
+    assert needed <= set(CALLED[name]), f"{name} of flwr {version('flwr')} needs {sorted(needed)}"
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_the_requests_have_their_fields(name: str) -> None:
+    assert FIELDS[name] <= set(found(name).DESCRIPTOR.fields_by_name)
+
+
+def test_the_fleet_connection_gives_its_callbacks_in_the_order_that_we_unpack() -> None:
+    source = inspect.getsource(
+        found("flwr.supernode.fleet_http_connection.http_request_response").__wrapped__
+    )
+    given = source.split("yield (")[1].split(")")[0]
+    assert tuple(item.strip().removeprefix("node.") for item in given.split(",") if item.strip()) == CALLBACKS
+
+
+def test_telemetry_is_a_word_that_is_read_when_an_event_is_sent() -> None:
+    module = found("flwr.supercore.telemetry")
+    assert isinstance(module.FLWR_TELEMETRY_ENABLED, str)
+    assert "FLWR_TELEMETRY_ENABLED" in module.create_event.__code__.co_names
+
+
+def test_a_task_has_the_identity_that_the_inline_runtime_sets() -> None:
+    identity = found("flwr.supercore.task_identity.TaskIdentity")
+    assert {"task_id", "run_id", "node_id"} <= set(dir(type(identity)))
+
+
+def test_long_fields_of_a_config_record_have_the_numbers_that_we_write() -> None:
+    record = found("flwr.proto.recorddict_pb2.ConfigRecord").DESCRIPTOR
+    item = record.fields_by_name["items"].message_type
+    value = item.fields_by_name["value"].message_type
+    assert record.fields_by_name["items"].number == 1
+    assert (item.fields_by_name["key"].number, item.fields_by_name["value"].number) == (1, 2)
+    assert value.fields_by_name["bytes"].number == 6
+
+
+def test_every_middleware_of_the_superlink_has_a_dispatch_function() -> None:
+    kinds = [middleware.cls for middleware in found("flwr.superlink.main._get_middleware")()]
+    assert len(kinds) == 9
+    assert all(issubclass(kind, BaseHTTPMiddleware) for kind in kinds)

@@ -1,0 +1,184 @@
+"""The SuperLink's short way answers as Flower's long way does: who is let in, who is refused, how."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.common.constant import TIMESTAMP_HEADER
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest, RegisterNodeFleetRequest
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
+from flwr.supercore.date import now
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
+from flwr.superlink import main
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from server.superlink import ShortWay
+
+TYPE = {"content-type": "application/protobuf"}
+KEY = ec.generate_private_key(ec.SECP384R1())
+PUBLIC = public_key_to_bytes(KEY.public_key())
+
+
+def signed(key: ec.EllipticCurvePrivateKey = KEY, public: bytes = PUBLIC) -> dict[str, str]:
+    timestamp = now().isoformat()
+    return {
+        FLEET_HTTP_PUBLIC_KEY_HEADER: b64encode(public).decode(),
+        FLEET_HTTP_SIGNATURE_HEADER: b64encode(sign_message(key, timestamp.encode())).decode(),
+        TIMESTAMP_HEADER: timestamp,
+    }
+
+
+class Caller:
+    """Asks an app, without a server."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    def post(self, path: str, content: bytes, headers: Mapping[str, str]) -> httpx.Response:
+        async def ask() -> httpx.Response:
+            transport = httpx.ASGITransport(self._app)
+            async with httpx.AsyncClient(transport=transport, base_url="https://superlink") as client:
+                return await client.post(path, content=content, headers=dict(headers))
+
+        return asyncio.run(ask())
+
+
+@pytest.fixture(scope="module")
+def ways() -> tuple[Caller, Caller]:
+    """Flower's app as it is, and with the short way."""
+    usual = main._get_middleware
+    long = Caller(main.create_app())
+    patch = pytest.MonkeyPatch()
+    patch.setattr(main, "_get_middleware", lambda: [Middleware(ShortWay, middlewares=usual())])
+    short = Caller(main.create_app())
+    patch.undo()
+    return long, short
+
+
+STRANGER = ec.generate_private_key(ec.SECP384R1())
+REQUESTS: dict[str, tuple[str, bytes, Callable[[], dict[str, str]]]] = {
+    "nobody": (
+        "/v1/fleet/pull-messages", PullMessagesRequest(node=Node(node_id=5)).SerializeToString(), dict,
+    ),
+    "a site that is not known": (
+        "/v1/fleet/pull-messages", PullMessagesRequest(node=Node(node_id=5)).SerializeToString(), signed,
+    ),
+    "a stranger's signature": (
+        "/v1/fleet/pull-messages",
+        PullMessagesRequest(node=Node(node_id=5)).SerializeToString(),
+        lambda: signed(STRANGER),
+    ),
+    "another's key in the request": (
+        "/v1/fleet/activate-node",
+        ActivateNodeRequest(public_key=PUBLIC, heartbeat_interval=30).SerializeToString(),
+        lambda: signed(STRANGER, public_key_to_bytes(STRANGER.public_key())),
+    ),
+    "a key that is not registered": (
+        "/v1/fleet/activate-node",
+        ActivateNodeRequest(public_key=PUBLIC, heartbeat_interval=30).SerializeToString(),
+        signed,
+    ),
+    "no message": ("/v1/fleet/pull-messages", b"\xff\xff\xff", signed),
+    "no such request": ("/v1/fleet/pull-everything", b"", signed),
+    "a ServerApp without a token": ("/v1/runtime/get-nodes", b"", dict),
+    "a ServerApp with a wrong token": (
+        "/v1/runtime/get-nodes", b"", lambda: {"authorization": "Bearer 00", "flwr-token": "00"},
+    ),
+    "a person": ("/v1/control/stop-run", b"", dict),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("who", REQUESTS)
+def test_both_ways_answer_the_same(ways: tuple[Caller, Caller], who: str) -> None:
+    path, content, headers = REQUESTS[who]
+    long, short = (way.post(path, content=content, headers={**TYPE, **headers()}) for way in ways)
+    assert (long.status_code, long.content) == (short.status_code, short.content)
+    assert set(long.headers) == set(short.headers)
+    assert short.status_code >= 400
+
+
+def test_a_wrong_content_type_is_refused_either_way(ways: tuple[Caller, Caller]) -> None:
+    answers = [
+        way.post("/v1/fleet/pull-messages", b"{}", {"content-type": "application/json"}) for way in ways
+    ]
+    assert answers[0].status_code == answers[1].status_code >= 400
+    assert answers[0].content == answers[1].content
+
+
+def test_a_site_that_registers_is_answered_either_way(ways: tuple[Caller, Caller]) -> None:
+    content = RegisterNodeFleetRequest(public_key=PUBLIC).SerializeToString()
+    answers = [
+        way.post("/v1/fleet/register-node", content=content, headers={**TYPE, **signed()}) for way in ways
+    ]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[1].headers["content-type"] == answers[0].headers["content-type"]
+
+
+class Marking(BaseHTTPMiddleware):
+    """Writes down when it was asked and when it answered."""
+
+    def __init__(self, app: object, said: list[str], name: str) -> None:
+        super().__init__(app)  # type: ignore[arg-type]
+        self.said, self.name = said, name
+
+    async def dispatch(self, request: Request, call_next: Callable[[Request], object]) -> Response:
+        self.said.append(f"{self.name} in")
+        if self.name == "door" and "key" not in request.headers:
+            return PlainTextResponse("shut", 401)
+        response: Response = await call_next(request)  # type: ignore[misc]
+        self.said.append(f"{self.name} out")
+        response.headers[self.name] = "seen"
+        return response
+
+
+def test_the_middlewares_are_asked_in_their_order_and_may_refuse() -> None:
+    said: list[str] = []
+
+    async def echo(request: Request) -> Response:
+        return Response(await request.body(), status_code=201, headers={"handler": "seen"})
+
+    rows = [Middleware(Marking, said=said, name=name) for name in ("outer", "door", "inner")]
+    app = Starlette(
+        routes=[Route(path, echo, methods=["POST"]) for path in ("/v1/fleet/a", "/v1/control/a")],
+        middleware=[Middleware(ShortWay, middlewares=rows)],
+    )
+    client, content = Caller(app), os.urandom(300_000)
+    order = ["outer in", "door in", "inner in", "inner out", "door out", "outer out"]
+    for path in ("/v1/fleet/a", "/v1/control/a"):
+        said.clear()
+        answer = client.post(path, content, {"key": "1"})
+        assert (answer.status_code, answer.content) == (201, content)
+        assert said == order
+        assert all(answer.headers[name] == "seen" for name in ("outer", "door", "inner", "handler"))
+        said.clear()
+        assert client.post(path, content, {}).status_code == 401
+        assert said == ["outer in", "door in", "outer out"]
+
+
+def test_a_middleware_that_cannot_be_called_so_is_refused() -> None:
+    with pytest.raises(TypeError, match="no dispatch function"):
+        ShortWay(Starlette(), [Middleware(GZipMiddleware)])
+
+
+def test_it_has_the_superlinks_own_options() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "server.superlink", "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert "--ssl-certfile" in done.stdout
