@@ -137,7 +137,7 @@ def _train(exchange: _Exchange) -> Reply:
                 noise_multiplier=plan.noise_multiplier,
             )
             update = train_locally(exchange.arrays, rows, steps, exchange.noise)
-        return Releases(update=update, scores=scores)
+        return Releases(update=update, began_from=exchange.arrays, scores=scores)
 
     return exchange.release(plans, compute)
 

@@ -7,7 +7,7 @@ A reply is made in this order, and in no other:
 3. the plans are authorised against the cap, and one use of each is reserved,
    on disk, before anything is computed;
 4. the releases are computed and checked: a type of the contract, finite, of
-   the expected size;
+   the expected size and norm;
 5. the reply and its line in the egress log are committed in one transaction;
 6. it goes out.
 
@@ -16,8 +16,10 @@ What is not a type of `contract.releases` has no way through.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +28,7 @@ from clients.site_config import Policy
 from contract.errors import BudgetError, ReleaseError
 from contract.experiment import Experiment
 from contract.messages import Reply
+from contract.norm_bound import update_bound
 from contract.releases import Comparison, DriftSummary, ModelUpdate, RangeSummary, ScoreHistogram
 
 __all__ = ["Gate", "Releases"]
@@ -36,9 +39,10 @@ _MOST_VALUES = 250_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Releases:
-    """What a mechanism made, before the gate has looked at it."""
+    """What a mechanism made, before the gate has looked at it; and the model that an update began from."""
 
     update: ModelUpdate | None = None
+    began_from: Mapping[str, np.ndarray[Any, Any]] | None = None
     scores: ScoreHistogram | None = None
     challenger_scores: ScoreHistogram | None = None
     comparison: Comparison | None = None
@@ -91,6 +95,7 @@ class Gate:
         self._ledger.reserve(request, *(plan.name for plan in plans))
         releases = compute()
         _check(releases)
+        self._check_norm(releases, experiment)
         reply = self._reply(request, releases, plans, experiment.privacy.delta)
         names = {
             "releases": sorted(reply.releases()),
@@ -110,6 +115,21 @@ class Gate:
         self._ask_policy(experiment, plans)
         for plan in plans:
             self._ledger.check(plan)
+
+    def _check_norm(self, releases: Releases, experiment: Experiment) -> None:
+        """Refuse an update that is longer than clipped gradients of the stated rows can make it."""
+        if releases.update is None or releases.began_from is None:
+            return
+        moved = [array - releases.began_from[name] for name, array in releases.update.arrays.items()]
+        norm = math.sqrt(sum(float(np.square(part, dtype=np.float64).sum()) for part in moved))
+        bound = update_bound(experiment, self._stated_rows, sum(part.size for part in moved))
+        if norm > bound:
+            raise ReleaseError(
+                f"the update is longer ({norm:.3g}) than that of four times the stated "
+                f"{self._stated_rows:,} rows can be ({bound:.3g})",
+                where=f"site '{self._site}'",
+                remedy="Correct stated_rows in site.toml: it is far below the rows that are there",
+            )
 
     def _ask_policy(self, experiment: Experiment, plans: Sequence[Plan]) -> None:
         where = f"site '{self._site}'"
@@ -169,7 +189,9 @@ def _mechanism(plan: Plan) -> str:
 
 
 def _check(releases: Releases) -> None:
-    values = {name: value for name, value in vars(releases).items() if value is not None}
+    values = {
+        name: value for name, value in vars(releases).items() if value is not None and name != "began_from"
+    }
     expected = {
         "update": ModelUpdate,
         "scores": ScoreHistogram,

@@ -22,9 +22,9 @@ from contract.errors import ReleaseError
 from contract.experiment import Experiment
 from contract.messages import Reply
 from contract.models import parameter_shapes
+from contract.norm_bound import ROWS_OVER_STATED, gaussian_multiplier, greatest_normal, update_bound
 from contract.releases import SCORE_BINS, Comparison, ScoreHistogram, Spent
 from monitoring.binning import feature_bins
-from server.norm_bound import ROWS_OVER_STATED, gaussian_multiplier, greatest_normal, update_bound
 
 __all__ = ["check_comparison", "check_drift", "check_public", "check_scores", "check_update", "model_shapes"]
 

@@ -16,6 +16,7 @@ from contract.errors import BudgetError, ReleaseError
 from contract.experiment import Experiment
 from contract.experiment_file import parse_experiment
 from contract.messages import Reply
+from contract.norm_bound import update_bound
 from contract.releases import ModelUpdate, ScoreHistogram
 
 TEXT = """\
@@ -132,3 +133,17 @@ def test_a_reply_survives_both_its_encodings(ledger: Ledger) -> None:
         assert other.scores.metrics() == scores.metrics()
     assert reply.spent_in_run.epsilon > 0
     assert "Gaussian" in reply.mechanism
+
+
+def test_an_update_that_is_longer_than_clipped_gradients_make_it_stays_here(ledger: Ledger) -> None:
+    """No more than four times the stated rows: a site that states far too few is told so by its own gate."""
+    start = {"layers.0.weight": np.zeros((1, 2), np.float32), "layers.0.bias": np.zeros(1, np.float32)}
+    bound = update_bound(experiment(), 1000, 3)
+    for length, leaves in ((0.9, True), (1.1, False)):
+        arrays = {**start, "layers.0.bias": np.full(1, length * bound, np.float32)}
+        releases = Releases(update=ModelUpdate(arrays=arrays), began_from=start)
+        if leaves:
+            gate(ledger).release(f"r/{length}", experiment(), [PLAN], lambda given=releases: given)
+        else:
+            with pytest.raises(ReleaseError, match="stated_rows"):
+                gate(ledger).release(f"r/{length}", experiment(), [PLAN], lambda given=releases: given)

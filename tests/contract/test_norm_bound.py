@@ -20,11 +20,11 @@ from contract.errors import ReleaseError
 from contract.experiment import Experiment, Model, Privacy, Strategy
 from contract.messages import Instruction, Reply
 from contract.models import initial_arrays
+from contract.norm_bound import gaussian_multiplier, greatest_normal, update_bound
 from contract.releases import ModelUpdate, Spent
 from experiments.federated_run import read_experiment
 from server import checks
 from server.checks import check_update
-from server.norm_bound import gaussian_multiplier, greatest_normal, update_bound
 from tests.server.federation import plan
 
 ROOT = Path(__file__).resolve().parents[2]
