@@ -15,7 +15,7 @@ __all__ = ["bench"]
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="What to measure: privacy.")],
+    name: Annotated[str, typer.Argument(help="What to measure: privacy or rounds.")],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure, and say whether each goal holds. Exit code 0 whether they hold or not."""
@@ -26,7 +26,7 @@ def bench(
 
     apply_quiet_environment()
     quiet_flower()
-    benches: dict[str, Callable[[Steps], list[Measurement]]] = {"privacy": _privacy}
+    benches: dict[str, Callable[[Steps], list[Measurement]]] = {"privacy": _privacy, "rounds": _rounds}
     if name not in benches:
         raise InputError(
             f"there is no benchmark '{name}'", where="NAME", remedy=f"Name one of: {', '.join(benches)}"
@@ -65,3 +65,9 @@ def _privacy(steps: Steps) -> list[Measurement]:
     steps.show(60, "(heart disease measured)")
     found += attack.measure(lambda done, of: steps.show(60 + 10 * done // of, "(audit)"))
     return found + accounting.measure(lambda done, of: steps.show(70 + 30 * done // of, "(accounting)"))
+
+
+def _rounds(steps: Steps) -> list[Measurement]:
+    from experiments.benchmarks import rounds
+
+    return rounds.measure(steps.show)

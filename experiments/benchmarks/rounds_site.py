@@ -1,0 +1,80 @@
+"""Sites for `tidegate bench rounds`: Tidegate's agent loop and connection, with an answer that does nothing.
+
+    python -m experiments.benchmarks.rounds_site SUPERLINK AUTHORITY CALLS KEY…
+
+One thread a key. Each request that they make is written to CALLS, a line each.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from clients.agent import serve
+from clients.flower import Bundle, FleetConnection, PackedReply, Work, connect, pack, wait_for_server
+from contract.code import BUNDLED_PACKAGES
+from experiments.benchmarks.http_calls import record_calls
+from experiments.benchmarks.rounds_app.bench_rounds.client_app import app
+
+__all__ = ["main"]
+
+
+class _Line:
+    """A connection on which the bundle is taken for the installed code: here it is the benchmark's."""
+
+    def __init__(self, connection: FleetConnection) -> None:
+        self.node_id = connection.node_id
+        self.receive = connection.receive
+        self.send = connection.send
+
+    def bundle(self, _run: int) -> Bundle:
+        return _INSTALLED
+
+
+def main(superlink: str, authority: str, calls_file: str, *keys: str) -> None:
+    """Answer until the process is told to stop."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    wait_for_server(superlink, 30.0)
+    threads = [
+        threading.Thread(target=_site, args=(superlink, Path(authority), Path(key), stop)) for key in keys
+    ]
+    with Path(calls_file).open(
+        "w", encoding="utf-8", buffering=1
+    ) as file:  # a line at a time: read as we run
+        record_calls(lambda call: print(json.dumps(call), file=file))
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+def _site(superlink: str, authority: Path, key: Path, stop: threading.Event) -> None:
+    with connect(superlink, root_certificates=authority, private_key=key, node_config={}) as connection:
+        line: Any = _Line(connection)
+        serve(line, _answer, stop)
+
+
+def _answer(work: Work) -> PackedReply:
+    return pack(app(work.message, work.context))
+
+
+def _installed() -> Bundle:
+    root = Path(__file__).resolve().parents[2]
+    files = {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for package in BUNDLED_PACKAGES
+        for path in sorted((root / package).rglob("*.py"))
+    }
+    return Bundle(files=files, sha256="")
+
+
+_INSTALLED = _installed()
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

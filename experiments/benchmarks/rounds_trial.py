@@ -1,0 +1,196 @@
+"""A federation whose messages do nothing: Tidegate's agents or stock SuperNodes on one SuperLink."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from contract.errors import RoundError
+from experiments.benchmarks.http_calls import Call
+from experiments.runtimes.certificates import make_node_key
+from experiments.runtimes.deployment import TIDEGATE_SUPERLINK, Federation, project_root
+from experiments.runtimes.processes import Processes, free_port
+from server.settings import quiet_environment, read_settings
+
+__all__ = ["SITES", "STOCK_SUPERLINK", "Outcome", "Trial", "supernode_command"]
+
+SITES = 4
+STOCK_SUPERLINK = (str(Path(sys.executable).parent / "flower-superlink"),)
+_APP = Path(__file__).parent / "rounds_app"
+
+Engine = Literal["ours", "stock"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What the rounds of one run came to.
+
+    Attributes:
+        rounds: for each, when it began and ended (monotonic clock) and how many sites counted.
+        sites: how many were asked.
+        calls: requests to the SuperLink, by whom (`site` or `server`).
+    """
+
+    rounds: tuple[tuple[float, float, int], ...]
+    sites: int
+    calls: dict[str, list[Call]]
+
+    @property
+    def steady(self) -> tuple[tuple[float, float, int], ...]:
+        """The rounds after the first, in which code is fetched and libraries load; or the only one."""
+        return self.rounds[1:] or self.rounds
+
+    @property
+    def median(self) -> float:
+        """Of the steady rounds, seconds."""
+        return statistics.median(end - began for began, end, _ in self.steady)
+
+    @property
+    def expected(self) -> int:
+        """How many answers there should be."""
+        return self.sites * len(self.rounds)
+
+    @property
+    def missing(self) -> int:
+        """How many of them there were not."""
+        return self.expected - sum(counted for *_, counted in self.rounds)
+
+    def and_then(self, later: Outcome) -> Outcome:
+        """These rounds, and the steady ones of another trial of the same kind."""
+        calls = {who: [*made, *later.calls[who]] for who, made in self.calls.items()}
+        return Outcome(rounds=(*self.rounds, *later.steady), sites=self.sites, calls=calls)
+
+    def by_kind(self) -> dict[str, tuple[float, float]]:
+        """By kind of request: how many a steady round, and the mean seconds of one, waiting included."""
+        seconds: dict[str, list[float]] = defaultdict(list)
+        for who, calls in self.calls.items():
+            for at, path, taken in calls:
+                if any(began <= at < end for began, end, _ in self.steady):
+                    seconds[f"{who} {path.rsplit('/', 1)[-1]}"].append(taken)
+        return {
+            kind: (len(taken) / len(self.steady), statistics.mean(taken))
+            for kind, taken in sorted(seconds.items(), key=lambda item: -sum(item[1]))
+        }
+
+    def breakdown(self) -> str:
+        """The same in words."""
+        kinds = self.by_kind()
+        total = sum(count for count, _ in kinds.values())
+        parts = (f"{count:.0f} {kind} of {1000 * mean:.1f} ms" for kind, (count, mean) in kinds.items())
+        return f"{total:.0f} requests a round: {', '.join(parts)}"
+
+
+class Trial:
+    """One SuperLink and its sites.
+
+    Args:
+        home: its folder.
+        superlink: the program that starts it.
+    """
+
+    def __init__(self, home: Path, *, superlink: tuple[str, ...] = TIDEGATE_SUPERLINK) -> None:
+        home.mkdir(parents=True)
+        self._home = home
+        settings = read_settings(
+            {
+                "TIDEGATE_HOME": str(home),
+                "MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db",
+                "TIDEGATE_ARTIFACT_ROOT": str(home / "artifacts"),
+            }
+        )
+        self._processes = Processes(logs=home / "logs")
+        self._federation = Federation(
+            home=home, settings=settings, processes=self._processes, superlink=superlink
+        )
+        self._call_files: list[Path] = []
+        self._runs = 0
+
+    def __enter__(self) -> Self:
+        self._control = self._federation.start_server()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._control.close()
+        self._processes.stop()
+
+    def start_agents(self, count: int, *, threads: int = 1) -> None:
+        """Start agents, `threads` of them in a process, and wait until they are connected."""
+        keys = [self._key(number) for number in range(count)]
+        for first in range(0, count, threads):
+            calls = self._home / f"calls-{first}.json"
+            command = [sys.executable, "-m", "experiments.benchmarks.rounds_site", self._federation.address]
+            command += [str(self._federation.files.authority), str(calls)]
+            command += [str(key) for key in keys[first : first + threads]]
+            self._processes.start(f"sites-{first}", command, self._environment, project_root())
+            self._call_files.append(calls)
+        self._federation.wait_for_sites(self._control, count)
+
+    def start_supernodes(self, count: int) -> None:
+        """Start stock SuperNodes and wait until they are connected."""
+        for number in range(count):
+            command = supernode_command(self._federation, self._key(number), "")
+            self._processes.start(f"supernode-{number}", command, self._federation.environment, self._home)
+        self._federation.wait_for_sites(self._control, count)
+
+    def rounds(
+        self, kind: str, rounds: int, sites: int, *, megabytes: int = 0, engine: Engine = "ours"
+    ) -> Outcome:
+        """Run the app.
+
+        Raises:
+            RoundError: it did not end well.
+        """
+        self._runs += 1
+        result = self._home / f"result-{self._runs}.json"
+        config = {"kind": kind, "rounds": rounds, "sites": sites, "megabytes": megabytes, "engine": engine}
+        run = self._control.submit(
+            _APP, {**{key: str(value) for key, value in config.items()}, "result": str(result)}
+        )
+        ended = self._control.wait(run, watch=self._processes.require_running)
+        if not ended.completed:
+            raise RoundError(
+                f"the benchmark's run ended as {ended.sub_status}: {ended.details}",
+                where=str(self._home / "logs" / "superlink.log"),
+            )
+        written = json.loads(result.read_text(encoding="utf-8"))
+        times = tuple((float(began), float(end), int(counted)) for began, end, counted in written["rounds"])
+        return Outcome(
+            rounds=times, sites=sites, calls={"server": written["calls"], "site": self._site_calls()}
+        )
+
+    def _site_calls(self) -> list[Call]:
+        return [
+            (at, path, taken)
+            for file in self._call_files
+            for at, path, taken in (json.loads(line) for line in _lines(file))
+        ]
+
+    def _key(self, number: int) -> Path:
+        private, public = make_node_key(self._home / f"site-{number}")
+        self._control.register(public, f"site-{number}")
+        return private
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return {**quiet_environment(), "OMP_NUM_THREADS": "1", "FLWR_HOME": str(self._home / "flower-sites")}
+
+
+def supernode_command(federation: Federation, key: Path, node_config: str) -> list[str]:
+    """What starts a stock SuperNode of this federation."""
+    command = [str(Path(sys.executable).parent / "flower-supernode"), "--superlink", federation.address]
+    command += ["--root-certificates", str(federation.files.authority)]
+    command += ["--auth-supernode-private-key", str(key), "--port", str(free_port())]
+    return [*command, *(["--node-config", node_config] if node_config else [])]
+
+
+def _lines(file: Path) -> Iterable[str]:
+    return file.read_text(encoding="utf-8").splitlines() if file.exists() else ()

@@ -1,0 +1,146 @@
+"""`tidegate bench rounds`: what it makes of its measurements, and the parts that need no SuperNode."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+import pytest
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+
+from contract.messages import Instruction, Reply
+from experiments.benchmarks import rounds_heart, rounds_trial
+from experiments.benchmarks.http_calls import Call, record_calls
+from experiments.benchmarks.raw_tls import seconds_over_tls
+from experiments.benchmarks.rounds import Figures, table
+from experiments.benchmarks.rounds_app.bench_rounds.client_app import app
+from experiments.benchmarks.rounds_trial import Outcome
+from server.exchange import instruct
+from server.flower import assume_identity, build_bundle
+
+
+def outcome(*seconds: float, sites: int = 4, counted: int | None = None) -> Outcome:
+    times = []
+    for number, taken in enumerate(seconds):
+        times.append((100.0 * number, 100.0 * number + taken, sites if counted is None else counted))
+    calls: dict[str, list[Call]] = {
+        "site": [
+            (100.0, "/v1/fleet/pull-messages", 0.02),
+            (100.1, "/v1/fleet/pull-messages", 0.04),
+            (200.0, "/v1/fleet/push-object", 0.01),
+            (150.0, "/v1/fleet/pull-messages", 9.0),  # between rounds
+            (0.0, "/v1/fleet/get-fab", 9.0),  # in the first
+        ],
+        "server": [(100.2, "/v1/runtime/push-messages", 0.001)],
+    }
+    return Outcome(rounds=tuple(times), sites=sites, calls=calls)
+
+
+def test_the_first_round_does_not_count() -> None:
+    assert outcome(9.0, 0.2, 0.4, 0.3).median == pytest.approx(0.3)
+    assert outcome(9.0).median == 9.0
+
+
+def test_a_second_trial_adds_its_steady_rounds_alone() -> None:
+    both = outcome(9.0, 0.2).and_then(outcome(9.0, 0.4, counted=3))
+    assert both.median == pytest.approx(0.3)
+    assert (both.expected, both.missing) == (12, 1)
+    assert len(both.calls["site"]) == 10
+
+
+def test_requests_are_counted_by_kind_within_the_rounds() -> None:
+    found = outcome(9.0, 0.5, 0.5)
+    assert found.by_kind() == {
+        "site pull-messages": (1.0, pytest.approx(0.03)),
+        "site push-object": (0.5, pytest.approx(0.01)),
+        "server push-messages": (0.5, pytest.approx(0.001)),
+    }
+    assert found.breakdown().startswith("2 requests a round: 1 site pull-messages of 30.0 ms")
+
+
+def figures(few: Outcome, many: Outcome) -> Figures:
+    return Figures(
+        raw=1.0,
+        noop=outcome(1, 0.2),
+        large=outcome(1, 2.5),
+        stock_noop=outcome(1, 6.0),
+        stock_large=outcome(12.0),
+        few=few,
+        many=many,
+    )
+
+
+def test_the_table() -> None:
+    rows = table(figures(outcome(1, 0.5, sites=16), outcome(1, 1.5, sites=64)))
+    assert [(row.unit, row.ours, row.theirs, row.goal, row.holds) for row in rows] == [
+        ("s", pytest.approx(0.2), pytest.approx(6.0), 0.25, True),
+        ("ratio over raw TLS", pytest.approx(2.5), pytest.approx(12.0), 1.5, False),
+        ("ratio", pytest.approx(0.75), None, 1.0, True),
+    ]
+    assert all("requests a round" in row.note for row in rows)
+
+
+def test_a_missing_answer_is_no_success() -> None:
+    row = table(figures(outcome(1, 0.5, sites=16), outcome(1, 1.5, sites=64, counted=63)))[-1]
+    assert math.isnan(row.ours)
+    assert not row.holds
+    assert "missing: 2 of 160" in row.note
+
+
+def test_heart_disease_has_its_rows_with_and_without_the_data_set() -> None:
+    heart = rounds_heart.Heart(round=0.3, exchange=0.25, core=0.004, megabytes=118.0, worker_megabytes=350.0)
+    rows = rounds_heart.table(heart, heart)
+    assert [(row.unit, row.ours, row.goal, row.holds) for row in rows] == [
+        ("s", 0.3, 0.4, True),
+        ("%", pytest.approx(0.4), 1.0, True),
+        ("MB", 118.0, 150.0, True),
+    ]
+    absent = rounds_heart.table(None, None)
+    assert [row.name for row in absent] == [row.name for row in rows]
+    assert all(math.isnan(row.ours) and not row.holds and "TIDEGATE_DATA_DIR" in row.note for row in absent)
+
+
+def test_bytes_come_over_one_tls_connection(tmp_path: Path) -> None:
+    assert 0 < seconds_over_tls(tmp_path, parts=2, part_bytes=3_000_001) < 10
+
+
+def test_every_request_is_recorded_also_one_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(httpx.Client, "send", httpx.Client.send)  # put back afterwards
+    calls: list[Call] = []
+    record_calls(calls.append)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/cut":
+            raise httpx.ConnectError("cut")
+        return httpx.Response(200)
+
+    with httpx.Client(transport=httpx.MockTransport(answer), base_url="https://a") as client:
+        client.post("/v1/fleet/pull-messages")
+        with pytest.raises(httpx.ConnectError):
+            client.post("/cut")
+    assert [path for _, path, _ in calls] == ["/v1/fleet/pull-messages", "/cut"]
+    assert all(seconds >= 0 for *_, seconds in calls)
+
+
+@pytest.mark.parametrize(("kind", "megabytes"), [("noop", 0), ("bytes", 2)])
+def test_the_app_answers_with_as_many_bytes_as_asked(kind: str, megabytes: int) -> None:
+    assume_identity(5)
+    (message,) = instruct([7], f"query.{kind}", Instruction(run="bench", step=1), None)
+    message.metadata.__dict__["_message_id"] = "ab" * 32
+    context = Context(
+        run_id=5, node_id=7, node_config={}, state=RecordDict(), run_config={"megabytes": str(megabytes)}
+    )
+    reply: Message = app(message, context)
+    arrays = Reply.from_records(reply.content).update
+    size = 0 if arrays is None else sum(array.nbytes for array in arrays.arrays.values())
+    assert size == megabytes * 1_000_000
+    assert all(isinstance(record, ConfigRecord) for record in reply.content.values())
+
+
+def test_the_bundle_of_the_app_is_small() -> None:
+    with zipfile.ZipFile(BytesIO(build_bundle(rounds_trial._APP))) as archive:
+        names = {name for name in archive.namelist() if name.endswith(".py")}
+    assert names == {f"bench_rounds/{name}.py" for name in ("__init__", "client_app", "server_app")}
