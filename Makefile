@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check install pictures audits clean
+.PHONY: demo test check install pictures audits failure clean
 
 demo: $(VENV)/.demo
 	$(BIN)/tidegate demo
@@ -32,6 +32,10 @@ pictures: $(VENV)/.test
 # Two hundred audits in which nothing is wrong, and the eight faults: 6 minutes.
 audits: $(VENV)/.test
 	TIDEGATE_CLEAN_AUDITS=200 $(BIN)/pytest tests/statistical/test_audit.py -n auto --timeout 900
+
+# Fifty runs with processes killed at random, cuts of up to five minutes, full disks, wrong replies: about an hour.
+failure: $(VENV)/.test
+	TIDEGATE_FAILURE=long $(BIN)/pytest tests/failure -s --durations=0
 
 clean:
 	rm -rf $(VENV) demo .tidegate

@@ -22,6 +22,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (not is_marked(item, "e2e"), not is_marked(item, "xdist_group")))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests/failure did and what it cost; each of its tests has counted its own."""
+    reports = [one for found in terminalreporter.stats.values() for one in found]
+    counts = [dict(one.user_properties) for one in reports if getattr(one, "when", None) == "call"]
+    faults, lost, doubled = (
+        sum(count.get(name, 0) for count in counts) for name in ("faults", "lost", "doubled")
+    )
+    if faults:
+        words = f"faults injected {faults}, work lost {lost}, charges doubled {doubled}"
+        terminalreporter.write_sep("=", words)
+
+
 def is_marked(item: pytest.Item, name: str) -> bool:
     return any(item.iter_markers(name))
 

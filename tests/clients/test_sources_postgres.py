@@ -147,13 +147,14 @@ def fill(owner: sa.Connection) -> None:
 
 def site(folder: Path, name: str, data: str) -> Path:
     """A site.toml, beside a hold-out key that is the same for each site of that name."""
-    (folder / "tidegate").mkdir(parents=True)
-    (folder / "tidegate" / "holdout.key").write_bytes(name.encode().ljust(32))
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "site.toml"
     path.write_text(
         f'name = "{name}"\nstated_rows = 80\n[data]\n{data}\n[policy]\nrequire_private = false\n',
         encoding="utf-8",
     )
+    key = open_site(path).config.storage.holdout_key  # the ledger comes before the key, or the site was used
+    key.write_bytes(name.encode().ljust(32))
     return path
 
 

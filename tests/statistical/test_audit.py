@@ -27,6 +27,8 @@ from contract.experiment import Experiment, Label, NumericFeature, Privacy, Stra
 from experiments.audit.probes import Finding, audit, configured, outlier, sampler, two_sites
 from server.settings import apply_quiet_environment
 
+pytestmark = pytest.mark.e2e  # the whole client path, hundreds of times: with the long ones first
+
 TASK = Task(label=Label(column="label"), features=(NumericFeature(name="x", kind="numeric", low=0, high=1),))
 FULL = Experiment(name="full", task=TASK, privacy=Privacy(epsilon=8.0))
 SAMPLED = Experiment(
