@@ -32,6 +32,7 @@ from functools import lru_cache
 from typing import Any
 
 from contract.errors import InputError
+from contract.gaussian import gaussian_delta
 
 __all__ = [
     "FILTER_GAUSSIAN",
@@ -91,9 +92,8 @@ def compose(events: Iterable[Event], delta: float, *, cap: float = 8.0) -> tuple
         return 0.0, FILTER_GAUSSIAN
     full = [event for event in events if event.sampling_rate == 1]
     sampled = [event for event in events if event.sampling_rate < 1]
-    mu = math.sqrt(sum(event.count / event.noise_multiplier**2 for event in full))
     if not sampled:
-        return gaussian_epsilon(mu, delta), FILTER_GAUSSIAN
+        return gaussian_epsilon(math.sqrt(_squared_mu(full)), delta), FILTER_GAUSSIAN
     plans = {event.plan for event in sampled}
     if None in plans or len(plans) > 1:
         return _renyi_epsilon(_merged(events), delta, cap), FILTER_RENYI
@@ -110,8 +110,7 @@ def noise_multiplier(
     `spent` leaves nothing. Sub-sampled events in `spent` are taken to be of the same plan as the steps.
     """
     if sampling_rate == 1 and all(event.sampling_rate == 1 for event in spent):
-        gone = sum(event.count / event.noise_multiplier**2 for event in spent)
-        left = _gaussian_mu(epsilon, delta) ** 2 - gone
+        left = _gaussian_mu(epsilon, delta) ** 2 - _squared_mu(spent)
         return math.sqrt(steps / left) if left > 0 else math.inf
 
     from scipy.optimize import brentq
@@ -143,14 +142,14 @@ def noise_multiplier(
 
 def gaussian_epsilon(mu: float, delta: float) -> float:
     """ε of a μ-Gaussian mechanism at `delta` (Balle and Wang, 2018, theorem 8)."""
-    if _gaussian_delta(0.0, mu) <= delta:
+    if gaussian_delta(0.0, mu) <= delta:
         return 0.0
     low, high = 0.0, 1.0
-    while _gaussian_delta(high, mu) > delta:
+    while gaussian_delta(high, mu) > delta:
         low, high = high, 2 * high
     while high - low > 1e-9 * max(high, 1.0):
         middle = (low + high) / 2
-        low, high = (middle, high) if _gaussian_delta(middle, mu) > delta else (low, middle)
+        low, high = (middle, high) if gaussian_delta(middle, mu) > delta else (low, middle)
     return high
 
 
@@ -164,16 +163,15 @@ def _gaussian_mu(epsilon: float, delta: float) -> float:
     return low
 
 
-def _gaussian_delta(epsilon: float, mu: float) -> float:
-    from scipy.special import log_ndtr, ndtr
-
-    return float(ndtr(mu / 2 - epsilon / mu) - math.exp(epsilon + float(log_ndtr(-mu / 2 - epsilon / mu))))
+def _squared_mu(events: Iterable[Event]) -> float:
+    """Of one Gaussian mechanism that stands for all these, none of them sampled."""
+    return sum(event.count / event.noise_multiplier**2 for event in events)
 
 
 def _one_plan(events: Iterable[Event]) -> _Plan:
     """The events, and one Gaussian mechanism for all that are not sampled."""
     events = list(events)
-    squares = sum(event.count / event.noise_multiplier**2 for event in events if event.sampling_rate == 1)
+    squares = _squared_mu(event for event in events if event.sampling_rate == 1)
     sampled = _merged([event for event in events if event.sampling_rate < 1])
     return (*sampled, (1 / math.sqrt(squares), 1.0, 1)) if squares else sampled
 

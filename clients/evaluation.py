@@ -19,12 +19,16 @@ from clients.models import losses, module_for, scores
 from clients.noise import NormalSource, noisy
 from clients.table import Table
 from contract.experiment import Experiment
-from contract.releases import SCORE_BINS, Array, Comparison, Metrics, ScoreHistogram
+from contract.releases import (
+    COMPARISON_SENSITIVITY,
+    SCORE_BINS,
+    Array,
+    Comparison,
+    Metrics,
+    ScoreHistogram,
+)
 
-__all__ = ["COMPARISON_SENSITIVITY", "compare", "evaluate", "exact_scores"]
-
-COMPARISON_SENSITIVITY = 2.0
-"""sqrt(1 + 1 + 1 + 1): a cell in each histogram, the clipped difference and the row count."""
+__all__ = ["compare", "evaluate", "exact_scores"]
 
 
 def evaluate(

@@ -26,10 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 
+from clients.site_keys import PrivateKey, read_private_key
 from contract.errors import AddressError, SiteConfigError
 
 __all__ = [
@@ -347,7 +346,7 @@ def connect(
     module: Any = fleet_http_connection
     module.flwr_exit = _refused_at_the_door
     module.HeartbeatSender = _lasting_heartbeats
-    keys = _keys(private_key)
+    key = read_private_key(private_key)
     try:
         certificates = root_certificates.read_bytes()
     except OSError as exc:
@@ -358,7 +357,7 @@ def connect(
         ) from exc
     open_connection = functools.partial(
         fleet_http_connection.http_request_response,
-        *(superlink, False, certificates, keys),
+        *(superlink, False, certificates, (key, key.public_key())),
         max_retries=3,
         max_wait_time=30,
     )
@@ -370,7 +369,7 @@ def connect(
             except _RefusedAtTheDoorError:
                 if number is None:
                     raise
-                _forget_node(superlink, certificates, keys, number)
+                _forget_node(superlink, certificates, key, number)
                 callbacks = stack.enter_context(open_connection())
         except _RefusedAtTheDoorError as exc:
             raise AddressError(
@@ -393,12 +392,7 @@ def _remembered_number(file: Path | None) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def _forget_node(
-    superlink: str,
-    certificates: bytes,
-    keys: tuple[ec.EllipticCurvePrivateKey, ec.EllipticCurvePublicKey],
-    number: int,
-) -> None:
+def _forget_node(superlink: str, certificates: bytes, key: PrivateKey, number: int) -> None:
     """Tell the server that the agent which it counts as connected is no more."""
     import httpx
     from flwr.proto.fleet_pb2 import DeactivateNodeRequest
@@ -408,7 +402,7 @@ def _forget_node(
 
     interceptors: list[Any] = [
         RuntimeVersionHttpInterceptor(component_name="SuperNode"),
-        NodeAuthHttpInterceptor(*keys),
+        NodeAuthHttpInterceptor(key, key.public_key()),
     ]
     with (
         suppress(httpx.HTTPError),  # not connected after all, or another server: the next try says so
@@ -473,20 +467,6 @@ def wait_for_server(superlink: str, seconds: float, say: Callable[[str], None] =
 def error_reply(message: Message, code: str) -> Message:
     """A refusal that carries one word of the contract's list, and nothing else."""
     return Message(Error(code=_ERROR_CODE, reason=code), reply_to=message)
-
-
-def _keys(path: Path) -> tuple[ec.EllipticCurvePrivateKey, ec.EllipticCurvePublicKey]:
-    try:
-        key = load_ssh_private_key(path.read_bytes(), None)
-    except (OSError, ValueError) as exc:
-        raise SiteConfigError(
-            "the site's private key cannot be read",
-            where=str(path),
-            remedy="Make one with `tidegate site init`, and give its public half to the operator",
-        ) from exc
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise SiteConfigError("the site's private key is not an elliptic-curve key", where=str(path))
-    return key, key.public_key()
 
 
 def _unpacked(content: bytes) -> Bundle:

@@ -16,7 +16,6 @@ What is not a type of `contract.releases` has no way through.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +27,7 @@ from clients.site_config import Policy
 from contract.errors import BudgetError, ReleaseError
 from contract.experiment import Experiment
 from contract.messages import Reply
-from contract.norm_bound import update_bound
+from contract.norm_bound import update_bound, update_norm
 from contract.releases import Comparison, DriftSummary, ModelUpdate, RangeSummary, ScoreHistogram
 
 __all__ = ["Gate", "Releases"]
@@ -120,9 +119,9 @@ class Gate:
         """Refuse an update that is longer than clipped gradients of the stated rows can make it."""
         if releases.update is None or releases.began_from is None:
             return
-        moved = [array - releases.began_from[name] for name, array in releases.update.arrays.items()]
-        norm = math.sqrt(sum(float(np.square(part, dtype=np.float64).sum()) for part in moved))
-        bound = update_bound(experiment, self._stated_rows, sum(part.size for part in moved))
+        arrays = releases.update.arrays
+        norm = update_norm(arrays, releases.began_from)
+        bound = update_bound(experiment, self._stated_rows, sum(array.size for array in arrays.values()))
         if norm > bound:
             raise ReleaseError(
                 f"the update is longer ({norm:.3g}) than that of four times the stated "

@@ -348,12 +348,7 @@ class Ledger:
         with self._lock:
             self._catch_up()
             plans = [plan for plan in self._plans.values() if run is None or plan.run == run]
-            spent = [self._spent_on(*place, plans, delta, promised, run) for place in _places(plans)]
-            most: dict[str, Spent] = {}
-            for item in spent:
-                if item.block not in most or item.epsilon > most[item.block].epsilon:
-                    most[item.block] = item
-            return most
+            return _most(self._spent_on(*place, plans, delta, promised, run) for place in _places(plans))
 
     def would_spend(self, plans: Sequence[Plan]) -> dict[str, Spent]:
         """What each block that these plans of one run touch would have paid once they ran to their end.
@@ -366,7 +361,7 @@ class Ledger:
             totals = {plan.name: max(plan.uses, self._uses.get(plan.name, 0)) for plan in plans}
             closing = {name for plan in plans for name in self._of_other_runs(plan)}
             known = {**self._plans, **{plan.name: plan for plan in plans}}
-            most: dict[str, Spent] = {}
+            totalled: list[Spent] = []
             for split, block in _places(known.values()):
                 if not any(plan.touches(split, block) for plan in plans):
                     continue
@@ -375,12 +370,9 @@ class Ledger:
                 epsilon, method = self._counted(split, block, known, uses, entering=plans)
                 if not all(plan.private for plan in used):
                     epsilon, method = math.inf, PLAIN_METHOD
-                unit: Unit = "person" if all(plan.unit == "person" for plan in used) else "record"
-                if block not in most or epsilon > most[block].epsilon:
-                    most[block] = Spent(
-                        epsilon=epsilon, delta=self._cap.delta, unit=unit, method=method, block=block
-                    )
-            return most
+                unit, delta = _unit(used), self._cap.delta
+                totalled.append(Spent(epsilon=epsilon, delta=delta, unit=unit, method=method, block=block))
+            return _most(totalled)
 
     def plans(self, run: str) -> list[Plan]:
         """The plans of a run, in the order in which they were authorised."""
@@ -520,8 +512,7 @@ class Ledger:
             plan.name: max(self._uses[plan.name], plan.uses if promised and plan.name in self._open else 0)
             for plan in plans
         }
-        # One run that bounds records alone leaves no bound for a person's rows together.
-        unit: Unit = "person" if all(plan.unit == "person" for plan in plans) else "record"
+        unit = _unit(plans)
         if any(uses[plan.name] and not plan.private for plan in plans):
             return Spent(epsilon=float("inf"), delta=delta, unit=unit, method=PLAIN_METHOD, block=block)
         trainings = [(entered, plan) for entered, plan in self._trainings if run in (None, plan.run)]
@@ -654,6 +645,20 @@ def _events(plans: list[Plan], uses: Mapping[str, int], allowed: Plan | None, *,
         *allowed.events(used, allowed.foreseen),
         *(event for plan in rest for event in plan.events(uses[plan.name])),
     ]
+
+
+def _unit(plans: Iterable[Plan]) -> Unit:
+    """One run that bounds records alone leaves no bound for a person's rows together."""
+    return "person" if all(plan.unit == "person" for plan in plans) else "record"
+
+
+def _most(spent: Iterable[Spent]) -> dict[str, Spent]:
+    """The greatest ε of each block, which several splits may name."""
+    most: dict[str, Spent] = {}
+    for item in spent:
+        if item.block not in most or item.epsilon > most[item.block].epsilon:
+            most[item.block] = item
+    return most
 
 
 def _places(plans: Iterable[Plan]) -> list[tuple[str, str]]:

@@ -24,10 +24,24 @@ A run that is not private clips nothing, and has no bound.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
 
 from contract.experiment import Experiment
+from contract.gaussian import gaussian_delta
 
-__all__ = ["ROWS_OVER_STATED", "gaussian_multiplier", "greatest_normal", "update_bound"]
+__all__ = [
+    "ROWS_OVER_STATED",
+    "gaussian_multiplier",
+    "greatest_normal",
+    "l2_norm",
+    "update_bound",
+    "update_norm",
+]
+
+Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 ROWS_OVER_STATED = 4.0
 """How many times the stated rows a site may hold without being taken for a bad one."""
@@ -59,6 +73,16 @@ def update_bound(experiment: Experiment, stated_rows: int, size: int) -> float:
     return 1.001 * step * _steps(experiment)  # float32, and the grid of the noise
 
 
+def update_norm(arrays: Arrays, began_from: Arrays) -> float:
+    """The L2 norm of an update: of what lies between the two models, parameter by parameter."""
+    return l2_norm(np.subtract(arrays[name], began_from[name], dtype=np.float64) for name in arrays)
+
+
+def l2_norm(arrays: Iterable[np.ndarray[Any, Any]]) -> float:
+    """Of all numbers of the arrays together, in double precision."""
+    return math.sqrt(sum(float(np.square(array, dtype=np.float64).sum()) for array in arrays))
+
+
 def greatest_normal(count: int) -> float:
     """What none of `count` standard normal numbers passes, but for a chance of 2 · exp(-u)."""
     return math.sqrt(2 * (_U + math.log(max(1, count))))
@@ -70,28 +94,12 @@ def gaussian_multiplier(epsilon: float, delta: float, times: int) -> float:
     Exact (Balle and Wang, 2018, theorem 8): together they are one with √times over it.
     """
     low, high = 0.0, 1.0
-    while _gaussian_delta(epsilon, high) < delta:
+    while gaussian_delta(epsilon, high) < delta:
         low, high = high, 2 * high
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if _gaussian_delta(epsilon, middle) < delta else (low, middle)
+        low, high = (middle, high) if gaussian_delta(epsilon, middle) < delta else (low, middle)
     return math.sqrt(times) / low if low else math.inf
-
-
-def _gaussian_delta(epsilon: float, mu: float) -> float:
-    """δ at ε of the Gaussian mechanism whose sensitivity is μ of its deviations."""
-    near, far = mu / 2 - epsilon / mu, -mu / 2 - epsilon / mu
-    return math.exp(_log_normal(near)) - math.exp(epsilon + _log_normal(far))
-
-
-def _log_normal(x: float) -> float:
-    """Logarithm of the standard normal distribution function; in the far tail by its continued fraction."""
-    if x > -20:
-        return math.log(math.erfc(-x / math.sqrt(2)) / 2)
-    below = -x
-    for term in range(12, 0, -1):
-        below = -x + term / below
-    return -x * x / 2 - math.log(below * math.sqrt(2 * math.pi))
 
 
 def _most_rows(stated_rows: int, rate: float) -> float:

@@ -19,6 +19,7 @@ from pydantic import BeforeValidator, ConfigDict, with_config
 from contract.range_grid import CELLS
 
 __all__ = [
+    "COMPARISON_SENSITIVITY",
     "PLAIN_METHOD",
     "READ_WHOLE",
     "SCORE_BINS",
@@ -52,6 +53,10 @@ PLAIN_METHOD = "not private"
 
 SCORE_BINS = 20
 """Bins of a score histogram: with 20, log loss is off by less than .002 on the shipped tasks."""
+
+COMPARISON_SENSITIVITY = 2.0
+"""L2, of a comparison's numbers together: sqrt(1 + 1 + 1 + 1), for one record is in a cell of each of two
+histograms, and moves the clipped difference and the row count by 1."""
 
 
 READ_WHOLE = ConfigDict(arbitrary_types_allowed=True, extra="forbid")

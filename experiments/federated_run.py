@@ -17,15 +17,28 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-from contract.errors import DataError, ExperimentError, RoundError
+from contract.errors import DataError, ExperimentError, InputError, RoundError
 from contract.experiment import Experiment
 from contract.experiment_file import parse_experiment
 from server.jobs import Job, RangeQuestion
 from server.settings import ServerSettings
 
-__all__ = ["Request", "Runtime", "read_experiment", "read_text", "run_experiment", "sites_for"]
+if TYPE_CHECKING:
+    from clients.ledger import Plan
+    from clients.site import Site
+
+__all__ = [
+    "Request",
+    "Runtime",
+    "named_runtime",
+    "read_experiment",
+    "read_text",
+    "run_experiment",
+    "site_plans",
+    "sites_for",
+]
 
 Runtime = Literal["inline", "simulation", "deployment"]
 Progress = Callable[[int, str], None]
@@ -66,6 +79,18 @@ class Request:
             trigger=self.trigger,
             question=self.question,
         )
+
+
+def named_runtime(name: str) -> Runtime:
+    """The runtime of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in get_args(Runtime):
+        known = " or ".join(", ".join(get_args(Runtime)).rsplit(", ", 1))
+        raise InputError(f"there is no runtime '{name}'", where="--runtime", remedy=f"Use {known}")
+    return cast(Runtime, name)
 
 
 def read_experiment(path: Path) -> Experiment:
@@ -201,23 +226,27 @@ def _make_tracking_database(settings: ServerSettings) -> subprocess.Popen[bytes]
 
 def _check_sites(request: Request) -> None:
     """Read every site's ledger and rows and ask its policy first, so that what is wrong is said as it is."""
-    from clients.plans import evaluate_plan, train_plan
     from clients.site import open_site
     from clients.table import require_two_classes
-    from server.rounds import Training
 
     experiment = request.experiment
-    training = Training(run=request.run, experiment=experiment, windows=request.windows)
-    instruction = training.instruction(1, evaluate=True)
     for path in request.sites:
         site = open_site(path)
         site.ledger.verify()
         rows = site.table(experiment, request.windows, holdout=False)
         if experiment.task.label.one_class == "refuse":
             require_two_classes(rows)
-        split = site.split(experiment.task)
-        plans = [train_plan(experiment, instruction, split), evaluate_plan(experiment, instruction, split)]
-        site.gate.check(experiment, plans)
+        site.gate.check(experiment, site_plans(site, request.run, experiment, request.windows))
+
+
+def site_plans(site: Site, run: str, experiment: Experiment, windows: tuple[str, ...]) -> list[Plan]:
+    """Training and evaluation, as a run of the experiment would enter them into the site's ledger."""
+    from clients.plans import evaluate_plan, train_plan
+    from server.rounds import Training
+
+    training = Training(run=run, experiment=experiment, windows=windows)
+    instruction, split = training.instruction(1, evaluate=True), site.split(experiment.task)
+    return [train_plan(experiment, instruction, split), evaluate_plan(experiment, instruction, split)]
 
 
 def _deployment(request: Request) -> dict[str, float]:

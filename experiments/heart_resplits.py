@@ -86,7 +86,7 @@ def resplit(sites: Sequence[SiteRows], seed: int) -> list[SiteRows]:
 def run_on_split(experiment: Experiment, sites: Sequence[SiteRows], folder: Path) -> HeartRun:
     """One private run on sites laid out in `folder`, which must be empty: a ledger there is charged on."""
     from clients.app import app as client_app
-    from clients.site import open_site
+    from clients.site import close_site, open_site
     from experiments.layout import write_site
     from experiments.runtimes.inline import InlineGrid
     from server.flower import assume_identity
@@ -104,8 +104,8 @@ def run_on_split(experiment: Experiment, sites: Sequence[SiteRows], folder: Path
         site.config.name: linear_scores(result.arrays, site.table(experiment, (), holdout=True))
         for site in opened
     }
-    for site in opened:
-        site.ledger.close()
+    for path in paths:
+        close_site(path)
     spent = [reply.spent_in_run for reply in result.replies.values()]
     return HeartRun(
         scores=score_hospitals(scored),
@@ -127,15 +127,16 @@ def pooled_without_privacy(
     """
     from sklearn.linear_model import LogisticRegression
 
-    from clients.site import open_site
+    from clients.site import close_site, open_site
     from experiments.layout import write_site
 
     with tempfile.TemporaryDirectory() as folder:
-        opened = [open_site(write_site(site, Path(folder) / site.name)) for site in sites]
+        paths = [write_site(site, Path(folder) / site.name) for site in sites]
+        opened = [open_site(path) for path in paths]
         train = [site.table(experiment, (), holdout=False) for site in opened]
         held = {site.config.name: site.table(experiment, (), holdout=True) for site in opened}
-        for site in opened:
-            site.ledger.close()
+        for path in paths:
+            close_site(path)
     model = LogisticRegression(C=1 / penalty if penalty else math.inf, max_iter=5000)
     model.fit(
         np.concatenate([table.features for table in train]).astype(np.float64),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,15 @@ from contract.errors import ReleaseError
 from contract.experiment import Experiment
 from contract.messages import Reply
 from contract.models import parameter_shapes
-from contract.norm_bound import ROWS_OVER_STATED, gaussian_multiplier, greatest_normal, update_bound
-from contract.releases import SCORE_BINS, Comparison, ScoreHistogram, Spent
+from contract.norm_bound import (
+    ROWS_OVER_STATED,
+    gaussian_multiplier,
+    greatest_normal,
+    l2_norm,
+    update_bound,
+    update_norm,
+)
+from contract.releases import COMPARISON_SENSITIVITY, SCORE_BINS, Comparison, ScoreHistogram, Spent
 from monitoring.binning import feature_bins
 
 __all__ = ["check_comparison", "check_drift", "check_public", "check_scores", "check_update", "model_shapes"]
@@ -35,9 +42,6 @@ _MOST_ROWS = 10**12
 _LONGEST_TEXT = 10_000
 _SAME_DEVIATION = 1e-3
 """Site and server compute a deviation each for itself, and both to nine digits."""
-
-COMPARISON_SENSITIVITY = 2.0
-"""Of two histograms and a paired difference together; a test holds it to the sites'."""
 
 
 def model_shapes(experiment: Experiment) -> dict[str, tuple[int, ...]]:
@@ -104,7 +108,7 @@ def check_update(reply: Reply, experiment: Experiment, model: Arrays) -> None:
         raise ReleaseError("update refused: it holds a number that is not finite")
     size = sum(array.size for array in arrays.values())
     bound = update_bound(experiment, reply.stated_rows, size)
-    if math.isfinite(bound) and (norm := _distance(arrays, model)) > bound + _rounding(model):
+    if math.isfinite(bound) and (norm := update_norm(arrays, model)) > bound + _rounding(model):
         raise ReleaseError(
             f"update refused: its norm is {norm:.3g}, and of {reply.stated_rows:,} stated rows "
             f"at most {bound:.3g}"
@@ -199,17 +203,9 @@ def _deviation(experiment: Experiment, times: int) -> float:
     return multiplier * privacy.rows_per_person
 
 
-def _distance(arrays: Arrays, model: Arrays) -> float:
-    return math.sqrt(_squares(np.subtract(arrays[name], model[name], dtype=np.float64) for name in arrays))
-
-
 def _rounding(model: Arrays) -> float:
     """What storing the parameters as float32 can add to a norm."""
-    return 1e-6 * math.sqrt(_squares(value.astype(np.float64) for value in model.values()))
-
-
-def _squares(arrays: Iterable[np.ndarray[Any, Any]]) -> float:
-    return sum(float(np.dot(array.ravel(), array.ravel())) for array in arrays)
+    return 1e-6 * l2_norm(model.values())
 
 
 def _sound(spent: Spent) -> bool:

@@ -117,7 +117,6 @@ def _ask(
     arrays: Mapping[str, np.ndarray[Any, Any]] | None,
     services: Services,
 ) -> Answers:
-    strategy = experiment.strategy
     memory = services.memory("")
 
     def check(reply: Reply) -> None:
@@ -127,7 +126,7 @@ def _ask(
     question = Question(
         kind=kind,
         instruction=instruction,
-        patience=Patience(quorum=strategy.quorum, deadline=strategy.round_timeout, grace=strategy.grace),
+        patience=Patience.of(experiment.strategy),
         arrays=arrays,
         check=check,
     )

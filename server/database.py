@@ -12,7 +12,6 @@ Alembic (.3 s to import) is touched only when the database is not at this progra
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 from contract.errors import StorageError
+from contract.json_values import finite
 from server.tables import HEAD
 
 __all__ = ["Database", "open_database"]
@@ -135,18 +135,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _json(value: object) -> str:
-    return json.dumps(_finite(value), allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    """PostgreSQL's JSON knows no NaN and no infinity: they become null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
+    return json.dumps(finite(value), allow_nan=False)
 
 
 def _revision(connection: Connection) -> str | None:

@@ -22,6 +22,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from contract.errors import RefusalCode, ReleaseError, RoundError
+from contract.experiment import Strategy
 from contract.messages import Instruction, Reply
 from server.flower import NO_ANSWER
 from server.participation import LOST, NAME_REFUSED, TWICE, told
@@ -50,6 +51,11 @@ class Patience:
     quorum: int
     deadline: float
     grace: float
+
+    @classmethod
+    def of(cls, strategy: Strategy) -> Patience:
+        """What an experiment says of waiting."""
+        return cls(quorum=strategy.quorum, deadline=strategy.round_timeout, grace=strategy.grace)
 
 
 @dataclass(frozen=True, kw_only=True)

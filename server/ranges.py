@@ -10,18 +10,18 @@ Each site pays once for a question: who asks the same again is given the same co
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict
 from typing import Any
 
 from contract.errors import ExperimentError, ReleaseError, TidegateError
+from contract.json_values import finite
 from contract.messages import RANGES_QUERY, Instruction, Reply
 from server.asking import Question, ask
 from server.checks import check_public
 from server.code import server_code_hash
 from server.exchange import Answers, Patience
 from server.jobs import Job, RangeQuestion
-from server.quantiles import RangeEstimate, estimate_range, pool
+from server.quantiles import estimate_range, pool
 from server.training_job import Services
 
 __all__ = ["run_ranges"]
@@ -59,7 +59,6 @@ def run_ranges(job: Job, services: Services) -> None:
 
 
 def _ask(job: Job, question: RangeQuestion, services: Services) -> Answers:
-    strategy = job.experiment.strategy
     instruction = Instruction(
         run=job.run, windows=job.windows, features=question.features, epsilon=question.epsilon
     )
@@ -73,7 +72,7 @@ def _ask(job: Job, question: RangeQuestion, services: Services) -> Answers:
     asked = Question(
         kind=RANGES_QUERY,
         instruction=instruction,
-        patience=Patience(quorum=strategy.quorum, deadline=strategy.round_timeout, grace=strategy.grace),
+        patience=Patience.of(job.experiment.strategy),
         check=check,
     )
     return ask(asked, services.grid, services.memory(""))
@@ -95,7 +94,7 @@ def _result(job: Job, question: RangeQuestion, answers: Answers) -> dict[str, An
         "unit": job.experiment.privacy.unit,
         "sites": {
             site: {
-                "epsilon_in_total": _finite(reply.spent_in_total.epsilon),
+                "epsilon_in_total": finite(reply.spent_in_total.epsilon),
                 "block": reply.spent_in_total.block,
                 "method": reply.spent_in_total.method,
             }
@@ -105,17 +104,5 @@ def _result(job: Job, question: RangeQuestion, answers: Answers) -> dict[str, An
         "noise_deviation": pooled.noise_deviation,
         "rows": pooled.rows,
         "rows_error": pooled.rows_error,
-        "features": [_estimate(estimate) for estimate in estimates],
+        "features": [finite(asdict(estimate)) for estimate in estimates],
     }
-
-
-def _estimate(estimate: RangeEstimate) -> dict[str, Any]:
-    """For JSON, which has no infinity."""
-    values = asdict(estimate) | {"least_share": _finite(estimate.least_share)}
-    for name in ("low_between", "high_between"):
-        values[name] = None if values[name] is None else [_finite(edge) for edge in values[name]]
-    return values
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -55,12 +55,6 @@ class Training:
     initial: Arrays | None = None
 
     @property
-    def patience(self) -> Patience:
-        """What the experiment says of waiting."""
-        strategy = self.experiment.strategy
-        return Patience(quorum=strategy.quorum, deadline=strategy.round_timeout, grace=strategy.grace)
-
-    @property
     def evaluations(self) -> int:
         """How many times each held-out row is used: some rounds and the result."""
         strategy = self.experiment.strategy
@@ -195,7 +189,7 @@ def _round(
     question = Question(
         kind=MessageType.TRAIN,
         instruction=training.instruction(number, evaluate=evaluate),
-        patience=training.patience,
+        patience=Patience.of(training.experiment.strategy),
         arrays=checkpoint.arrays,
         check=check,
         most_bytes=packed_limit(model_shapes(training.experiment)),
@@ -261,7 +255,7 @@ def _evaluate_result(
     question = Question(
         kind=MessageType.EVALUATE,
         instruction=training.instruction(rounds + 1, evaluate=True),
-        patience=training.patience,
+        patience=Patience.of(training.experiment.strategy),
         arrays=arrays,
         check=check,
     )

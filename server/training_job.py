@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from flwr.serverapp import Grid
 
 from contract.errors import InputError, TidegateError
 from contract.experiment import NumericFeature
+from contract.json_values import finite
 from contract.releases import Metrics
 from server.code import server_code_hash
 from server.jobs import Job
@@ -273,8 +273,8 @@ def summary(job: Job, result: TrainingResult, version: int, mlflow_run: str, sta
         },
         "privacy": {
             site: {
-                "epsilon_in_run": _finite(reply.spent_in_run.epsilon),
-                "epsilon_in_total": _finite(reply.spent_in_total.epsilon),
+                "epsilon_in_run": finite(reply.spent_in_run.epsilon),
+                "epsilon_in_total": finite(reply.spent_in_total.epsilon),
                 "delta": reply.spent_in_run.delta,
                 "unit": reply.spent_in_run.unit,
                 "method": reply.spent_in_run.method,
@@ -289,10 +289,6 @@ def summary(job: Job, result: TrainingResult, version: int, mlflow_run: str, sta
 
 def _figures(metrics: Metrics | None) -> dict[str, float]:
     return {} if metrics is None else metrics.as_dict()
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _schema(job: Job) -> dict[str, str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from contract.json_values import finite
 
 __all__ = ["Measurement", "to_json"]
 
@@ -41,8 +42,4 @@ class Measurement:
 def to_json(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
     """What `tidegate bench NAME --json` prints; a figure that is not finite is null."""
     rows = [{**asdict(item), "holds": item.holds} for item in measurements]
-    return [{key: _finite(value) for key, value in row.items()} for row in rows]
-
-
-def _finite(value: object) -> object:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return [finite(row) for row in rows]

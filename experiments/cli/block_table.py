@@ -46,7 +46,7 @@ def block_table(totals: Sequence[BlockTotal], cap: Cap, *, title: str) -> Group:
             f"{total.promised.delta:g}",
             total.promised.unit if total.private else "–",
             _method(total, methods),
-            style="red" if not total.private or total.promised.epsilon > cap.epsilon * (1 + 1e-9) else "",
+            style="red" if not total.private or not cap.holds(total.promised.epsilon) else "",
         )
     notes = [f"{number} {method}" for number, method in enumerate(methods, start=1)]
     return Group(table, Text("\n".join(notes), style="dim"))

@@ -35,7 +35,7 @@ def ranges(
     """Ask the sites for noisy counts of the features without a range, charged to their ledgers."""
     from contract.errors import InputError
     from experiments.cli.output import console, print_json, quiet_flower
-    from experiments.federated_run import Request, read_text, run_experiment, sites_for
+    from experiments.federated_run import Request, named_runtime, read_text, run_experiment, sites_for
     from experiments.range_query import check_question, read_unranged, told_ranges, with_ranges
     from server.jobs import RangeQuestion
     from server.settings import apply_quiet_environment, read_settings
@@ -43,12 +43,7 @@ def ranges(
 
     apply_quiet_environment()
     quiet_flower()
-    if runtime not in ("inline", "deployment", "simulation"):
-        raise InputError(
-            f"there is no runtime '{runtime}'",
-            where="--runtime",
-            remedy="Use inline, deployment or simulation",
-        )
+    engine = named_runtime(runtime)
     if write is not None and write.exists():
         raise InputError("there is a file already", where=str(write), remedy="Name another file")
     unranged, settings = read_unranged(file), read_settings()
@@ -62,7 +57,7 @@ def ranges(
             run=name_run(f"{experiment.name}-ranges"),
             sites=sites,
             settings=settings,
-            runtime=runtime,  # type: ignore[arg-type]  # checked above
+            runtime=engine,
             windows=tuple(window or ()),
             question=question,
         )

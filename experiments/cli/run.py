@@ -27,20 +27,14 @@ def run(
     """Train across the sites and register a model version."""
     from rich.markup import escape
 
-    from contract.errors import InputError
     from experiments.cli.output import Steps, console, metrics_rows, print_json, print_table, quiet_flower
-    from experiments.federated_run import Request, read_experiment, run_experiment, sites_for
+    from experiments.federated_run import Request, named_runtime, read_experiment, run_experiment, sites_for
     from server.settings import apply_quiet_environment, read_settings
     from server.storage import name_run
 
     apply_quiet_environment()
     quiet_flower()
-    if runtime not in ("inline", "deployment", "simulation"):
-        raise InputError(
-            f"there is no runtime '{runtime}'",
-            where="--runtime",
-            remedy="Use inline, deployment or simulation",
-        )
+    engine = named_runtime(runtime)
     experiment = read_experiment(file)
     settings = read_settings()
     name = resume or name_run(experiment.name)
@@ -52,7 +46,7 @@ def run(
                 run=name,
                 sites=sites_for(experiment, site or [], settings.home),
                 settings=settings,
-                runtime=runtime,  # type: ignore[arg-type]  # checked above
+                runtime=engine,
                 windows=tuple(window or ()),
                 progress=steps.show,
             )

@@ -34,12 +34,13 @@ def cost(
     """What one run of an experiment would cost here, by data block, and whether the cap allows it."""
     from clients.cost import block_costs
     from clients.site import open_site
+    from contract.json_values import finite
     from experiments.cli.output import print_json
-    from experiments.federated_run import read_experiment
+    from experiments.federated_run import read_experiment, site_plans
 
     site, experiment = open_site(file), read_experiment(experiment_file)
     site.ledger.verify()
-    plans = _plans(site, experiment, tuple(window or ()))
+    plans = site_plans(site, "(a new run)", experiment, tuple(window or ()))
     costs = block_costs(site.ledger, plans)
     fits = all(item.fits for item in costs)
     room = {} if fits or not experiment.privacy.private else _room(site, experiment, plans)
@@ -52,12 +53,12 @@ def cost(
                 "digest": experiment.digest,
                 "private": experiment.privacy.private,
                 "cap": vars(site.ledger.cap),
-                "blocks": [_as_json(item) for item in costs],
+                "blocks": [finite(vars(item)) for item in costs],
                 "fits": fits,
                 "would_fit": {
                     _SETTINGS[purpose]: {
                         "epsilon": item.epsilon,
-                        "noise_multiplier": _finite(item.noise_multiplier),
+                        "noise_multiplier": finite(item.noise_multiplier),
                     }
                     for purpose, item in room.items()
                 },
@@ -66,16 +67,6 @@ def cost(
         )
         return
     _show(site, experiment, costs, room, refusal)
-
-
-def _plans(site: Site, experiment: Experiment, windows: tuple[str, ...]) -> list[Plan]:
-    """Training and evaluation, as a run of the experiment would enter them."""
-    from clients.plans import evaluate_plan, train_plan
-    from server.rounds import Training
-
-    training = Training(run="(a new run)", experiment=experiment, windows=windows)
-    instruction, split = training.instruction(1, evaluate=True), site.split(experiment.task)
-    return [train_plan(experiment, instruction, split), evaluate_plan(experiment, instruction, split)]
 
 
 def _room(site: Site, experiment: Experiment, plans: Sequence[Plan]) -> dict[str, Room]:
@@ -160,12 +151,3 @@ def _sentences(room: Mapping[str, Room], experiment: Experiment, cap: Cap) -> li
         else f"Nothing is left for {_SETTINGS[purpose]} under a cap of {cap.epsilon:g}."
         for purpose, item in room.items()
     ]
-
-
-def _as_json(item: BlockCost) -> dict[str, object]:
-    return {**vars(item), "now": _finite(item.now), "then": _finite(item.then)}
-
-
-def _finite(value: float) -> float | None:
-    """For JSON, which has no infinity: null."""
-    return value if math.isfinite(value) else None
