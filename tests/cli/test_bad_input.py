@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.commands import tidegate
 
 pytestmark = pytest.mark.e2e
 
@@ -68,21 +68,6 @@ def edit(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
-
-
-def tidegate(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {
-        key: value for key, value in os.environ.items() if not key.startswith(("TIDEGATE", "MLFLOW"))
-    }
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.cli.main", *arguments],
-        cwd=place,
-        env={**environment, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 def run(place: Path) -> subprocess.CompletedProcess[str]:

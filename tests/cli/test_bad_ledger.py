@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from clients.ledger import Cap, Ledger, Plan
+from tests import commands
 from tests.cli.test_bad_input import EXPERIMENT, ROWS, SITE, edit, write_rows
 
 pytestmark = pytest.mark.e2e
@@ -40,19 +41,7 @@ def place(trained: Path, tmp_path: Path) -> Path:
 
 def tidegate(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command, by a user who is bound by a file's permissions even where the tests run as root."""
-    environment = {
-        key: value for key, value in os.environ.items() if not key.startswith(("TIDEGATE", "MLFLOW"))
-    }
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.cli.main", *arguments],
-        cwd=place,
-        env={**environment, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        preexec_fn=obey_permissions,
-    )
+    return commands.tidegate(place, *arguments, before=obey_permissions)
 
 
 def obey_permissions() -> None:

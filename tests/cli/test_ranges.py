@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from clients import site as sites
 from clients.app import app as client_app
@@ -18,8 +15,6 @@ from clients.site import open_site
 from contract.errors import ExperimentError, RoundError
 from contract.experiment import NumericFeature
 from contract.experiment_file import parse_experiment, parse_unranged
-from experiments.cli import output
-from experiments.cli.main import main
 from experiments.range_query import with_ranges
 from experiments.runtimes.inline import InlineGrid
 from server.app import run_job
@@ -83,25 +78,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path
     for known in sites._open.values():
         known.ledger.close()
-
-
-@pytest.fixture
-def tidegate(monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Runs a command in this process; gives what it printed."""
-
-    def run(*arguments: object, code: int = 0) -> str:
-        text = io.StringIO()
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "argv", ["tidegate", *map(str, arguments)])
-            patch.setattr(sys, "stdout", text)
-            patch.setattr(sys, "stderr", text)
-            patch.setattr(output, "console", Console(width=140, file=text))
-            with pytest.raises(SystemExit) as ended:
-                main()
-        assert (ended.value.code or 0) == code, text.getvalue()
-        return text.getvalue()
-
-    return run
 
 
 def both(place: Path) -> tuple[str, ...]:

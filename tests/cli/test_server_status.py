@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from contract.errors import InputError
-from experiments.cli import output
-from experiments.cli.main import main
 from experiments.runtimes.deployment import admit, dismiss
 from server.participation import SiteStatus, Step
 from server.records import RoundRecord
@@ -54,25 +49,6 @@ def wait(state: State, number: int, south: SiteStatus) -> None:
         "east": SiteStatus(state="trained", reason="update refused: its norm is 812", node=4),
     }
     state.record_participation(Step(run="fake-2", kind="train", number=number), sites)
-
-
-@pytest.fixture
-def tidegate(monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Runs a command in this process; gives what it printed."""
-
-    def run(*arguments: object, code: int = 0) -> str:
-        text = io.StringIO()
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "argv", ["tidegate", *map(str, arguments)])
-            patch.setattr(sys, "stdout", text)
-            patch.setattr(sys, "stderr", text)
-            patch.setattr(output, "console", Console(width=150, file=text))
-            with pytest.raises(SystemExit) as ended:
-                main()
-        assert (ended.value.code or 0) == code, text.getvalue()
-        return text.getvalue()
-
-    return run
 
 
 def rows(told: str) -> list[list[str]]:

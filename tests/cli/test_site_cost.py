@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
+import functools
 import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from clients import site as sites
 from clients.cost import block_costs, room_for
@@ -20,8 +18,6 @@ from clients.plans import evaluate_plan, train_plan
 from clients.site import Site, open_site
 from contract.errors import BudgetError
 from contract.experiment_file import parse_experiment
-from experiments.cli import output
-from experiments.cli.main import main
 from server.rounds import Training
 
 SITE = """\
@@ -69,23 +65,9 @@ Cost = Callable[..., str]
 
 
 @pytest.fixture
-def cost(place: Path, monkeypatch: pytest.MonkeyPatch) -> Cost:
-    """Runs the command in this process; gives what it printed."""
-
-    def run(*arguments: object, code: int = 0) -> str:
-        text = io.StringIO()
-        with monkeypatch.context() as patch:
-            command = ["tidegate", "site", "cost", place / "site.toml", place / "small.toml", *arguments]
-            patch.setattr(sys, "argv", [str(word) for word in command])
-            patch.setattr(sys, "stdout", text)
-            patch.setattr(sys, "stderr", text)
-            patch.setattr(output, "console", Console(width=120, file=text))
-            with pytest.raises(SystemExit) as ended:
-                main()
-        assert (ended.value.code or 0) == code, text.getvalue()
-        return text.getvalue()
-
-    return run
+def cost(place: Path, tidegate: Cost) -> Cost:
+    """`tidegate site cost` of the place's experiment."""
+    return functools.partial(tidegate, "site", "cost", place / "site.toml", place / "small.toml")
 
 
 def change(place: Path, old: str, new: str) -> None:

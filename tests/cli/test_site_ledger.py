@@ -16,9 +16,7 @@ from rich.console import Console
 from clients.ledger import Ledger, Plan
 from clients.replay import block_totals, history
 from clients.site import open_site
-from experiments.cli import output
 from experiments.cli.block_table import bar, block_table, epsilon
-from experiments.cli.main import main
 from experiments.ledger_plot import plot_ledger
 from experiments.runtimes.certificates import make_node_key
 
@@ -64,25 +62,6 @@ def plain(site: Path) -> Path:
     """The same site after a run that was not private."""
     charge(open_site(site).ledger, "run-3", "w3/train", noise=0.0)
     return site
-
-
-@pytest.fixture
-def tidegate(monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Runs a command in this process; gives what it printed."""
-
-    def run(*arguments: object, code: int = 0, colour: bool = False) -> str:
-        text = io.StringIO()
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "argv", ["tidegate", *map(str, arguments)])
-            patch.setattr(sys, "stdout", text)
-            patch.setattr(sys, "stderr", text)
-            patch.setattr(output, "console", Console(width=100, force_terminal=colour, file=text))
-            with pytest.raises(SystemExit) as ended:
-                main()
-        assert (ended.value.code or 0) == code, text.getvalue()
-        return text.getvalue()
-
-    return run
 
 
 def test_a_ledger_by_block(tidegate: Command, site: Path) -> None:

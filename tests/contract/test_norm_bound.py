@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from clients.accounting import noise_multiplier
-from clients.evaluation import COMPARISON_SENSITIVITY
 from clients.noise import SystemNoise
 from clients.plans import train_plan
 from clients.table import Table
@@ -23,7 +22,6 @@ from contract.models import initial_arrays
 from contract.norm_bound import gaussian_multiplier, greatest_normal, update_bound
 from contract.releases import ModelUpdate, Spent
 from experiments.federated_run import read_experiment
-from server import checks
 from server.checks import check_update
 from tests.server.federation import plan
 
@@ -147,10 +145,6 @@ def test_the_multiplier_is_that_of_the_sites_accountant(epsilon: float, delta: f
 def test_sampling_needs_no_more_noise_than_the_bound_allows_for(rate: float) -> None:
     sampled = noise_multiplier(epsilon=1.0, delta=1e-5, sampling_rate=rate, steps=50)
     assert sampled <= gaussian_multiplier(1.0, 1e-5, 50)
-
-
-def test_the_servers_constant_is_that_of_the_sites() -> None:
-    assert checks.COMPARISON_SENSITIVITY == COMPARISON_SENSITIVITY
 
 
 def test_the_greatest_of_normal_numbers() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -21,6 +20,7 @@ import pytest
 
 from experiments.runtimes.processes import free_port
 from tests.cli.test_bad_input import ROWS, SITE, write_rows
+from tests.commands import plain_environment
 
 pytestmark = pytest.mark.e2e
 
@@ -29,13 +29,10 @@ TIDEGATE = Path(sys.executable).parent / "tidegate"
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = {
-        key: value for key, value in os.environ.items() if not key.startswith(("TIDEGATE", "MLFLOW"))
-    }
     return subprocess.Popen(
         [str(TIDEGATE), *arguments],
         cwd=folder,
-        env={**environment, "TIDEGATE_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"},
+        env={**plain_environment(), "TIDEGATE_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

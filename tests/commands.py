@@ -1,0 +1,32 @@
+"""`tidegate …` as a process of its own, as a user would start it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ["plain_environment", "tidegate"]
+
+
+def plain_environment() -> dict[str, str]:
+    """This process's, without what would make a command use other folders than its defaults."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("TIDEGATE", "MLFLOW"))}
+
+
+def tidegate(
+    place: Path, *arguments: str, before: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in the folder; `before` runs in the new process ahead of it."""
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.cli.main", *arguments],
+        cwd=place,
+        env={**plain_environment(), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        preexec_fn=before,
+    )
