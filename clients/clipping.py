@@ -23,6 +23,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -150,7 +151,7 @@ _Derivative = tuple[str, nn.Module, Tensor, Tensor]
 
 def _chain(module: Layers, inputs: Tensor, loss_of: Callable[[Tensor], Tensor]) -> Iterator[_Derivative]:
     """The derivatives of linear layers with ReLU between them, written out: faster for a small model."""
-    layers = [(layer.get_parameter("weight"), layer.get_parameter("bias")) for layer in module.layers]
+    layers = [(layer.weight, layer.bias) for layer in cast("list[nn.Linear]", list(module.layers))]
     given = [inputs]
     with torch.no_grad():
         for weight, bias in layers[:-1]:

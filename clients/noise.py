@@ -32,12 +32,15 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES256
+from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 __all__ = ["NoNoise", "NormalSource", "SystemNoise", "add_noise", "deviation_for", "grid_of", "noisy"]
 
-_AT_ONCE = 16_000
-"""Numbers that noise is added to at once. They fit the processor's cache, and take less than the 128 KiB from
-which on the allocator asks the system for pages each time, which was three times as slow."""
+_AT_ONCE = 32_768
+"""Numbers that noise is added to at once, which with what they need fit the processor's cache. Two threads
+would have to take 131,072 each to be any faster: on less, they wait for the interpreter's lock."""
 
 
 class NormalSource(Protocol):
@@ -56,23 +59,23 @@ class SystemNoise:
         size = math.prod(shape)
         pairs = (size + 1) // 2
         words = _words(2 * pairs)
-        length = words[:pairs].astype(np.float64)  # becomes deviation · √(-2 log uniform)
+        drawn = words.astype(np.float64)
+        length, tangent = drawn[:pairs], drawn[pairs:]
         length += 0.5
         length *= 2.0**-53
         np.log(length, out=length)
         length *= -2.0 * deviation**2
-        np.sqrt(length, out=length)
-        tangent = words[pairs:].astype(np.float64)  # of half the angle: it gives sine and cosine
+        np.sqrt(length, out=length)  # deviation · √(-2 log uniform)
         tangent -= 2.0**52 - 0.5
         tangent *= np.pi * 2.0**-53
-        np.tan(tangent, out=tangent)
-        twice = tangent * tangent  # becomes 2 · length / (1 + tangent²)
+        np.tan(tangent, out=tangent)  # of half the angle: it gives sine and cosine
+        twice = words.view(np.float64)[:pairs]  # in the words' place: they are used up
+        np.multiply(tangent, tangent, out=twice)
         twice += 1.0
         twice *= 0.5
-        np.divide(length, twice, out=twice)
-        drawn = np.empty(2 * pairs)
-        np.subtract(twice, length, out=drawn[:pairs])  # length · cosine
-        np.multiply(twice, tangent, out=drawn[pairs:])  # length · sine
+        np.divide(length, twice, out=twice)  # 2 · length / (1 + tangent²)
+        np.subtract(twice, length, out=length)  # length · cosine
+        tangent *= twice  # length · sine
         return drawn[:size].reshape(shape)
 
 
@@ -132,7 +135,9 @@ def _add_noise_at_once(pieces: list[npt.NDArray[Any]], deviation: float, source:
     values = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
     drawn = source.normal(values.shape, deviation / grid)  # a power of two: the division is exact
     np.rint(drawn, out=drawn)
-    drawn += np.rint(np.multiply(values, 1 / grid, dtype=np.float64))
+    steps = np.multiply(values, 1 / grid, dtype=np.float64)
+    np.rint(steps, out=steps)
+    drawn += steps
     drawn *= grid
     end = 0
     for piece in pieces:
@@ -159,10 +164,6 @@ def _pieces(arrays: Iterable[npt.NDArray[Any]]) -> Iterator[list[npt.NDArray[Any
 
 def _words(count: int) -> npt.NDArray[np.uint64]:
     """Random integers of 53 bits."""
-    from cryptography.hazmat.primitives.ciphers import Cipher
-    from cryptography.hazmat.primitives.ciphers.algorithms import AES256
-    from cryptography.hazmat.primitives.ciphers.modes import CTR
-
     # the key is used once, so that the counter may start at 0
     stream = Cipher(AES256(os.urandom(32)), CTR(bytes(16))).encryptor()
     buffer = bytearray(8 * count + 15)  # room for the cipher's block, as it asks

@@ -273,8 +273,12 @@ def _numbers(frame: pd.DataFrame, column: str, name: str) -> pd.Series[float]:
     """The column as float64; booleans are 0 and 1."""
     import pandas as pd
 
-    values = pd.to_numeric(frame[column], errors="coerce").astype("Float64").astype("float64")
-    unreadable = (values.isna() & frame[column].notna()).to_numpy()
+    values = pd.to_numeric(frame[column], errors="coerce")
+    if values.dtype != "float64":  # whole numbers, booleans, or what a nullable column holds
+        values = values.astype("Float64").astype("float64")
+    unreadable = values.isna().to_numpy()
+    if unreadable.any():  # or missing
+        unreadable &= frame[column].notna().to_numpy()
     if unreadable.any():
         first = int(unreadable.argmax())
         shown = repr(frame[column].iloc[first])

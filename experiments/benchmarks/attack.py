@@ -14,7 +14,7 @@ from experiments.benchmarks.measurement import Measurement
 
 __all__ = ["measure"]
 
-_RUNS = 250
+_RUNS = 400
 _GOALS = {1.0: 0.80, 4.0: 0.93, 8.0: 0.96}
 """The least share of the stated ε that an attack is to prove, by ε."""
 
