@@ -33,7 +33,7 @@ pictures: $(VENV)/.test
 audits: $(VENV)/.test
 	TIDEGATE_CLEAN_AUDITS=200 $(BIN)/pytest tests/statistical/test_audit.py -n auto --timeout 900
 
-# Fifty runs with processes killed at random, cuts of up to five minutes, full disks, wrong replies: about an hour.
+# Fifty runs with processes killed at random, cuts of up to five minutes, full disks, wrong replies: an hour or so.
 failure: $(VENV)/.test
 	TIDEGATE_FAILURE=long $(BIN)/pytest tests/failure -s --durations=0
 

@@ -9,6 +9,10 @@ It runs the code that the site's administrator installed, never code from the
 bundle: a server whose bundle differs from it is refused, in one word. Work that a
 crash interrupted is taken up again when the agent starts: what was answered is in
 the ledger and is given again, byte for byte.
+
+A server has one exchange of a run open at a time. So of the messages of a run that
+came while the site was away or at a long task, only the last is answered: nobody
+waits for the others, and the site would pay for what is thrown away.
 """
 
 from __future__ import annotations
@@ -19,8 +23,9 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -49,6 +54,8 @@ _IDLE_POLL = 0.5
 _BUSY, _LONGEST_LOOK = 8.0, 1.0
 """How many times as long as a look took the pause after it is at least, and the most
 seconds that this makes: many sites do not crowd the server."""
+_LONG_TASK = 1.0
+"""Seconds of a task in which the server may have gone on to the next round, and to more than one."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
 """Between two tries to send a reply."""
 _REST = 600.0
@@ -81,19 +88,23 @@ def serve(
         rest: called after ten minutes without a message.
     """
     agent = _Agent(connection, answer, stop, spool, health or Health(""))
-    agent.take_up_what_was_left()
     last_message, rested = -math.inf, False
+    left, was_away = agent.left_behind(), True
     while not stop.is_set():
         looked = time.monotonic()
         try:
-            work = agent.receive()
+            come = agent.receive(all_that_wait=was_away)
         except ServerRefusedError as exc:
             _log.error("the server does not know this site any more (%s)", exc)
             return
-        if work is not None:
-            agent.attend(work)
+        if come or left:
+            began = time.monotonic()
+            for work in agent.current([*left, *come]):
+                agent.attend(work)
+            left, was_away = [], time.monotonic() - began > _LONG_TASK
             last_message, rested = time.monotonic(), False
             continue
+        was_away = False
         took = time.monotonic() - looked
         quiet = time.monotonic() - last_message
         if _REST < quiet < math.inf and not rested:
@@ -174,7 +185,9 @@ class _Agent:
         self._spool, self._health = spool, health
         self._broken = False
 
-    def take_up_what_was_left(self) -> None:
+    def left_behind(self) -> list[Work]:
+        """What an earlier agent kept and did not finish, oldest first."""
+        left = []
         for path in [] if self._spool is None else self._spool.waiting():
             try:
                 work = read_work(path)
@@ -182,10 +195,44 @@ class _Agent:
                 _log.error("%s", exc)
                 continue
             _log.info("taking up message %s of run %s, left by an earlier agent", work.message_id, work.run)
-            self.attend(work)
+            left.append(work)
+        return left
 
-    def receive(self) -> Work | None:
-        """The next message; None if there is none or the line is broken, which is said."""
+    def receive(self, *, all_that_wait: bool) -> list[Work]:
+        """The next message, or all; none if there is none or the line is broken, which is said.
+
+        Raises:
+            ServerRefusedError: the server does not know this site any more; nothing was received before.
+        """
+        come: list[Work] = []
+        while not come or all_that_wait:
+            try:
+                work = self._next()
+            except ServerRefusedError:
+                if not come:
+                    raise
+                break
+            if work is None:
+                break
+            come = list(self.current([*come, work]))  # they may be large
+        return come
+
+    def current(self, works: Sequence[Work]) -> Iterator[Work]:
+        """Of each run the last message, and whatever has its reply on the disk already."""
+        last = {work.run: work for work in sorted(works, key=lambda work: work.made_at)}
+        for work in works:
+            has_answer = self._spool is not None and has_reply(self._spool.path(work))
+            if work is last[work.run] or has_answer:
+                yield work
+                continue
+            _log.info(
+                "left message %s of run %s, made at %s: the server has sent a later one, and waits for that",
+                *(work.message_id[:12], work.run, _clock_time(work.made_at)),
+            )
+            if self._spool is not None:
+                self._spool.done(work)
+
+    def _next(self) -> Work | None:
         try:
             work = self._connection.receive((lambda _: None) if self._spool is None else self._spool.keep)
         except ServerRefusedError:
@@ -271,3 +318,7 @@ class _Agent:
 
 def _same_code(bundle: Bundle) -> bool:
     return code_hash(bundle.files) == installed_code_hash()
+
+
+def _clock_time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -72,6 +72,7 @@ class Work:
         contents: the message's objects by their id, as they came.
         node_id: the site's node.
         node_config, run_config: what the ClientApp finds in its context.
+        made_at: seconds since 1970 on the server's clock when the message was made.
     """
 
     run: int
@@ -80,6 +81,7 @@ class Work:
     node_id: int
     node_config: RunConfig
     run_config: RunConfig
+    made_at: float
 
     @functools.cached_property
     def message(self) -> Message:
@@ -170,6 +172,7 @@ class FleetConnection:
             contents=contents,
             node_id=self.node_id,
             node_config=self._node_config,
+            made_at=envelope.metadata.created_at,
             run_config=self._run(run)[0],  # first: what is confirmed and fails here would never be answered
         )
         keep(work)

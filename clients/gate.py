@@ -28,12 +28,16 @@ from contract.errors import BudgetError, ReleaseError
 from contract.experiment import Experiment
 from contract.messages import Reply
 from contract.norm_bound import update_bound, update_norm
-from contract.releases import Comparison, DriftSummary, ModelUpdate, RangeSummary, ScoreHistogram
+from contract.releases import (
+    MOST_VALUES,
+    Comparison,
+    DriftSummary,
+    ModelUpdate,
+    RangeSummary,
+    ScoreHistogram,
+)
 
 __all__ = ["Gate", "Releases"]
-
-_MOST_VALUES = 250_000_000
-"""No release holds more numbers: 1 GB of float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +209,7 @@ def _check(releases: Releases) -> None:
         if type(value) is not expected[name]:
             raise ReleaseError(f"'{name}' is not a release of the contract")
         numbers = _numbers(value)
-        if sum(number.size for number in numbers) > _MOST_VALUES:
+        if sum(number.size for number in numbers) > MOST_VALUES:
             raise ReleaseError(f"'{name}' is larger than any release may be")
         if not all(np.isfinite(number).all() for number in numbers):
             raise ReleaseError(

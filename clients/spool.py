@@ -60,6 +60,7 @@ class Spool:
             "node_id": work.node_id,
             "node_config": work.node_config,
             "run_config": work.run_config,
+            "made_at": work.made_at,
         }
         _write(self.path(work), facts, work.contents)
 

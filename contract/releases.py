@@ -20,6 +20,7 @@ from contract.range_grid import CELLS
 
 __all__ = [
     "COMPARISON_SENSITIVITY",
+    "MOST_VALUES",
     "PLAIN_METHOD",
     "READ_WHOLE",
     "SCORE_BINS",
@@ -58,6 +59,9 @@ COMPARISON_SENSITIVITY = 2.0
 """L2, of a comparison's numbers together: sqrt(1 + 1 + 1 + 1), for one record is in a cell of each of two
 histograms, and moves the clipped difference and the row count by 1."""
 
+
+MOST_VALUES = 250_000_000
+"""No release holds more numbers: 1 GB of float32."""
 
 READ_WHOLE = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 """How a message's parts are read: every field of its type, and no field that is not known."""

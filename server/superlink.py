@@ -5,6 +5,9 @@ for every request and a task group for every 64 KB of its body: three quarters o
 Here the same nine are asked in the same order, for authentication and all, but each by a plain call. Only
 requests of sites and of the ServerApp take this way; what people and `flwr` ask (`/v1/control/…`, which may
 stream) goes as before.
+
+No request is read whose length is not stated, or is above that of the largest release: Flower holds a request
+in memory, several times over, before anything of ours sees it.
 """
 
 from __future__ import annotations
@@ -14,16 +17,18 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from contract.releases import MOST_VALUES
 from server.flower import run_superlink
 from server.settings import apply_quiet_environment
 
-__all__ = ["ShortWay", "main"]
+__all__ = ["MOST_BYTES", "ShortWay", "main"]
 
 _MALLOC = (
     (-8, "MALLOC_ARENA_MAX", 1),
@@ -32,6 +37,8 @@ _MALLOC = (
 )
 """Number of the option in malloc.h, its environment variable, its value (man 3 mallopt)."""
 _SHORT = ("/v1/fleet/", "/v1/runtime/")
+MOST_BYTES = 4 * MOST_VALUES + 64 * 2**20
+"""Of one request: the largest release, and room for what it is packed in."""
 
 
 class ShortWay:
@@ -57,6 +64,9 @@ class ShortWay:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        if scope["type"] == "http" and (refusal := _too_long(Headers(scope=scope))) is not None:
+            await refusal(scope, receive, send)
+            return
         if scope["type"] != "http" or not scope["path"].startswith(_SHORT):
             await self._long(scope, receive, send)
             return
@@ -92,6 +102,15 @@ class ShortWay:
         response = Response(b"".join(parts), status_code=start["status"])
         response.raw_headers = list(start["headers"])
         return response
+
+
+def _too_long(headers: Headers) -> Response | None:
+    """The refusal of a request that may not be read; its rest is cut off with the connection."""
+    if "transfer-encoding" in headers:
+        return PlainTextResponse("the length of a request must be stated", 411)
+    if int(headers.get("content-length", "0")) > MOST_BYTES:
+        return PlainTextResponse(f"a request has {MOST_BYTES:,} bytes at most", 413)
+    return None
 
 
 def reuse_large_blocks() -> None:

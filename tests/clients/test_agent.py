@@ -18,7 +18,7 @@ from clients.agent import installed_code_hash, serve
 from clients.app import app
 from clients.flower import Bundle, PackedReply, ServerRefusedError, Work, pack
 from clients.health import Health, serve_health
-from clients.spool import Spool
+from clients.spool import Spool, write_reply
 from contract.code import BUNDLED_PACKAGES, code_hash
 from contract.errors import LedgerError, RefusalCode
 from server.flower import assume_identity
@@ -64,7 +64,7 @@ class Line:
         return event
 
     def bundle(self, run: int) -> Bundle:
-        assert run == 5
+        assert run in (5, 6)
         return Bundle(files=self._files, sha256="ab" * 32)
 
     def send(self, reply: PackedReply, seconds: float) -> None:
@@ -108,13 +108,19 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clients.agent._FIRST_PAUSE", 0.001)
 
 
-def work(kind: str = "evaluate") -> Work:
+def work(kind: str = "evaluate", run: int = 5) -> Work:
     from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
     message = Message(content=RecordDict(), dst_node_id=1, message_type=kind)
     contents = {name: item.deflate() for name, item in get_all_nested_objects(message).items()}
     return Work(
-        run=5, message_id=message.object_id, contents=contents, node_id=1, node_config={}, run_config={}
+        run=run,
+        message_id=message.object_id,
+        contents=contents,
+        node_id=1,
+        node_config={},
+        run_config={},
+        made_at=message.metadata.created_at,
     )
 
 
@@ -171,7 +177,7 @@ def test_a_line_that_breaks_while_receiving_is_outlived(caplog: pytest.LogCaptur
 
 
 def test_a_reply_that_cannot_be_sent_is_sent_again_and_computed_once() -> None:
-    line, answering = Line(work(), cuts=2), Answering()
+    line, answering = Line(None, work(), cuts=2), Answering()
     run(line, answering)
     assert (line.tries, len(line.sent), len(answering.asked)) == (3, 1, 1)
 
@@ -179,7 +185,7 @@ def test_a_reply_that_cannot_be_sent_is_sent_again_and_computed_once() -> None:
 def test_a_reply_that_the_server_refuses_is_dropped_and_the_agent_goes_on(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    line, answering, spool = Line(work(), work()), Answering(), Spool(tmp_path)
+    line, answering, spool = Line(None, work(), work()), Answering(), Spool(tmp_path)
     line.refuses = True
     run(line, answering, spool)
     assert (line.tries, len(line.sent), len(answering.asked)) == (2, 0, 2)
@@ -222,6 +228,44 @@ def test_what_a_stopped_agent_left_is_sent_by_the_next(tmp_path: Path) -> None:
     ]
     assert answering.asked[1].message.content == answering.asked[0].message.content
     assert Spool(tmp_path).waiting() == []
+
+
+def test_of_the_messages_that_wait_for_a_site_that_was_away_the_last_of_each_run_is_answered(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, other, second, third = work(), work(run=6), work(), work()
+    line, answering, spool = Line(third, first, other, second, None), Answering(), Spool(tmp_path / "spool")
+    caplog.set_level("INFO", "tidegate.agent")
+    run(line, answering, spool)
+    assert {item.message_id for item in answering.asked} == {third.message_id, other.message_id}
+    assert line.confirmed == [item.message_id for item in (third, first, other, second)]
+    assert spool.waiting() == []
+    left = [message for message in caplog.messages if "the server has sent a later one" in message]
+    assert len(left) == 2
+    assert "of run 5, made at 20" in left[0]
+
+
+def test_rounds_that_went_by_during_a_long_task_are_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    works = [work() for _ in range(4)]
+    line, answering = Line(None, *works, None), Answering()
+    run(line, answering)
+    assert answering.asked == works  # none took long: each is the only one that waits
+    monkeypatch.setattr("clients.agent._LONG_TASK", 0.0)
+    line, answering = Line(None, *works, None), Answering()
+    run(line, answering)
+    assert answering.asked == [works[0], works[-1]]
+
+
+def test_what_an_earlier_agent_left_is_dropped_where_the_server_has_gone_on(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    old, answered, new = work(), work(), work()
+    spool.keep(old)
+    spool.keep(answered)
+    write_reply(spool.path(answered), pack(Message(RecordDict(), reply_to=answered.message)))
+    line, answering = Line(new, None), Answering()
+    run(line, answering, spool)
+    assert [item.message_id for item in answering.asked] == [answered.message_id, new.message_id]
+    assert spool.waiting() == []
 
 
 def test_a_damaged_message_is_said_and_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -277,13 +321,13 @@ def test_an_answer_that_raises_is_one_word_and_the_agent_goes_on() -> None:
     def raising(_: Work) -> PackedReply:
         raise ValueError("age = 7300131072")
 
-    line = Line(work(), work())
+    line = Line(None, work(), work())
     run(line, raising)
     assert [message.error.reason for message in line.sent] == [RefusalCode.FAILED] * 2
 
 
 def test_a_message_that_no_site_understands_is_refused_and_the_agent_goes_on() -> None:
-    line = Line(work("query.rows"), work("query.rows"))
+    line = Line(None, work("query.rows"), work("query.rows"))
     run(line, lambda asked: pack(app(asked.message, asked.context)))
     assert [message.error.reason for message in line.sent] == [RefusalCode.FAILED] * 2
 

@@ -78,7 +78,15 @@ def message(kind: str) -> Work:
     assume_identity(5)
     made = Message(content=RecordDict(), dst_node_id=1, message_type=kind)
     contents = {name: item.deflate() for name, item in get_all_nested_objects(made).items()}
-    return Work(run=5, message_id=made.object_id, contents=contents, node_id=1, node_config={}, run_config={})
+    return Work(
+        run=5,
+        message_id=made.object_id,
+        contents=contents,
+        node_id=1,
+        node_config={},
+        run_config={},
+        made_at=made.metadata.created_at,
+    )
 
 
 def test_one_worker_does_task_after_task(tmp_path: Path) -> None:

@@ -26,9 +26,9 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message
 
-from server.superlink import ShortWay
+from server.superlink import MOST_BYTES, ShortWay
 
 TYPE = {"content-type": "application/protobuf"}
 KEY = ec.generate_private_key(ec.SECP384R1())
@@ -169,6 +169,39 @@ def test_the_middlewares_are_asked_in_their_order_and_may_refuse() -> None:
         said.clear()
         assert client.post(path, content, {}).status_code == 401
         assert said == ["outer in", "door in", "outer out"]
+
+
+@pytest.mark.parametrize("path", ["/v1/fleet/a", "/v1/control/a"])
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"content-length": str(MOST_BYTES + 1)}, 413),
+        ({"content-length": str(10 * 2**30)}, 413),
+        ({"transfer-encoding": "chunked"}, 411),
+    ],
+)
+def test_a_request_that_is_too_long_or_says_no_length_is_not_read(
+    path: str, headers: dict[str, str], status: int
+) -> None:
+    async def handler(_: Request) -> Response:
+        raise AssertionError("it was let through")
+
+    app = Starlette(
+        routes=[Route(path, handler, methods=["POST"])], middleware=[Middleware(ShortWay, middlewares=[])]
+    )
+    scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "http_version": "1.1"}
+    said: list[Message] = []
+
+    async def receive() -> Message:
+        raise AssertionError("it was read")
+
+    async def send(message: Message) -> None:
+        said.append(message)
+
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    asyncio.run(app({**scope, "headers": raw}, receive, send))
+    assert said[0]["status"] == status
+    assert b"length" in said[1]["body"] or b"bytes at most" in said[1]["body"]
 
 
 def test_a_middleware_that_cannot_be_called_so_is_refused() -> None:
