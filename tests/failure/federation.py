@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import ssl
 import sys
 import threading
 import time
@@ -316,6 +318,23 @@ class HurtFederation:
         finally:
             done.set()
             thread.join()
+
+    def flood(self, size: int) -> tuple[int, int]:
+        """Send the SuperLink a request of `size` bytes; its answer's status, and what was sent until then."""
+        self.hurt(f"a request of {size:,} bytes")
+        context = ssl.create_default_context(cafile=self._federation.files.authority)
+        plain = socket.create_connection(("127.0.0.1", self._federation.port), timeout=10)
+        with plain, context.wrap_socket(plain, server_hostname="127.0.0.1") as line:
+            head = f"POST /v1/fleet/push-object HTTP/1.1\r\nHost: superlink\r\nContent-Length: {size}\r\n\r\n"
+            line.sendall(head.encode())
+            sent, answer = 0, b""
+            line.settimeout(0.01)
+            while sent < size and not answer:
+                with suppress(TimeoutError):
+                    sent += line.send(bytes(1 << 16))
+                with suppress(TimeoutError):
+                    answer = line.recv(1000)
+        return int(answer.split()[1]), sent
 
     # -- a run ----------------------------------------------------------------
 

@@ -205,7 +205,11 @@ def test_wrong_updates_are_refused_with_their_reason_and_the_others_go_on(
         federation.hurt(f"west sends a reply that is wrong: {name}")
     federation.submit(job)
     with federation.memory_of_server_app() as peak:
+        federation.wait_for_round(job.run, 1)
+        status, taken = federation.flood(10 * 2**30)
         record = federation.finish(job)
+    assert status == 413
+    assert taken < 2**26
     federation.stop_site("west")
     rounds = {one.round: one for one in federation.rounds(job.run)}
     assert all({"north", "south"} <= set(one.counted) for one in rounds.values())
