@@ -115,6 +115,7 @@ def tally(record_property: Callable[[str, Any], None]) -> Callable[[Account], Ac
     """Adds to the suite's count, and refuses anything lost or doubled."""
 
     def add(account: Account) -> Account:
+        print(account, flush=True)
         record_property("faults", len(account.faults))
         record_property("lost", len(account.lost))
         record_property("doubled", len(account.doubled))

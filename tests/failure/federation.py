@@ -401,7 +401,6 @@ class HurtFederation:
         counted = {record.round: set(record.counted) for record in self.rounds(run)}
         for site, path in self.sites.items():
             _audit(site, path, run, counted, account)
-        print(f"{run}: {account}", flush=True)
         return account
 
 

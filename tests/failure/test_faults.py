@@ -26,8 +26,8 @@ from tests.failure.federation import LONG, Account, Arrays, HurtFederation
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600 if LONG else 300)]
 
 kills = pytest.mark.xdist_group("kills")
-"""A worker of its own, with a federation of its own: the rest takes as long."""
 faults = pytest.mark.xdist_group("faults")
+"""Two workers, each with a federation of its own: these take as long as those."""
 
 Undisturbed = Callable[[Experiment], Arrays]
 Tally = Callable[[Account], Account]
@@ -126,7 +126,7 @@ def test_a_run_goes_on_when_the_network_is_back(
     assert tally(federation.account(job.run)).again == 0
 
 
-@faults
+@kills
 def test_a_site_ten_times_slower_is_waited_for_where_the_quorum_needs_it(
     federation: HurtFederation, undisturbed: Undisturbed, tally: Tally
 ) -> None:
@@ -232,7 +232,7 @@ def test_wrong_updates_are_refused_with_their_reason_and_the_others_go_on(
     tally(account)
 
 
-@faults
+@kills
 def test_a_site_killed_in_the_middle_of_its_reply_sends_it_again(
     federation: HurtFederation, undisturbed: Undisturbed, tally: Tally
 ) -> None:
