@@ -18,12 +18,14 @@ from server.records import RunRecord
 from server.registry import Registry
 from server.settings import ServerSettings, read_settings
 from tests.failure.disk import Disk
-from tests.failure.federation import Account, Arrays, HurtFederation
+from tests.failure.federation import LONG, Account, Arrays, HurtFederation
 from tests.runtimes.conftest import SMALL, make_site, settings, sites, small
 
 __all__ = ["settings", "sites", "small"]
 
 SITES = ("north", "south", "west")
+RUNS_FOLD = 12 if LONG else 1
+"""How much more room the long form's runs take."""
 
 
 def plan(
@@ -86,9 +88,11 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HurtFederatio
     places = lay_out(folder / "sites")
     home = folder / "home"
     federation: HurtFederation | None = None
-    server_disk = Disk(home, 64, lambda: federation.server_side() if federation else ())
+    server_disk = Disk(home, 64 * RUNS_FOLD, lambda: federation.server_side() if federation else ())
     site_disk = Disk(
-        places[2].parent / "tidegate", 4, lambda: federation.site_side("west") if federation else ()
+        places[2].parent / "tidegate",
+        4 * RUNS_FOLD,
+        lambda: federation.site_side("west") if federation else (),
     )
     federation = HurtFederation(home_of(home), places, folder / "logs")
     federation.disks = {"server": server_disk, "west": site_disk}
