@@ -219,8 +219,9 @@ class _Agent:
 
     def current(self, works: Sequence[Work]) -> Iterator[Work]:
         """Of each run the last message, and whatever has its reply on the disk already."""
-        last = {work.run: work for work in sorted(works, key=lambda work: work.made_at)}
-        for work in works:
+        once = {work.message_id: work for work in works}.values()  # one that was kept may come again
+        last = {work.run: work for work in sorted(once, key=lambda work: work.made_at)}
+        for work in once:
             has_answer = self._spool is not None and has_reply(self._spool.path(work))
             if work is last[work.run] or has_answer:
                 yield work

@@ -268,6 +268,21 @@ def test_what_an_earlier_agent_left_is_dropped_where_the_server_has_gone_on(tmp_
     assert spool.waiting() == []
 
 
+def test_a_message_that_was_kept_and_comes_again_is_answered_once(tmp_path: Path) -> None:
+    spool, kept = Spool(tmp_path / "spool"), work()
+    spool.keep(kept)
+    line, there = Line(kept, None), []
+
+    def answer(asked: Work) -> PackedReply:
+        there.append(spool.path(asked).exists())
+        return pack(Message(RecordDict(), reply_to=asked.message))
+
+    run(line, answer, spool)
+    assert there == [True]
+    assert len(line.sent) == 1
+    assert spool.waiting() == []
+
+
 def test_a_damaged_message_is_said_and_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "5-abc.message").write_bytes(b"no zip")
     line, answering = Line(work()), Answering()
