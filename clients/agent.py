@@ -194,7 +194,7 @@ class _Agent:
             except LedgerError as exc:
                 _log.error("%s", exc)
                 continue
-            _log.info("taking up message %s of run %s, left by an earlier agent", work.message_id, work.run)
+            _log.info("taking up %s, left by an earlier agent", work.request)
             left.append(work)
         return left
 
@@ -227,8 +227,8 @@ class _Agent:
                 yield work
                 continue
             _log.info(
-                "left message %s of run %s, made at %s: the server has sent a later one, and waits for that",
-                *(work.message_id[:12], work.run, _clock_time(work.made_at)),
+                "left %s of %s: the server has sent a later one, and waits for that",
+                *(work.request, _clock_time(work.made_at)),
             )
             if self._spool is not None:
                 self._spool.done(work)
@@ -257,16 +257,16 @@ class _Agent:
     def attend(self, work: Work) -> None:
         """Answer a message and send the reply, or leave it in the spool for the next agent."""
         began = time.monotonic()
-        self._health.say("answering", f"run {work.run}, message {work.message_id[:12]}")
+        self._health.say("answering", work.request)
         try:
             reply = self._reply(work)
             seconds = time.monotonic() - began
-            self._health.say("sending", f"run {work.run}, message {work.message_id[:12]}")
+            self._health.say("sending", work.request)
             self._insist("the reply could not be sent", lambda: self._connection.send(reply, seconds))
         except ServerRefusedError as exc:
-            _log.error("the server does not take an answer to run %s any more (%s)", work.run, exc)
+            _log.error("the server does not take an answer to %s any more (%s)", work.request, exc)
         except InterruptedError:
-            _log.warning("stopped over a message of run %s; the next agent takes it up", work.run)
+            _log.warning("stopped over %s; the next agent takes it up", work.request)
             return
         if self._spool is not None:
             self._spool.done(work)
@@ -278,9 +278,9 @@ class _Agent:
         )
         if not _same_code(bundle):
             _log.error(
-                "refused run %s: its bundle %s holds other code than is installed here; "
+                "refused %s: the server's bundle %s holds other code than is installed here; "
                 "install the server's version",
-                work.run,
+                work.request,
                 bundle.sha256[:12],
             )
             return pack(error_reply(work.message, RefusalCode.INPUT))
@@ -289,10 +289,10 @@ class _Agent:
         except InterruptedError:
             raise
         except TaskFailedError as exc:
-            _log.error("failed a message of run %s: %s", work.run, exc)
+            _log.error("failed %s: %s", work.request, exc)
         except Exception:
             # Its text may hold a data value: it stays in the site's log.
-            _log.exception("failed a message of run %s", work.run)
+            _log.exception("failed %s", work.request)
         return pack(error_reply(work.message, RefusalCode.FAILED))
 
     def _insist(self, trouble: str, ask: Callable[[], _Asked]) -> _Asked:

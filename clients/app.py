@@ -251,13 +251,18 @@ def _answer(message: Message, context: Context, handle: Callable[[_Exchange], Re
     try:
         reply = handle(_Exchange(message, context))
     except TidegateError as exc:
-        _log.error("refused %s: %s", message.metadata.message_type, exc)
+        _log.error("refused %s: %s", _request(message), exc)
         return _refusal(message, exc.code)
     except Exception:
         # Its text may hold a data value: it stays in the site's log.
-        _log.exception("failed %s", message.metadata.message_type)
+        _log.exception("failed %s", _request(message))
         return _refusal(message, RefusalCode.FAILED)
     return Message(reply.to_records(), reply_to=message)
+
+
+def _request(message: Message) -> str:
+    """Run, kind and round, as the server calls them; without, the kind."""
+    return message.metadata.group_id or message.metadata.message_type
 
 
 def _refusal(message: Message, code: str) -> Message:

@@ -73,6 +73,7 @@ class Work:
         node_id: the site's node.
         node_config, run_config: what the ClientApp finds in its context.
         made_at: seconds since 1970 on the server's clock when the message was made.
+        request: what the server calls what it asks: run, kind and round.
     """
 
     run: int
@@ -82,6 +83,7 @@ class Work:
     node_config: RunConfig
     run_config: RunConfig
     made_at: float
+    request: str
 
     @functools.cached_property
     def message(self) -> Message:
@@ -156,7 +158,7 @@ class FleetConnection:
             with _refusals():
                 return self._whole(received[0], received[1], keep)
         except (ServerRefusedError, _IncompleteError) as exc:
-            _log.warning("left a message of run %s: %s", received[0].metadata.run_id, exc)
+            _log.warning("left %s: %s", _request(received[0]), exc)
             return None
 
     def _whole(self, envelope: Message, tree: Any, keep: Callable[[Work], None]) -> Work:
@@ -173,6 +175,7 @@ class FleetConnection:
             node_id=self.node_id,
             node_config=self._node_config,
             made_at=envelope.metadata.created_at,
+            request=_request(envelope),
             run_config=self._run(run)[0],  # first: what is confirmed and fails here would never be answered
         )
         keep(work)
@@ -300,6 +303,12 @@ def _varint(number: int) -> bytes:
         digits.append(number & 0x7F | 0x80)
         number >>= 7
     return bytes([*digits, number])
+
+
+def _request(envelope: Message) -> str:
+    """For a person's eye, and from outside: one line, and not a long one."""
+    said = "".join(letter for letter in envelope.metadata.group_id[:200] if letter.isprintable())
+    return said or f"a message of run {envelope.metadata.run_id}"
 
 
 class _IncompleteError(Exception):

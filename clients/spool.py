@@ -61,6 +61,7 @@ class Spool:
             "node_config": work.node_config,
             "run_config": work.run_config,
             "made_at": work.made_at,
+            "request": work.request,
         }
         _write(self.path(work), facts, work.contents)
 

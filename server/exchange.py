@@ -139,9 +139,9 @@ def connected_sites(
 def instruct(
     nodes: Iterable[int], kind: str, instruction: Instruction, arrays: Arrays | None
 ) -> list[Message]:
-    """The same instruction for every node."""
-    records = instruction.to_records(arrays)
-    return [Message(content=records, dst_node_id=node, message_type=kind) for node in nodes]
+    """The same instruction for every node; a site's agent reads of it no more than its request's name."""
+    records, request = instruction.to_records(arrays), instruction.request(kind)
+    return [Message(content=records, dst_node_id=node, message_type=kind, group_id=request) for node in nodes]
 
 
 def exchange(
@@ -216,7 +216,12 @@ def _repeated(message: Message) -> Message:
     A site that has answered it answers from its ledger, without new noise or charge.
     """
     metadata = message.metadata
-    return Message(message.content, dst_node_id=metadata.dst_node_id, message_type=metadata.message_type)
+    return Message(
+        message.content,
+        dst_node_id=metadata.dst_node_id,
+        message_type=metadata.message_type,
+        group_id=metadata.group_id,
+    )
 
 
 @dataclass(kw_only=True)

@@ -121,6 +121,7 @@ def work(kind: str = "evaluate", run: int = 5) -> Work:
         node_config={},
         run_config={},
         made_at=message.metadata.created_at,
+        request="north-1/train/3",
     )
 
 
@@ -189,7 +190,7 @@ def test_a_reply_that_the_server_refuses_is_dropped_and_the_agent_goes_on(
     line.refuses = True
     run(line, answering, spool)
     assert (line.tries, len(line.sent), len(answering.asked)) == (2, 0, 2)
-    assert caplog.text.count("does not take an answer to run 5 any more (404") == 2
+    assert caplog.text.count("does not take an answer to north-1/train/3 any more (404") == 2
     assert spool.waiting() == []
 
 
@@ -242,7 +243,7 @@ def test_of_the_messages_that_wait_for_a_site_that_was_away_the_last_of_each_run
     assert spool.waiting() == []
     left = [message for message in caplog.messages if "the server has sent a later one" in message]
     assert len(left) == 2
-    assert "of run 5, made at 20" in left[0]
+    assert left[0].startswith("left north-1/train/3 of 20")
 
 
 def test_rounds_that_went_by_during_a_long_task_are_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,6 +86,7 @@ def message(kind: str) -> Work:
         node_config={},
         run_config={},
         made_at=made.metadata.created_at,
+        request="north-1/train/3",
     )
 
 
