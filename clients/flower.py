@@ -34,6 +34,7 @@ from contract.errors import AddressError, SiteConfigError
 __all__ = [
     "Bundle",
     "FleetConnection",
+    "LineBrokenError",
     "PackedReply",
     "ServerRefusedError",
     "Work",
@@ -352,6 +353,7 @@ def connect(
     Raises:
         SiteConfigError: the certificate or the key cannot be read.
         AddressError: the server does not let this site in.
+        LineBrokenError: it cannot be asked just now.
     """
     from flwr.supernode import fleet_http_connection
 
@@ -384,6 +386,8 @@ def connect(
                 _forget_node(superlink, certificates, key, number)
                 callbacks = stack.enter_context(open_connection())
         except _RefusedAtTheDoorError as exc:
+            if _is_passing(exc.__context__):
+                raise LineBrokenError(str(exc)) from exc
             raise AddressError(
                 f"the server does not let this site in ({exc})",
                 where=superlink,
@@ -439,8 +443,22 @@ def _lasting_heartbeats(beat: Callable[[], bool]) -> Any:
     return HeartbeatSender(patient)
 
 
+class LineBrokenError(Exception):
+    """The server went away in the middle of letting this site in, or something before it is not ready."""
+
+
 class _RefusedAtTheDoorError(Exception):
     """Flower would have ended the process."""
+
+
+def _is_passing(reason: BaseException | None) -> bool:
+    """Whether another try may well succeed: not so for a certificate of another authority, or without TLS."""
+    import httpx
+
+    if isinstance(reason, httpx.HTTPStatusError):
+        return reason.response.status_code in (502, 503, 504)
+    lasting = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER")
+    return isinstance(reason, httpx.TransportError) and not any(word in str(reason) for word in lasting)
 
 
 def _refused_at_the_door(_code: int, message: str = "", **_: object) -> NoReturn:

@@ -13,6 +13,7 @@
     ├── RoundError               a round that did not reach its quorum
     ├── RegistryError            the model registry refused or is away
     └── StorageError             the state database refused or is away
+        └── TakenOverError       another process has taken over the run
 
 An error holds what is wrong, where, and what to do. `what`, `where` and
 `remedy` are for the person at the machine on which it was raised, and may name
@@ -38,6 +39,7 @@ __all__ = [
     "RoundError",
     "SiteConfigError",
     "StorageError",
+    "TakenOverError",
     "TidegateError",
 ]
 
@@ -136,3 +138,7 @@ class RegistryError(TidegateError):
 
 class StorageError(TidegateError):
     """The state database refused or could not be reached."""
+
+
+class TakenOverError(StorageError):
+    """Another process has taken over the run and goes on with it."""

@@ -36,6 +36,7 @@ class RunMemory:
         mlflow_run: the MLflow run that metrics go to.
         watch: is told of each round: a progress bar, a log.
         admitted: gives the admitted site of each node, as it is now.
+        turn: of the process that runs it, as `State.take_over` gave it.
     """
 
     def __init__(
@@ -45,12 +46,14 @@ class RunMemory:
         mlflow_run: str,
         watch: Watch = lambda _: None,
         admitted: Callable[[], Mapping[int, str]] = dict,
+        turn: int | None = None,
     ) -> None:
         self._state = state
         self._registry = registry
         self._mlflow_run = mlflow_run
         self._watch = watch
         self._admitted = admitted
+        self._turn = turn
         self._heard: dict[int, str] = {}
         self._stated: dict[str, int] | None = None
         self._shown: tuple[Step, Mapping[str, SiteStatus]] | None = None
@@ -63,7 +66,7 @@ class RunMemory:
 
     def save_round(self, run: str, report: RoundReport, checkpoint: bytes) -> None:
         """Write round and checkpoint in one transaction, then publish the metrics."""
-        self._state.save_round(run, _record(report), checkpoint=checkpoint)
+        self._state.save_round(run, _record(report), checkpoint=checkpoint, turn=self._turn)
         named = metric_names(report.site_metrics, report.overall, report.epsilon)
         named |= {"round/seconds": report.seconds, "round/sites_counted": float(len(report.counted))}
         sites = {*report.asked, *report.failures}

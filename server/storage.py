@@ -9,6 +9,7 @@ concluded from it is evidence: the first one saved stays.
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -19,7 +20,7 @@ from typing import Any, Self, TypeVar
 from sqlalchemy import Connection, Row, Select, Table, select, update
 from sqlalchemy.exc import IntegrityError
 
-from contract.errors import StorageError
+from contract.errors import StorageError, TakenOverError
 from contract.experiment import Experiment
 from server import tables
 from server.database import Database, open_database
@@ -41,6 +42,9 @@ from server.records import (
 __all__ = ["State", "name_run", "open_state"]
 
 Record = TypeVar("Record")
+
+_TURNS = "run "
+"""How the claims begin by which processes take over a run."""
 
 
 def open_state(url: str) -> State:
@@ -120,15 +124,19 @@ class State:
         Raises:
             StorageError: the run is unknown, or another server process is running it.
         """
-        try:
-            with self.database.write() as connection:
-                _write_participation(connection, step, sites, _now())
-        except IntegrityError as exc:
-            raise StorageError(
-                f"{step} is being written by another, or the run is unknown",
-                where=self.database.where,
-                remedy="See that one server process only runs it",
-            ) from exc
+        for last in (False, True):  # one that was taken over from may have written the same step just now
+            try:
+                with self.database.write() as connection:
+                    _write_participation(connection, step, sites, _now())
+            except IntegrityError as exc:
+                if last:
+                    raise StorageError(
+                        f"{step} is being written by another, or the run is unknown",
+                        where=self.database.where,
+                        remedy="See that one server process only runs it",
+                    ) from exc
+            else:
+                return
 
     def participation(self, run: str) -> tuple[ParticipationRecord, ...]:
         """How far each site came in each exchange of a run, in their order."""
@@ -199,10 +207,48 @@ class State:
         """Set how a run ended. A run that is resumed later may be finished again."""
         self._update_run(name, {"status": status, "error": error, "ended": _now()})
 
-    def save_round(self, run: str, record: RoundRecord, *, checkpoint: bytes) -> None:
-        """Add a round and replace the run's checkpoint, both or neither; its sites are now counted.
+    def take_over(self, run: str) -> int:
+        """Make the caller the one who runs it; whoever ran it before is told when it next writes.
+
+        A server that is started again may bring back the process of a run that somebody has resumed
+        meanwhile. Returns the number of this turn, for `save_round` and `require_turn`.
+        """
+        with self.database.read() as connection:
+            turn = _last_turn(connection, run) + 1
+        while not self.claim(_TURNS + run, str(turn), f"process {os.getpid()}"):
+            turn += 1
+        return turn
+
+    def require_turn(self, run: str, turn: int) -> None:
+        """Refuse to go on with a run that another has taken over.
 
         Raises:
+            TakenOverError: it has.
+        """
+        with self.database.read() as connection:
+            self._require_turn(connection, run, turn)
+
+    def _require_turn(self, connection: Connection, run: str, turn: int) -> None:
+        if _last_turn(connection, run) > turn:
+            raise TakenOverError(
+                f"run '{run}' was taken over by a process that was started later, and goes on there",
+                where=self.database.where,
+                remedy="Follow it with `tidegate server status`",
+            )
+
+    def save_round(
+        self, run: str, record: RoundRecord, *, checkpoint: bytes, turn: int | None = None
+    ) -> None:
+        """Add a round and replace the run's checkpoint, both or neither; its sites are now counted.
+
+        Args:
+            run: its name.
+            record: the round.
+            checkpoint: what a process needs to go on from here.
+            turn: what `take_over` gave; without, nobody is asked whose turn it is.
+
+        Raises:
+            TakenOverError: it is another's turn.
             StorageError: the run is unknown, or has this round already: another
                 server process is running it.
         """
@@ -212,6 +258,8 @@ class State:
         table = tables.checkpoints
         try:
             with self.database.write() as connection:
+                if turn is not None:
+                    self._require_turn(connection, run, turn)
                 connection.execute(tables.rounds.insert().values(row))
                 _write_counted(connection, run, record, now)
                 replaced = connection.execute(update(table).where(table.c.run == run).values(state))
@@ -300,6 +348,11 @@ class State:
     def _rows(self, wanted: Select[Any]) -> list[Row[Any]]:
         with self.database.read() as connection:
             return list(connection.execute(wanted))
+
+
+def _last_turn(connection: Connection, run: str) -> int:
+    slots = connection.execute(select(tables.claims.c.slot).where(tables.claims.c.job == _TURNS + run))
+    return max((int(slot) for slot in slots.scalars()), default=0)
 
 
 def _write_site(connection: Connection, name: str, node_id: int, stated_rows: int, now: datetime) -> None:

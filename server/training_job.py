@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from flwr.serverapp import Grid
 
-from contract.errors import InputError, TidegateError
+from contract.errors import InputError, TakenOverError, TidegateError
 from contract.experiment import NumericFeature
 from contract.json_values import finite
 from contract.releases import Metrics
@@ -60,9 +60,9 @@ class Services:
     federation: str = ""
     admitted: Mapping[int, str] | None = None
 
-    def memory(self, mlflow_run: str) -> RunMemory:
-        """Where a run is remembered."""
-        return RunMemory(self.state, self.registry, mlflow_run, self.watch, self._admitted)
+    def memory(self, mlflow_run: str, turn: int | None = None) -> RunMemory:
+        """Where a run is remembered; `turn` of whoever has taken it over."""
+        return RunMemory(self.state, self.registry, mlflow_run, self.watch, self._admitted, turn)
 
     def _admitted(self) -> Mapping[int, str]:
         if self.admitted is not None:
@@ -88,9 +88,10 @@ def run_training(
     Raises:
         TidegateError: the run ended without a model; the state database says why.
     """
+    turn = services.state.take_over(job.run)
     record, mlflow_run = _open_run(job, services)
-    with _recorded_failure(job.run, mlflow_run, services):
-        memory = services.memory(mlflow_run)
+    with _recorded_failure(job.run, turn, mlflow_run, services):
+        memory = services.memory(mlflow_run, turn)
         training = Training(
             run=job.run,
             experiment=job.experiment,
@@ -98,6 +99,7 @@ def run_training(
             initial=None if initial is None else dict(initial),
         )
         result = train(training, services.grid, memory, services.rng)
+        services.state.require_turn(job.run, turn)
         _publish(job, result, mlflow_run, services)
         version = _register(job, record, result, mlflow_run, services)
         _finish(job, record, result, version, mlflow_run, services)
@@ -307,11 +309,14 @@ def _declared_digest(job: Job, site: str) -> str:
 
 
 @contextmanager
-def _recorded_failure(run: str, mlflow_run: str, services: Services) -> Iterator[None]:
+def _recorded_failure(run: str, turn: int, mlflow_run: str, services: Services) -> Iterator[None]:
     """Write down why a run ended without a model, then let the error through."""
     try:
         yield
+    except TakenOverError:
+        raise
     except TidegateError as exc:
+        services.state.require_turn(run, turn)  # otherwise it is not for this process to say how it ended
         services.state.finish_run(run, "failed", error=str(exc))
         with suppress(TidegateError):  # what ended the run is to be told, not that MLflow is away too
             _publish_sites(run, mlflow_run, services)

@@ -88,7 +88,7 @@ def up(
     import threading
 
     from clients.agent import one_agent, serve, worker_answers
-    from clients.flower import connect, wait_for_server
+    from clients.flower import LineBrokenError, connect, wait_for_server
     from clients.health import Health, serve_health
     from clients.site import close_site, open_site
     from clients.spool import Spool
@@ -114,17 +114,25 @@ def up(
             answer = worker_answers(worker, spool, stop, config.agent.stop_seconds)
             wait_for_server(superlink, wait, say=log.info)
             while not stop.is_set():
-                with connect(
-                    superlink,
-                    root_certificates=root_certificates,
-                    private_key=key or file.parent / "keys" / "node.key",
-                    node_config={"site": str(file.resolve())},
-                    remembered=config.storage.node,
-                ) as connection:
-                    log.info(
-                        "site '%s' is connected to %s as node %s", config.name, superlink, connection.node_id
+                try:
+                    with connect(
+                        superlink,
+                        root_certificates=root_certificates,
+                        private_key=key or file.parent / "keys" / "node.key",
+                        node_config={"site": str(file.resolve())},
+                        remembered=config.storage.node,
+                    ) as connection:
+                        log.info(
+                            "site '%s' is connected to %s as node %s",
+                            config.name,
+                            superlink,
+                            connection.node_id,
+                        )
+                        serve(connection, answer, stop, spool=spool, health=health, rest=worker.stop)
+                except LineBrokenError as exc:
+                    log.warning(
+                        "the server at %s went away while it was asked (%s); trying again", superlink, exc
                     )
-                    serve(connection, answer, stop, spool=spool, health=health, rest=worker.stop)
                 _wait_to_connect_anew(superlink, stop, health)
             health.say("stopped")
     finally:

@@ -2,11 +2,61 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from clients.flower import _lasting_heartbeats
+from clients.flower import LineBrokenError, _lasting_heartbeats, connect
+from contract.errors import AddressError
+from experiments.runtimes.certificates import make_node_key, make_server_files
+
+
+@pytest.fixture
+def answering() -> Iterator[tuple[int, list[bytes]]]:
+    """A port, and what is said to whoever connects there before the line is cut."""
+    said: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    line, _ = server.accept()
+                except OSError:
+                    return
+                with line:
+                    line.recv(1000)
+                    line.sendall(b"".join(said))
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1], said
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(10)
+
+
+def ask(port: int, folder: Path) -> None:
+    private, _ = make_node_key(folder / "keys")
+    authority = make_server_files(folder / "certificates", ("127.0.0.1",)).authority
+    with connect(f"127.0.0.1:{port}", root_certificates=authority, private_key=private, node_config={}):
+        raise AssertionError("it was let in")
+
+
+def test_a_server_that_dies_during_the_handshake_may_be_asked_again(
+    answering: tuple[int, list[bytes]], tmp_path: Path
+) -> None:
+    with pytest.raises(LineBrokenError):
+        ask(answering[0], tmp_path)
+
+
+def test_a_port_that_speaks_no_tls_is_the_wrong_one(
+    answering: tuple[int, list[bytes]], tmp_path: Path
+) -> None:
+    answering[1].append(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    with pytest.raises(AddressError, match="does not let this site in"):
+        ask(answering[0], tmp_path)
 
 
 def test_heartbeats_go_on_after_an_error_that_flower_does_not_expect(

@@ -359,6 +359,10 @@ class HurtFederation:
         """Wait for the run's end; a run that failed is submitted again so many times."""
         for left in range(resumes, -1, -1):
             self.wait(lambda: self.flower_state().startswith("finished"), f"the end of {job.run}", seconds)
+            if (
+                "taken over" in self.flower_state()
+            ):  # the process of an earlier submission came back, and goes on
+                self.wait(lambda: self._ended(job.run), f"the end of {job.run}", seconds)
             record = self.record(job.run)
             if record is not None and record.status in ("succeeded", "partial"):
                 return record
@@ -366,6 +370,10 @@ class HurtFederation:
                 print(f"  {time.strftime('%H:%M:%S')} again: {record and record.error}", flush=True)
                 self.submit(job)
         raise AssertionError(f"{job.run} ended as {self.flower_state()}: {self.record(job.run)}")
+
+    def _ended(self, run: str) -> bool:
+        record = self.record(run)
+        return record is not None and record.status != "running"
 
     def flower_state(self) -> str:
         """How Flower says that the run stands which was submitted last."""

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
 
-from contract.errors import StorageError
+from contract.errors import StorageError, TakenOverError
 from contract.experiment import Experiment
 from server.participation import SiteStatus, Step
 from server.records import RoundRecord
@@ -88,6 +88,32 @@ def test_rounds_and_checkpoint(state: State, experiment: Experiment) -> None:
     assert second.metrics == {"site": {"a": {"log_loss": 0.5, "auc": None}}}
     assert second.ended is not None
     assert state.load_checkpoint("r") == (2, b"state 2")
+
+
+def test_a_run_belongs_to_whoever_took_it_over_last(state: State, experiment: Experiment) -> None:
+    _start(state, experiment)
+    first = state.take_over("r")
+    state.save_round("r", _round(1), checkpoint=b"first", turn=first)
+    state.require_turn("r", first)
+    second = state.take_over("r")
+    assert state.take_over("another") == first == second - 1
+    with pytest.raises(TakenOverError, match="'r' was taken over"):
+        state.save_round("r", _round(2), checkpoint=b"late", turn=first)
+    with pytest.raises(TakenOverError):
+        state.require_turn("r", first)
+    assert state.load_checkpoint("r") == (1, b"first")
+    state.save_round("r", _round(2), checkpoint=b"second", turn=second)
+    assert state.load_checkpoint("r") == (2, b"second")
+
+
+def test_everyone_who_takes_a_run_over_at_once_has_a_turn_of_their_own(
+    state: State, experiment: Experiment
+) -> None:
+    _start(state, experiment)
+    with ThreadPoolExecutor(8) as pool:
+        turns = list(pool.map(lambda _: state.take_over("r"), range(24)))
+    assert sorted(turns) == list(range(1, 25))
+    state.require_turn("r", 24)
 
 
 def test_a_round_that_is_there_leaves_its_checkpoint(state: State, experiment: Experiment) -> None:

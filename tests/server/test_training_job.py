@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from contract.errors import RoundError
+from contract.errors import RoundError, TakenOverError
+from contract.messages import Instruction, Reply
 from server.flower import assume_identity
 from server.jobs import Job
 from server.records import RunRecord
@@ -182,6 +183,25 @@ def test_only_admitted_sites_of_this_federation_are_expected(state: State, regis
     assert ("east", "enrolled", "not connected") in {
         (row["site"], row["state"], row["reason"]) for row in told.sites
     }
+
+
+@pytest.mark.parametrize("fault", ["none", "another"])
+def test_a_process_whose_run_was_taken_over_ends_and_says_nothing_of_the_run(
+    state: State, registry: Registry, fault: str
+) -> None:
+    """Neither when it comes to its next round, nor when something else goes wrong for it before."""
+
+    def taken_over(reply: Reply, told: Instruction, _model: Any) -> Any:
+        if told.step == 3:
+            state.take_over(told.run)
+            return reply if fault == "none" else "budget"
+        return reply
+
+    with pytest.raises(TakenOverError, match="goes on there"):
+        Told(state, registry, south=taken_over)
+    record = state.runs()[-1]
+    assert (record.status, record.error, record.model_version) == ("running", "", None)
+    assert len(state.rounds(record.name)) == 2
 
 
 def test_a_run_that_ended_without_a_model_says_who_was_missing_in_mlflow_too(
