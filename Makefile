@@ -33,9 +33,10 @@ pictures: $(VENV)/.test
 audits: $(VENV)/.test
 	TIDEGATE_CLEAN_AUDITS=200 $(BIN)/pytest tests/statistical/test_audit.py -n auto --timeout 900
 
-# Fifty runs with processes killed at random, cuts of up to five minutes, full disks, wrong replies: an hour or so.
+# Fifty runs with processes killed at random, cuts of up to five minutes, full disks, wrong replies: three
+# federations beside each other, about twenty minutes.
 failure: $(VENV)/.test
-	TIDEGATE_FAILURE=long $(BIN)/pytest tests/failure -s --durations=0
+	TIDEGATE_FAILURE=long $(BIN)/pytest tests/failure -n 3 --dist loadgroup --no-loadscope-reorder -v --durations=10
 
 clean:
 	rm -rf $(VENV) demo .tidegate

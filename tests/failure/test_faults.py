@@ -32,7 +32,11 @@ faults = pytest.mark.xdist_group("faults")
 Undisturbed = Callable[[Experiment], Arrays]
 Tally = Callable[[Account], Account]
 
-RUNS = 50 if LONG else 1
+RUNS = (
+    [pytest.param(number, marks=pytest.mark.xdist_group(f"kills-{number % 2}")) for number in range(50)]
+    if LONG
+    else [pytest.param(0, marks=kills)]
+)
 ROUNDS = 30
 FEW = 12
 KINDS = ("agent", "worker", "SuperLink", "ServerApp", "everything")
@@ -49,8 +53,7 @@ def kill(federation: HurtFederation, kind: str, job: Job, rng: random.Random) ->
     }[kind]()
 
 
-@kills
-@pytest.mark.parametrize("number", range(RUNS))
+@pytest.mark.parametrize("number", RUNS)
 def test_a_run_goes_on_whichever_process_is_killed(
     number: int, federation: HurtFederation, undisturbed: Undisturbed, tally: Tally
 ) -> None:
