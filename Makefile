@@ -29,12 +29,12 @@ $(VENV)/.test: pyproject.toml constraints.txt
 pictures: $(VENV)/.test
 	scripts/pictures
 
-# Two hundred audits in which nothing is wrong, and the eight faults: 6 minutes.
+# Two hundred audits in which nothing is wrong, and the eight faults: 3 minutes.
 audits: $(VENV)/.test
 	TIDEGATE_CLEAN_AUDITS=200 $(BIN)/pytest tests/statistical/test_audit.py -n auto --timeout 900
 
 # Fifty runs with processes killed at random, cuts of up to five minutes, full disks, wrong replies: three
-# federations beside each other, about twenty minutes.
+# federations beside each other, 23 minutes.
 failure: $(VENV)/.test
 	TIDEGATE_FAILURE=long $(BIN)/pytest tests/failure -n 3 --dist loadgroup --no-loadscope-reorder -v --durations=10
 

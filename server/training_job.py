@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from flwr.serverapp import Grid
 
-from contract.errors import InputError, TakenOverError, TidegateError
+from contract.errors import InputError, TidegateError
 from contract.experiment import NumericFeature
 from contract.json_values import finite
 from contract.releases import Metrics
@@ -313,8 +313,6 @@ def _recorded_failure(run: str, turn: int, mlflow_run: str, services: Services) 
     """Write down why a run ended without a model, then let the error through."""
     try:
         yield
-    except TakenOverError:
-        raise
     except TidegateError as exc:
         services.state.require_turn(run, turn)  # otherwise it is not for this process to say how it ended
         services.state.finish_run(run, "failed", error=str(exc))
