@@ -43,7 +43,7 @@ def read_private_key(path: Path) -> PrivateKey:
     Raises:
         InputError: there is none, or it is not one that can sign here.
     """
-    remedy = "`tidegate site init` makes one beside site.toml, in keys/node; --key names another"
+    remedy = "`tidegate site init` makes one beside site.toml, in keys/node.key; --key names another"
     content = read_bytes(path, remedy=remedy)
     try:
         key = serialization.load_ssh_private_key(content, None)
