@@ -37,7 +37,7 @@ def test_inline_deployment_and_simulation_give_the_same_weights(
             runtime=runtime,
         )
         result = run_experiment(request)
-        assert result["status"] == "succeeded"
+        assert result["status"] == "succeeded", result
         weights[runtime] = Registry(here.tracking_uri, here.artifact_root).load_arrays(
             "small", result["version"]
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.superlink.grid import InMemoryGrid
 
 from contract.errors import RefusalCode, ReleaseError, RoundError
 from contract.messages import ARRAYS, REPLY, Instruction, Reply
@@ -58,14 +59,17 @@ class ScriptedGrid(InlineGrid):
         client: Any = self._answer
         super().__init__(client, [Path("nowhere")] * len(script), {})
         self._script = dict(enumerate(script, start=1))
-        self._pushed = 0.0
+        self.pushed: list[int] = []
+        self._pushed_at = 0.0
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        self._pushed = time.monotonic()
+        messages = list(messages)
+        self.pushed += [message.metadata.dst_node_id for message in messages]
+        self._pushed_at = time.monotonic()
         return super().push_messages(messages)
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        age = time.monotonic() - self._pushed
+        age = time.monotonic() - self._pushed_at
         nodes = {name: self._replies[name].metadata.src_node_id for name in message_ids}
         return super().pull_messages(name for name, node in nodes.items() if self._script[node].after <= age)
 
@@ -109,12 +113,6 @@ class LosingGrid(ScriptedGrid):
     def __init__(self, *script: Says, loses: bool) -> None:
         super().__init__(*script)
         self._loses = loses
-        self.pushed: list[int] = []
-
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        messages = list(messages)
-        self.pushed += [message.metadata.dst_node_id for message in messages]
-        return super().push_messages(messages)
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         names = list(message_ids)
@@ -155,6 +153,27 @@ def test_who_answers_within_the_grace_counts() -> None:
 def test_a_slow_quorum_gives_the_others_twice_its_own_time() -> None:
     answers = ask(at("north"), at("south", after=0.3), at("west", after=0.6), grace=0.01)
     assert list(answers.replies) == ["north", "south", "west"]
+
+
+class SimulatedGrid(ScriptedGrid, InMemoryGrid):
+    """By its class Flower's grid of virtual nodes."""
+
+
+@pytest.mark.parametrize("kind", [ScriptedGrid, SimulatedGrid])
+def test_in_a_simulation_everybody_is_waited_for_and_nobody_is_asked_twice(
+    monkeypatch: pytest.MonkeyPatch, kind: type[ScriptedGrid]
+) -> None:
+    monkeypatch.setattr("server.exchange._FIRST_REPEAT", 0.05)
+    grid = kind(at("north"), at("south"), at("west", after=0.6))
+    messages = instruct([1, 2, 3], "train", Instruction(run="r"), None)
+    patience = Patience(quorum=2, deadline=LONG, grace=0.3)
+    answers = exchange(grid, messages, names=NAMES, patience=patience)
+    if kind is SimulatedGrid:
+        assert list(answers.replies) == ["north", "south", "west"]
+        assert grid.pushed == [1, 2, 3]
+    else:
+        assert answers.failures == {"west": LOST}
+        assert grid.pushed[:4] == [1, 2, 3, 3]
 
 
 def test_the_deadline_ends_what_has_no_quorum() -> None:
