@@ -119,7 +119,7 @@ def test_too_few_sites_end_the_run_with_their_names(
     small: MakeExperiment, sites: MakeSites, settings: MakeSettings
 ) -> None:
     rows = sites("refusing-sites")
-    experiment = small(quorum=3)
+    experiment = small()
     text = rows[2].read_text().replace("require_private = false", "require_private = true")
     rows[2].write_text(text)
     from clients.app import app

@@ -52,7 +52,7 @@ def small() -> Callable[..., Experiment]:
         kind: str = "linear",
         strategy: str = "fedavg",
         rounds: int = 3,
-        quorum: int = 2,
+        quorum: int = 3,
         private: bool = False,
     ) -> Experiment:
         text = SMALL.format(
