@@ -31,6 +31,7 @@ def seconds_over_tls(folder: Path, *, parts: int, part_bytes: int) -> float:
         target=_send, args=(theirs, files, parts, part_bytes), daemon=True
     )
     sender.start()
+    theirs.close()  # so that it is the sender's alone, and its death is heard
     try:
         address = ("127.0.0.1", int(ours.recv()))
         with (
