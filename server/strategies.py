@@ -97,7 +97,7 @@ def aggregate(strategy: FedAvg, number: int, model: Arrays, replies: Mapping[str
     # Krum's squared distances, in float32 and from scalar products, drown in the model's own norm;
     # they are the same between differences from it.
     origin = model if isinstance(strategy, Krum) else {}
-    updates = [_message(reply, origin) for _, reply in sorted(replies.items())]
+    updates = [_message(reply, model, origin) for _, reply in sorted(replies.items())]
     record, _ = strategy.aggregate_train(number, updates)
     if record is None:
         raise RoundError(f"round {number} gave nothing to aggregate")
@@ -105,9 +105,9 @@ def aggregate(strategy: FedAvg, number: int, model: Arrays, replies: Mapping[str
     return {name: value + origin[name] if origin else value for name, value in arrays.items()}
 
 
-def _message(reply: Reply, origin: Arrays) -> Message:
+def _message(reply: Reply, model: Arrays, origin: Arrays) -> Message:
     assert reply.update is not None  # server.checks has looked  # noqa: S101
-    update = reply.update.arrays
+    update = {name: reply.update.arrays[name] for name in model}  # FedAvgM goes by their order
     arrays = {name: value - origin[name] for name, value in update.items()} if origin else update
     content = RecordDict(
         {ARRAYS: arrays_to_record(arrays), METRICS: MetricRecord({WEIGHT: reply.stated_rows})}

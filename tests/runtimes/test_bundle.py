@@ -81,7 +81,9 @@ def test_flwr_run_and_stock_supernodes_run_the_same_bundle(
             f'root-certificates = "{federation.files.authority}"\n'
         )
         plan = tmp_path / "plan.toml"
-        plan.write_text(f"run = 'stock-1'\nexperiment = {json.dumps(small(rounds=2, quorum=2).model_dump_json())}\n")
+        plan.write_text(
+            f"run = 'stock-1'\nexperiment = {json.dumps(small(rounds=2, quorum=2).model_dump_json())}\n"
+        )
         submitted = subprocess.run(
             [str(programs / "flwr"), "run", str(ROOT), "here", "--run-config", str(plan)],
             env={**os.environ, **quiet_environment(), "FLWR_HOME": str(flower)},

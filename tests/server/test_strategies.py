@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +55,13 @@ def update(arrays: Arrays, rows: int) -> Message:
     return Message(content=content, dst_node_id=1, message_type="train")
 
 
-def aggregate(strategy: FedAvg, number: int, arrays: Arrays, updates: list[Message]) -> Arrays:
+def two_sites() -> InlineGrid:
     client: Any = None  # nothing is sent
-    grid = InlineGrid(client, [Path("north"), Path("south")], {})
-    asked = list(strategy.configure_train(number, arrays_to_record(arrays), ConfigRecord(), grid))
+    return InlineGrid(client, [Path("north"), Path("south")], {})
+
+
+def aggregate(strategy: FedAvg, number: int, arrays: Arrays, updates: list[Message]) -> Arrays:
+    asked = list(strategy.configure_train(number, arrays_to_record(arrays), ConfigRecord(), two_sites()))
     assert sorted(message.metadata.dst_node_id for message in asked) == [1, 2]
     record, _ = strategy.aggregate_train(number, updates)
     assert record is not None
@@ -166,6 +170,19 @@ def test_aggregations_by_hand(aggregation: str, expected: list[float]) -> None:
     found = combine(build_strategy(Strategy(**plan)), 1, model, replies)
     assert found["w"] == pytest.approx(expected, rel=1e-6)
     assert found["w"].dtype == np.float32
+
+
+def test_the_parameters_keep_the_models_order_whatever_order_a_site_sends() -> None:
+    """FedAvgM's momentum goes by their place: with another order it would be added to other parameters."""
+    turned = ModelUpdate(arrays={name: START[name] + 1 for name in reversed(START)})
+    strategy, model = fresh("fedavgm"), START
+    for number in (1, 2):
+        strategy.configure_train(number, arrays_to_record(model), ConfigRecord(), two_sites())
+        model = combine(strategy, number, model, {"a": replace(reply("a", 1), update=turned)})
+        assert list(model) == list(START)
+    assert {name: value.shape for name, value in model.items()} == {
+        name: value.shape for name, value in START.items()
+    }
 
 
 def test_krum_sees_small_differences_of_a_large_model() -> None:
