@@ -6,8 +6,8 @@ A reply is made in this order, and in no other:
 2. the site's policy is asked;
 3. the plans are authorised against the cap, and one use of each is reserved,
    on disk, before anything is computed;
-4. the releases are computed and checked: a type of the contract, finite, of
-   the expected size and norm;
+4. the releases are computed, a large update is quantized, and they are checked:
+   a type of the contract, finite, of the expected size and norm;
 5. the reply and its line in the egress log are committed in one transaction;
 6. it goes out.
 
@@ -17,7 +17,7 @@ What is not a type of `contract.releases` has no way through.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,8 @@ from clients.site_config import Policy
 from contract.errors import BudgetError, ReleaseError
 from contract.experiment import Experiment
 from contract.messages import Reply
-from contract.norm_bound import update_bound, update_norm
+from contract.norm_bound import update_bound
+from contract.quantization import distance, is_quantized, quantize
 from contract.releases import (
     MOST_VALUES,
     Comparison,
@@ -98,6 +99,7 @@ class Gate:
         self._ledger.reserve(request, *(plan.name for plan in plans))
         releases = compute()
         _check(releases)
+        releases = _quantized(releases, experiment)
         self._check_norm(releases, experiment)
         reply = self._reply(request, releases, plans, experiment.privacy.delta)
         names = {
@@ -123,10 +125,10 @@ class Gate:
         """Refuse an update that is longer than clipped gradients of the stated rows can make it."""
         if releases.update is None or releases.began_from is None:
             return
-        arrays = releases.update.arrays
-        norm = update_norm(arrays, releases.began_from)
-        bound = update_bound(experiment, self._stated_rows, sum(array.size for array in arrays.values()))
-        if norm > bound:
+        norm = distance(releases.update, releases.began_from)
+        size = sum(array.size for array in releases.update.arrays.values())
+        bound = update_bound(experiment, self._stated_rows, size)
+        if not norm <= bound:
             raise ReleaseError(
                 f"the update is longer ({norm:.3g}) than that of four times the stated "
                 f"{self._stated_rows:,} rows can be ({bound:.3g})",
@@ -181,6 +183,12 @@ class Gate:
         )
 
 
+def _quantized(releases: Releases, experiment: Experiment) -> Releases:
+    if releases.update is None or releases.began_from is None or not is_quantized(experiment):
+        return releases
+    return replace(releases, update=quantize(releases.update, releases.began_from))
+
+
 def _mechanism(plan: Plan) -> str:
     if not plan.private:
         return f"{plan.purpose}: no mechanism (not private)"
@@ -220,7 +228,7 @@ def _check(releases: Releases) -> None:
 
 def _numbers(release: object) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
     if isinstance(release, ModelUpdate):
-        return [np.asarray(array) for array in release.arrays.values()]
+        return [np.asarray(array) for array in (*release.arrays.values(), *release.steps.values())]
     if isinstance(release, ScoreHistogram):
         return [release.negative, release.positive]
     if isinstance(release, Comparison):

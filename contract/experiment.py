@@ -178,6 +178,10 @@ class Strategy(_Frozen):
     up to `malicious_sites` bad ones among at least twice as many and three
     (Blanchard et al., 2017). Flower combines them with `fedavg` alone. They need a
     quorum that leaves them something to drop.
+
+    `update_bits` is how many bits a parameter of a private update travels in: 32, or 8,
+    a quarter of the bytes on the site's line and in its ledger, by a rounding far below
+    the noise (`contract.quantization`). Left out, 8 from a million parameters on.
     """
 
     name: Literal["fedavg", "fedavgm", "fedprox", "fedadam", "fedyogi"] = "fedavg"
@@ -193,6 +197,7 @@ class Strategy(_Frozen):
     proximal_mu: Annotated[float, Field(ge=0)] = 0.0
     average_last: Annotated[float, Field(ge=0, le=1)] = 0.5
     evaluate_every: Count = 5
+    update_bits: Literal[8, 32] | None = None
     quorum: Count = 2
     round_timeout: Positive = 600.0
     grace: Positive = 10.0
@@ -343,6 +348,10 @@ class Experiment(_Frozen):
     def _whole(self) -> Self:
         if self.privacy.unit == "person" and self.task.person is None:
             raise ValueError("privacy.unit = 'person' needs task.person, the column that names a person")
+        if self.strategy.update_bits == 8 and not self.privacy.private:
+            raise ValueError(
+                "strategy.update_bits = 8 needs privacy.private = true: noise hides the rounding"
+            )
         if self.model.image is not None:
             channels, height, width = self.model.image
             if channels * height * width != self.task.width:

@@ -58,6 +58,8 @@ ARRAYS = "arrays"
 CONFIG = "config"
 METRICS = "metrics"
 REPLY = "reply"
+STEPS = "steps/"
+"""Prefix of what the levels of a quantized update are worth; the levels have none."""
 WEIGHT = "num-examples"
 CHALLENGER = "challenger/"
 """Prefix of the challenger's arrays in a comparison; the champion's have none."""
@@ -210,8 +212,10 @@ class Reply:
         arrays = unpack(stored)
         return _reply(arrays.pop(_TEXT).tobytes().decode(), arrays)
 
-    def _arrays(self) -> dict[str, Float32s]:
-        return {} if self.update is None else self.update.arrays
+    def _arrays(self) -> dict[str, Any]:
+        if self.update is None:
+            return {}
+        return {**self.update.arrays, **{STEPS + name: array for name, array in self.update.steps.items()}}
 
     def _public_json(self) -> str:
         return json.dumps({key: _plain(value) for key, value in vars(self).items() if key != "update"})
@@ -228,9 +232,10 @@ def pack(arrays: Arrays) -> bytes:
 def packed_limit(shapes: Mapping[str, tuple[int, ...]]) -> int:
     """The most bytes that float32 arrays of these names and shapes take when packed.
 
-    Beside its numbers an array has an entry in the header: name, type, shape and place.
+    Beside its numbers an array has an entry in the header: name, type, shape and place. Quantized
+    arrays, of two entries each, take less but for a few bytes.
     """
-    entries = (len(json.dumps(name)) + 24 * len(shape) + 128 for name, shape in shapes.items())
+    entries = (2 * len(json.dumps(name)) + 24 * len(shape) + 256 for name, shape in shapes.items())
     return 128 + sum(entries) + 4 * sum(map(math.prod, shapes.values()))
 
 
@@ -283,10 +288,16 @@ def _reader() -> TypeAdapter[Reply]:
 def _reply(text: str, arrays: dict[str, Float32s]) -> Reply:
     """Every field checked for its type: what is read may come from anybody."""
     try:
-        values = {**json.loads(text), "update": ModelUpdate(arrays=arrays) if arrays else None}
+        values = {**json.loads(text), "update": _update(arrays) if arrays else None}
         return _reader().validate_python(values)
     except (TypeError, ValueError, RecursionError) as exc:
         raise _not_understood() from exc
+
+
+def _update(arrays: dict[str, Any]) -> ModelUpdate:
+    steps = {name.removeprefix(STEPS): array for name, array in arrays.items() if name.startswith(STEPS)}
+    levels = {name: array for name, array in arrays.items() if not name.startswith(STEPS)}
+    return ModelUpdate(arrays=levels, steps=steps)
 
 
 def _not_understood() -> ReleaseError:

@@ -9,8 +9,8 @@ the budget spent) is marked so.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -90,9 +90,16 @@ class Spent:
 @with_config(READ_WHOLE)
 @dataclass(frozen=True, kw_only=True)
 class ModelUpdate:
-    """Model arrays after the site's noisy local steps."""
+    """Model arrays after the site's noisy local steps.
 
-    arrays: dict[str, npt.NDArray[np.float32]]
+    Attributes:
+        arrays: the parameters, in float32; if quantized the levels of their differences, in int8.
+        steps: of a quantized update (`contract.quantization`) what a level is worth, block by block, in
+            float32; none otherwise.
+    """
+
+    arrays: dict[str, npt.NDArray[Any]]
+    steps: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -46,6 +46,7 @@ from contract.experiment import (
     Privacy,
     Task,
 )
+from contract.quantization import parameters
 from experiments.audit.observation import Rows, lay_out, temporary_folder, train
 from experiments.inversion_attack import Seen, is_flag, public_prior, reconstruct
 
@@ -296,7 +297,7 @@ def _attack(
             released, stated = _clipped_alone(experiment, path, sent), None
         else:
             ((reply,),) = train(experiment, [path], sent, "run")
-            released, stated = _update(reply), reply.spent_in_run.epsilon if reply.private else None
+            released, stated = _update(reply, sent), reply.spent_in_run.epsilon if reply.private else None
         close_site(path)
     deviation = 0.0
     if release.epsilon is not None:
@@ -338,9 +339,9 @@ def _released_as(experiment: Experiment, release: Release) -> Experiment:
     )
 
 
-def _update(reply: Reply) -> dict[str, npt.NDArray[np.float32]]:
+def _update(reply: Reply, sent: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, npt.NDArray[np.float32]]:
     assert reply.update is not None  # it is the answer to `train`  # noqa: S101
-    return {name: np.asarray(array, np.float32) for name, array in reply.update.arrays.items()}
+    return parameters(reply.update, sent)
 
 
 def _clipped_alone(

@@ -28,8 +28,8 @@ from contract.norm_bound import (
     greatest_normal,
     l2_norm,
     update_bound,
-    update_norm,
 )
+from contract.quantization import distance, is_quantized, step_shapes
 from contract.releases import COMPARISON_SENSITIVITY, SCORE_BINS, Comparison, ScoreHistogram, Spent
 from monitoring.binning import feature_bins
 
@@ -98,17 +98,13 @@ def check_update(reply: Reply, experiment: Experiment, model: Arrays) -> None:
     """
     if reply.update is None:
         raise ReleaseError("update refused: there is none")
-    arrays = reply.update.arrays
-    other = sorted({str(array.dtype) for array in arrays.values() if array.dtype != np.float32})
-    if other:
-        raise ReleaseError(f"update refused: it is of type {', '.join(other)[:100]}, not float32")
-    if {name: array.shape for name, array in arrays.items()} != model_shapes(experiment):
-        raise ReleaseError("update refused: its parameters are of other names or shapes than the model's")
-    if not all(np.isfinite(array).all() for array in arrays.values()):
-        raise ReleaseError("update refused: it holds a number that is not finite")
+    shapes, quantized = model_shapes(experiment), is_quantized(experiment)
+    arrays, steps = reply.update.arrays, reply.update.steps
+    _check_arrays(arrays, shapes, np.int8 if quantized else np.float32)
+    _check_arrays(steps, step_shapes(shapes) if quantized else {}, np.float32)
     size = sum(array.size for array in arrays.values())
     bound = update_bound(experiment, reply.stated_rows, size)
-    if math.isfinite(bound) and (norm := update_norm(arrays, model)) > bound + _rounding(model):
+    if math.isfinite(bound) and not (norm := distance(reply.update, model)) <= bound + _rounding(model):
         raise ReleaseError(
             f"update refused: its norm is {norm:.3g}, and of {reply.stated_rows:,} stated rows "
             f"at most {bound:.3g}"
@@ -167,6 +163,16 @@ def check_drift(reply: Reply, experiment: Experiment) -> None:
     deviations = (reply.drift.reference_deviation, reply.drift.current_deviation)
     if not all(math.isfinite(deviation) and deviation >= 0 for deviation in deviations):
         raise ReleaseError("scores refused: the noise of the drift check's counts is not stated")
+
+
+def _check_arrays(arrays: Arrays, shapes: Mapping[str, tuple[int, ...]], dtype: type[np.number[Any]]) -> None:
+    other = sorted({str(array.dtype) for array in arrays.values() if array.dtype != dtype})
+    if other:
+        raise ReleaseError(f"update refused: it is of type {', '.join(other)[:100]}, not {dtype.__name__}")
+    if {name: array.shape for name, array in arrays.items()} != shapes:
+        raise ReleaseError("update refused: its parameters are of other names or shapes than the model's")
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise ReleaseError("update refused: it holds a number that is not finite")
 
 
 def _check_histogram(

@@ -15,6 +15,7 @@ from decimal import ROUND_CEILING, Decimal
 from itertools import pairwise
 
 from contract.experiment import Experiment, NumericFeature, Strategy
+from contract.quantization import is_quantized
 from contract.releases import Comparison, Metrics, Spent
 from server.participation import runs_of
 
@@ -193,7 +194,8 @@ def _plan(experiment: Experiment, rounds: int) -> str:
         (
             "strategy",
             f"{strategy.name}{combined}, {rounds} rounds of {steps}, "
-            f"learning rate {strategy.learning_rate:g}",
+            f"learning rate {strategy.learning_rate:g}"
+            + (", updates of 8 bits a parameter" if is_quantized(experiment) else ""),
         ),
         ("placement", f"{place.tier} (data {place.data_sensitivity}, answer within {place.latency_ms:g} ms)"),
     ]

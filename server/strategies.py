@@ -21,6 +21,7 @@ from flwr.serverapp.strategy import (
 from contract.errors import RoundError
 from contract.experiment import Strategy
 from contract.messages import ARRAYS, CONFIG, METRICS, WEIGHT, Reply, arrays_from_record, arrays_to_record
+from contract.quantization import parameters
 
 __all__ = ["aggregate", "build_strategy", "restore_strategy", "strategy_state"]
 
@@ -107,7 +108,7 @@ def aggregate(strategy: FedAvg, number: int, model: Arrays, replies: Mapping[str
 
 def _message(reply: Reply, model: Arrays, origin: Arrays) -> Message:
     assert reply.update is not None  # server.checks has looked  # noqa: S101
-    update = {name: reply.update.arrays[name] for name in model}  # FedAvgM goes by their order
+    update = parameters(reply.update, model)  # in the model's order, by which FedAvgM goes
     arrays = {name: value - origin[name] for name, value in update.items()} if origin else update
     content = RecordDict(
         {ARRAYS: arrays_to_record(arrays), METRICS: MetricRecord({WEIGHT: reply.stated_rows})}

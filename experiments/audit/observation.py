@@ -22,6 +22,7 @@ import numpy.typing as npt
 from contract.errors import AuditError
 from contract.experiment import Experiment, Label, Model, NumericFeature, Task
 from contract.messages import Instruction, Reply
+from contract.quantization import parameters
 from contract.releases import Spent
 
 if TYPE_CHECKING:
@@ -183,7 +184,8 @@ def _reply(message: Any) -> Reply:
 def _sum(reply: Reply, experiment: Experiment, stated_rows: int) -> Floats:
     """The sum that the model's step was made of."""
     assert reply.update is not None  # it is the answer to `train`  # noqa: S101
-    step = np.concatenate([np.ravel(array).astype(np.float64) for array in reply.update.arrays.values()])
+    model = parameters(reply.update, _model(experiment))  # from zero, so that it is the step
+    step = np.concatenate([np.ravel(array).astype(np.float64) for array in model.values()])
     expected = max(1, round(stated_rows * experiment.privacy.sampling_rate))
     scale: float = expected / experiment.strategy.learning_rate
     if not np.isfinite(step).all() or not math.isfinite(scale):

@@ -17,6 +17,7 @@ from contract.experiment import Experiment
 from contract.experiment_file import parse_experiment
 from contract.messages import Reply
 from contract.norm_bound import update_bound
+from contract.quantization import distance
 from contract.releases import ModelUpdate, ScoreHistogram
 
 TEXT = """\
@@ -133,6 +134,23 @@ def test_a_reply_survives_both_its_encodings(ledger: Ledger) -> None:
         assert other.scores.metrics() == scores.metrics()
     assert reply.spent_in_run.epsilon > 0
     assert "Gaussian" in reply.mechanism
+
+
+def test_a_large_update_is_quantized_before_it_is_checked_stored_and_sent(ledger: Ledger) -> None:
+    start = {"layers.0.weight": np.ones((1, 300), np.float32), "layers.0.bias": np.ones(1, np.float32)}
+    arrays = {name: value + np.float32(1e-3) for name, value in start.items()}
+    releases = Releases(update=ModelUpdate(arrays=arrays), began_from=start)
+    plan = experiment()
+    eight = plan.model_copy(update={"strategy": plan.strategy.model_copy(update={"update_bits": 8})})
+    sent = gate(ledger).release("r/8", eight, [PLAN], lambda: releases)
+    again = gate(ledger).release("r/8", eight, [PLAN], lambda: pytest.fail("computed twice"))
+    whole = gate(ledger).release("r/32", plan, [PLAN], lambda: releases)
+    assert again.to_bytes() == sent.to_bytes()
+    assert sent.update is not None
+    assert whole.update is not None
+    assert {str(value.dtype) for value in sent.update.arrays.values()} == {"int8"}
+    assert {str(value.dtype) for value in whole.update.arrays.values()} == {"float32"}
+    assert distance(sent.update, start) == pytest.approx(distance(whole.update, start), rel=1e-3)
 
 
 def test_an_update_that_is_longer_than_clipped_gradients_make_it_stays_here(ledger: Ledger) -> None:

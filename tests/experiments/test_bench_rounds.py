@@ -125,18 +125,23 @@ def test_every_request_is_recorded_also_one_that_fails(monkeypatch: pytest.Monke
     assert all(seconds >= 0 for *_, seconds in calls)
 
 
-@pytest.mark.parametrize(("kind", "megabytes"), [("noop", 0), ("bytes", 2)])
-def test_the_app_answers_with_as_many_bytes_as_asked(kind: str, megabytes: int) -> None:
+@pytest.mark.parametrize(
+    ("engine", "kind", "megabytes", "values"),
+    [("ours", "noop", 0, 0), ("ours", "bytes", 2, 500_000), ("stock", "bytes", 2, 2_000_000)],
+)
+def test_the_app_answers_with_as_many_bytes_as_asked(
+    engine: str, kind: str, megabytes: int, values: int
+) -> None:
+    """Ours a byte a parameter, as the gate sends them; stock Flower's four."""
     assume_identity(5)
     (message,) = instruct([7], f"query.{kind}", Instruction(run="bench", step=1), None)
     message.metadata.__dict__["_message_id"] = "ab" * 32
-    context = Context(
-        run_id=5, node_id=7, node_config={}, state=RecordDict(), run_config={"megabytes": str(megabytes)}
-    )
+    config: dict[str, bool | float | int | str] = {"megabytes": str(megabytes), "engine": engine}
+    context = Context(run_id=5, node_id=7, node_config={}, state=RecordDict(), run_config=config)
     reply: Message = app(message, context)
     arrays = Reply.from_records(reply.content).update
     size = 0 if arrays is None else sum(array.nbytes for array in arrays.arrays.values())
-    assert size == megabytes * 1_000_000
+    assert size == values
     assert all(isinstance(record, ConfigRecord) for record in reply.content.values())
 
 

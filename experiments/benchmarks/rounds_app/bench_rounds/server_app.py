@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
 from contract.messages import Instruction, Reply
+from contract.quantization import parameters
 from experiments.benchmarks.http_calls import Call, record_calls
+from experiments.benchmarks.rounds_app.bench_rounds.client_app import MODEL, random_update
 from server.exchange import Patience, connected_sites, exchange, instruct
 from server.flower import quicken_grid
 
@@ -26,9 +30,10 @@ def main(grid: Grid, context: Context) -> None:
     config = {key: str(value) for key, value in context.run_config.items()}
     calls: list[Call] = []
     record_calls(calls.append)
-    one_round = {"ours": _ours, "stock": _stock}[config["engine"]]
+    one_round = _stock
     if config["engine"] == "ours":
         quicken_grid()
+        one_round = functools.partial(_ours, model=random_update(int(config["megabytes"]), MODEL).arrays)
     sites = int(config["sites"])
     nodes = connected_sites(grid, Patience(quorum=sites, deadline=60.0, grace=1.0))[:sites]
     times = []
@@ -42,9 +47,14 @@ def main(grid: Grid, context: Context) -> None:
     Path(config["result"]).write_text(json.dumps(result), encoding="utf-8")
 
 
-def _ours(grid: Grid, messages: list[Message]) -> int:
+def _ours(grid: Grid, messages: list[Message], model: Mapping[str, Any]) -> int:
+    """Until the models of the sites are there as they were before they were quantized."""
     patience = Patience(quorum=len(messages), deadline=120.0, grace=1.0)
-    return len(exchange(grid, messages, names={}, patience=patience).replies)
+    replies = exchange(grid, messages, names={}, patience=patience).replies
+    for reply in replies.values():
+        if reply.update is not None:
+            parameters(reply.update, model)
+    return len(replies)
 
 
 def _stock(grid: Grid, messages: Iterable[Message]) -> int:
