@@ -54,6 +54,9 @@ _IDLE_POLL = 0.5
 _BUSY, _LONGEST_LOOK = 8.0, 1.0
 """How many times as long as a look took the pause after it is at least, and the most
 seconds that this makes: many sites do not crowd the server."""
+_HELD = 0.9
+"""Seconds of a look from which the server held it until there might be something, and may be asked at once:
+Tidegate's does for one second (`server/long_poll.py`), a stock SuperLink never."""
 _LONG_TASK = 1.0
 """Seconds of a task in which the server may have gone on to the next round, and to more than one."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
@@ -76,8 +79,9 @@ def serve(
 ) -> None:
     """Answer messages until `stop` is set or the server forgets this site; first those that were left behind.
 
-    Polls every 50 ms just after a message, ever more slowly later, and twice a second when idle; more slowly
-    too when the server is busy and takes long to say that there is nothing.
+    A server that holds a question until there is a message is asked again at once. Any other is polled every
+    50 ms just after a message, ever more slowly later, and twice a second when idle; more slowly too when it
+    is busy and takes long to say that there is nothing.
 
     Args:
         connection: to the server.
@@ -110,6 +114,8 @@ def serve(
         if _REST < quiet < math.inf and not rested:
             rest()
             rested = True
+        if took >= _HELD:
+            continue
         pause = next((pause for until, pause in _POLLS if quiet < until), _IDLE_POLL)
         stop.wait(max(pause, min(_BUSY * took, _LONGEST_LOOK)))
 

@@ -4,7 +4,7 @@ Flower 1.41 puts nine of Starlette's `BaseHTTPMiddleware` before its handlers. E
 for every request and a task group for every 64 KB of its body: three quarters of what a small request costs.
 Here the same nine are asked in the same order, for authentication and all, but each by a plain call. Only
 requests of sites and of the ServerApp take this way; what people and `flwr` ask (`/v1/control/…`, which may
-stream) goes as before.
+stream) goes as before. A site's question for a message is held until there is one (`server.long_poll`).
 
 No request is read whose length is not stated, or is above that of the largest release: Flower holds a request
 in memory, several times over, before anything of ours sees it.
@@ -13,6 +13,7 @@ in memory, several times over, before anything of ours sees it.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contract.releases import MOST_VALUES
 from server.flower import run_superlink
+from server.long_poll import LongPoll
 from server.settings import apply_quiet_environment
 
 __all__ = ["MOST_BYTES", "ShortWay", "main"]
@@ -61,6 +63,7 @@ class ShortWay:
                 raise TypeError(f"{middleware!r} has no dispatch function")
             chain.append(self._long.dispatch_func)
         self._chain = tuple(reversed(chain))
+        self._polls = LongPoll()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -70,7 +73,7 @@ class ShortWay:
         if scope["type"] != "http" or not scope["path"].startswith(_SHORT):
             await self._long(scope, receive, send)
             return
-        response = await self._ask(0, Request(scope, receive))
+        response = await self._polls.answer(Request(scope, receive), functools.partial(self._ask, 0))
         await response(scope, receive, send)
 
     async def _ask(self, number: int, request: Request) -> Response:
