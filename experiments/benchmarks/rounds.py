@@ -116,7 +116,7 @@ def table(figures: Figures) -> list[Measurement]:
             unit="ratio over raw TLS",
             goal=1.5,
             note=f"raw: {figures.raw:.2f} s for all of them over one connection; ours "
-            f"{figures.large.median:.2f} s, quantized to a quarter as the gate does it, through the SuperLink "
+            f"{figures.large.median:.2f} s, quantized to a quarter as the gate does, through the SuperLink "
             f"and so two connections, and restored; stock: as they are; {figures.large.breakdown()}",
         ),
         Measurement(
