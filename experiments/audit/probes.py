@@ -122,10 +122,10 @@ def audit(
         lambda rng: configured(experiment, rng, runs=runs),
         lambda rng: configured(experiment, rng, runs=few, epsilon=_SENSITIVE),
         lambda rng: two_sites(experiment, rng, runs=few),
-        lambda rng: outlier(experiment, rng, runs=max(40, 2 * few)),
+        lambda rng: outlier(experiment, rng, runs=max(80, 2 * few)),
     ]
     if experiment.privacy.sampling_rate < 1:
-        probes.append(lambda rng: sampler(experiment, rng, runs=max(40, few)))
+        probes.append(lambda rng: sampler(experiment, rng, runs=max(100, few)))
     findings = []
     for number, probe in enumerate(probes):
         findings.append(probe(np.random.default_rng([seed, number])))
