@@ -49,6 +49,9 @@ __all__ = ["Demo", "DemoOptions", "Step", "recode"]
 
 _MARK = "made-by-tidegate-demo"
 _QUIET_WEEKS = 3
+_STRAY_ALARMS = 1
+"""Quiet weeks that may have a false alarm, for which the policy waits. Four sites' checks at one in a thousand
+each give one such week in one demo of 80, and two in one of 20,000."""
 _ROLLOUT = (1, 2, 4)
 """How many sites use the new coding in the first, second and later weeks of the rollout."""
 
@@ -283,7 +286,8 @@ class Demo:
         """Did the story come out?"""
         outcomes = self._outcomes(experiment, state)
         quiet = [item for item in outcomes[:_QUIET_WEEKS] if item["alarm"]]
-        self._check("the first weeks stay quiet", not quiet, f"{len(quiet)} alarms in {_QUIET_WEEKS} weeks")
+        alarms = f"{len(quiet)} alarms in {_QUIET_WEEKS} weeks"
+        self._check("the first weeks stay quiet", len(quiet) <= _STRAY_ALARMS, alarms)
         retrained = [item for item in outcomes if item["decision"] == "retrain"]
         if not self.options.drift:
             self._check("nothing is retrained", not retrained, f"{len(retrained)} retrainings without drift")
