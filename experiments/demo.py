@@ -50,8 +50,8 @@ __all__ = ["Demo", "DemoOptions", "Step", "recode"]
 _MARK = "made-by-tidegate-demo"
 _QUIET_WEEKS = 3
 _STRAY_ALARMS = 1
-"""Quiet weeks that may have a false alarm, for which the policy waits. Four sites' checks at one in a thousand
-each give one such week in one demo of 80, and two in one of 20,000."""
+"""Quiet weeks that may have a false alarm, on which the policy does nothing. Four sites' checks at one in a
+thousand each give one such week in one demo of 80, and two in one of 20,000."""
 _ROLLOUT = (1, 2, 4)
 """How many sites use the new coding in the first, second and later weeks of the rollout."""
 
