@@ -43,6 +43,7 @@ from clients.spool import Spool, has_reply, read_reply, read_work
 from clients.worker import TaskFailedError, Worker
 from contract.code import BUNDLED_PACKAGES, code_hash
 from contract.errors import LedgerError, RefusalCode, SiteConfigError
+from contract.messages import HOLD
 
 __all__ = ["Answer", "installed_code_hash", "one_agent", "serve", "worker_answers"]
 
@@ -54,9 +55,9 @@ _IDLE_POLL = 0.5
 _BUSY, _LONGEST_LOOK = 8.0, 1.0
 """How many times as long as a look took the pause after it is at least, and the most
 seconds that this makes: many sites do not crowd the server."""
-_HELD = 0.9
+_HELD = 0.9 * HOLD
 """Seconds of a look from which the server held it until there might be something, and may be asked at once:
-Tidegate's does for one second (`server/long_poll.py`), a stock SuperLink never."""
+Tidegate's does (`server/long_poll.py`), a stock SuperLink never."""
 _LONG_TASK = 1.0
 """Seconds of a task in which the server may have gone on to the next round, and to more than one."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0

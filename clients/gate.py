@@ -6,8 +6,8 @@ A reply is made in this order, and in no other:
 2. the site's policy is asked;
 3. the plans are authorised against the cap, and one use of each is reserved,
    on disk, before anything is computed;
-4. the releases are computed, a large update is quantized, and they are checked:
-   a type of the contract, finite, of the expected size and norm;
+4. the releases are computed and checked: a type of the contract, finite, of
+   the expected size; a large update is quantized; the norm of what leaves is checked;
 5. the reply and its line in the egress log are committed in one transaction;
 6. it goes out.
 

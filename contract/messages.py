@@ -41,6 +41,7 @@ __all__ = [
     "COMPARE",
     "CONFIG",
     "DRIFT_QUERY",
+    "HOLD",
     "METRICS",
     "RANGES_QUERY",
     "REPLY",
@@ -66,6 +67,8 @@ CHALLENGER = "challenger/"
 COMPARE = "evaluate.compare"
 DRIFT_QUERY = "query.drift"
 RANGES_QUERY = "query.ranges"
+HOLD = 1.0
+"""Seconds that the server holds a site's question for a message when there is none."""
 _TEXT = "reply.json"
 _MOST_TEXT = 64 * 2**20
 """No reply's public part is longer: a drift summary of ten thousand features has a tenth of it."""

@@ -5,11 +5,11 @@ Its difference from the model that the round began with is cut into blocks of 25
 over 127, and each number becomes the nearest multiple of the step, a level of eight bits.
 
 The noise of a private update is in every parameter and hides the rounding: of 256 normal
-numbers the largest is near 2.8 deviations, so that a step is a fiftieth of a deviation and
-rounding adds 5e-5 to the variance. It is done to what the mechanism released, so it costs no
-privacy, and before the gate's checks, so that what is checked is what leaves. An update
-without noise may have few large numbers among many small ones, which rounding would lose:
-it is never quantized.
+numbers the largest is near 3 deviations, so that a step is a fortieth of a deviation and
+rounding adds less than 1e-4 to the variance. It is done to what the mechanism released, so
+it costs no privacy, and before the gate measures the norm, which is that of what leaves. An
+update without noise may have few large numbers among many small ones, which rounding would
+lose: it is never quantized.
 """
 
 from __future__ import annotations

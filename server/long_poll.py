@@ -19,10 +19,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message
 
-__all__ = ["HOLD", "LongPoll"]
+from contract.messages import HOLD
 
-HOLD = 1.0
-"""Seconds that a question is held."""
+__all__ = ["LongPoll"]
+
 _PULL, _ANSWER = "/v1/fleet/pull-messages", "/v1/fleet/push-messages"
 _SEND, _SEND_PART = "/v1/runtime/push-messages", "/v1/runtime/push-object"
 _MOST_COMING = 100_000
@@ -78,22 +78,21 @@ class LongPoll:
         self._asking.setdefault(node, set()).add(came)  # before the first look, so that nothing is missed
         try:
             response = await ask(_again(request, body))
-            if self._is_empty(response, node) and await _waited(came, request):
+            idle = response.status_code < 400 and node not in self._working
+            if idle and not _has_message(response) and await _waited(came, request):
                 response = await ask(_again(request, body))
-                self._is_empty(response, node)
+            if _has_message(response):
+                self._working.add(node)
             return response
         finally:
             self._asking[node].discard(came)
             if not self._asking[node]:
                 del self._asking[node]
 
-    def _is_empty(self, response: Response, node: int) -> bool:
-        """Whether there is nothing for a site that has nothing to do."""
-        if response.status_code >= 400:
-            return False
-        if PullMessagesResponse.FromString(bytes(response.body)).messages_list:
-            self._working.add(node)
-        return node not in self._working
+
+def _has_message(response: Response) -> bool:
+    ok = response.status_code < 400
+    return ok and bool(PullMessagesResponse.FromString(bytes(response.body)).messages_list)
 
 
 async def _waited(came: asyncio.Event, request: Request) -> bool:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from contract.messages import HOLD
 from experiments.benchmarks.rounds_trial import Trial
-from server.long_poll import HOLD
 
 
 @pytest.mark.e2e

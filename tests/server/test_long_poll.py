@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -82,12 +82,9 @@ def held(monkeypatch: pytest.MonkeyPatch, seconds: float) -> SuperLink:
     return SuperLink()
 
 
-def timed(act: Callable[[], Coroutine[Any, Any, Any]] | Awaitable[Any]) -> tuple[Any, float]:
-    async def run() -> Any:
-        return await (act() if callable(act) else act)
-
+def timed(act: Callable[[], Coroutine[Any, Any, Any]]) -> tuple[Any, float]:
     began = time.monotonic()
-    return asyncio.run(run()), time.monotonic() - began
+    return asyncio.run(act()), time.monotonic() - began
 
 
 def test_a_held_question_is_answered_when_the_whole_message_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
