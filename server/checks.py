@@ -168,7 +168,10 @@ def check_drift(reply: Reply, experiment: Experiment) -> None:
 def _check_arrays(arrays: Arrays, shapes: Mapping[str, tuple[int, ...]], dtype: type[np.number[Any]]) -> None:
     other = sorted({str(array.dtype) for array in arrays.values() if array.dtype != dtype})
     if other:
-        raise ReleaseError(f"update refused: it is of type {', '.join(other)[:100]}, not {dtype.__name__}")
+        raise ReleaseError(
+            f"update refused: it is of type {', '.join(other)[:100]}, not {dtype.__name__}, "
+            "as another version of Tidegate may make it"
+        )
     if {name: array.shape for name, array in arrays.items()} != shapes:
         raise ReleaseError("update refused: its parameters are of other names or shapes than the model's")
     if not all(np.isfinite(array).all() for array in arrays.values()):
