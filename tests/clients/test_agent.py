@@ -22,6 +22,7 @@ from clients.spool import Spool, write_reply
 from contract.code import BUNDLED_PACKAGES, code_hash
 from contract.errors import LedgerError, RefusalCode
 from server.flower import assume_identity
+from tests.works import make_work
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTALLED = {
@@ -108,23 +109,6 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clients.agent._FIRST_PAUSE", 0.001)
 
 
-def work(kind: str = "evaluate", run: int = 5) -> Work:
-    from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
-
-    message = Message(content=RecordDict(), dst_node_id=1, message_type=kind)
-    contents = {name: item.deflate() for name, item in get_all_nested_objects(message).items()}
-    return Work(
-        run=run,
-        message_id=message.object_id,
-        contents=contents,
-        node_id=1,
-        node_config={},
-        run_config={},
-        made_at=message.metadata.created_at,
-        request="north-1/train/3",
-    )
-
-
 def run(
     line: Line,
     answer: Callable[[Work], PackedReply],
@@ -136,7 +120,7 @@ def run(
 
 
 def test_a_server_with_the_installed_code_is_answered() -> None:
-    line, answering = Line(None, work(), None, work()), Answering()
+    line, answering = Line(None, make_work(), None, make_work()), Answering()
     run(line, answering)
     assert len(answering.asked) == len(line.sent) == 2
     assert all(message.has_content() for message in line.sent)
@@ -145,7 +129,7 @@ def test_a_server_with_the_installed_code_is_answered() -> None:
 
 def test_what_is_no_code_of_the_bundle_does_not_matter() -> None:
     line, answering = (
-        Line(work(), files={**INSTALLED, "README.md": b"!", "experiments/a.py": b"!"}),
+        Line(make_work(), files={**INSTALLED, "README.md": b"!", "experiments/a.py": b"!"}),
         Answering(),
     )
     run(line, answering)
@@ -163,7 +147,7 @@ def test_what_is_no_code_of_the_bundle_does_not_matter() -> None:
     ],
 )
 def test_a_server_with_other_code_is_refused_in_one_word_and_nothing_is_run(files: dict[str, bytes]) -> None:
-    line, answering = Line(work(), files=files), Answering()
+    line, answering = Line(make_work(), files=files), Answering()
     run(line, answering)
     assert answering.asked == []
     assert [message.error.reason for message in line.sent] == [RefusalCode.INPUT]
@@ -171,14 +155,14 @@ def test_a_server_with_other_code_is_refused_in_one_word_and_nothing_is_run(file
 
 
 def test_a_line_that_breaks_while_receiving_is_outlived(caplog: pytest.LogCaptureFixture) -> None:
-    line, answering = Line(ConnectionError("cut"), RuntimeError("restarted"), work()), Answering()
+    line, answering = Line(ConnectionError("cut"), RuntimeError("restarted"), make_work()), Answering()
     run(line, answering)
     assert len(line.sent) == 1
     assert caplog.text.count("could not be received") == 1  # said once, until it is whole again
 
 
 def test_a_reply_that_cannot_be_sent_is_sent_again_and_computed_once() -> None:
-    line, answering = Line(None, work(), cuts=2), Answering()
+    line, answering = Line(None, make_work(), cuts=2), Answering()
     run(line, answering)
     assert (line.tries, len(line.sent), len(answering.asked)) == (3, 1, 1)
 
@@ -186,7 +170,7 @@ def test_a_reply_that_cannot_be_sent_is_sent_again_and_computed_once() -> None:
 def test_a_reply_that_the_server_refuses_is_dropped_and_the_agent_goes_on(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    line, answering, spool = Line(None, work(), work()), Answering(), Spool(tmp_path)
+    line, answering, spool = Line(None, make_work(), make_work()), Answering(), Spool(tmp_path)
     line.refuses = True
     run(line, answering, spool)
     assert (line.tries, len(line.sent), len(answering.asked)) == (2, 0, 2)
@@ -195,7 +179,7 @@ def test_a_reply_that_the_server_refuses_is_dropped_and_the_agent_goes_on(
 
 
 def test_a_message_is_on_disk_before_the_server_hears_that_it_arrived(tmp_path: Path) -> None:
-    line, seen = Line(work()), []
+    line, seen = Line(make_work()), []
     spool = Spool(tmp_path)
     line.confirmed = Confirmed(lambda: seen.append(len(spool.waiting())))
     run(line, Answering(), spool)
@@ -217,7 +201,7 @@ class Confirmed(list[str]):
 
 def test_what_a_stopped_agent_left_is_sent_by_the_next(tmp_path: Path) -> None:
     """The line is cut; the agent is stopped while it tries; another starts on the same folder."""
-    first, answering = Line(work(), cuts=1000), Answering()
+    first, answering = Line(make_work(), cuts=1000), Answering()
     threading.Timer(0.3, first.stop.set).start()
     run(first, answering, Spool(tmp_path))
     assert first.sent == []
@@ -234,7 +218,7 @@ def test_what_a_stopped_agent_left_is_sent_by_the_next(tmp_path: Path) -> None:
 def test_of_the_messages_that_wait_for_a_site_that_was_away_the_last_of_each_run_is_answered(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first, other, second, third = work(), work(run=6), work(), work()
+    first, other, second, third = make_work(), make_work(run=6), make_work(), make_work()
     line, answering, spool = Line(third, first, other, second, None), Answering(), Spool(tmp_path / "spool")
     caplog.set_level("INFO", "tidegate.agent")
     run(line, answering, spool)
@@ -247,7 +231,7 @@ def test_of_the_messages_that_wait_for_a_site_that_was_away_the_last_of_each_run
 
 
 def test_rounds_that_went_by_during_a_long_task_are_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    works = [work() for _ in range(4)]
+    works = [make_work() for _ in range(4)]
     line, answering = Line(None, *works, None), Answering()
     run(line, answering)
     assert answering.asked == works  # none took long: each is the only one that waits
@@ -259,7 +243,7 @@ def test_rounds_that_went_by_during_a_long_task_are_not_answered(monkeypatch: py
 
 def test_what_an_earlier_agent_left_is_dropped_where_the_server_has_gone_on(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool")
-    old, answered, new = work(), work(), work()
+    old, answered, new = make_work(), make_work(), make_work()
     spool.keep(old)
     spool.keep(answered)
     write_reply(spool.path(answered), pack(Message(RecordDict(), reply_to=answered.message)))
@@ -270,7 +254,7 @@ def test_what_an_earlier_agent_left_is_dropped_where_the_server_has_gone_on(tmp_
 
 
 def test_a_message_that_was_kept_and_comes_again_is_answered_once(tmp_path: Path) -> None:
-    spool, kept = Spool(tmp_path / "spool"), work()
+    spool, kept = Spool(tmp_path / "spool"), make_work()
     spool.keep(kept)
     line, there = Line(kept, None), []
 
@@ -286,7 +270,7 @@ def test_a_message_that_was_kept_and_comes_again_is_answered_once(tmp_path: Path
 
 def test_a_damaged_message_is_said_and_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "5-abc.message").write_bytes(b"no zip")
-    line, answering = Line(work()), Answering()
+    line, answering = Line(make_work()), Answering()
     run(line, answering, Spool(tmp_path))
     assert len(line.sent) == 1
     assert "5-abc.message" in caplog.text
@@ -298,7 +282,7 @@ def test_a_full_disk_leaves_the_message_with_the_server(tmp_path: Path) -> None:
         def keep(self, work: Work) -> None:
             raise LedgerError("no space")
 
-    line, answering, health = Line(work(), None), Answering(), Health("north")
+    line, answering, health = Line(make_work(), None), Answering(), Health("north")
     run(line, answering, Full(tmp_path), health)
     assert (answering.asked, line.confirmed) == ([], [])
 
@@ -311,7 +295,7 @@ def test_the_health_says_what_the_agent_does(tmp_path: Path) -> None:
             super().say(state, note, answered=answered)
             states.append((self.standing.state, self.standing.well, self.standing.answered))
 
-    run(Line(None, work(), ConnectionError("cut")), Answering(), Spool(tmp_path), Watched("north"))
+    run(Line(None, make_work(), ConnectionError("cut")), Answering(), Spool(tmp_path), Watched("north"))
     assert states == [
         ("connected", True, 0),
         ("answering", True, 0),
@@ -337,19 +321,19 @@ def test_an_answer_that_raises_is_one_word_and_the_agent_goes_on() -> None:
     def raising(_: Work) -> PackedReply:
         raise ValueError("age = 7300131072")
 
-    line = Line(None, work(), work())
+    line = Line(None, make_work(), make_work())
     run(line, raising)
     assert [message.error.reason for message in line.sent] == [RefusalCode.FAILED] * 2
 
 
 def test_a_message_that_no_site_understands_is_refused_and_the_agent_goes_on() -> None:
-    line = Line(None, work("query.rows"), work("query.rows"))
+    line = Line(None, make_work("query.rows"), make_work("query.rows"))
     run(line, lambda asked: pack(app(asked.message, asked.context)))
     assert [message.error.reason for message in line.sent] == [RefusalCode.FAILED] * 2
 
 
 def test_nothing_is_received_once_it_is_to_stop() -> None:
-    line, answering = Line(work()), Answering()
+    line, answering = Line(make_work()), Answering()
     line.stop.set()
     run(line, answering)
     assert answering.asked == []

@@ -11,12 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from flwr.app import Message, RecordDict
 
-from clients.flower import Work
 from clients.spool import Spool, read_reply, read_work
 from clients.worker import Limits, TaskFailedError, Worker
-from server.flower import assume_identity
+from tests.works import make_work
 
 PROGRAM = """\
 import json, os, signal, sys, time
@@ -61,7 +59,7 @@ class Site:
         self.worker = Worker(command, limits)
 
     def ask(self, kind: str) -> Path:
-        work = message(kind)
+        work = make_work(kind)
         self.spool.keep(work)
         self.worker.do(self.spool.path(work), lambda: False)
         return self.spool.path(work)
@@ -70,24 +68,6 @@ class Site:
     def tried(self) -> list[str]:
         """The process of each try."""
         return [line.split()[1] for line in (self.folder / "tried").read_text().splitlines()]
-
-
-def message(kind: str) -> Work:
-    from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
-
-    assume_identity(5)
-    made = Message(content=RecordDict(), dst_node_id=1, message_type=kind)
-    contents = {name: item.deflate() for name, item in get_all_nested_objects(made).items()}
-    return Work(
-        run=5,
-        message_id=made.object_id,
-        contents=contents,
-        node_id=1,
-        node_config={},
-        run_config={},
-        made_at=made.metadata.created_at,
-        request="north-1/train/3",
-    )
 
 
 def test_one_worker_does_task_after_task(tmp_path: Path) -> None:
@@ -139,7 +119,7 @@ def test_a_task_that_takes_too_long_is_ended(tmp_path: Path) -> None:
 
 
 def test_a_task_that_is_given_up_can_be_taken_up_later(tmp_path: Path) -> None:
-    site, work = Site(tmp_path), message("query.sleeps")
+    site, work = Site(tmp_path), make_work("query.sleeps")
     site.spool.keep(work)
     with pytest.raises(InterruptedError):
         site.worker.do(site.spool.path(work), (tmp_path / "tried").exists)
@@ -156,7 +136,7 @@ site.worker.do(Path(sys.argv[2]), lambda: False)
 
 
 def test_the_worker_of_an_agent_that_was_killed_ends_its_task_before_another_begins(tmp_path: Path) -> None:
-    first = message("query.sleeps")
+    first = make_work("query.sleeps")
     spool = Spool(tmp_path / "spool")
     spool.keep(first)
     agent = subprocess.Popen(
@@ -168,7 +148,7 @@ def test_the_worker_of_an_agent_that_was_killed_ends_its_task_before_another_beg
         time.sleep(0.05)
     agent.send_signal(signal.SIGKILL)
     agent.wait()
-    site, second = Site(tmp_path), message("query.fine")
+    site, second = Site(tmp_path), make_work("query.fine")
     site.spool.keep(second)
     site.worker.do(site.spool.path(second), lambda: False)
     site.worker.stop()

@@ -130,8 +130,20 @@ def tally(record_property: Callable[[str, Any], None]) -> Callable[[Account], Ac
     return add
 
 
-def same_weights(federation: HurtFederation, record: RunRecord, experiment: Experiment, calm: Arrays) -> None:
-    weights = federation.weights(experiment, record)
-    assert weights.keys() == calm.keys()
-    for name, value in weights.items():
-        np.testing.assert_allclose(value, calm[name], atol=1e-6, rtol=0)
+@pytest.fixture
+def unharmed(
+    federation: HurtFederation,
+    undisturbed: Callable[[Experiment], Arrays],
+    tally: Callable[[Account], Account],
+) -> Callable[[Job, RunRecord], Account]:
+    """Asserts that a run ended as if nothing had been done to it: its status, its weights, what was paid."""
+
+    def check(job: Job, record: RunRecord) -> Account:
+        assert record.status == "succeeded"
+        weights, calm = federation.weights(job.experiment, record), undisturbed(job.experiment)
+        assert weights.keys() == calm.keys()
+        for name, value in weights.items():
+            np.testing.assert_allclose(value, calm[name], atol=1e-6, rtol=0)
+        return tally(federation.account(job.run))
+
+    return check

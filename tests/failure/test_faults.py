@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from contract.experiment import Experiment
 from experiments.runtimes.deployment import project_root
 from server.jobs import Job
+from server.records import RunRecord
 from server.registry import Registry
 from server.storage import open_state
-from tests.failure.conftest import plan, same_weights, train
-from tests.failure.federation import LONG, Account, Arrays, HurtFederation
+from tests.failure.conftest import plan, train
+from tests.failure.federation import LONG, Account, HurtFederation
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600 if LONG else 300)]
 
@@ -29,7 +29,7 @@ kills = pytest.mark.xdist_group("kills")
 faults = pytest.mark.xdist_group("faults")
 """Two workers, each with a federation of its own: these take as long as those."""
 
-Undisturbed = Callable[[Experiment], Arrays]
+Unharmed = Callable[[Job, RunRecord], Account]
 Tally = Callable[[Account], Account]
 
 RUNS = (
@@ -55,7 +55,7 @@ def kill(federation: HurtFederation, kind: str, job: Job, rng: random.Random) ->
 
 @pytest.mark.parametrize("number", RUNS)
 def test_a_run_goes_on_whichever_process_is_killed(
-    number: int, federation: HurtFederation, undisturbed: Undisturbed, tally: Tally
+    number: int, federation: HurtFederation, unharmed: Unharmed
 ) -> None:
     """The short form kills each of them once; the long one up to five, whichever."""
     experiment, rng = plan(rounds=ROUNDS), random.Random(number)
@@ -68,10 +68,8 @@ def test_a_run_goes_on_whichever_process_is_killed(
         time.sleep(rng.uniform(0, 0.3))
         kill(federation, kind, job, rng)
     record = federation.finish(job)
-    assert record.status == "succeeded"
     assert [len(one.counted) for one in federation.rounds(job.run)] == [3] * ROUNDS
-    same_weights(federation, record, experiment, undisturbed(experiment))
-    account = tally(federation.account(job.run))
+    account = unharmed(job, record)
     assert account.again <= 2 * sum(kind in ("agent", "worker", "everything") for kind in kinds) * 3
 
 
@@ -113,7 +111,7 @@ CUTS = [(how, seconds) for seconds in (1.0, 30.0, 300.0) for how in ("reset", "s
 @faults
 @pytest.mark.parametrize("cuts", [[cut] for cut in CUTS] if LONG else [[("reset", 1.0), ("silent", 3.0)]])
 def test_a_run_goes_on_when_the_network_is_back(
-    cuts: list[tuple[str, float]], federation: HurtFederation, undisturbed: Undisturbed, tally: Tally
+    cuts: list[tuple[str, float]], federation: HurtFederation, unharmed: Unharmed
 ) -> None:
     experiment = plan(rounds=FEW, timeout=900 if LONG else 100)
     job = train("cut-" + "-".join(f"{how}{seconds:g}" for how, seconds in cuts), experiment)
@@ -124,23 +122,19 @@ def test_a_run_goes_on_when_the_network_is_back(
             reached = len(federation.rounds(job.run))
         assert reached < FEW, "the cut came too late to cut anything"
     record = federation.finish(job, 900 if LONG else 120)
-    assert record.status == "succeeded"
-    same_weights(federation, record, experiment, undisturbed(experiment))
-    assert tally(federation.account(job.run)).again == 0
+    assert unharmed(job, record).again == 0
 
 
 @kills
 def test_a_site_ten_times_slower_is_waited_for_where_the_quorum_needs_it(
-    federation: HurtFederation, undisturbed: Undisturbed, tally: Tally
+    federation: HurtFederation, unharmed: Unharmed
 ) -> None:
     experiment = plan(rounds=FEW)
     job = train("slow", experiment)
     with federation.slowed("west", 10):
         federation.submit(job)
         record = federation.finish(job)
-    assert record.status == "succeeded"
-    same_weights(federation, record, experiment, undisturbed(experiment))
-    assert tally(federation.account(job.run)).again == 0
+    assert unharmed(job, record).again == 0
 
 
 @faults
@@ -165,9 +159,7 @@ def test_a_site_that_joins_in_round_five_counts_from_then_on(
 
 
 @faults
-def test_a_full_disk_costs_time_and_nothing_else(
-    federation: HurtFederation, undisturbed: Undisturbed, tally: Tally
-) -> None:
+def test_a_full_disk_costs_time_and_nothing_else(federation: HurtFederation, unharmed: Unharmed) -> None:
     """A site waits for room, and is asked again; a server ends at a checkpoint, and goes on from it."""
     experiment = plan(rounds=FEW)
     job = train("full", experiment)
@@ -187,9 +179,7 @@ def test_a_full_disk_costs_time_and_nothing_else(
         assert len(federation.rounds(job.run)) < FEW
     federation.repair()
     record = federation.finish(job, resumes=2)
-    assert record.status == "succeeded"
-    same_weights(federation, record, experiment, undisturbed(experiment))
-    tally(federation.account(job.run))
+    unharmed(job, record)
 
 
 WRONG = {2: "nan", 3: "shape", 4: "dtype", 5: "huge", 6: "twice", 7: "stale"}
@@ -237,7 +227,7 @@ def test_wrong_updates_are_refused_with_their_reason_and_the_others_go_on(
 
 @kills
 def test_a_site_killed_in_the_middle_of_its_reply_sends_it_again(
-    federation: HurtFederation, undisturbed: Undisturbed, tally: Tally
+    federation: HurtFederation, unharmed: Unharmed
 ) -> None:
     """Flower has the reply's envelope, and none of what is in it."""
     experiment = plan(rounds=FEW)
@@ -250,14 +240,12 @@ def test_a_site_killed_in_the_middle_of_its_reply_sends_it_again(
     federation.hurt("kill -9 of west when half of its reply was sent")
     federation.start_site("west")
     record = federation.finish(job)
-    assert record.status == "succeeded"
-    same_weights(federation, record, experiment, undisturbed(experiment))
-    assert tally(federation.account(job.run)).again == 0
+    assert unharmed(job, record).again == 0
 
 
 @faults
 def test_a_server_with_other_code_is_refused_at_every_site_and_pays_nothing(
-    federation: HurtFederation, undisturbed: Undisturbed, tally: Tally, tmp_path: Path
+    federation: HurtFederation, unharmed: Unharmed, tmp_path: Path
 ) -> None:
     experiment = plan(rounds=FEW)
     job = train("other-code", experiment)
@@ -274,9 +262,7 @@ def test_a_server_with_other_code_is_refused_at_every_site_and_pays_nothing(
     federation.submit(job)
     record = federation.finish(job)
     assert 3 <= reached < FEW
-    assert record.status == "succeeded"
-    same_weights(federation, record, experiment, undisturbed(experiment))
-    assert tally(federation.account(job.run)).again == 0
+    assert unharmed(job, record).again == 0
 
 
 def copy_of_the_project(folder: Path) -> Path:
