@@ -101,23 +101,20 @@ def compose(events: Iterable[Event], delta: float, *, cap: float = 8.0) -> tuple
 
 
 @lru_cache(maxsize=256)
-def noise_multiplier(
-    *, epsilon: float, delta: float, sampling_rate: float, steps: int, spent: tuple[Event, ...] = ()
-) -> float:
-    """The least noise multiplier with which `steps` steps stay within (ε, δ), after what is `spent`.
+def noise_multiplier(*, epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
+    """The least noise multiplier with which `steps` steps stay within (ε, δ).
 
-    Exact where every event is Gaussian; otherwise within .2 %, and never below. Infinite where
-    `spent` leaves nothing. Sub-sampled events in `spent` are taken to be of the same plan as the steps.
+    Exact without sub-sampling; otherwise within .2 %, and never below. What fits beside what was spent
+    before, the ledger knows (`clients.cost.room_for`).
     """
-    if sampling_rate == 1 and all(event.sampling_rate == 1 for event in spent):
-        left = _gaussian_mu(epsilon, delta) ** 2 - _squared_mu(spent)
-        return math.sqrt(steps / left) if left > 0 else math.inf
+    if sampling_rate == 1:
+        return math.sqrt(steps) / _gaussian_mu(epsilon, delta)
 
     from scipy.optimize import brentq
 
     def plan(log_multiplier: float) -> _Plan:
         step = Event(noise_multiplier=math.exp(log_multiplier), sampling_rate=sampling_rate, count=steps)
-        return _one_plan((*spent, step))
+        return _one_plan((step,))
 
     # where the central limit theorem, which is no bound, sees the root (Dong, Roth and Su, 2022)
     guess = -0.5 * math.log(math.log1p((_gaussian_mu(epsilon, delta) / sampling_rate) ** 2 / steps))

@@ -70,17 +70,6 @@ def test_a_plan_and_gaussians_beside_it_compose_as_one() -> None:
     assert method == PLAN_AND_GAUSSIAN
 
 
-@pytest.mark.parametrize("rate", [1.0, 0.1])
-def test_the_noise_for_an_epsilon_counts_what_is_spent(rate: float) -> None:
-    spent = (Event(noise_multiplier=6.0), Event(noise_multiplier=9.0, count=2))
-    sigma = noise_multiplier(epsilon=2.0, delta=1e-5, sampling_rate=rate, steps=20, spent=spent)
-    total, _ = compose([*spent, Event(noise_multiplier=sigma, sampling_rate=rate, count=20)], 1e-5)
-    assert 2.0 * 0.99 < total <= 2.0 * (1 + 1e-6)
-    assert sigma > noise_multiplier(epsilon=2.0, delta=1e-5, sampling_rate=rate, steps=20)
-    gone = (Event(noise_multiplier=0.5),)
-    assert noise_multiplier(epsilon=2.0, delta=1e-5, sampling_rate=rate, steps=20, spent=gone) == math.inf
-
-
 @pytest.mark.parametrize(
     ("epsilon", "rate", "steps"), [(0.1, 1.0, 30), (1.0, 1.0, 1), (8.0, 1.0, 500), (1.0, 0.1, 40)]
 )
