@@ -45,7 +45,7 @@ from contract.code import BUNDLED_PACKAGES, code_hash
 from contract.errors import LedgerError, RefusalCode, SiteConfigError
 from contract.messages import HOLD
 
-__all__ = ["Answer", "installed_code_hash", "one_agent", "serve", "worker_answers"]
+__all__ = ["KEPT", "Answer", "installed_code_hash", "one_agent", "serve", "worker_answers"]
 
 _log = logging.getLogger("tidegate.agent")
 
@@ -62,6 +62,8 @@ _LONG_TASK = 1.0
 """Seconds of a task in which the server may have gone on to the next round, and to more than one."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
 """Between two tries to send a reply."""
+KEPT = 2**29
+"""Bytes of freed memory that agent and worker may keep for the next update, until they rest."""
 _REST = 600.0
 """Seconds without a message after which the worker gives its memory back."""
 

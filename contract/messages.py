@@ -67,8 +67,10 @@ CHALLENGER = "challenger/"
 COMPARE = "evaluate.compare"
 DRIFT_QUERY = "query.drift"
 RANGES_QUERY = "query.ranges"
-HOLD = 1.0
-"""Seconds that the server holds a site's question for a message when there is none."""
+HOLD = 2.0
+"""Seconds that the server holds a site's question for a message when there is none.
+
+Flower's Fleet client waits five for an answer; what a busy server takes longer must fit in the rest."""
 _TEXT = "reply.json"
 _MOST_TEXT = 64 * 2**20
 """No reply's public part is longer: a drift summary of ten thousand features has a tenth of it."""

@@ -184,6 +184,7 @@ def exchange(
     repeat_after, repeats = _FIRST_REPEAT, began + _FIRST_REPEAT
     graced = simulated = is_simulated(grid)
     while waiting:
+        looked = time.monotonic()
         for message in grid.pull_messages(list(sent)):
             node = sent.pop(message.metadata.reply_to_message_id, None)
             if node is None:
@@ -205,7 +206,7 @@ def exchange(
             repeat_after *= 2
             repeats = time.monotonic() + repeat_after
         if waiting:
-            time.sleep(pause)
+            time.sleep(max(0.0, looked + pause - time.monotonic()))  # none is left where the server held it
             pause = min(_LONGEST_PAUSE, 1.5 * pause)
     for node in waiting:
         desk.fail(node, LOST)

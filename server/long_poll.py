@@ -1,19 +1,28 @@
-"""A site's question for a message waits until there is one, or a second.
+"""What is not there yet is waited for at the server, not asked for again and again.
 
-Flower's SuperLink answers at once, so that a site asks many times a round, or late. Here a
-question that finds nothing is held, and asked again when the ServerApp has pushed the message
-whole: its last object has the message's own name. A site that has a message and has not answered
-it yet is told at once that there is no other; so is everybody after a second. Nobody is answered
-who has hung up meanwhile: Flower gives a message once.
+Flower's SuperLink answers at once, so that who waits asks many times a round, or hears late. Here
+a question that finds nothing is held, and asked once more when there is something:
+
+    a site's question for a message     until the ServerApp has pushed one whole, two seconds at most
+    the ServerApp's for its replies     until a site has pushed one whole, a quarter of a second at most
+    anybody's for a part of a message   until that part is there, a second at most
+
+A message is whole when its last object has been pushed, which has the message's own name. A site
+that has a message and has not answered it yet is told at once that there is no other. Nobody is
+answered who has hung up meanwhile: Flower gives a message once.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
+from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse, PushMessagesRequest
+from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse
+from flwr.proto.runtime_pb2 import PullAppMessagesResponse
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,20 +32,29 @@ from contract.messages import HOLD
 
 __all__ = ["LongPoll"]
 
-_PULL, _ANSWER = "/v1/fleet/pull-messages", "/v1/fleet/push-messages"
-_SEND, _SEND_PART = "/v1/runtime/push-messages", "/v1/runtime/push-object"
+_SITE_PULLS, _APP_PULLS = "/v1/fleet/pull-messages", "/v1/runtime/pull-messages"
+_SITE_SENDS, _APP_SENDS = "/v1/fleet/push-messages", "/v1/runtime/push-messages"
+_PULL_PART = frozenset({"/v1/fleet/pull-object", "/v1/runtime/pull-object"})
+_SEND_PART = frozenset({"/v1/fleet/push-object", "/v1/runtime/push-object"})
+_APP_HOLD = 0.25
+"""Seconds: in between, an exchange looks at its deadline and says how it stands."""
+_PART_HOLD = 1.0
+_NO_PART = 64
+"""An answer of more bytes has a part in it, which may be long: it is not read for that."""
 _MOST_COMING = 100_000
 """Messages that are remembered as on their way; the oldest are forgotten, and found without a wake."""
 
 Ask = Callable[[Request], Awaitable[Response]]
+_Awaited = int | str
+"""The node that a message is for, or an object's id."""
 
 
 class LongPoll:
-    """Stands before the handlers, and knows for which sites messages are on their way."""
+    """Stands before the handlers, and knows who waits for what."""
 
     def __init__(self) -> None:
         self._coming: dict[str, int] = {}
-        self._asking: dict[int, set[asyncio.Event]] = {}
+        self._waiting: dict[_Awaited, set[asyncio.Event]] = {}
         self._working: set[int] = set()
 
     async def answer(self, request: Request, ask: Ask) -> Response:
@@ -47,64 +65,102 @@ class LongPoll:
             ask: authenticates and handles it.
         """
         path = request.scope["path"]
-        if path == _PULL:
+        if path == _SITE_PULLS:
             return await self._pull(request, ask)
+        if path == _APP_PULLS:
+            return await self._held(request, ask, SUPERLINK_NODE_ID, _has_replies, _APP_HOLD)
+        if path in _PULL_PART:
+            name = (await _read(request, PullObjectRequest)).object_id
+            return await self._held(request, ask, name, _has_part, _PART_HOLD)
         try:
             response = await ask(request)
         finally:
-            if path == _ANSWER:  # refused or not, the site has done with it
+            if path == _SITE_SENDS:  # refused or not, the site has done with it
                 self._working -= {message.metadata.src_node_id for message in _told(request).messages_list}
         if response.status_code < 400:
             self._note(path, _told(request))
         return response
 
+    async def _pull(self, request: Request, ask: Ask) -> Response:
+        node = (await _read(request, PullMessagesRequest)).node.node_id
+        hold = 0.0 if node in self._working else HOLD
+        response = await self._held(request, ask, node, _has_message, hold)
+        if response.status_code < 400 and _has_message(response):
+            self._working.add(node)
+        return response
+
     def _note(self, path: str, told: Any) -> None:
-        if path == _SEND:
+        if path in (_SITE_SENDS, _APP_SENDS):
             for message in told.messages_list:
                 self._coming[message.metadata.message_id] = message.metadata.dst_node_id
             while len(self._coming) > _MOST_COMING:
                 del self._coming[next(iter(self._coming))]
-        elif path == _SEND_PART:
-            for event in self._asking.get(self._coming.pop(told.object_id, 0), ()):
-                event.set()
+        elif path in _SEND_PART:
+            self._wake(told.object_id)
+            if (node := self._coming.pop(told.object_id, None)) is not None:
+                self._wake(node)
 
-    async def _pull(self, request: Request, ask: Ask) -> Response:
+    def _wake(self, awaited: _Awaited) -> None:
+        for event in self._waiting.get(awaited, ()):
+            event.set()
+
+    async def _held(
+        self, request: Request, ask: Ask, awaited: _Awaited, is_there: Callable[[Response], bool], hold: float
+    ) -> Response:
+        """What `ask` answers; again, once, if what was asked for comes within `hold` seconds."""
         body = await request.body()
-        try:
-            node = PullMessagesRequest.FromString(body).node.node_id
-        except DecodeError:
-            return await ask(request)
-        came = asyncio.Event()
-        self._asking.setdefault(node, set()).add(came)  # before the first look, so that nothing is missed
-        try:
+        with self._waits_for(awaited) as came:  # before the first look, so that nothing is missed
             response = await ask(_again(request, body))
-            idle = response.status_code < 400 and node not in self._working
-            if idle and not _has_message(response) and await _waited(came, request):
-                response = await ask(_again(request, body))
-            if _has_message(response):
-                self._working.add(node)
-            return response
+            if response.status_code >= 400 or not hold or is_there(response):
+                return response
+            return await ask(_again(request, body)) if await _came(came, request, hold) else response
+
+    @contextlib.contextmanager
+    def _waits_for(self, awaited: _Awaited) -> Iterator[asyncio.Event]:
+        came = asyncio.Event()
+        self._waiting.setdefault(awaited, set()).add(came)
+        try:
+            yield came
         finally:
-            self._asking[node].discard(came)
-            if not self._asking[node]:
-                del self._asking[node]
+            self._waiting[awaited].discard(came)
+            if not self._waiting[awaited]:
+                del self._waiting[awaited]
 
 
 def _has_message(response: Response) -> bool:
-    ok = response.status_code < 400
-    return ok and bool(PullMessagesResponse.FromString(bytes(response.body)).messages_list)
+    return bool(PullMessagesResponse.FromString(bytes(response.body)).messages_list)
 
 
-async def _waited(came: asyncio.Event, request: Request) -> bool:
-    """Whether a message came while the site still listened."""
-    message = asyncio.ensure_future(came.wait())
+def _has_replies(response: Response) -> bool:
+    return bool(PullAppMessagesResponse.FromString(bytes(response.body)).messages_list)
+
+
+def _has_part(response: Response) -> bool:
+    """Also if there is no such part and never will be."""
+    if len(response.body) > _NO_PART:
+        return True
+    found = PullObjectResponse.FromString(bytes(response.body))
+    return found.object_available or not found.object_found
+
+
+async def _came(came: asyncio.Event, request: Request, hold: float) -> bool:
+    """Whether it came while who asked still listened."""
+    arrival = asyncio.ensure_future(came.wait())
     hung_up = asyncio.ensure_future(request.receive())  # its body is read: what comes next is the end
     try:
-        await asyncio.wait({message, hung_up}, timeout=HOLD, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({arrival, hung_up}, timeout=hold, return_when=asyncio.FIRST_COMPLETED)
         return came.is_set() and not hung_up.done()
     finally:
-        message.cancel()
+        arrival.cancel()
         hung_up.cancel()
+
+
+async def _read(request: Request, kind: Any) -> Any:
+    """The request's body as a message of this kind; empty if it is none, as the handler will find too."""
+    try:
+        return kind.FromString(await request.body())
+    except DecodeError:
+        return kind()
 
 
 def _told(request: Request) -> Any:

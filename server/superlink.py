@@ -12,9 +12,7 @@ in memory, several times over, before anything of ours sees it.
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from contract.allocator import reuse_large_blocks
 from contract.releases import MOST_VALUES
 from server.flower import run_superlink
 from server.long_poll import LongPoll
@@ -32,13 +31,9 @@ from server.settings import apply_quiet_environment
 
 __all__ = ["MOST_BYTES", "ShortWay", "main"]
 
-_MALLOC = (
-    (-8, "MALLOC_ARENA_MAX", 1),
-    (-4, "MALLOC_MMAP_MAX_", 0),
-    (-1, "MALLOC_TRIM_THRESHOLD_", 2**31 - 1),
-)
-"""Number of the option in malloc.h, its environment variable, its value (man 3 mallopt)."""
 _SHORT = ("/v1/fleet/", "/v1/runtime/")
+_KEPT = 2**31 - 1
+"""Bytes of freed memory that SuperLink and ServerApp may keep for the next messages."""
 MOST_BYTES = 4 * MOST_VALUES + 64 * 2**20
 """Of one request: the largest release, and room for what it is packed in."""
 
@@ -116,24 +111,10 @@ def _too_long(headers: Headers) -> Response | None:
     return None
 
 
-def reuse_large_blocks() -> None:
-    """Let this process and those that it starts keep freed memory for the next large object, up to 2 GB.
-
-    glibc gives every block of more than 32 MB back to the system at once, and the system clears each page of
-    the next: for 100 MB that are copied ten times on their way this costs more than their transport. One
-    arena, for only the first grows without limit. Where there is another allocator nothing changes.
-    """
-    for number, variable, value in _MALLOC:
-        os.environ.setdefault(variable, str(value))
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:
-            mallopt(number, value)
-
-
 def main() -> None:
     """Run the SuperLink with the options on the command line, until it is told to stop."""
     apply_quiet_environment()
-    reuse_large_blocks()
+    reuse_large_blocks(_KEPT)
     run_superlink(lambda middlewares: [Middleware(ShortWay, middlewares=middlewares)])
 
 

@@ -14,8 +14,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from clients.agent import serve
+from clients.agent import KEPT, serve
 from clients.flower import Bundle, FleetConnection, PackedReply, Work, connect, pack, wait_for_server
+from contract.allocator import reuse_large_blocks
 from contract.code import BUNDLED_PACKAGES
 from experiments.benchmarks.http_calls import record_calls
 from experiments.benchmarks.rounds_app.bench_rounds.client_app import app
@@ -37,6 +38,7 @@ class _Line:
 
 def main(superlink: str, authority: str, calls_file: str, *keys: str) -> None:
     """Answer until the process is told to stop."""
+    reuse_large_blocks(KEPT)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

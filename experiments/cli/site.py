@@ -87,13 +87,15 @@ def up(
     import signal
     import threading
 
-    from clients.agent import one_agent, serve, worker_answers
+    from clients.agent import KEPT, one_agent, serve, worker_answers
     from clients.flower import LineBrokenError, connect, wait_for_server
     from clients.health import Health, serve_health
     from clients.site import close_site, open_site
     from clients.spool import Spool
     from clients.worker import Limits, Worker
+    from contract.allocator import give_back, reuse_large_blocks
 
+    reuse_large_blocks(KEPT)
     config = open_site(file).config
     open_site(file).ledger.verify()
     close_site(file)  # the worker opens it
@@ -105,6 +107,11 @@ def up(
     spool, health = Spool(config.storage.spool), Health(config.name)
     limits = Limits(memory_mb=config.agent.memory_mb, seconds=config.agent.task_seconds)
     worker = Worker(lambda descriptor: _worker_command(file, descriptor), limits)
+
+    def rest() -> None:
+        worker.stop()
+        give_back()
+
     try:
         with one_agent(config.storage.agent_lock), serve_health(health, health_port) as port:
             if port is not None:
@@ -128,7 +135,7 @@ def up(
                             superlink,
                             connection.node_id,
                         )
-                        serve(connection, answer, stop, spool=spool, health=health, rest=worker.stop)
+                        serve(connection, answer, stop, spool=spool, health=health, rest=rest)
                 except LineBrokenError as exc:
                     log.warning(
                         "the server at %s went away while it was asked (%s); trying again", superlink, exc

@@ -1,4 +1,4 @@
-"""A site's question is held until there is a message for it, and never longer than said."""
+"""A question is held until there is what it asks for, and never longer than said."""
 
 from __future__ import annotations
 
@@ -9,10 +9,21 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse, PushMessagesRequest
-from flwr.proto.message_pb2 import Message, Metadata, PushObjectRequest
+from flwr.proto.message_pb2 import (
+    Message,
+    Metadata,
+    PullObjectRequest,
+    PullObjectResponse,
+    PushObjectRequest,
+)
 from flwr.proto.node_pb2 import Node
-from flwr.proto.runtime_pb2 import PushAppMessagesRequest
+from flwr.proto.runtime_pb2 import (
+    PullAppMessagesRequest,
+    PullAppMessagesResponse,
+    PushAppMessagesRequest,
+)
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -27,6 +38,7 @@ class SuperLink:
     def __init__(self) -> None:
         self.polls = LongPoll()
         self.waiting: dict[int, list[str]] = {}
+        self.parts: dict[str, bytes] = {}
         self.asked = 0
         self.status = 200
         self.refuses = False
@@ -45,18 +57,32 @@ class SuperLink:
 
     async def _handle(self, request: Request) -> Response:
         path, body = request.scope["path"], await request.body()
-        if path != "/v1/fleet/pull-messages":
-            kinds = {"s": PushAppMessagesRequest, "t": PushObjectRequest}
-            kind = PushMessagesRequest if "fleet" in path else kinds[path[-1]]
-            request.state.protobuf_request = kind.FromString(body)
-            if "fleet" in path and self.refuses:
-                raise PermissionError("the run is over")
-            return Response(b"")
-        self.asked += 1
+        if path in PULLS:
+            self.asked += 1
+            found = PULLS[path](self, body)
+            return Response(found.SerializeToString(), status_code=self.status)
+        told = PUSHES[path].FromString(body)
+        request.state.protobuf_request = told
+        if path == "/v1/fleet/push-messages" and self.refuses:
+            raise PermissionError("the run is over")
+        if isinstance(told, PushObjectRequest):
+            self.parts[told.object_id] = told.object_content
+        return Response(b"")
+
+    def _for_site(self, body: bytes) -> PullMessagesResponse:
         found = self.waiting.pop(PullMessagesRequest.FromString(body).node.node_id, [])
-        messages = [Message(metadata=Metadata(message_id=name)) for name in found]
-        return Response(
-            PullMessagesResponse(messages_list=messages).SerializeToString(), status_code=self.status
+        return PullMessagesResponse(messages_list=messages(found))
+
+    def _for_app(self, body: bytes) -> PullAppMessagesResponse:
+        return PullAppMessagesResponse(messages_list=messages(self.waiting.pop(SUPERLINK_NODE_ID, [])))
+
+    def _part(self, body: bytes) -> PullObjectResponse:
+        name = PullObjectRequest.FromString(body).object_id
+        there = name in self.parts
+        return PullObjectResponse(
+            object_found=name != "unheard of",
+            object_available=there,
+            object_content=self.parts[name] if there else b"",
         )
 
     async def pull(self, node: int, hung_up: asyncio.Event | None = None) -> list[str]:
@@ -65,6 +91,15 @@ class SuperLink:
         found = PullMessagesResponse.FromString(bytes(response.body)).messages_list
         return [message.metadata.message_id for message in found]
 
+    async def pull_replies(self) -> list[str]:
+        response = await self.ask("/v1/runtime/pull-messages", PullAppMessagesRequest(message_ids=["m"]))
+        found = PullAppMessagesResponse.FromString(bytes(response.body)).messages_list
+        return [message.metadata.message_id for message in found]
+
+    async def pull_part(self, name: str, side: str = "fleet") -> PullObjectResponse:
+        response = await self.ask(f"/v1/{side}/pull-object", PullObjectRequest(object_id=name))
+        return PullObjectResponse.FromString(bytes(response.body))
+
     async def send(self, node: int, name: str, *parts: str) -> None:
         message = Message(metadata=Metadata(message_id=name, dst_node_id=node))
         await self.ask("/v1/runtime/push-messages", PushAppMessagesRequest(messages_list=[message]))
@@ -72,13 +107,33 @@ class SuperLink:
         for part in parts:
             await self.ask("/v1/runtime/push-object", PushObjectRequest(object_id=part))
 
-    async def reply(self, node: int) -> None:
-        message = Message(metadata=Metadata(src_node_id=node))
-        await self.ask("/v1/fleet/push-messages", PushMessagesRequest(messages_list=[message]))
+    async def reply(self, node: int, name: str = "") -> None:
+        metadata = Metadata(message_id=name, src_node_id=node, dst_node_id=SUPERLINK_NODE_ID)
+        told = PushMessagesRequest(messages_list=[Message(metadata=metadata)])
+        await self.ask("/v1/fleet/push-messages", told)
+
+
+def messages(names: list[str]) -> list[Message]:
+    return [Message(metadata=Metadata(message_id=name)) for name in names]
+
+
+PULLS = {
+    "/v1/fleet/pull-messages": SuperLink._for_site,
+    "/v1/runtime/pull-messages": SuperLink._for_app,
+    "/v1/fleet/pull-object": SuperLink._part,
+    "/v1/runtime/pull-object": SuperLink._part,
+}
+PUSHES: dict[str, Any] = {
+    "/v1/fleet/push-messages": PushMessagesRequest,
+    "/v1/fleet/push-object": PushObjectRequest,
+    "/v1/runtime/push-messages": PushAppMessagesRequest,
+    "/v1/runtime/push-object": PushObjectRequest,
+}
 
 
 def held(monkeypatch: pytest.MonkeyPatch, seconds: float) -> SuperLink:
-    monkeypatch.setattr("server.long_poll.HOLD", seconds)
+    for name in ("HOLD", "_APP_HOLD", "_PART_HOLD"):
+        monkeypatch.setattr(f"server.long_poll.{name}", seconds)
     return SuperLink()
 
 
@@ -181,6 +236,61 @@ def test_who_is_refused_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert seconds < 10
 
 
+def test_the_server_app_hears_of_a_reply_when_the_whole_of_it_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    link = held(monkeypatch, LONG)
+
+    async def act() -> tuple[bool, list[str]]:
+        asking = asyncio.ensure_future(link.pull_replies())
+        await asyncio.sleep(0.05)
+        await link.reply(5, "r")
+        link.waiting[SUPERLINK_NODE_ID] = ["r"]
+        await link.ask("/v1/fleet/push-object", PushObjectRequest(object_id="records"))
+        await asyncio.sleep(0.05)
+        early = asking.done()
+        await link.ask("/v1/fleet/push-object", PushObjectRequest(object_id="r"))
+        return early, await asking
+
+    found, seconds = timed(act)
+    assert (found, link.asked) == ((False, ["r"]), 2)
+    assert seconds < 10
+
+
+@pytest.mark.parametrize("side", ["fleet", "runtime"])
+def test_a_part_that_is_on_its_way_is_waited_for(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = held(monkeypatch, LONG)
+
+    async def act() -> tuple[bool, bytes]:
+        asking = asyncio.ensure_future(link.pull_part("part", side))
+        await asyncio.sleep(0.05)
+        await link.ask("/v1/runtime/push-object", PushObjectRequest(object_id="other"))
+        early = asking.done()
+        told = PushObjectRequest(object_id="part", object_content=b"x" * 100)
+        await link.ask("/v1/runtime/push-object", told)
+        return early, (await asking).object_content
+
+    found, seconds = timed(act)
+    assert found == (False, b"x" * 100)
+    assert link.asked == 2
+    assert seconds < 10
+
+
+def test_a_part_that_nobody_sends_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    link = held(monkeypatch, LONG)
+    found, seconds = timed(lambda: link.pull_part("unheard of"))
+    assert not found.object_found
+    assert (link.asked, seconds < 10) == (1, True)
+
+
+def test_a_part_that_does_not_come_is_said_not_to_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    link = held(monkeypatch, 0.2)
+    found, seconds = timed(lambda: link.pull_part("part"))
+    assert (found.object_found, found.object_available) == (True, False)
+    assert link.asked == 1
+    assert seconds >= 0.2
+
+
 def test_nothing_is_kept_of_what_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     link = held(monkeypatch, 0.01)
     monkeypatch.setattr("server.long_poll._MOST_COMING", 3)
@@ -188,8 +298,9 @@ def test_nothing_is_kept_of_what_is_over(monkeypatch: pytest.MonkeyPatch) -> Non
     async def act() -> None:
         for number in range(10):
             await link.pull(number)
+            await link.pull_part(f"part-{number}")
             await link.send(number, f"lost-{number}")
 
     timed(act)
-    assert link.polls._asking == {}
+    assert link.polls._waiting == {}
     assert list(link.polls._coming) == ["lost-7", "lost-8", "lost-9"]

@@ -1,0 +1,88 @@
+"""How requests travel, on both sides: httpx, which Flower speaks, over urllib3's connections.
+
+httpx's own connections parse HTTP in Python, 16 KB of a TLS line at a time; urllib3's have the
+interpreter's buffered reader for that. Redirects, time limits and errors stay httpx's.
+"""
+
+from __future__ import annotations
+
+import ssl
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import httpx
+import urllib3
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    NewConnectionError,
+    ReadTimeoutError,
+    SSLError,
+)
+
+__all__ = ["PooledTransport", "pooled"]
+
+_CONNECTIONS = 16
+"""Kept open at most: Flower sends the parts of a message by ten threads."""
+
+
+def pooled(client: httpx.Client, url: str, verify: ssl.SSLContext | bool | str) -> httpx.Client:
+    """A client like this one over a `PooledTransport`; the same where a proxy or no context is given.
+
+    Args:
+        client: without cookies, headers or hooks of its own.
+        url: of the server.
+        verify: what the server's certificate must satisfy.
+    """
+    parts = urlsplit(url)
+    has_proxy = getproxies().keys() & {parts.scheme, "all"} and not proxy_bypass(parts.netloc)
+    if has_proxy or not isinstance(verify, ssl.SSLContext):
+        return client
+    client.close()
+    return httpx.Client(
+        transport=PooledTransport(verify), timeout=client.timeout, follow_redirects=client.follow_redirects
+    )
+
+
+class PooledTransport(httpx.BaseTransport):
+    """Carries requests over connections that are kept open, and shared by threads.
+
+    Args:
+        verify: what the server's certificate must satisfy.
+    """
+
+    def __init__(self, verify: ssl.SSLContext) -> None:
+        self._pool = urllib3.PoolManager(ssl_context=verify, maxsize=_CONNECTIONS, retries=False)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """The whole answer.
+
+        Raises:
+            httpx.TransportError: there is none.
+        """
+        limits = request.extensions["timeout"]
+        try:
+            answer = self._pool.urlopen(
+                request.method,
+                str(request.url),
+                body=request.read(),
+                headers=urllib3.HTTPHeaderDict(request.headers.multi_items()),
+                timeout=urllib3.Timeout(connect=limits["connect"], read=limits["read"]),
+                redirect=False,
+                decode_content=False,
+            )
+        except HTTPError as exc:
+            raise _in_httpx(exc)(str(exc), request=request) from exc
+        return httpx.Response(answer.status, headers=list(answer.headers.items()), content=answer.data)
+
+    def close(self) -> None:
+        """Close the connections that are kept open."""
+        self._pool.clear()
+
+
+def _in_httpx(error: HTTPError) -> type[httpx.TransportError]:
+    if isinstance(error, NewConnectionError | SSLError):
+        return httpx.ConnectError
+    if isinstance(error, ConnectTimeoutError):
+        return httpx.ConnectTimeout
+    return httpx.ReadTimeout if isinstance(error, ReadTimeoutError) else httpx.ReadError
