@@ -26,7 +26,7 @@ from flwr.serverapp import Grid
 from contract.errors import RefusalCode, ReleaseError, RoundError
 from contract.experiment import Strategy
 from contract.messages import Instruction, Reply
-from server.flower import NO_ANSWER, is_simulated
+from server.flower import NO_ANSWER, is_simulated, pull_messages
 from server.participation import LOST, NAME_REFUSED, TWICE, told
 
 __all__ = ["LOST", "Answers", "Patience", "connected_sites", "exchange", "instruct"]
@@ -185,7 +185,7 @@ def exchange(
     graced = simulated = is_simulated(grid)
     while waiting:
         looked = time.monotonic()
-        for message in grid.pull_messages(list(sent)):
+        for message in pull_messages(grid, list(sent)):
             node = sent.pop(message.metadata.reply_to_message_id, None)
             if node is None:
                 _log.warning("ignored a reply from node %d: to no open message", message.metadata.src_node_id)

@@ -22,9 +22,10 @@ from experiments.benchmarks.rounds_trial import SITES, STOCK_SUPERLINK, Outcome,
 __all__ = ["Figures", "measure", "table"]
 
 _MEGABYTES = 100
-_NOOP_ROUNDS, _BYTES_ROUNDS, _SCALE_ROUNDS, _STOCK_ROUNDS = 30, 8, 8, 3
+_NOOP_ROUNDS, _BYTES_ROUNDS, _STOCK_ROUNDS = 30, 12, 3
 _FEW, _MANY = 16, 64
 """Sites, to see how a round's time grows with them."""
+_FEW_ROUNDS, _MANY_ROUNDS = 24, 8
 _THREADS = 8
 """Sites that share a process when there are many: 64 processes would need 5 GB and a minute to start."""
 
@@ -72,11 +73,11 @@ def measure(progress: Progress = lambda _percent, _note: None) -> list[Measureme
             stock_large = trial.rounds("bytes", 1, SITES, megabytes=_MEGABYTES, engine="stock")
         progress(36, f"(stock {_MEGABYTES} MB round)")
         # The few before and after the many: what else this machine does changes by the minute.
-        before = _of_many(folder / "before", _FEW)
+        before = _of_many(folder / "before", _FEW, _FEW_ROUNDS)
         progress(42, f"({_FEW} sites)")
-        many = _of_many(folder / "many", _MANY)
+        many = _of_many(folder / "many", _MANY, _MANY_ROUNDS)
         progress(54, f"({_MANY} sites)")
-        few = before.and_then(_of_many(folder / "after", _FEW))
+        few = before.and_then(_of_many(folder / "after", _FEW, _FEW_ROUNDS))
         progress(60, f"({_FEW} sites)")
         heart = rounds_heart.measure(folder / "heart", progress)
     figures = Figures(
@@ -91,10 +92,10 @@ def measure(progress: Progress = lambda _percent, _note: None) -> list[Measureme
     return table(figures) + heart
 
 
-def _of_many(folder: Path, sites: int) -> Outcome:
+def _of_many(folder: Path, sites: int, rounds: int) -> Outcome:
     with Trial(folder) as trial:
         trial.start_agents(sites, threads=_THREADS)
-        return trial.rounds("noop", _SCALE_ROUNDS, sites)
+        return trial.rounds("noop", rounds, sites)
 
 
 def table(figures: Figures) -> list[Measurement]:

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import ssl
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
+import httpx
 import pytest
 from starlette.middleware.base import BaseHTTPMiddleware
+
+from clients.flower import _fleet_client
+from contract.transport import PooledTransport
+from server.flower import _runtime_client
 
 WRITTEN_FOR = "1.41.0"
 TAKEN = (
@@ -133,6 +140,40 @@ def test_long_fields_of_a_config_record_have_the_numbers_that_we_write() -> None
     assert record.fields_by_name["items"].number == 1
     assert (item.fields_by_name["key"].number, item.fields_by_name["value"].number) == (1, 2)
     assert value.fields_by_name["bytes"].number == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("flwr.supernode.fleet_http_client.FleetHttpClient", _fleet_client),
+        ("flwr.supercore.runtime.RuntimeHttpClient", _runtime_client),
+    ],
+)
+def test_flowers_clients_hold_their_connections_where_we_put_others(
+    name: str, ours: Callable[[], type[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("contract.transport.getproxies", dict)
+    context = ssl.create_default_context()
+    with found(name)("https://127.0.0.1:1", verify=context) as stock:
+        assert type(stock._client) is httpx.Client
+        limits = stock._client.timeout
+    client = ours().from_server_address("127.0.0.1:1", False, None, interceptors=[])
+    assert not isinstance(
+        client._client._transport, PooledTransport
+    )  # no authority named: httpx looks for one
+    with ours()("https://127.0.0.1:1", verify=context) as quick:
+        assert isinstance(quick._client._transport, PooledTransport)
+        assert quick._client.timeout == limits
+
+
+def test_both_sides_make_their_connections_by_the_name_that_we_replace() -> None:
+    connection = inspect.getsource(
+        found("flwr.supernode.fleet_http_connection.http_request_response").__wrapped__
+    )
+    assert "FleetHttpClient.from_server_address(" in connection
+    assert "RuntimeHttpClient.from_server_address(" in inspect.getsource(
+        found("flwr.superlink.grid.http_grid.HttpGrid._connect")
+    )
 
 
 def test_every_middleware_of_the_superlink_has_a_dispatch_function() -> None:

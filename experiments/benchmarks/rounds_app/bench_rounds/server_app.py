@@ -49,12 +49,13 @@ def main(grid: Grid, context: Context) -> None:
 
 def _ours(grid: Grid, messages: list[Message], model: Mapping[str, Any]) -> int:
     """Until the models of the sites are there as they were before they were quantized."""
-    patience = Patience(quorum=len(messages), deadline=120.0, grace=1.0)
-    replies = exchange(grid, messages, names={}, patience=patience).replies
-    for reply in replies.values():
+
+    def restore(reply: Reply) -> None:
         if reply.update is not None:
             parameters(reply.update, model)
-    return len(replies)
+
+    patience = Patience(quorum=len(messages), deadline=120.0, grace=1.0)
+    return len(exchange(grid, messages, names={}, patience=patience, check=restore).replies)
 
 
 def _stock(grid: Grid, messages: Iterable[Message]) -> int:
