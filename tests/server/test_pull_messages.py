@@ -67,7 +67,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("pull_objects", "RuntimeHttpClient"):
         monkeypatch.setattr(http_grid, name, getattr(http_grid, name))  # as it was, afterwards
-    monkeypatch.setattr("server.flower._LONGEST_PULL", 0.1)
+    monkeypatch.setattr("server.flower._LONGEST_PULL", 1.0)
     assume_identity(RUN)
     quicken_grid()
 
