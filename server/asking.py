@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -69,20 +68,13 @@ class SiteMemory(Protocol):
         ...
 
 
-def ask(
-    question: Question,
-    grid: Grid,
-    memory: SiteMemory,
-    *,
-    choose: Callable[[list[int]], list[int]] = lambda nodes: nodes,
-) -> Answers:
+def ask(question: Question, grid: Grid, memory: SiteMemory) -> Answers:
     """Ask every connected site.
 
     Args:
         question: what is asked.
         grid: Flower's, or the inline runtime's.
         memory: what is known of the sites.
-        choose: of the connected nodes, those that are asked.
 
     Raises:
         RoundError: the quorum was not connected by the deadline.
@@ -97,13 +89,7 @@ def ask(
     def reached(answers: Answers) -> dict[str, SiteStatus]:
         return {**absent, **_statuses(question, answers)}  # who came back as another node is not absent
 
-    nodes: list[int] = []
-    end = time.monotonic() + question.patience.deadline
-    while len(nodes) < question.patience.quorum and time.monotonic() < end:  # one may leave while others come
-        found = connected_sites(grid, question.patience, what=str(step), names=admitted, watch=connecting)
-        nodes = choose(found)
-        if len(nodes) < question.patience.quorum:
-            time.sleep(0.1)
+    nodes = connected_sites(grid, question.patience, what=str(step), names=admitted, watch=connecting)
     absent = _enrolled(admitted, nodes)
     answers = exchange(
         grid,

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
-from flwr.app import ConfigRecord, MessageType
+from flwr.app import MessageType
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
@@ -141,7 +141,7 @@ def train(training: Training, grid: Grid, memory: Memory, rng: np.random.Generat
     checkpoint = _resume(training, memory, strategy, rng)
     last: dict[str, Reply] = {}
     for number in range(checkpoint.round + 1, experiment.strategy.rounds + 1):
-        answers = _round(training, number, checkpoint, strategy, grid, memory)
+        answers = _round(training, number, checkpoint, grid, memory)
         checkpoint = _aggregate(training, number, checkpoint, strategy, answers)
         memory.save_round(training.run, _report(training, number, answers), checkpoint.to_bytes())
         last |= {site: replace(reply, update=None) for site, reply in answers.replies.items()}
@@ -169,9 +169,7 @@ def _resume(training: Training, memory: Memory, strategy: FedAvg, rng: np.random
     return checkpoint
 
 
-def _round(
-    training: Training, number: int, checkpoint: Checkpoint, strategy: FedAvg, grid: Grid, memory: Memory
-) -> Answers:
+def _round(training: Training, number: int, checkpoint: Checkpoint, grid: Grid, memory: Memory) -> Answers:
     every = training.experiment.strategy.evaluate_every
     evaluate = (number - 1) % every == 0
 
@@ -181,11 +179,6 @@ def _round(
         if evaluate:
             check_scores(reply, training.experiment, evaluations=training.evaluations)
 
-    def choose(_: list[int]) -> list[int]:
-        """Flower's strategies choose everybody, and note the model that the round begins with."""
-        planned = strategy.configure_train(number, arrays_to_record(checkpoint.arrays), ConfigRecord(), grid)
-        return sorted(message.metadata.dst_node_id for message in planned)
-
     question = Question(
         kind=MessageType.TRAIN,
         instruction=training.instruction(number, evaluate=evaluate),
@@ -194,7 +187,7 @@ def _round(
         check=check,
         most_bytes=packed_limit(model_shapes(training.experiment)),
     )
-    answers = ask(question, grid, memory, choose=choose)
+    answers = ask(question, grid, memory)
     require(answers, question)
     return answers
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp.strategy import (
     FedAdam,
     FedAvg,
@@ -36,9 +37,9 @@ def build_strategy(strategy: Strategy) -> FedAvg:
     noisier update then counts as much as a large one's. Of private updates a median, and all the
     more the one that Krum takes, keeps more noise than their mean: robustness is paid for in it.
 
-    Every connected site is asked in every round; the wait for a quorum, its
-    deadline and its honest count are in `server.exchange`, for the strategies
-    themselves wait without limit.
+    Every connected site is asked in every round; who that is, the wait for a quorum,
+    its deadline and its honest count are in `server.asking` and `server.exchange`, for
+    the strategies themselves wait without limit.
     """
     everyone: dict[str, Any] = {
         "fraction_train": 1.0,
@@ -95,6 +96,10 @@ def aggregate(strategy: FedAvg, number: int, model: Arrays, replies: Mapping[str
     Raises:
         RoundError: there is nothing to aggregate.
     """
+    if not replies:
+        raise RoundError(f"round {number} has no reply to aggregate")
+    answered: Any = _Answered(list(range(1, len(replies) + 1)))
+    strategy.configure_train(number, arrays_to_record(model), ConfigRecord(), answered)
     # Krum's squared distances, in float32 and from scalar products, drown in the model's own norm;
     # they are the same between differences from it.
     origin = model if isinstance(strategy, Krum) else {}
@@ -104,6 +109,21 @@ def aggregate(strategy: FedAvg, number: int, model: Arrays, replies: Mapping[str
         raise RoundError(f"round {number} gave nothing to aggregate")
     arrays = arrays_from_record(ArrayRecord(dict(record.items())))
     return {name: value + origin[name] if origin else value for name, value in arrays.items()}
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """Those who answered, as the grid of which a strategy chooses everybody.
+
+    Flower's strategies note the model that a round begins with when they choose whom to ask. They do not choose
+    here: of those who are connected at a second look they take as many as at the first, so that where one joins
+    in between another is left out, and where one leaves they wait without limit.
+    """
+
+    nodes: list[int]
+
+    def get_node_ids(self) -> list[int]:
+        return self.nodes
 
 
 def _message(reply: Reply, model: Arrays, origin: Arrays) -> Message:

@@ -47,21 +47,33 @@ def _identity() -> None:
     assume_identity(1)
 
 
-def test_where_the_choice_falls_below_the_quorum_it_is_made_again() -> None:
-    """Sites come and go between the look that counts them and the one that chooses."""
-    grid, memory = ScriptedGrid(at("north"), at("south"), at("west")), Memory()
-    choices = iter([[1], [1, 3], [1, 2, 3]])
-    answers = ask(question(), grid, memory, choose=lambda _connected: next(choices))
-    assert sorted(answers.replies) == ["north", "south", "west"]
-    assert answers.failures == {}
-    assert {site: status.state for site, status in memory.written[-1].items()} == dict.fromkeys(
-        ("north", "south", "west"), "trained"
-    )
+class ComingAndGoing(ScriptedGrid):
+    """Who is connected changes from look to look."""
+
+    def __init__(self, *looks: list[int]) -> None:
+        super().__init__(at("north"), at("south"), at("west"))
+        self.looks = list(looks)
+
+    def get_node_ids(self) -> list[int]:
+        return self.looks.pop(0)
 
 
-def test_a_choice_that_stays_below_the_quorum_ends_with_who_was_not_asked() -> None:
-    grid, memory = ScriptedGrid(at("north"), at("south"), at("west")), Memory()
-    answers = ask(question(deadline=0.3), grid, memory, choose=lambda connected: connected[:1])
-    assert answers.failures == {"south": "not connected", "west": "not connected"}
-    with pytest.raises(RoundError, match="round 4 of run 'r' needs 3 sites and got 1"):
-        answers.require(3, str(question().step))
+def test_everybody_is_asked_whom_the_look_found_that_found_the_quorum() -> None:
+    grid, memory = ComingAndGoing([1], [1, 3], [1, 2, 3]), Memory()
+    answers = ask(question(quorum=2), grid, memory)
+    assert sorted(answers.replies) == ["north", "west"]
+    assert answers.failures == {"south": "not connected"}
+    assert grid.looks == [[1, 2, 3]]
+    assert {site: status.state for site, status in memory.written[-1].items()} == {
+        "north": "trained",
+        "south": "enrolled",
+        "west": "trained",
+    }
+
+
+def test_a_quorum_that_is_never_connected_ends_with_who_is_missing() -> None:
+    grid = ComingAndGoing(*[[1]] * 100)
+    with pytest.raises(
+        RoundError, match="1 sites are connected, and 3 are needed; not connected: south, west"
+    ):
+        ask(question(deadline=0.3), grid, Memory())

@@ -403,3 +403,22 @@ def test_the_reply_of_a_faulty_site_is_nowhere_in_what_is_kept(state: State) -> 
     Run(state, plan(rounds=1), three(west=bad)).train()
     kept = json.dumps([vars(item) for item in (*state.rounds("r"), *state.participation("r"))], default=str)
     assert "secret" not in kept
+
+
+def test_a_site_that_joins_while_a_round_begins_pushes_nobody_out(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the first look in a round one site is not there yet; at any other all are."""
+    run = Run(state, plan(quorum=2), three())
+    looked: list[int] = []
+
+    def look() -> list[int]:
+        first = run.grid.exchanges not in looked
+        looked.append(run.grid.exchanges)
+        return [1, 2] if first else [1, 2, 3]
+
+    monkeypatch.setattr(run.grid, "get_node_ids", look)
+    run.train()
+    for site in ("north", "south"):
+        assert run.history(site) == [("counted", "")] * 10
+    assert run.history("west") == [("enrolled", "not connected")] * 10

@@ -21,7 +21,7 @@ from flwr.serverapp.strategy import (
     Krum,
 )
 
-from contract.errors import StorageError
+from contract.errors import RoundError, StorageError
 from contract.experiment import Strategy
 from contract.messages import ARRAYS, METRICS, WEIGHT, Reply, arrays_from_record, arrays_to_record
 from contract.releases import ModelUpdate, Spent
@@ -177,12 +177,16 @@ def test_the_parameters_keep_the_models_order_whatever_order_a_site_sends() -> N
     turned = ModelUpdate(arrays={name: START[name] + 1 for name in reversed(START)})
     strategy, model = fresh("fedavgm"), START
     for number in (1, 2):
-        strategy.configure_train(number, arrays_to_record(model), ConfigRecord(), two_sites())
         model = combine(strategy, number, model, {"a": replace(reply("a", 1), update=turned)})
         assert list(model) == list(START)
     assert {name: value.shape for name, value in model.items()} == {
         name: value.shape for name, value in START.items()
     }
+
+
+def test_without_a_reply_there_is_nothing_to_aggregate() -> None:
+    with pytest.raises(RoundError, match="round 3 has no reply"):
+        combine(fresh("fedavg"), 3, START, {})
 
 
 def test_krum_sees_small_differences_of_a_large_model() -> None:
