@@ -115,9 +115,9 @@ def aggregate(strategy: FedAvg, number: int, model: Arrays, replies: Mapping[str
 class _Answered:
     """Those who answered, as the grid of which a strategy chooses everybody.
 
-    Flower's strategies note the model that a round begins with when they choose whom to ask. They do not choose
-    here: of those who are connected at a second look they take as many as at the first, so that where one joins
-    in between another is left out, and where one leaves they wait without limit.
+    Flower's strategies note the model that a round begins with when they choose whom to ask. They do
+    not choose here: of those who are connected at a second look they take as many as at the first, so
+    that where one joins in between another is left out, and where one leaves they wait without limit.
     """
 
     nodes: list[int]
