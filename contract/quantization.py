@@ -33,9 +33,7 @@ Float32s = npt.NDArray[np.float32]
 
 BLOCK = 256
 """Numbers that share a step."""
-_LEVELS = np.float32(127)
-_LEAST_STEP = np.finfo(np.float32).smallest_normal
-"""Below it a quotient may be far from what it should be."""
+_LEVELS = 127
 _LARGE = 1_000_000
 """Parameters from which an update is large: 4 MB."""
 _AT_ONCE = 256 * BLOCK
@@ -100,14 +98,14 @@ def _levels(after: Float32s, before: Float32s) -> tuple[npt.NDArray[np.int8], Fl
     levels, steps = np.empty(after.size, np.int8), np.empty(-(-after.size // BLOCK), np.float32)
     for piece in _pieces(after.size):
         difference = np.subtract(after[piece], before[piece], dtype=np.float32)
-        # three times as fast as the maxima along an axis of blocks
-        step = np.maximum.reduceat(np.abs(difference), np.arange(0, difference.size, BLOCK)) / _LEVELS
-        step[step < _LEAST_STEP] = 0
+        # of the flat array: maxima along an axis of blocks take longer
+        largest = np.maximum.reduceat(np.abs(difference), np.arange(0, difference.size, BLOCK))
+        step = largest / np.float32(_LEVELS)
         steps[piece.start // BLOCK :][: step.size] = step
         blocks = difference.reshape(-1, min(BLOCK, difference.size))
-        # Where there is no step there are no levels; a quotient just above 127 is rounded to it.
+        # A step that is nothing in float32 has levels of nothing; a quotient just above 127 is rounded to it.
         np.divide(blocks, np.where(step > 0, step, np.inf)[:, None], out=blocks)
-        np.copyto(levels[piece], np.rint(difference, out=difference), casting="unsafe")
+        levels[piece] = np.clip(np.rint(blocks, out=blocks), -_LEVELS, _LEVELS, out=blocks).ravel()
     return levels, steps
 
 
