@@ -43,10 +43,6 @@ _AT_ONCE = 32_768
 would have to take 131,072 each to be any faster: on less, they wait for the interpreter's lock."""
 
 
-_ZEROS = memoryview(bytes(8 * (_AT_ONCE + 1)))
-"""What is encrypted: kept, for to make it anew costs time and memory in each step."""
-
-
 class NormalSource(Protocol):
     """Makes normal numbers."""
 
@@ -171,7 +167,7 @@ def _words(count: int) -> npt.NDArray[np.uint64]:
     # the key is used once, so that the counter may start at 0
     stream = Cipher(AES256(os.urandom(32)), CTR(bytes(16))).encryptor()
     buffer = bytearray(8 * count + 15)  # room for the cipher's block, as it asks
-    stream.update_into(_ZEROS[: 8 * count] if 8 * count <= len(_ZEROS) else bytes(8 * count), buffer)
+    stream.update_into(bytes(8 * count), buffer)
     words = np.frombuffer(buffer, dtype=np.uint64, count=count)
     words >>= np.uint64(11)
     return words
