@@ -30,7 +30,7 @@ from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 
 from clients.site_keys import PrivateKey, read_private_key
 from contract.errors import AddressError, SiteConfigError
-from contract.transport import pooled
+from contract.transport import with_pool
 
 __all__ = [
     "Bundle",
@@ -357,9 +357,10 @@ def connect(
         LineBrokenError: it cannot be asked just now.
     """
     from flwr.supernode import fleet_http_connection
+    from flwr.supernode.fleet_http_client import FleetHttpClient
 
     module: Any = fleet_http_connection
-    module.FleetHttpClient = _fleet_client()
+    module.FleetHttpClient = with_pool(FleetHttpClient)
     module.flwr_exit = _refused_at_the_door
     module.HeartbeatSender = _lasting_heartbeats
     key = read_private_key(private_key)
@@ -401,19 +402,6 @@ def connect(
         if remembered is not None:
             remembered.write_text(str(connection.node_id), encoding="utf-8")
         yield connection
-
-
-@functools.cache
-def _fleet_client() -> type[Any]:
-    """Flower's client over connections that cost less."""
-    from flwr.supernode.fleet_http_client import FleetHttpClient
-
-    class FleetClient(FleetHttpClient):
-        def __init__(self, base_url: str, **options: Any) -> None:
-            super().__init__(base_url, **options)
-            self._client = pooled(self._client, base_url, options["verify"])
-
-    return FleetClient
 
 
 def _remembered_number(file: Path | None) -> int | None:

@@ -6,7 +6,9 @@ interpreter's buffered reader for that. Redirects, time limits and errors stay h
 
 from __future__ import annotations
 
+import functools
 import ssl
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -20,10 +22,28 @@ from urllib3.exceptions import (
     SSLError,
 )
 
-__all__ = ["PooledTransport", "pooled"]
+__all__ = ["PooledTransport", "pooled", "with_pool"]
 
 _CONNECTIONS = 16
 """Kept open at most: Flower sends the parts of a message by ten threads."""
+
+
+@functools.cache
+def with_pool(kind: type[Any]) -> type[Any]:
+    """A kind of Flower's client whose connections are `pooled`.
+
+    Args:
+        kind: it holds its httpx client in `_client`.
+    """
+
+    class Pooled(kind):  # type: ignore[misc]
+        _client: httpx.Client
+
+        def __init__(self, base_url: str, **options: Any) -> None:
+            super().__init__(base_url, **options)
+            self._client = pooled(self._client, base_url, options["verify"])
+
+    return Pooled
 
 
 def pooled(client: httpx.Client, url: str, verify: ssl.SSLContext | bool | str) -> httpx.Client:

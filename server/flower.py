@@ -29,7 +29,7 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from contract.errors import AddressError, RoundError
-from contract.transport import pooled
+from contract.transport import with_pool
 
 __all__ = [
     "NO_ANSWER",
@@ -82,10 +82,11 @@ def quicken_grid() -> None:
     While it waits for the rest of one reply, whose site may have died, nobody else's is looked at.
     Its connections are ones that cost less.
     """
+    from flwr.supercore.runtime import RuntimeHttpClient
     from flwr.superlink.grid import http_grid
 
     module: Any = http_grid
-    module.RuntimeHttpClient = _runtime_client()
+    module.RuntimeHttpClient = with_pool(RuntimeHttpClient)
     if not isinstance(module.pull_objects, functools.partial):
         module.pull_objects = functools.partial(
             module.pull_objects,
@@ -93,18 +94,6 @@ def quicken_grid() -> None:
             backoff_cap=_PULL_BACKOFF_CAP,
             max_time=_LONGEST_PULL,
         )
-
-
-@functools.cache
-def _runtime_client() -> type[Any]:
-    from flwr.supercore.runtime import RuntimeHttpClient
-
-    class RuntimeClient(RuntimeHttpClient):
-        def __init__(self, base_url: str, **options: Any) -> None:
-            super().__init__(base_url, **options)
-            self._client = pooled(self._client, base_url, options["verify"])
-
-    return RuntimeClient
 
 
 def pull_messages(grid: Grid, message_ids: list[str]) -> Iterator[Message]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import ssl
-from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -17,9 +16,7 @@ import httpx
 import pytest
 from starlette.middleware.base import BaseHTTPMiddleware
 
-from clients.flower import _fleet_client
-from contract.transport import PooledTransport
-from server.flower import _runtime_client
+from contract.transport import PooledTransport, with_pool
 
 WRITTEN_FOR = "1.41.0"
 TAKEN = (
@@ -143,25 +140,22 @@ def test_long_fields_of_a_config_record_have_the_numbers_that_we_write() -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "ours"),
-    [
-        ("flwr.supernode.fleet_http_client.FleetHttpClient", _fleet_client),
-        ("flwr.supercore.runtime.RuntimeHttpClient", _runtime_client),
-    ],
+    "name",
+    ["flwr.supernode.fleet_http_client.FleetHttpClient", "flwr.supercore.runtime.RuntimeHttpClient"],
 )
 def test_flowers_clients_hold_their_connections_where_we_put_others(
-    name: str, ours: Callable[[], type[Any]], monkeypatch: pytest.MonkeyPatch
+    name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("contract.transport.getproxies", dict)
     context = ssl.create_default_context()
     with found(name)("https://127.0.0.1:1", verify=context) as stock:
         assert type(stock._client) is httpx.Client
         limits = stock._client.timeout
-    client = ours().from_server_address("127.0.0.1:1", False, None, interceptors=[])
+    client = with_pool(found(name)).from_server_address("127.0.0.1:1", False, None, interceptors=[])
     assert not isinstance(
         client._client._transport, PooledTransport
     )  # no authority named: httpx looks for one
-    with ours()("https://127.0.0.1:1", verify=context) as quick:
+    with with_pool(found(name))("https://127.0.0.1:1", verify=context) as quick:
         assert isinstance(quick._client._transport, PooledTransport)
         assert quick._client.timeout == limits
 
