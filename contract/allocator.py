@@ -1,8 +1,8 @@
 """Memory for large objects that come again and again: kept by the process, not asked for anew each time.
 
-glibc gives every large block back to the system at once, and the system clears each page of the next. For an
-update of 25 MB that is copied six times on its way, this is four fifths of what the copies cost (measured on
-Linux 6.18 with glibc 2.36: 33 ms a copy, and 3 ms without). Where there is another allocator nothing changes.
+glibc gives every block of more than 32 MB back to the system at once, and the top of what else is free; the
+system clears each page of the next. A large update is copied several times on its way, and for each copy this
+costs more than the copy. Where there is another allocator nothing changes.
 """
 
 from __future__ import annotations

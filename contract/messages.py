@@ -70,7 +70,7 @@ RANGES_QUERY = "query.ranges"
 HOLD = 2.0
 """Seconds that the server holds a site's question for a message when there is none.
 
-Flower's Fleet client waits five for an answer; what a busy server takes longer must fit in the rest."""
+An agent that is to stop waits for the answer, and a server that is to stop gives it first."""
 _TEXT = "reply.json"
 _MOST_TEXT = 64 * 2**20
 """No reply's public part is longer: a drift summary of ten thousand features has a tenth of it."""

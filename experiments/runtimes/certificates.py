@@ -58,7 +58,7 @@ def make_node_key(folder: Path) -> tuple[Path, Path]:
     """Make a site's node key in OpenSSH form, or return the one that is there: (private, public).
 
     It signs every request of the site. Flower signs a SHA-256 digest, whatever the curve: a longer curve
-    than P-256 adds no strength to that, and takes ten times as long to check.
+    than P-256 adds no strength to that, and takes longer to check.
     """
     private, public = folder / "node.key", folder / "node.pub"
     if private.exists() and public.exists():
