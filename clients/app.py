@@ -23,11 +23,18 @@ from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
 from clients.gate import Releases
-from clients.ledger import Plan
-from clients.noise import NoNoise, NormalSource, SystemNoise
-from clients.plans import compare_plan, drift_plan, evaluate_plan, ranges_plan, reference_plan, train_plan
+from clients.ledger.chain import Plan
+from clients.ledger.plans import (
+    compare_plan,
+    drift_plan,
+    evaluate_plan,
+    ranges_plan,
+    reference_plan,
+    train_plan,
+)
+from clients.mechanisms.noise import NoNoise, NormalSource, SystemNoise
+from clients.rows.table import require_two_classes
 from clients.site import Site, open_site
-from clients.table import require_two_classes
 from contract.errors import RefusalCode, SiteConfigError, TidegateError
 from contract.experiment import Experiment
 from contract.messages import CHALLENGER, Instruction, Reply
@@ -79,8 +86,8 @@ def warm_up() -> None:
     import pandas  # noqa: F401
     import pyarrow  # noqa: F401
 
-    import clients.evaluation
-    import clients.training  # noqa: F401
+    import clients.mechanisms.evaluation
+    import clients.mechanisms.training  # noqa: F401
 
 
 class _Exchange:
@@ -107,8 +114,8 @@ class _Exchange:
 
 
 def _train(exchange: _Exchange) -> Reply:
-    from clients.evaluation import evaluate as evaluate_scores
-    from clients.training import LocalSteps, train_locally, train_without_privacy
+    from clients.mechanisms.evaluation import evaluate as evaluate_scores
+    from clients.mechanisms.training import LocalSteps, train_locally, train_without_privacy
 
     experiment, instruction = exchange.experiment, exchange.instruction
     rows = exchange.site.table(experiment, instruction.windows, holdout=False)
@@ -143,7 +150,7 @@ def _train(exchange: _Exchange) -> Reply:
 
 
 def _evaluate(exchange: _Exchange) -> Reply:
-    from clients.evaluation import evaluate as evaluate_scores
+    from clients.mechanisms.evaluation import evaluate as evaluate_scores
 
     experiment, instruction = exchange.experiment, exchange.instruction
     held_out = exchange.site.table(experiment, instruction.windows, holdout=True)
@@ -161,7 +168,7 @@ def _evaluate(exchange: _Exchange) -> Reply:
 
 
 def _compare(exchange: _Exchange) -> Reply:
-    from clients.evaluation import compare as compare_models
+    from clients.mechanisms.evaluation import compare as compare_models
 
     experiment, instruction = exchange.experiment, exchange.instruction
     held_out = exchange.site.table(experiment, instruction.windows, holdout=True)
@@ -184,7 +191,7 @@ def _compare(exchange: _Exchange) -> Reply:
 
 
 def _drift(exchange: _Exchange) -> Reply:
-    from clients.drift import drift_deviation, noisy_counts, summarise, write_local_report
+    from clients.mechanisms.drift import drift_deviation, noisy_counts, summarise, write_local_report
 
     experiment, instruction, site = exchange.experiment, exchange.instruction, exchange.site
     reference_frame = site.frame(experiment, instruction.reference_windows)
@@ -211,7 +218,7 @@ def _drift(exchange: _Exchange) -> Reply:
 
 def _reference_counts(exchange: _Exchange, frame: pd.DataFrame) -> dict[str, Array]:
     """The reference's noisy counts: released and charged once, then taken from the ledger."""
-    from clients.drift import drift_deviation, noisy_counts, summarise
+    from clients.mechanisms.drift import drift_deviation, noisy_counts, summarise
 
     experiment, windows = exchange.experiment, exchange.instruction.reference_windows
     plan = reference_plan(experiment, windows, exchange.split)
@@ -230,7 +237,7 @@ def _reference_counts(exchange: _Exchange, frame: pd.DataFrame) -> dict[str, Arr
 
 
 def _ranges(exchange: _Exchange) -> Reply:
-    from clients.ranges import noisy_range_counts, ranges_deviation, require_numeric
+    from clients.mechanisms.ranges import noisy_range_counts, ranges_deviation, require_numeric
     from contract.releases import RangeSummary
 
     experiment, instruction, site = exchange.experiment, exchange.instruction, exchange.site

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from clients.ledger import Ledger, Plan
+from clients.ledger.chain import Ledger, Plan
 from clients.site_config import Policy
 from contract.errors import BudgetError, ReleaseError
 from contract.experiment import Experiment

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clients.gate import Gate
-from clients.ledger import Cap, Ledger
-from clients.persons import rows_within_limit
+from clients.ledger.chain import Cap, Ledger
+from clients.rows.persons import rows_within_limit
+from clients.rows.sources import load_frame, source_files
+from clients.rows.table import Table, prepare, select
 from clients.site_config import SiteConfig, holdout_key, read_site_config
-from clients.sources import load_frame, source_files
-from clients.table import Table, prepare, select
 from contract.errors import DataError, LedgerError
 from contract.experiment import Experiment, Task
 

@@ -5,10 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
-__all__ = ["BUNDLED_PACKAGES", "code_hash"]
+__all__ = ["BUNDLED_PACKAGES", "code_hash", "is_bundled"]
 
-BUNDLED_PACKAGES = ("contract", "clients", "monitoring", "server")
-"""What Flower's app bundle carries; the rest of the tree stays at home."""
+BUNDLED_PACKAGES = ("contract", "terminal", "clients", "monitoring", "server")
+"""What Flower's app bundle carries of the tree, without the folders in `_AT_HOME`."""
+
+_AT_HOME = frozenset({"cli"})
+"""Folders of those packages that no app needs: `fab-include` in pyproject.toml leaves them out too."""
+
+
+def is_bundled(path: str) -> bool:
+    """Whether the bundle carries the file at this path, relative to the project's root."""
+    package, *folders = path.split("/")
+    return path.endswith(".py") and package in BUNDLED_PACKAGES and _AT_HOME.isdisjoint(folders)
 
 
 def code_hash(files: Mapping[str, bytes]) -> str:
@@ -20,6 +29,6 @@ def code_hash(files: Mapping[str, bytes]) -> str:
     """
     digest = hashlib.sha256()
     for path in sorted(files):
-        if path.endswith(".py") and path.split("/")[0] in BUNDLED_PACKAGES:
+        if is_bundled(path):
             digest.update(f"{path}\0{hashlib.sha256(files[path]).hexdigest()}\n".encode())
     return digest.hexdigest()

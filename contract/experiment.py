@@ -217,6 +217,11 @@ class Strategy(_Frozen):
         return self
 
     @property
+    def evaluations(self) -> int:
+        """How many times a run evaluates on each held-out row: in some rounds, and its result."""
+        return len(range(1, self.rounds + 1, self.evaluate_every)) + 1
+
+    @property
     def fewest_sites(self) -> int:
         """With fewer updates than these the aggregation would drop nothing, or not be defined."""
         match self.aggregation:

@@ -2,7 +2,7 @@
 
 Written without a deep-learning library, so that the server, which only adds
 and averages, needs none. The site builds the module with these names and
-shapes (`clients/models.py`); a test holds the two together.
+shapes (`clients/mechanisms/models.py`); a test holds the two together.
 """
 
 from __future__ import annotations

@@ -19,24 +19,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-from contract.errors import DataError, ExperimentError, InputError, RoundError
+from contract.errors import DataError, InputError, RoundError
 from contract.experiment import Experiment
-from contract.experiment_file import parse_experiment
-from server.jobs import Job, RangeQuestion
+from server.jobs.job import Job, RangeQuestion
 from server.settings import ServerSettings
 
 if TYPE_CHECKING:
-    from clients.ledger import Plan
-    from clients.site import Site
+    pass
 
 __all__ = [
     "Request",
     "Runtime",
     "named_runtime",
-    "read_experiment",
-    "read_text",
     "run_experiment",
-    "site_plans",
     "sites_for",
 ]
 
@@ -93,32 +88,6 @@ def named_runtime(name: str) -> Runtime:
     return cast(Runtime, name)
 
 
-def read_experiment(path: Path) -> Experiment:
-    """Read an experiment file.
-
-    Raises:
-        ExperimentError: it is missing, unreadable or wrong.
-    """
-    return parse_experiment(read_text(path), where=str(path))
-
-
-def read_text(path: Path) -> str:
-    """The text of an experiment file.
-
-    Raises:
-        ExperimentError: it is missing or unreadable.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        reason = getattr(exc, "strerror", None) or "not UTF-8 text"
-        raise ExperimentError(
-            f"the experiment file cannot be read: {reason}",
-            where=str(path),
-            remedy="Name an experiment file; some are in experiments/",
-        ) from exc
-
-
 def sites_for(experiment: Experiment, given: Sequence[Path], home: Path) -> list[Path]:
     """The given site.toml files, or the experiment's data set laid out as sites under `home`.
 
@@ -139,7 +108,7 @@ def sites_for(experiment: Experiment, given: Sequence[Path], home: Path) -> list
     done = folder / "laid-out"
     if done.exists():
         return [folder / name / "site.toml" for name in done.read_text(encoding="utf-8").splitlines()]
-    from experiments.datasets import prepare_sites
+    from experiments.data.datasets import prepare_sites
 
     paths = prepare_sites(experiment.data, folder)
     done.write_text("\n".join(path.parent.name for path in paths), encoding="utf-8")
@@ -167,7 +136,7 @@ def _inline(request: Request) -> dict[str, float]:
     from clients.app import app as client_app
     from experiments.runtimes.inline import InlineGrid
     from server.app import run_job
-    from server.flower import assume_identity
+    from server.line.flower import assume_identity
 
     job, settings = request.job(), request.settings
     grid = InlineGrid(client_app, request.sites, job.to_run_config())
@@ -201,7 +170,7 @@ def _names(sites: Sequence[Path]) -> dict[int, str]:
 def _load_libraries(settings: ServerSettings) -> None:
     """Seconds of imports, beside each other, and beside MLflow that makes its database on the first run."""
     from clients.app import warm_up
-    from server.registry import Registry, load_mlflow
+    from server.registry.registry import Registry, load_mlflow
 
     making = _make_tracking_database(settings)
     with ThreadPoolExecutor(1) as other:
@@ -217,7 +186,7 @@ def _make_tracking_database(settings: ServerSettings) -> subprocess.Popen[bytes]
     path = settings.tracking_uri.removeprefix("sqlite:///")
     if path == settings.tracking_uri or Path(path).exists():
         return None
-    program = "import os, sys, pathlib; from server.registry import Registry; "
+    program = "import os, sys, pathlib; from server.registry.registry import Registry; "
     program += "Registry(sys.argv[1], pathlib.Path(sys.argv[2])).connect(); "
     program += "os._exit(0)"  # at once: to take MLflow's modules apart costs half a second
     command = [sys.executable, "-c", program, settings.tracking_uri, str(settings.artifact_root)]
@@ -226,8 +195,9 @@ def _make_tracking_database(settings: ServerSettings) -> subprocess.Popen[bytes]
 
 def _check_sites(request: Request) -> None:
     """Read every site's ledger and rows and ask its policy first, so that what is wrong is said as it is."""
+    from clients.ledger.plans import run_plans
+    from clients.rows.table import require_two_classes
     from clients.site import open_site
-    from clients.table import require_two_classes
 
     experiment = request.experiment
     for path in request.sites:
@@ -236,25 +206,18 @@ def _check_sites(request: Request) -> None:
         rows = site.table(experiment, request.windows, holdout=False)
         if experiment.task.label.one_class == "refuse":
             require_two_classes(rows)
-        site.gate.check(experiment, site_plans(site, request.run, experiment, request.windows))
-
-
-def site_plans(site: Site, run: str, experiment: Experiment, windows: tuple[str, ...]) -> list[Plan]:
-    """Training and evaluation, as a run of the experiment would enter them into the site's ledger."""
-    from clients.plans import evaluate_plan, train_plan
-    from server.rounds import Training
-
-    training = Training(run=run, experiment=experiment, windows=windows)
-    instruction, split = training.instruction(1, evaluate=True), site.split(experiment.task)
-    return [train_plan(experiment, instruction, split), evaluate_plan(experiment, instruction, split)]
+        site.gate.check(
+            experiment, run_plans(request.run, experiment, request.windows, site.split(experiment.task))
+        )
 
 
 def _deployment(request: Request) -> dict[str, float]:
     began = time.perf_counter()
     from clients.site_config import read_site_config
-    from experiments.runtimes.deployment import SITE, Federation, project_root
-    from experiments.runtimes.processes import Processes
-    from server.storage import open_state
+    from experiments.runtimes.deployment import SITE, add_site
+    from server.federation import Federation, project_root
+    from server.line.processes import Processes
+    from server.state.storage import open_state
 
     home = request.settings.home
     with Processes(logs=home / "logs") as processes:
@@ -262,7 +225,7 @@ def _deployment(request: Request) -> dict[str, float]:
         home.mkdir(parents=True, exist_ok=True)
         control = federation.start_server()
         for path in request.sites:
-            federation.add_site(read_site_config(path).name, path, control)
+            add_site(federation, read_site_config(path).name, path, control)
         federation.wait_for_sites(control, len(request.sites))
         submitted = time.perf_counter()
         number = control.submit(project_root(), request.job().to_run_config())
@@ -294,7 +257,7 @@ def _simulation(request: Request) -> dict[str, float]:
 
 
 def _result(request: Request) -> dict[str, Any]:
-    from server.storage import open_state
+    from server.state.storage import open_state
 
     with open_state(request.settings.state_url) as state:
         record = state.run(request.run)

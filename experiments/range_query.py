@@ -16,8 +16,9 @@ from typing import Any
 from contract.errors import ExperimentError, InputError
 from contract.experiment import Experiment, NumericFeature
 from contract.experiment_file import Unranged, parse_experiment, parse_unranged
-from experiments.federated_run import Request, read_text
-from server.jobs import RangeQuestion
+from experiments.federated_run import Request
+from server.jobs.job import RangeQuestion
+from terminal.experiment_files import read_text
 
 __all__ = [
     "MARGIN",
@@ -59,10 +60,10 @@ def check_question(question: RangeQuestion, experiment: Experiment, sites: Seque
         InputError: ε or share is out of bounds, or the noise would hide tails of that share; with the
             ε, and the share, at which something would be told.
     """
-    from clients.accounting import Event, compose, noise_multiplier
-    from clients.ranges import ranges_deviation
+    from clients.ledger.accounting import Event, compose, noise_multiplier
+    from clients.mechanisms.ranges import ranges_deviation
     from clients.site_config import read_site_config
-    from server.quantiles import least_share
+    from server.jobs.quantiles import least_share
 
     if not 0 < question.epsilon < math.inf:
         raise InputError("ε is not a positive number", where="--epsilon", remedy="Give one such as 0.5")
@@ -95,7 +96,7 @@ def check_sites(request: Request) -> None:
     Raises:
         TidegateError: a site would refuse the question; nothing was charged.
     """
-    from clients.plans import ranges_plan
+    from clients.ledger.plans import ranges_plan
     from clients.site import open_site
     from contract.messages import Instruction
 

@@ -1,9 +1,9 @@
 """The ServerApp: reads what it is asked to do, and does it.
 
-    train   one federated run, to a registered model version (server/training_job.py)
+    train   one federated run, to a registered model version (server/jobs/training_job.py)
     cycle   one closed window: drift check, verdict, policy, perhaps a challenger
             (server/cycle.py)
-    ranges  one question for the ranges of features (server/ranges.py)
+    ranges  one question for the ranges of features (server/jobs/ranges.py)
 
 The same function serves Flower's own processes and the inline runtime.
 """
@@ -19,16 +19,16 @@ from flwr.serverapp import Grid, ServerApp
 
 from contract.errors import TidegateError
 from server.cycle import run_cycle
-from server.flower import quicken_grid
-from server.jobs import Job, read_job
-from server.memory import Watch
-from server.participation import told
-from server.ranges import run_ranges
-from server.registry import Registry
+from server.jobs.job import Job, read_job
+from server.jobs.memory import Watch
+from server.jobs.ranges import run_ranges
+from server.jobs.training_job import Services, run_training
+from server.line.flower import quicken_grid
+from server.registry.registry import Registry
 from server.rounds import RoundReport
 from server.settings import ServerSettings, apply_quiet_environment, read_settings
-from server.storage import name_run, open_state
-from server.training_job import Services, run_training
+from server.state.participation import told
+from server.state.storage import name_run, open_state
 
 __all__ = ["app", "run_job"]
 

@@ -27,16 +27,16 @@ from contract.messages import CHALLENGER, COMPARE, DRIFT_QUERY, Instruction, Rep
 from contract.releases import DriftSummary
 from monitoring.policy import Decision, WindowOutcome, decide
 from monitoring.verdict import Verdict, form_verdict
-from server.acceptance import Acceptance, judge
-from server.asking import Question, ask
-from server.checks import check_comparison, check_drift, check_public
 from server.code import server_code_hash
-from server.exchange import Answers, Patience
-from server.jobs import Job
-from server.passport import ModelComparison
-from server.registry import CHAMPION
-from server.storage import State
-from server.training_job import Services, TrainedModel, run_training, write_passport
+from server.exchange.answers import Answers, Patience
+from server.exchange.asking import Question, ask
+from server.exchange.checks import check_comparison, check_drift, check_public
+from server.jobs.acceptance import Acceptance, judge
+from server.jobs.job import Job
+from server.jobs.training_job import Services, TrainedModel, run_training, write_passport
+from server.registry.passport import ModelComparison
+from server.registry.registry import CHAMPION
+from server.state.storage import State
 
 __all__ = ["Champion", "champion_of", "run_cycle"]
 

@@ -3,7 +3,7 @@
     for each round
         1. send the model and the instruction to every connected site
         2. each site evaluates the incoming model (some rounds) and trains it
-        3. wait for the quorum; check what came (server/checks.py); name who is missing
+        3. wait for the quorum; check what came (server/exchange/checks.py); name who is missing
         4. aggregate with Flower's strategy
         5. write the round and the checkpoint in one transaction
     then evaluate the result at every site
@@ -27,11 +27,11 @@ from contract.experiment import Experiment
 from contract.messages import Instruction, Reply, arrays_to_record, packed_limit
 from contract.models import initial_arrays
 from contract.releases import Metrics, ScoreHistogram
-from server.asking import Question, SiteMemory, ask, require
-from server.checkpoint import Checkpoint
-from server.checks import check_public, check_scores, check_update, model_shapes
-from server.exchange import Answers, Patience
-from server.strategies import aggregate, build_strategy, restore_strategy, strategy_state
+from server.exchange.answers import Answers, Patience
+from server.exchange.asking import Question, SiteMemory, ask, require
+from server.exchange.checkpoint import Checkpoint
+from server.exchange.checks import check_public, check_scores, check_update, model_shapes
+from server.exchange.strategies import aggregate, build_strategy, restore_strategy, strategy_state
 
 __all__ = ["Memory", "RoundReport", "Training", "TrainingResult", "pooled", "train"]
 
@@ -54,12 +54,6 @@ class Training:
     windows: tuple[str, ...] = ()
     initial: Arrays | None = None
 
-    @property
-    def evaluations(self) -> int:
-        """How many times each held-out row is used: some rounds and the result."""
-        strategy = self.experiment.strategy
-        return len(range(1, strategy.rounds + 1, strategy.evaluate_every)) + 1
-
     def instruction(self, step: int, *, evaluate: bool) -> Instruction:
         """What a site is told in one exchange."""
         return Instruction(
@@ -67,7 +61,7 @@ class Training:
             step=step,
             windows=self.windows,
             rounds=self.experiment.strategy.rounds,
-            evaluations=self.evaluations,
+            evaluations=self.experiment.strategy.evaluations,
             evaluate=evaluate,
         )
 
@@ -177,7 +171,7 @@ def _round(training: Training, number: int, checkpoint: Checkpoint, grid: Grid, 
         _check(training, question, memory, reply)
         check_update(reply, training.experiment, checkpoint.arrays)
         if evaluate:
-            check_scores(reply, training.experiment, evaluations=training.evaluations)
+            check_scores(reply, training.experiment, evaluations=training.experiment.strategy.evaluations)
 
     question = Question(
         kind=MessageType.TRAIN,
@@ -243,7 +237,7 @@ def _evaluate_result(
 
     def check(reply: Reply) -> None:
         _check(training, question, memory, reply)
-        check_scores(reply, training.experiment, evaluations=training.evaluations)
+        check_scores(reply, training.experiment, evaluations=training.experiment.strategy.evaluations)
 
     question = Question(
         kind=MessageType.EVALUATE,

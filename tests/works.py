@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from flwr.app import Message, RecordDict
 
-from clients.flower import Work
-from server.flower import assume_identity
+from clients.line.flower import Work
+from server.line.flower import assume_identity
 
 __all__ = ["make_work"]
 

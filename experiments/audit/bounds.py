@@ -66,7 +66,7 @@ def epsilon_lower_bound(
         noise_multiplier, sampling_rate, steps: of the mechanism as stated; other noise
             multipliers are tried.
     """
-    from clients.accounting import Event, compose
+    from clients.ledger.accounting import Event, compose
 
     variation = 1 - 2 * errors
     if variation <= 0:

@@ -26,7 +26,7 @@ from contract.quantization import parameters
 from contract.releases import Spent
 
 if TYPE_CHECKING:
-    from clients.ledger import Ledger
+    from clients.ledger.chain import Ledger
 
 __all__ = ["Rows", "View", "audited", "lay_out", "observe", "temporary_folder", "train"]
 
@@ -120,7 +120,7 @@ def train(
 
     from clients.app import app
     from experiments.runtimes.inline import InlineGrid
-    from server.flower import assume_identity
+    from server.line.flower import assume_identity
 
     grid = InlineGrid(app, paths, {"experiment": experiment.model_dump_json()})
     assume_identity(grid.run_id)

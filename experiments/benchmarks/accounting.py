@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from clients.ledger import Cap, Ledger, Plan
+from clients.ledger.chain import Cap, Ledger, Plan
 from experiments.benchmarks.measurement import Measurement
 
 __all__ = ["measure"]

@@ -1,7 +1,8 @@
 """What a private gradient step costs over a plain one, in time and in memory.
 
-A private step is forward, sum of clipped gradients, system noise and update, as `clients.training` takes it;
-the alternative is Opacus with its hooks and its own noise, which does not come from the operating system.
+A private step is forward, sum of clipped gradients, system noise and update, as
+`clients.mechanisms.training` takes it; the alternative is Opacus with its hooks and its own noise,
+which does not come from the operating system.
 Plain, private and Opacus' steps take turns in one process; memory is measured in a fresh process each.
 """
 
@@ -20,9 +21,9 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from clients.clipping import clipped_sum
-from clients.models import Layers, losses
-from clients.noise import SystemNoise, add_noise
+from clients.mechanisms.clipping import clipped_sum
+from clients.mechanisms.models import Layers, losses
+from clients.mechanisms.noise import SystemNoise, add_noise
 from experiments.benchmarks.measurement import Measurement
 
 __all__ = ["measure"]

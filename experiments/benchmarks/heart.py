@@ -20,10 +20,10 @@ _RUNS = 20
 
 def measure() -> list[Measurement]:
     """Accuracy, mean of the four hospitals and of twenty runs, at ε = 1 and ε = .1; AUC at ε = .5."""
-    from experiments import heart_resplits
-    from experiments.federated_run import read_experiment
-    from experiments.heart_accuracy import BEST_PUBLISHED, settings_at
-    from experiments.runtimes.deployment import project_root
+    from experiments.studies import heart_resplits
+    from experiments.studies.heart_accuracy import BEST_PUBLISHED, settings_at
+    from server.federation import project_root
+    from terminal.experiment_files import read_experiment
 
     shipped = read_experiment(project_root() / "experiments" / "heart-disease.toml")
     note = "theirs, published: best federated result without privacy"
@@ -36,7 +36,7 @@ def measure() -> list[Measurement]:
 
 
 def _measured(experiment: Experiment, *, theirs: float, goal: float, note: str) -> Measurement:
-    from experiments.heart_accuracy import run_heart
+    from experiments.studies.heart_accuracy import run_heart
 
     with tempfile.TemporaryDirectory() as folder:
         runs = run_heart(experiment, Path(folder), runs=_RUNS)

@@ -9,7 +9,7 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from experiments.runtimes.certificates import ServerFiles, make_server_files
+from server.line.certificates import ServerFiles, make_server_files
 
 __all__ = ["seconds_over_tls"]
 

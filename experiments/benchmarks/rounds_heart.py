@@ -17,17 +17,19 @@ from typing import Literal
 
 import psutil
 
+from clients.keys import make_node_key
 from clients.site_config import read_site_config
 from contract.errors import RoundError
 from experiments.benchmarks.measurement import Measurement
 from experiments.benchmarks.rounds_trial import STOCK_SUPERLINK, supernode_command
-from experiments.federated_run import Request, read_experiment
-from experiments.runtimes.certificates import make_node_key
-from experiments.runtimes.deployment import Federation, admit, project_root
-from experiments.runtimes.processes import Processes
-from server.flower import ControlClient
+from experiments.federated_run import Request
+from experiments.runtimes.deployment import add_site
+from server.federation import Federation, admit, project_root
+from server.line.flower import ControlClient
+from server.line.processes import Processes
 from server.settings import read_settings
-from server.storage import open_state
+from server.state.storage import open_state
+from terminal.experiment_files import read_experiment
 
 __all__ = ["Heart", "measure", "table"]
 
@@ -63,7 +65,7 @@ class Heart:
 
 def measure(folder: Path, progress: Progress = lambda _percent, _note: None) -> list[Measurement]:
     """Both, one after the other; without the data set the rows say so."""
-    from experiments.datasets import HEART, is_at_hand
+    from experiments.data.datasets import HEART, is_at_hand
 
     if not is_at_hand(HEART.values()):
         return table(None, None)
@@ -103,7 +105,7 @@ def table(ours: Heart | None, stock: Heart | None) -> list[Measurement]:
 
 
 def _heart(home: Path, engine: Engine) -> Heart:
-    from experiments.datasets import prepare_sites
+    from experiments.data.datasets import prepare_sites
 
     sites = prepare_sites("heart-disease", home / "sites")
     settings = read_settings(
@@ -145,7 +147,7 @@ def _start(federation: Federation, site_file: Path, control: ControlClient, engi
     """Start a site; return its process id."""
     name = read_site_config(site_file).name
     if engine == "ours":
-        return federation.add_site(name, site_file, control)
+        return add_site(federation, name, site_file, control)
     private, public = make_node_key(site_file.parent / "keys")
     admit(name, public, control, federation.settings, federation.name)
     command = supernode_command(federation, private, f'site="{site_file}"')

@@ -12,11 +12,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
+from clients.keys import make_node_key
 from contract.errors import RoundError
 from experiments.benchmarks.http_calls import Call
-from experiments.runtimes.certificates import make_node_key
-from experiments.runtimes.deployment import TIDEGATE_SUPERLINK, Federation, project_root
-from experiments.runtimes.processes import Processes, free_port
+from server.federation import TIDEGATE_SUPERLINK, Federation, project_root
+from server.line.processes import Processes, free_port
 from server.settings import quiet_environment, read_settings
 
 __all__ = ["SITES", "STOCK_SUPERLINK", "Outcome", "Trial", "supernode_command"]

@@ -21,7 +21,7 @@ _FIRST_ROUND = ": 1 of "
 
 def measure() -> list[Measurement]:
     """`tidegate --help`, and thirty rounds of `heart-disease.toml` with the wait for the first of them."""
-    from experiments.datasets import HEART, is_at_hand
+    from experiments.data.datasets import HEART, is_at_hand
 
     helped = min(_seconds(["--help"])[0] for _ in range(3))
     plan = Path(__file__).parents[1] / "heart-disease.toml"

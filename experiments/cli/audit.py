@@ -30,8 +30,8 @@ def audit(
     import logging
 
     from experiments.audit.probes import audit as run_probes
-    from experiments.cli.output import Steps, console, figure, print_json, print_table, quiet_flower
     from server.settings import apply_quiet_environment
+    from terminal.output import Steps, console, figure, print_json, print_table, quiet_flower
 
     apply_quiet_environment()
     quiet_flower()
@@ -77,7 +77,7 @@ def audit(
 def _experiment(file: Path | None) -> Experiment:
     from contract.errors import ExperimentError
     from contract.experiment import Experiment, Label, NumericFeature, Task
-    from experiments.federated_run import read_experiment
+    from terminal.experiment_files import read_experiment
 
     if file is None:
         task = Task(

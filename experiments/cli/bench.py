@@ -9,7 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from experiments.benchmarks.measurement import Measurement
-    from experiments.cli.output import Steps
+    from terminal.output import Steps
 
 __all__ = ["bench"]
 
@@ -21,8 +21,8 @@ def bench(
     """Measure, and say whether each goal holds. Exit code 0 whether they hold or not."""
     from contract.errors import InputError
     from experiments.benchmarks.measurement import to_json
-    from experiments.cli.output import Steps, console, figure, print_json, print_table, quiet_flower
     from server.settings import apply_quiet_environment
+    from terminal.output import Steps, console, figure, print_json, print_table, quiet_flower
 
     apply_quiet_environment()
     quiet_flower()

@@ -15,8 +15,8 @@ def lay_out(
     folder: Annotated[Path, typer.Argument(help="The folder to make.")],
 ) -> None:
     """Lay a public data set out as one folder a site, each with its site.toml."""
-    from experiments.cli.output import print_table
-    from experiments.datasets import prepare_sites
+    from experiments.data.datasets import prepare_sites
+    from terminal.output import print_table
 
     paths = prepare_sites(name, folder)
     print_table(("site", "site.toml"), ((path.parent.name, path) for path in paths))

@@ -32,9 +32,9 @@ def demo(
     import sys
     import time
 
-    from experiments.cli.output import console, print_json, print_table, quiet_flower
-    from experiments.demo import Demo, DemoOptions
+    from experiments.demo.demo import Demo, DemoOptions
     from server.settings import apply_quiet_environment
+    from terminal.output import console, print_json, print_table, quiet_flower
 
     apply_quiet_environment()
     quiet_flower()

@@ -11,8 +11,10 @@ import sys
 
 import typer
 
+from clients.cli import site
 from contract.errors import TidegateError
-from experiments.cli import audit, bench, data, demo, drift, models, ranges, run, server, site
+from experiments.cli import audit, bench, data, demo, ranges, run
+from server.cli import drift, models, server
 
 __all__ = ["app", "main"]
 

@@ -34,12 +34,13 @@ def ranges(
 ) -> None:
     """Ask the sites for noisy counts of the features without a range, charged to their ledgers."""
     from contract.errors import InputError
-    from experiments.cli.output import console, print_json, quiet_flower
-    from experiments.federated_run import Request, named_runtime, read_text, run_experiment, sites_for
+    from experiments.federated_run import Request, named_runtime, run_experiment, sites_for
     from experiments.range_query import check_question, read_unranged, told_ranges, with_ranges
-    from server.jobs import RangeQuestion
+    from server.jobs.job import RangeQuestion
     from server.settings import apply_quiet_environment, read_settings
-    from server.storage import name_run
+    from server.state.storage import name_run
+    from terminal.experiment_files import read_text
+    from terminal.output import console, print_json, quiet_flower
 
     apply_quiet_environment()
     quiet_flower()
@@ -76,8 +77,8 @@ def ranges(
 
 
 def _show(result: Mapping[str, Any], told: Mapping[str, tuple[float, float]]) -> None:
-    from experiments.cli.output import console, print_table
     from experiments.range_query import MARGIN
+    from terminal.output import console, print_table
 
     share = f"{result['share']:.1%}"
     rows = [

@@ -27,10 +27,11 @@ def run(
     """Train across the sites and register a model version."""
     from rich.markup import escape
 
-    from experiments.cli.output import Steps, console, metrics_rows, print_json, print_table, quiet_flower
-    from experiments.federated_run import Request, named_runtime, read_experiment, run_experiment, sites_for
+    from experiments.federated_run import Request, named_runtime, run_experiment, sites_for
     from server.settings import apply_quiet_environment, read_settings
-    from server.storage import name_run
+    from server.state.storage import name_run
+    from terminal.experiment_files import read_experiment
+    from terminal.output import Steps, console, metrics_rows, print_json, print_table, quiet_flower
 
     apply_quiet_environment()
     quiet_flower()

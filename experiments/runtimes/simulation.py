@@ -24,8 +24,8 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from contract.errors import InputError
-from server.flower import silence_telemetry
-from server.jobs import Job
+from server.jobs.job import Job
+from server.line.flower import silence_telemetry
 from server.settings import ServerSettings
 
 __all__ = ["simulate"]

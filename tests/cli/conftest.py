@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from experiments.cli import output
 from experiments.cli.main import main
+from terminal import output
 
 
 @pytest.fixture

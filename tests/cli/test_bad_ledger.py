@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from clients.ledger import Cap, Ledger, Plan
+from clients.ledger.chain import Cap, Ledger, Plan
 from tests import commands
 from tests.cli.test_bad_input import EXPERIMENT, ROWS, SITE, edit, write_rows
 

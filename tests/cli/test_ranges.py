@@ -18,10 +18,10 @@ from contract.experiment_file import parse_experiment, parse_unranged
 from experiments.range_query import with_ranges
 from experiments.runtimes.inline import InlineGrid
 from server.app import run_job
-from server.flower import assume_identity
-from server.jobs import Job, RangeQuestion, read_job
+from server.jobs.job import Job, RangeQuestion, read_job
+from server.line.flower import assume_identity
 from server.settings import read_settings
-from server.storage import open_state
+from server.state.storage import open_state
 
 UNRANGED = """\
 name = "small"

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from contract.errors import InputError
-from experiments.runtimes.deployment import admit, dismiss
-from server.participation import SiteStatus, Step
-from server.records import RoundRecord
+from server.federation import admit, dismiss
 from server.settings import read_settings
-from server.storage import State, open_state
+from server.state.participation import SiteStatus, Step
+from server.state.records import RoundRecord
+from server.state.storage import State, open_state
 from tests.server.federation import plan
 
 Command = Callable[..., str]

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from clients import site as sites
-from clients.cost import block_costs, room_for
-from clients.ledger import Cap, Ledger, Plan
-from clients.plans import evaluate_plan, train_plan
+from clients.ledger.chain import Cap, Ledger, Plan
+from clients.ledger.cost import block_costs, room_for
+from clients.ledger.plans import evaluate_plan, train_plan
 from clients.site import Site, open_site
 from contract.errors import BudgetError
 from contract.experiment_file import parse_experiment

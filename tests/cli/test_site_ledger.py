@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from clients.ledger import Ledger, Plan
-from clients.replay import block_totals, history
+from clients.cli.block_table import bar, block_table, epsilon
+from clients.cli.ledger_plot import plot_ledger
+from clients.keys import make_node_key
+from clients.ledger.chain import Ledger, Plan
+from clients.ledger.replay import block_totals, history
 from clients.site import open_site
-from experiments.cli.block_table import bar, block_table, epsilon
-from experiments.ledger_plot import plot_ledger
-from experiments.runtimes.certificates import make_node_key
 
 SITE = """\
 name = "north"

@@ -13,7 +13,7 @@ from dp_accounting import (
 )
 from dp_accounting.pld import PLDAccountant
 
-from clients.accounting import (
+from clients.ledger.accounting import (
     FILTER_GAUSSIAN,
     FILTER_RENYI,
     PLAN_AND_GAUSSIAN,

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from flwr.app import Message, RecordDict
 
-from clients.agent import installed_code_hash, serve
 from clients.app import app
-from clients.flower import Bundle, PackedReply, ServerRefusedError, Work, pack
-from clients.health import Health, serve_health
-from clients.spool import Spool, write_reply
+from clients.line.agent import installed_code_hash, serve
+from clients.line.flower import Bundle, PackedReply, ServerRefusedError, Work, pack
+from clients.line.spool import Spool, write_reply
 from contract.code import BUNDLED_PACKAGES, code_hash
 from contract.errors import LedgerError, RefusalCode
-from server.flower import assume_identity
+from server.line.flower import assume_identity
+from terminal.health import Health, serve_health
 from tests.works import make_work
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,9 +104,9 @@ class Answering:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     assume_identity(5)
-    monkeypatch.setattr("clients.agent._IDLE_POLL", 0.001)
-    monkeypatch.setattr("clients.agent._POLLS", ())
-    monkeypatch.setattr("clients.agent._FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("clients.line.agent._IDLE_POLL", 0.001)
+    monkeypatch.setattr("clients.line.agent._POLLS", ())
+    monkeypatch.setattr("clients.line.agent._FIRST_PAUSE", 0.001)
 
 
 def run(
@@ -143,7 +143,7 @@ def test_what_is_no_code_of_the_bundle_does_not_matter() -> None:
         {},
         {**INSTALLED, "clients/gate.py": INSTALLED["clients/gate.py"] + b"\n"},
         {**INSTALLED, "clients/more.py": b""},
-        {name: content for name, content in INSTALLED.items() if name != "clients/ledger.py"},
+        {name: content for name, content in INSTALLED.items() if name != "clients/ledger/chain.py"},
     ],
 )
 def test_a_server_with_other_code_is_refused_in_one_word_and_nothing_is_run(files: dict[str, bytes]) -> None:
@@ -235,7 +235,7 @@ def test_rounds_that_went_by_during_a_long_task_are_not_answered(monkeypatch: py
     line, answering = Line(None, *works, None), Answering()
     run(line, answering)
     assert answering.asked == works  # none took long: each is the only one that waits
-    monkeypatch.setattr("clients.agent._LONG_TASK", 0.0)
+    monkeypatch.setattr("clients.line.agent._LONG_TASK", 0.0)
     line, answering = Line(None, *works, None), Answering()
     run(line, answering)
     assert answering.asked == [works[0], works[-1]]
@@ -340,7 +340,7 @@ def test_nothing_is_received_once_it_is_to_stop() -> None:
 
 
 def test_the_stop_event_ends_an_idle_agent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clients.agent._IDLE_POLL", 60.0)
+    monkeypatch.setattr("clients.line.agent._IDLE_POLL", 60.0)
     line = Line(None, None, None)
     agent = threading.Thread(target=run, args=(line, Answering()), daemon=True)
     agent.start()

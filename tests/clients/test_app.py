@@ -20,7 +20,7 @@ from contract.experiment_file import parse_experiment
 from contract.messages import COMPARE, CONFIG, DRIFT_QUERY, Instruction, Reply
 from contract.models import initial_arrays
 from experiments.runtimes.inline import InlineGrid
-from server.flower import assume_identity
+from server.line.flower import assume_identity
 
 TEXT = """\
 name = "small"
@@ -46,7 +46,7 @@ TWICE = Instruction(run="r", step=1, windows=("w1",), evaluations=2)
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A site's site.toml; whatever site was opened is closed afterwards."""
     monkeypatch.setattr(sites, "_open", {})
-    monkeypatch.setattr("clients.drift.write_local_report", lambda *_: None)  # seconds, in another process
+    monkeypatch.setattr("clients.mechanisms.drift.write_local_report", lambda *_: None)  # seconds
     rng = np.random.default_rng(1)
     lines = ["level,ill,window,side"]
     lines += [
@@ -138,14 +138,14 @@ def _diverges(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from contract.releases import ScoreHistogram
 
     wrong = ScoreHistogram(negative=np.array([np.nan, float(CANARY)]), positive=np.ones(2), noise_deviation=0)
-    monkeypatch.setattr("clients.evaluation.evaluate", lambda *_, **__: wrong)
+    monkeypatch.setattr("clients.mechanisms.evaluation.evaluate", lambda *_, **__: wrong)
 
 
 def _raises(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def evaluate(*_: Any, **__: Any) -> None:
         raise ValueError(f"level = {CANARY} in {site}")
 
-    monkeypatch.setattr("clients.evaluation.evaluate", evaluate)
+    monkeypatch.setattr("clients.mechanisms.evaluation.evaluate", evaluate)
 
 
 def _raises_reading(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,10 +15,10 @@ from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
-from clients import clipping
-from clients.clipping import clipped_sum, supports
-from clients.models import Layers, SmallCnn, losses
-from clients.training import _clipped_sum_by_opacus
+from clients.mechanisms import clipping
+from clients.mechanisms.clipping import clipped_sum, supports
+from clients.mechanisms.models import Layers, SmallCnn, losses
+from clients.mechanisms.training import _clipped_sum_by_opacus
 
 NORM = 0.5
 CLASSES = 3

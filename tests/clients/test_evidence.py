@@ -14,14 +14,13 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from clients.entry_bodies import require_sound
-from clients.evidence import Checked, check, export
-from clients.evidence_file import LEDGER_VERSION, canonical, read_evidence
-from clients.ledger import Cap, Entry, Ledger, Plan
-from clients.replay import block_totals, history, totals_of
-from clients.site_keys import fingerprint, read_private_key, read_public_key
+from clients.keys import fingerprint, make_node_key, read_private_key, read_public_key
+from clients.ledger.chain import Cap, Entry, Ledger, Plan
+from clients.ledger.entry_bodies import require_sound
+from clients.ledger.evidence import Checked, check, export
+from clients.ledger.evidence_file import LEDGER_VERSION, canonical, read_evidence
+from clients.ledger.replay import block_totals, history, totals_of
 from contract.errors import InputError, LedgerError
-from experiments.runtimes.certificates import make_node_key
 
 CAP = Cap(epsilon=8.0, delta=1e-5)
 KEY = ec.generate_private_key(ec.SECP384R1())

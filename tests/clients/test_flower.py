@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from clients.flower import LineBrokenError, _lasting_heartbeats, connect
+from clients.keys import make_node_key
+from clients.line.flower import LineBrokenError, _lasting_heartbeats, connect
 from contract.errors import AddressError
-from experiments.runtimes.certificates import make_node_key, make_server_files
+from server.line.certificates import make_server_files
 
 
 @pytest.fixture

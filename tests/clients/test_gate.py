@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from clients.gate import Gate, Releases
-from clients.ledger import Cap, Ledger, Plan
+from clients.ledger.chain import Cap, Ledger, Plan
 from clients.site_config import Policy
 from contract.errors import BudgetError, ReleaseError
 from contract.experiment import Experiment

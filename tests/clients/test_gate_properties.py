@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from clients.gate import Gate, Releases
-from clients.ledger import Cap, Ledger, Plan
+from clients.ledger.chain import Cap, Ledger, Plan
 from clients.site_config import Policy
 from contract.errors import BudgetError, LedgerError, ReleaseError
 from contract.experiment_file import parse_experiment

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clients.accounting import FILTER_GAUSSIAN, FILTER_RENYI, PLAN_PLD, Event, compose
-from clients.ledger import Cap, Ledger, Plan
+from clients.ledger.accounting import FILTER_GAUSSIAN, FILTER_RENYI, PLAN_PLD, Event, compose
+from clients.ledger.chain import Cap, Ledger, Plan
 from contract.errors import BudgetError, LedgerError
 
 
@@ -354,7 +354,7 @@ def test_a_full_disk_leaves_nothing_half_written(path: Path) -> None:
 LOOP = """\
 import sys
 from pathlib import Path
-from clients.ledger import Cap, Ledger, Plan
+from clients.ledger.chain import Cap, Ledger, Plan
 ledger = Ledger(Path(sys.argv[1]), site="north", cap=Cap(epsilon=8.0, delta=1e-5), clock=lambda: "now")
 plan = Plan(name="r/train", run="r", purpose="train", blocks=("b",), noise_multiplier=1000.0, uses=100000)
 ledger.authorise(plan)

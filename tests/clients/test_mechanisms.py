@@ -9,13 +9,13 @@ import numpy.typing as npt
 import pytest
 from scipy.stats import kstest
 
-from clients import training
-from clients.evaluation import compare, evaluate, exact_scores
-from clients.models import arrays_of, build_module
-from clients.noise import NoNoise, SystemNoise
-from clients.persons import rows_within_limit
-from clients.table import Table
-from clients.training import LocalSteps, train_locally
+from clients.mechanisms import training
+from clients.mechanisms.evaluation import compare, evaluate, exact_scores
+from clients.mechanisms.models import arrays_of, build_module
+from clients.mechanisms.noise import NoNoise, SystemNoise
+from clients.mechanisms.training import LocalSteps, train_locally
+from clients.rows.persons import rows_within_limit
+from clients.rows.table import Table
 from contract.experiment import Experiment, Model
 from contract.experiment_file import parse_experiment
 from contract.models import initial_arrays, parameter_shapes

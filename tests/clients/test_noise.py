@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import kstest, norm, pearsonr
 
-from clients.noise import NoNoise, SystemNoise, add_noise, deviation_for, grid_of, noisy
+from clients.mechanisms.noise import NoNoise, SystemNoise, add_noise, deviation_for, grid_of, noisy
 
 DRAWS = 20_000
 

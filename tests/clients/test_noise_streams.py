@@ -22,17 +22,17 @@ from scipy.stats import chi2, kstest, norm
 
 from clients import site as sites
 from clients.app import app
-from clients.evaluation import evaluate
-from clients.noise import NoNoise
+from clients.mechanisms.evaluation import evaluate
+from clients.mechanisms.noise import NoNoise
+from clients.mechanisms.training import LocalSteps, train_locally
 from clients.site import Site, open_site
-from clients.training import LocalSteps, train_locally
 from contract.experiment import Experiment
 from contract.experiment_file import parse_experiment
 from contract.messages import DRIFT_QUERY, Instruction, Reply
 from contract.models import initial_arrays
 from experiments.runtimes.inline import InlineGrid
 from monitoring.binning import count_features
-from server.flower import assume_identity
+from server.line.flower import assume_identity
 
 Floats = npt.NDArray[np.float64]
 
@@ -94,7 +94,7 @@ def make_site(folder: Path, name: str) -> Path:
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(sites, "_open", {})
-    monkeypatch.setattr("clients.drift.write_local_report", lambda *_: None)  # seconds, in another process
+    monkeypatch.setattr("clients.mechanisms.drift.write_local_report", lambda *_: None)  # seconds
     yield tmp_path
     for known in sites._open.values():
         known.ledger.close()

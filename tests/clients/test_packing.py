@@ -9,8 +9,8 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 
-from clients.flower import _LONG, _config_content, pack
-from server.flower import assume_identity
+from clients.line.flower import _LONG, _config_content, pack
+from server.line.flower import assume_identity
 
 
 @pytest.mark.parametrize("size", [0, 1, _LONG - 1, _LONG, _LONG + 1, 3 * _LONG])

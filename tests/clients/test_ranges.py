@@ -13,9 +13,9 @@ from flwr.app import Message
 
 from clients import site as sites
 from clients.app import app
-from clients.noise import NoNoise
-from clients.plans import ranges_plan
-from clients.ranges import noisy_range_counts, ranges_deviation
+from clients.ledger.plans import ranges_plan
+from clients.mechanisms.noise import NoNoise
+from clients.mechanisms.ranges import noisy_range_counts, ranges_deviation
 from clients.site import open_site
 from contract.errors import InputError, ReleaseError
 from contract.experiment import Experiment
@@ -24,7 +24,7 @@ from contract.messages import RANGES_QUERY, Instruction, Reply
 from contract.range_grid import CELLS, MISSING_CELL, cells_of
 from contract.releases import RangeSummary
 from experiments.runtimes.inline import InlineGrid
-from server.flower import assume_identity
+from server.line.flower import assume_identity
 
 TEXT = """\
 name = "small"
@@ -228,7 +228,7 @@ def test_a_reply_with_another_number_of_counts_is_not_understood(site: Path) -> 
 
 
 def test_what_is_not_finite_does_not_pass_the_gate(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clients.ranges.ranges_deviation", lambda *_: float("nan"))
+    monkeypatch.setattr("clients.mechanisms.ranges.ranges_deviation", lambda *_: float("nan"))
     assert ask(site).error.reason == "release"
     assert [entry.kind for entry in open_site(site).ledger.entries()] == ["authorise", "reserve"]
 

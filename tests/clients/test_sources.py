@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 
+from clients.rows.sources import HOLDOUT, load_frame, locate
 from clients.site_config import DataSource, SiteConfig
-from clients.sources import HOLDOUT, load_frame, locate
 from contract.errors import DataError
 from contract.experiment import CategoricalFeature, Label, NumericFeature, Task
 

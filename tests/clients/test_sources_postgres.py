@@ -15,17 +15,17 @@ import pytest
 import sqlalchemy as sa
 
 from clients.app import app
+from clients.rows.sources import HOLDOUT, load_frame
 from clients.site import open_site
 from clients.site_config import SiteConfig, read_site_config
-from clients.sources import HOLDOUT, load_frame
 from contract.errors import DataError, InputError, SiteConfigError
 from contract.experiment import CategoricalFeature, Experiment, Label, NumericFeature, Task
 from contract.experiment_file import parse_experiment
 from experiments.runtimes.inline import InlineGrid
 from server.app import run_job
-from server.flower import assume_identity
-from server.jobs import Job
-from server.registry import Registry
+from server.jobs.job import Job
+from server.line.flower import assume_identity
+from server.registry.registry import Registry
 from server.settings import read_settings
 from tests.postgres import ROLE_WITH_PASSWORD
 

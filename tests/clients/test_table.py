@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clients.sources import HOLDOUT
-from clients.table import Table, prepare, require_two_classes, select
+from clients.rows.sources import HOLDOUT
+from clients.rows.table import Table, prepare, require_two_classes, select
 from contract.errors import DataError
 from contract.experiment import CategoricalFeature, Label, NumericFeature, Task
 

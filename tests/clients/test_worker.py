@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from clients.spool import Spool, read_reply, read_work
-from clients.worker import Limits, TaskFailedError, Worker
+from clients.line.spool import Spool, read_reply, read_work
+from clients.line.worker import Limits, TaskFailedError, Worker
 from tests.works import make_work
 
 PROGRAM = """\
 import json, os, signal, sys, time
 from pathlib import Path
 from flwr.app import Message, RecordDict
-from clients.worker import Limits, answer_tasks
-from server.flower import assume_identity
+from clients.line.worker import Limits, answer_tasks
+from server.line.flower import assume_identity
 
 assume_identity(5)
 folder = Path(sys.argv[2])

@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clients.accounting import noise_multiplier
-from clients.noise import SystemNoise
-from clients.plans import train_plan
-from clients.table import Table
-from clients.training import LocalSteps, train_locally
+from clients.ledger.accounting import noise_multiplier
+from clients.ledger.plans import train_plan
+from clients.mechanisms.noise import SystemNoise
+from clients.mechanisms.training import LocalSteps, train_locally
+from clients.rows.table import Table
 from contract.errors import ReleaseError
 from contract.experiment import Experiment, Model, Privacy, Strategy
 from contract.messages import Instruction, Reply
 from contract.models import initial_arrays
 from contract.norm_bound import gaussian_multiplier, greatest_normal, update_bound
 from contract.releases import ModelUpdate, Spent
-from experiments.federated_run import read_experiment
-from server.checks import check_update
+from server.exchange.checks import check_update
+from terminal.experiment_files import read_experiment
 from tests.server.federation import plan
 
 ROOT = Path(__file__).resolve().parents[2]

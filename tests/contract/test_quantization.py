@@ -19,9 +19,9 @@ from contract.models import initial_arrays
 from contract.norm_bound import update_bound, update_norm
 from contract.quantization import BLOCK, distance, is_quantized, parameters, quantize, step_shapes
 from contract.releases import ModelUpdate, Spent
-from server.checks import check_update, model_shapes
-from server.flower import assume_identity
-from server.strategies import aggregate, build_strategy
+from server.exchange.checks import check_update, model_shapes
+from server.exchange.strategies import aggregate, build_strategy
+from server.line.flower import assume_identity
 from tests.server.federation import plan
 
 SPENT = Spent(epsilon=1.0, delta=1e-5, unit="record", method="PLD", block="all/train")

@@ -16,8 +16,8 @@ import httpx
 import pytest
 
 from contract.transport import PooledTransport, pooled
-from experiments.runtimes.certificates import make_server_files
-from experiments.runtimes.processes import free_port
+from server.line.certificates import make_server_files
+from server.line.processes import free_port
 
 LONG = bytes(range(256)) * 20_000
 

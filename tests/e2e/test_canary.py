@@ -19,8 +19,8 @@ from contract.experiment import Experiment
 from contract.experiment_file import parse_experiment
 from experiments.runtimes.inline import InlineGrid
 from server.app import run_job
-from server.flower import assume_identity
-from server.jobs import Job
+from server.jobs.job import Job
+from server.line.flower import assume_identity
 from server.settings import ServerSettings, read_settings
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -203,15 +203,16 @@ def test_no_canary_is_in_a_log_of_the_server_or_in_flowers_own_database(
 @pytest.fixture
 def deploy(sites: list[Path], settings: ServerSettings) -> Callable[[Job], None]:
     """Run a job with real processes, the SuperLink keeping everything in a file."""
-    from experiments.runtimes.deployment import Federation, project_root
-    from experiments.runtimes.processes import Processes
+    from experiments.runtimes.deployment import add_site
+    from server.federation import Federation, project_root
+    from server.line.processes import Processes
 
     def run(job: Job) -> None:
         with Processes(logs=settings.home / "logs") as processes:
             federation = Federation(home=settings.home, settings=settings, processes=processes, lasting=True)
             control = federation.start_server()
             for name, path in zip(SITES, sites, strict=True):
-                federation.add_site(name, path, control)
+                add_site(federation, name, path, control)
             federation.wait_for_sites(control, len(sites))
             ended = control.wait(control.submit(project_root(), job.to_run_config()))
             control.close()

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from server.storage import open_state
+from server.state.storage import open_state
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 

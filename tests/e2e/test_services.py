@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from experiments.runtimes.processes import free_port
+from server.line.processes import free_port
 from tests.cli.test_bad_input import ROWS, SITE, write_rows
 from tests.commands import plain_environment
 

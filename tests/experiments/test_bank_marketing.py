@@ -11,21 +11,21 @@ import numpy as np
 import pytest
 
 from clients.app import app
-from clients.evaluation import exact_scores
+from clients.mechanisms.evaluation import exact_scores
+from clients.rows.table import Table
 from clients.site import open_site
-from clients.table import Table
 from contract.experiment import Experiment
 from contract.releases import Metrics
-from experiments.datasets import prepare_sites
-from experiments.federated_run import read_experiment
+from experiments.data.datasets import prepare_sites
 from experiments.runtimes.inline import InlineGrid
 from server.app import run_job
-from server.flower import assume_identity
-from server.jobs import Job
-from server.records import RunRecord
-from server.registry import Registry
+from server.jobs.job import Job
+from server.line.flower import assume_identity
+from server.registry.registry import Registry
 from server.settings import ServerSettings, read_settings
-from server.storage import open_state
+from server.state.records import RunRecord
+from server.state.storage import open_state
+from terminal.experiment_files import read_experiment
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -18,8 +18,8 @@ from experiments.benchmarks.raw_tls import seconds_over_tls
 from experiments.benchmarks.rounds import Figures, table
 from experiments.benchmarks.rounds_app.bench_rounds.client_app import app
 from experiments.benchmarks.rounds_trial import Outcome
-from server.exchange import instruct
-from server.flower import assume_identity, build_bundle
+from server.exchange.answers import instruct
+from server.line.flower import assume_identity, build_bundle
 
 
 def outcome(*seconds: float, sites: int = 4, counted: int | None = None) -> Outcome:

@@ -17,8 +17,8 @@ from scipy.stats import chi2_contingency
 
 from clients.site_config import read_site_config
 from contract.errors import DataError
-from experiments import datasets
-from experiments.datasets import DATA_DIR, HEART, DataFile, dataset_sites, find, prepare_sites
+from experiments.data import datasets
+from experiments.data.datasets import DATA_DIR, HEART, DataFile, dataset_sites, find, prepare_sites
 
 CONTENT = b"1,2\n"
 FILE = DataFile(

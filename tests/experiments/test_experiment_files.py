@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clients.rows.sources import load_frame
+from clients.rows.table import prepare, require_two_classes, select
 from clients.site_config import holdout_key, read_site_config
-from clients.sources import load_frame
-from clients.table import prepare, require_two_classes, select
 from contract.experiment import Experiment
 from contract.experiment_file import parse_experiment
-from experiments.datasets import prepare_sites
+from experiments.data.datasets import prepare_sites
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments"
 SHIPPED = sorted(path.stem for path in FOLDER.glob("*.toml"))

@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import flamby_baselines, heart_resplits
-from experiments.datasets import dataset_sites
-from experiments.federated_run import read_experiment
-from experiments.flamby_baselines import (
+from experiments.data.datasets import dataset_sites
+from experiments.data.layout import SiteRows
+from experiments.studies import flamby_baselines, heart_resplits
+from experiments.studies.flamby_baselines import (
     Method,
     Recipe,
     cyclic,
@@ -27,13 +27,13 @@ from experiments.flamby_baselines import (
     scaffold,
     train_adam,
 )
-from experiments.flamby_heart import draw, tell
-from experiments.flamby_rows import Centre, flamby_inputs
-from experiments.flamby_study import PUBLISHED, Extent, Figures, run_study
-from experiments.heart_accuracy import settings_at
-from experiments.heart_resplits import interval, measure, resplit
-from experiments.heart_scores import score_hospitals
-from experiments.layout import SiteRows
+from experiments.studies.flamby_heart import draw, tell
+from experiments.studies.flamby_rows import Centre, flamby_inputs
+from experiments.studies.flamby_study import PUBLISHED, Extent, Figures, run_study
+from experiments.studies.heart_accuracy import settings_at
+from experiments.studies.heart_resplits import interval, measure, resplit
+from experiments.studies.heart_scores import score_hospitals
+from terminal.experiment_files import read_experiment
 
 Vector = npt.NDArray[np.float64]
 RECIPE = Recipe(rounds=3, steps=5)
@@ -200,7 +200,7 @@ def test_a_resplit_keeps_patients_and_shares_and_seed_43_is_flambys(data_dir: Ca
 
 
 def test_settings_change_epsilon_and_what_goes_with_it_alone() -> None:
-    shipped = read_experiment(Path(flamby_baselines.__file__).parent / "heart-disease.toml")
+    shipped = read_experiment(Path(flamby_baselines.__file__).parents[1] / "heart-disease.toml")
     for epsilon in (0.1, 5.0):
         found = settings_at(shipped, epsilon)
         assert (found.privacy.epsilon, found.privacy.delta) == (epsilon, 1e-4)

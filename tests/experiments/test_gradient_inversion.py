@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from contract.experiment import CategoricalFeature, Label, NumericFeature, Task
-from experiments import gradient_inversion
-from experiments.gradient_inversion import (
+from experiments.studies import gradient_inversion
+from experiments.studies.gradient_inversion import (
     CLIPPED,
     NOT_PRIVATE,
     RELEASES,
@@ -26,8 +26,8 @@ from experiments.gradient_inversion import (
     run_study,
     summarise,
 )
-from experiments.inversion_attack import public_prior
-from experiments.inversion_picture import draw
+from experiments.studies.inversion_attack import public_prior
+from experiments.studies.inversion_picture import draw
 from server.settings import apply_quiet_environment
 
 EPSILON_1 = Release(name="ε = 1", epsilon=1.0)

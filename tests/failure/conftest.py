@@ -13,10 +13,10 @@ import pytest
 from contract.experiment import Experiment
 from contract.experiment_file import parse_experiment
 from experiments.federated_run import Request, run_experiment
-from server.jobs import Job
-from server.records import RunRecord
-from server.registry import Registry
+from server.jobs.job import Job
+from server.registry.registry import Registry
 from server.settings import ServerSettings, read_settings
+from server.state.records import RunRecord
 from tests.failure.disk import Disk
 from tests.failure.federation import LONG, Account, Arrays, HurtFederation
 from tests.runtimes.conftest import SMALL, make_site, settings, sites, small

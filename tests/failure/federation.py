@@ -24,19 +24,19 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from clients.keys import make_node_key
 from clients.site import Site
 from clients.site_config import read_site_config
 from contract.errors import AddressError, RoundError
 from contract.experiment import Experiment
-from experiments.runtimes.certificates import make_node_key
-from experiments.runtimes.deployment import Federation, admit, project_root
-from experiments.runtimes.processes import Processes
-from server.flower import ControlClient
-from server.jobs import Job
-from server.records import RoundRecord, RunRecord
-from server.registry import Registry
+from server.federation import Federation, admit, project_root
+from server.jobs.job import Job
+from server.line.flower import ControlClient
+from server.line.processes import Processes
+from server.registry.registry import Registry
 from server.settings import ServerSettings, quiet_environment
-from server.storage import open_state
+from server.state.records import RoundRecord, RunRecord
+from server.state.storage import open_state
 from tests.failure.disk import Disk
 from tests.failure.line import Cut, Line
 

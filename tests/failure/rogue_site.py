@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from clients.agent import serve
 from clients.app import app, warm_up
-from clients.flower import FleetConnection, PackedReply, Work, connect, pack
+from clients.line.agent import serve
+from clients.line.flower import FleetConnection, PackedReply, Work, connect, pack
+from clients.line.spool import Spool
 from clients.site_config import read_site_config
-from clients.spool import Spool
 from contract.messages import ARRAYS, Instruction, Reply
 from contract.messages import pack as pack_arrays
 

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments.runtimes.deployment import project_root
-from server.jobs import Job
-from server.records import RunRecord
-from server.registry import Registry
-from server.storage import open_state
+from server.federation import project_root
+from server.jobs.job import Job
+from server.registry.registry import Registry
+from server.state.records import RunRecord
+from server.state.storage import open_state
 from tests.failure.conftest import plan, train
 from tests.failure.federation import LONG, Account, HurtFederation
 
@@ -269,10 +269,10 @@ def test_a_server_with_other_code_is_refused_at_every_site_and_pays_nothing(
 def copy_of_the_project(folder: Path) -> Path:
     """The project as it would be after an update of the server alone."""
     root = project_root()
-    for package in ("contract", "clients", "monitoring", "server"):
+    for package in ("contract", "terminal", "clients", "monitoring", "server"):
         shutil.copytree(root / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(root / file, folder)
-    changed = folder / "clients" / "health.py"
+    changed = folder / "clients" / "keys.py"
     changed.write_text(changed.read_text() + "\n# a later version\n")
     return folder

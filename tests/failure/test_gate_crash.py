@@ -20,8 +20,8 @@ from typing import Any
 
 import pytest
 
-from clients.accounting import Event, compose
-from clients.ledger import Entry
+from clients.ledger.accounting import Event, compose
+from clients.ledger.chain import Entry
 from clients.site import Site
 from clients.site_config import read_site_config
 from contract.experiment_file import parse_experiment
@@ -69,14 +69,15 @@ from pathlib import Path
 import numpy as np
 import sqlalchemy as sa
 from flwr.app import Message
-from clients import app, site as sites, training
-from clients.ledger import Ledger
-from clients.noise import SystemNoise
+from clients import app, site as sites
+from clients.mechanisms import training
+from clients.ledger.chain import Ledger
+from clients.mechanisms.noise import SystemNoise
 from contract.experiment import Experiment
 from contract.messages import Instruction, Reply
 from contract.models import initial_arrays
 from experiments.runtimes.inline import InlineGrid
-from server.flower import assume_identity
+from server.line.flower import assume_identity
 
 experiment = Experiment.model_validate_json(sys.argv[1])
 

@@ -18,9 +18,9 @@ from clients.site import open_site
 from contract.errors import RoundError
 from contract.experiment import Experiment
 from experiments.federated_run import Request, run_experiment
-from server.registry import Registry
+from server.registry.registry import Registry
 from server.settings import ServerSettings
-from server.storage import open_state
+from server.state.storage import open_state
 from tests.failure.conftest import SITES, plan
 from tests.failure.federation import LONG, Arrays
 
@@ -125,7 +125,7 @@ def test_too_few_sites_end_the_run_with_their_names(
     from clients.app import app
     from experiments.runtimes.inline import InlineGrid
     from server.app import run_job
-    from server.flower import assume_identity
+    from server.line.flower import assume_identity
 
     job = Request(experiment=experiment, run="run-1", sites=rows, settings=settings("few")).job()
     grid = InlineGrid(app, rows, job.to_run_config())

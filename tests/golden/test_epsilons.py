@@ -21,7 +21,14 @@ from scipy.integrate import quad
 from scipy.special import ndtr
 from scipy.stats import norm
 
-from clients.accounting import FILTER_GAUSSIAN, FILTER_RENYI, PLAN_PLD, Event, compose, noise_multiplier
+from clients.ledger.accounting import (
+    FILTER_GAUSSIAN,
+    FILTER_RENYI,
+    PLAN_PLD,
+    Event,
+    compose,
+    noise_multiplier,
+)
 
 Floats = npt.NDArray[np.float64]
 

@@ -13,19 +13,19 @@ from pathlib import Path
 
 import pytest
 
+from clients.keys import make_node_key
 from contract.code import BUNDLED_PACKAGES
 from contract.experiment import Experiment
-from experiments.runtimes.certificates import make_node_key
-from experiments.runtimes.deployment import Federation
-from experiments.runtimes.processes import Processes, free_port
-from server.flower import bundle_files
+from server.federation import Federation
+from server.line.flower import bundle_files
+from server.line.processes import Processes, free_port
 from server.settings import ServerSettings, quiet_environment
-from server.storage import open_state
+from server.state.storage import open_state
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_bundle_holds_the_four_packages_and_nothing_else(tmp_path: Path) -> None:
+def test_the_bundle_holds_the_packages_without_the_command_line_and_nothing_else(tmp_path: Path) -> None:
     project = tmp_path / "tidegate"
     for package in BUNDLED_PACKAGES:
         shutil.copytree(ROOT / package, project / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -45,6 +45,7 @@ def test_the_bundle_holds_the_four_packages_and_nothing_else(tmp_path: Path) -> 
         path.relative_to(project).as_posix()
         for package in BUNDLED_PACKAGES
         for path in (project / package).rglob("*.py")
+        if "cli" not in path.parts
     ]
     assert len(code) > 50
     assert bundle_files(project) == sorted([*code, "pyproject.toml", ".info/CONTENT"])

@@ -10,7 +10,7 @@ import pytest
 
 from contract.experiment import Experiment
 from experiments.federated_run import Request, Runtime, run_experiment
-from server.registry import Registry
+from server.registry.registry import Registry
 from server.settings import ServerSettings
 
 Make = Callable[[str], list[Path]]

@@ -13,7 +13,7 @@ from contract.experiment import Experiment
 from contract.messages import Reply
 from experiments.federated_run import Request, run_experiment
 from experiments.runtimes.inline import InlineGrid
-from server.registry import Registry
+from server.registry.registry import Registry
 from server.settings import ServerSettings
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from contract.experiment import CategoricalFeature, Experiment, Label, NumericFeature, Strategy, Task
-from server.storage import State, open_state
+from server.state.storage import State, open_state
 from tests.postgres import postgres
 
 __all__ = ["experiment", "postgres", "state"]

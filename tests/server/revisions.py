@@ -8,7 +8,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection
 
-import server.database
+import server.state.database
 
 __all__ = ["FIRST_REVISION_SITE", "migrate"]
 
@@ -22,7 +22,7 @@ FIRST_REVISION_SITE = (
 def migrate(connection: Connection, revision: str) -> None:
     """Bring an empty database to a revision."""
     config = Config()
-    config.set_main_option("script_location", str(Path(server.database.__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(Path(server.state.database.__file__).parent / "migrations"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     command.upgrade(config, revision)

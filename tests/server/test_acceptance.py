@@ -11,7 +11,7 @@ import pytest
 from contract.experiment import Gate
 from contract.messages import Reply
 from contract.releases import Comparison, ScoreHistogram, Spent
-from server.acceptance import judge
+from server.jobs.acceptance import judge
 
 SPENT = Spent(epsilon=1.0, delta=1e-5, unit="record", method="RDP", block="all/holdout")
 

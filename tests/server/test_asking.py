@@ -8,10 +8,10 @@ import pytest
 
 from contract.errors import RoundError
 from contract.messages import Instruction
-from server.asking import Question, ask
-from server.exchange import Patience
-from server.flower import assume_identity
-from server.participation import SiteStatus, Step
+from server.exchange.answers import Patience
+from server.exchange.asking import Question, ask
+from server.line.flower import assume_identity
+from server.state.participation import SiteStatus, Step
 from tests.server.test_exchange import LONG, ScriptedGrid, at
 
 

@@ -14,16 +14,16 @@ from flwr.app import ConfigRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients.noise import SystemNoise, noisy
-from clients.plans import evaluate_plan
+from clients.ledger.plans import evaluate_plan
+from clients.mechanisms.noise import SystemNoise, noisy
 from contract.errors import ReleaseError
 from contract.experiment import Experiment, Privacy
 from contract.messages import ARRAYS, REPLY, Instruction, Reply
 from contract.releases import SCORE_BINS, Comparison, DriftSummary, FeatureCounts, ScoreHistogram, Spent
 from monitoring.binning import feature_bins
-from server.checks import check_comparison, check_drift, check_public, check_scores
-from server.participation import advice, kind_of, runs_of, told
+from server.exchange.checks import check_comparison, check_drift, check_public, check_scores
 from server.rounds import pooled
+from server.state.participation import advice, kind_of, runs_of, told
 from tests.server.federation import plan
 
 SPENT = Spent(epsilon=1.0, delta=1e-5, unit="record", method="PLD", block="all/train")

@@ -16,11 +16,11 @@ from contract.experiment import Experiment, Gate
 from contract.experiment_file import parse_experiment
 from experiments.runtimes.inline import InlineGrid
 from server.cycle import Champion, champion_of, run_cycle
-from server.flower import assume_identity
-from server.jobs import Job
-from server.registry import CHAMPION, Registry
-from server.storage import State
-from server.training_job import Services
+from server.jobs.job import Job
+from server.jobs.training_job import Services
+from server.line.flower import assume_identity
+from server.registry.registry import CHAMPION, Registry
+from server.state.storage import State
 
 TEXT = """\
 name = "model"
@@ -96,7 +96,7 @@ def nowhere(tmp_path: Path) -> Registry:
 
 @pytest.fixture
 def sites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    monkeypatch.setattr("clients.drift.write_local_report", lambda *_: None)  # seconds, in another process
+    monkeypatch.setattr("clients.mechanisms.drift.write_local_report", lambda *_: None)  # seconds
     return [_site(tmp_path / name, name, seed) for seed, name in enumerate(SITES)]
 
 

@@ -6,12 +6,12 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, text
 
-import server.database
+import server.state.database
 from contract.errors import StorageError
 from contract.experiment import Experiment
-from server.participation import SiteStatus, Step
-from server.storage import State, open_state
-from server.tables import HEAD, metadata
+from server.state.participation import SiteStatus, Step
+from server.state.storage import State, open_state
+from server.state.tables import HEAD, metadata
 from tests.server.revisions import FIRST_REVISION_SITE, migrate
 
 
@@ -22,7 +22,7 @@ def test_migrations_give_the_tables_of_the_program(state: State) -> None:
 
 
 def test_head_is_the_newest_revision() -> None:
-    scripts = ScriptDirectory(str(Path(server.database.__file__).parent / "migrations"))
+    scripts = ScriptDirectory(str(Path(server.state.database.__file__).parent / "migrations"))
     assert scripts.get_heads() == [HEAD]
 
 

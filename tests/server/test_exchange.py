@@ -18,8 +18,8 @@ from contract.errors import RefusalCode, ReleaseError, RoundError
 from contract.messages import ARRAYS, REPLY, Instruction, Reply
 from contract.releases import Spent
 from experiments.runtimes.inline import InlineGrid
-from server.exchange import LOST, Answers, Patience, connected_sites, exchange, instruct
-from server.flower import assume_identity
+from server.exchange.answers import LOST, Answers, Patience, connected_sites, exchange, instruct
+from server.line.flower import assume_identity
 
 SPENT = Spent(epsilon=1.0, delta=1e-5, unit="record", method="RDP", block="all/train")
 NAMES = {1: "north", 2: "south", 3: "west"}
@@ -125,7 +125,7 @@ class LosingGrid(ScriptedGrid):
 def test_a_site_whose_message_was_lost_is_asked_again_and_counts_once(
     monkeypatch: pytest.MonkeyPatch, loses: bool
 ) -> None:
-    monkeypatch.setattr("server.exchange._FIRST_REPEAT", 0.05)
+    monkeypatch.setattr("server.exchange.answers._FIRST_REPEAT", 0.05)
     grid = LosingGrid(at("north"), at("south"), loses=loses)
     messages = instruct([1, 2], "train", Instruction(run="r"), None)
     patience = Patience(quorum=2, deadline=LONG, grace=LONG)
@@ -163,7 +163,7 @@ class SimulatedGrid(ScriptedGrid, InMemoryGrid):
 def test_in_a_simulation_everybody_is_waited_for_and_nobody_is_asked_twice(
     monkeypatch: pytest.MonkeyPatch, kind: type[ScriptedGrid]
 ) -> None:
-    monkeypatch.setattr("server.exchange._FIRST_REPEAT", 0.05)
+    monkeypatch.setattr("server.exchange.answers._FIRST_REPEAT", 0.05)
     grid = kind(at("north"), at("south"), at("west", after=0.6))
     messages = instruct([1, 2, 3], "train", Instruction(run="r"), None)
     patience = Patience(quorum=2, deadline=LONG, grace=0.3)

@@ -27,7 +27,7 @@ from flwr.proto.runtime_pb2 import (
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.long_poll import LongPoll
+from server.line.long_poll import LongPoll
 
 LONG = 30.0
 
@@ -133,7 +133,7 @@ PUSHES: dict[str, Any] = {
 
 def held(monkeypatch: pytest.MonkeyPatch, seconds: float) -> SuperLink:
     for name in ("HOLD", "_APP_HOLD", "_PART_HOLD"):
-        monkeypatch.setattr(f"server.long_poll.{name}", seconds)
+        monkeypatch.setattr(f"server.line.long_poll.{name}", seconds)
     return SuperLink()
 
 
@@ -293,7 +293,7 @@ def test_a_part_that_does_not_come_is_said_not_to_be_there(monkeypatch: pytest.M
 
 def test_nothing_is_kept_of_what_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     link = held(monkeypatch, 0.01)
-    monkeypatch.setattr("server.long_poll._MOST_COMING", 3)
+    monkeypatch.setattr("server.line.long_poll._MOST_COMING", 3)
 
     async def act() -> None:
         for number in range(10):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from contract.releases import Array, MetricErrors, Metrics, ScoreHistogram
-from server.memory import metric_names
+from server.jobs.memory import metric_names
 
 BINS = 20
 FIGURES = ("log_loss", "brier", "auc", "accuracy")

@@ -8,7 +8,7 @@ from markdown_it import MarkdownIt
 
 from contract.experiment import Experiment, Privacy, Strategy
 from contract.releases import PLAIN_METHOD, Comparison, MetricErrors, Metrics, Spent
-from server.passport import ModelComparison, Passport, SitePassport, render, size_band
+from server.registry.passport import ModelComparison, Passport, SitePassport, render, size_band
 
 GOLDEN = Path(__file__).with_name("passport.golden.md")
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from contract.releases import MetricErrors, Metrics
-from server.plots import Marker, WeekFigures, learning_curve, privacy_spent, site_metrics, story
+from server.registry.plots import Marker, WeekFigures, learning_curve, privacy_spent, site_metrics, story
 
 METRICS = Metrics(log_loss=0.5, brier=0.2, auc=math.nan, accuracy=0.8, rows=10)
 ERRORS = MetricErrors(log_loss=0.1, brier=0.05, auc=math.nan, accuracy=0.1)

@@ -15,8 +15,8 @@ from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesRespon
 from flwr.supercore.run import Run
 from flwr.superlink.grid.http_grid import HttpGrid
 
-from clients.flower import PackedReply, pack
-from server.flower import NO_ANSWER, assume_identity, pull_messages, quicken_grid
+from clients.line.flower import PackedReply, pack
+from server.line.flower import NO_ANSWER, assume_identity, pull_messages, quicken_grid
 
 RUN = 5
 
@@ -67,7 +67,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("pull_objects", "RuntimeHttpClient"):
         monkeypatch.setattr(http_grid, name, getattr(http_grid, name))  # as it was, afterwards
-    monkeypatch.setattr("server.flower._LONGEST_PULL", 1.0)
+    monkeypatch.setattr("server.line.flower._LONGEST_PULL", 1.0)
     assume_identity(RUN)
     quicken_grid()
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from contract.range_grid import CELL_HIGHS, CELL_LOWS, CELLS, cells_of
 from contract.releases import RangeCounts, RangeSummary
-from server.quantiles import RangeEstimate, estimate_range, least_share, pool
+from server.jobs.quantiles import RangeEstimate, estimate_range, least_share, pool
 
 Values = npt.NDArray[np.float64]
 

@@ -19,9 +19,9 @@ from markdown_it import MarkdownIt
 from contract.errors import AddressError, RegistryError
 from contract.experiment import Experiment
 from contract.releases import Metrics
-from server.passport import Passport, SitePassport, render
-from server.registry import CHAMPION, Registry
-from server.registry_ui import serve_command, serve_environment
+from server.registry.passport import Passport, SitePassport, render
+from server.registry.registry import CHAMPION, Registry
+from server.registry.registry_ui import serve_command, serve_environment
 from server.settings import ServerSettings
 
 ARRAYS = {

@@ -19,11 +19,11 @@ from contract.errors import RoundError
 from contract.experiment import Experiment
 from contract.messages import ARRAYS, REPLY, Instruction, Reply, pack
 from contract.releases import ModelUpdate
-from server.flower import assume_identity
-from server.memory import RunMemory
-from server.participation import advice, kind_of
+from server.jobs.memory import RunMemory
+from server.line.flower import assume_identity
 from server.rounds import Training, TrainingResult, train
-from server.storage import State, open_state
+from server.state.participation import advice, kind_of
+from server.state.storage import State, open_state
 from tests.server.federation import Arrays, Behaviour, FakeFederation, Quiet, honest, plan, scaled
 
 SITES = ("north", "south", "west")
@@ -329,7 +329,7 @@ def test_a_round_in_progress_is_shown_while_it_lasts(state: State, monkeypatch: 
         sleep(seconds)
         seen.append({item.site: item.state for item in state.participation("r") if item.kind == "train"})
 
-    monkeypatch.setattr("server.exchange.time.sleep", look)
+    monkeypatch.setattr("server.exchange.answers.time.sleep", look)
     run.train()
     assert {"north": "trained", "south": "trained", "west": "connected"} in seen
     assert run.history("west") == [("connected", "no answer")]

@@ -16,9 +16,9 @@ from sqlalchemy.exc import DBAPIError
 
 from contract.errors import StorageError, TakenOverError
 from contract.experiment import Experiment
-from server.participation import SiteStatus, Step
-from server.records import RoundRecord
-from server.storage import State, name_run, open_state
+from server.state.participation import SiteStatus, Step
+from server.state.records import RoundRecord
+from server.state.storage import State, name_run, open_state
 
 ROOT = Path(__file__).parents[2]
 
@@ -224,7 +224,7 @@ def test_decisions_refuse_change(state: State, change: str) -> None:
 
 CLAIMER = """
 import sys, time
-from server.storage import open_state
+from server.state.storage import open_state
 with open_state(sys.argv[1]) as state:
     print("ready", flush=True)
     sys.stdin.readline()
@@ -257,8 +257,8 @@ def test_two_processes_share_out_the_slots(tmp_path: Path) -> None:
 ENDLESS = """
 import sys
 from contract.experiment import Experiment
-from server.records import RoundRecord
-from server.storage import open_state
+from server.state.records import RoundRecord
+from server.state.storage import open_state
 state = open_state(sys.argv[1])
 found = state.load_checkpoint("r")
 number = found[0] if found else 0
@@ -343,7 +343,7 @@ def test_sqlite_is_opened_as_promised(state: State) -> None:
 
 def test_storage_loads_alembic_only_to_migrate(tmp_path: Path) -> None:
     code = (
-        "import sys, json; from server.storage import open_state; "
+        "import sys, json; from server.state.storage import open_state; "
         f"open_state('sqlite:///{tmp_path}/state.db'); print(json.dumps('alembic' in sys.modules))"
     )
     loaded = [

@@ -12,10 +12,10 @@ from sqlalchemy.exc import DBAPIError
 
 from contract.errors import StorageError
 from contract.experiment import Experiment
-from server.participation import SiteStatus, Step
-from server.records import RoundRecord
-from server.storage import State, open_state
-from server.tables import metadata
+from server.state.participation import SiteStatus, Step
+from server.state.records import RoundRecord
+from server.state.storage import State, open_state
+from server.state.tables import metadata
 from tests.server.revisions import FIRST_REVISION_SITE, migrate
 
 

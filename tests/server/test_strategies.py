@@ -26,10 +26,10 @@ from contract.experiment import Strategy
 from contract.messages import ARRAYS, METRICS, WEIGHT, Reply, arrays_from_record, arrays_to_record
 from contract.releases import ModelUpdate, Spent
 from experiments.runtimes.inline import InlineGrid
-from server.checkpoint import Checkpoint
-from server.flower import assume_identity
-from server.strategies import aggregate as combine
-from server.strategies import build_strategy, restore_strategy, strategy_state
+from server.exchange.checkpoint import Checkpoint
+from server.exchange.strategies import aggregate as combine
+from server.exchange.strategies import build_strategy, restore_strategy, strategy_state
+from server.line.flower import assume_identity
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 

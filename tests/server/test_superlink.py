@@ -28,7 +28,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message
 
-from server.superlink import MOST_BYTES, ShortWay
+from server.line.superlink import MOST_BYTES, ShortWay
 
 TYPE = {"content-type": "application/protobuf"}
 KEY = ec.generate_private_key(ec.SECP384R1())
@@ -211,7 +211,7 @@ def test_a_middleware_that_cannot_be_called_so_is_refused() -> None:
 
 def test_it_has_the_superlinks_own_options() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "server.superlink", "--help"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "server.line.superlink", "--help"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0
     assert "--ssl-certfile" in done.stdout

@@ -13,12 +13,12 @@ import pytest
 
 from contract.errors import RoundError, TakenOverError
 from contract.messages import Instruction, Reply
-from server.flower import assume_identity
-from server.jobs import Job
-from server.records import RunRecord
-from server.registry import Registry
-from server.storage import State
-from server.training_job import Services, run_training
+from server.jobs.job import Job
+from server.jobs.training_job import Services, run_training
+from server.line.flower import assume_identity
+from server.registry.registry import Registry
+from server.state.records import RunRecord
+from server.state.storage import State
 from tests.server.federation import Behaviour, FakeFederation, honest, plan
 
 SITES = ("north", "south", "west")

@@ -18,11 +18,11 @@ import pytest
 import torch
 
 import clients.app
-import clients.clipping
-import clients.plans
+import clients.ledger.plans
+import clients.mechanisms.clipping
 import clients.site
-import clients.training
-from clients.ledger import Plan
+from clients.ledger.chain import Plan
+from clients.mechanisms import training
 from contract.experiment import Experiment, Label, NumericFeature, Privacy, Strategy, Task
 from experiments.audit.probes import Finding, audit, configured, outlier, sampler, two_sites
 from server.settings import apply_quiet_environment
@@ -72,11 +72,11 @@ def shuffled_batches_for_poisson_ones(patch: pytest.MonkeyPatch) -> None:
         for number in range(count):
             yield inputs[parts[number % len(parts)]], labels[parts[number % len(parts)]]
 
-    patch.setattr(clients.training, "_poisson_batches", batches)
+    patch.setattr(training, "_poisson_batches", batches)
 
 
 def an_account_that_starts_anew_each_round(patch: pytest.MonkeyPatch) -> None:
-    plan_of = clients.plans.train_plan
+    plan_of = clients.ledger.plans.train_plan
 
     def forgetful(experiment: Experiment, instruction: Any, split: str) -> Plan:
         plan = plan_of(experiment, replace(instruction, rounds=1), split)
@@ -87,20 +87,22 @@ def an_account_that_starts_anew_each_round(patch: pytest.MonkeyPatch) -> None:
 
 
 def half_of_the_steps_counted(patch: pytest.MonkeyPatch) -> None:
-    noise = clients.plans._noise
+    noise = clients.ledger.plans._noise
     events = Plan.events
-    patch.setattr(clients.plans, "_noise", lambda *given: noise(*given[:-1], given[-1] // 2))
+    patch.setattr(clients.ledger.plans, "_noise", lambda *given: noise(*given[:-1], given[-1] // 2))
     patch.setattr(Plan, "events", lambda self, uses, plan=None: events(self, uses // 2, plan))
 
 
 def gradients_that_nobody_clips(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(clients.clipping, "clip_factors", lambda norms, _: torch.ones_like(norms))
+    patch.setattr(clients.mechanisms.clipping, "clip_factors", lambda norms, _: torch.ones_like(norms))
 
 
 def too_little_noise(patch: pytest.MonkeyPatch) -> None:
-    add = clients.training.add_noise
+    add = training.add_noise
     patch.setattr(
-        clients.training, "add_noise", lambda arrays, deviation, source: add(arrays, 0.7 * deviation, source)
+        training,
+        "add_noise",
+        lambda arrays, deviation, source: add(arrays, 0.7 * deviation, source),
     )
 
 
@@ -118,9 +120,11 @@ def a_scale_taken_from_the_rows(patch: pytest.MonkeyPatch) -> None:
 
 
 def twice_the_sampling_rate(patch: pytest.MonkeyPatch) -> None:
-    batches = clients.training._poisson_batches
+    batches = training._poisson_batches
     patch.setattr(
-        clients.training, "_poisson_batches", lambda table, rate, count: batches(table, 2 * rate, count)
+        training,
+        "_poisson_batches",
+        lambda table, rate, count: batches(table, 2 * rate, count),
     )
 
 

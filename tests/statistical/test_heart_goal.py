@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.federated_run import read_experiment
-from experiments.heart_accuracy import BEST_PUBLISHED, run_heart
+from experiments.studies.heart_accuracy import BEST_PUBLISHED, run_heart
+from terminal.experiment_files import read_experiment
 
 
 @pytest.mark.timeout(200)

@@ -16,8 +16,8 @@ from contract.messages import Instruction, Reply
 from contract.quantization import parameters
 from experiments.benchmarks.http_calls import Call, record_calls
 from experiments.benchmarks.rounds_app.bench_rounds.client_app import MODEL, random_update
-from server.exchange import Patience, connected_sites, exchange, instruct
-from server.flower import quicken_grid
+from server.exchange.answers import Patience, connected_sites, exchange, instruct
+from server.line.flower import quicken_grid
 
 __all__ = ["app"]
 

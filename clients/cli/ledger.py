@@ -1,0 +1,189 @@
+"""`tidegate site ledger` and `tidegate site check`: what was spent, and how others see that it is so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from clients.ledger.chain import Entry
+    from clients.site import Site
+
+__all__ = ["Json", "Key", "SiteFile", "check", "ledger"]
+
+SiteFile = Annotated[Path, typer.Argument(help="The site's site.toml.")]
+Key = Annotated[
+    Path | None, typer.Option(help="The site's private key; by default keys/node.key beside site.toml.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def ledger(
+    file: SiteFile,
+    verify: Annotated[bool, typer.Option("--verify", help="Walk the hash chain only.")] = False,
+    entries: Annotated[bool, typer.Option("--entries", help="List every entry instead.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw ε by block over time into this .png or .svg.")
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Write signed evidence, which `tidegate site check` checks.")
+    ] = None,
+    key: Key = None,
+    json: Json = False,
+) -> None:
+    """What each data block has spent and promised, and what is left of it under the cap."""
+    from clients.cli.block_table import block_table
+    from clients.ledger.replay import block_totals
+    from clients.site import open_site
+    from terminal.output import console, print_json
+
+    site = open_site(file)
+    count, cap = site.ledger.verify(), site.ledger.cap
+    if verify:
+        if json:
+            print_json({"site": site.config.name, "entries": count})
+        else:
+            console.print(f"{count} entries verify")
+        return
+    if entries:
+        _print_entries(site.ledger.entries(), json=json)
+        return
+    totals = block_totals(site.ledger)
+    written: dict[str, object] = {}
+    if plot is not None:
+        written["plot"] = _write_plot(site, plot)
+    if export is not None:
+        written["evidence"] = _write_evidence(site, export, key or file.parent / "keys" / "node.key")
+    if json:
+        blocks = [{**total.as_dict(), "left": total.left(cap.epsilon)} for total in totals]
+        print_json(
+            {"site": site.config.name, "cap": vars(cap), "entries": count, "blocks": blocks, **written}
+        )
+        return
+    title = f"site {site.config.name}: cap ε = {cap.epsilon:g} at δ = {cap.delta:g}; {count} entries verify"
+    console.print(block_table(totals, cap, title=title))
+    for path in filter(None, (plot, export)):
+        console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def check(
+    evidence: Annotated[Path, typer.Argument(help="What `tidegate site ledger --export` wrote.")],
+    public_key: Annotated[
+        Path | None, typer.Option(help="The site's node.pub, had from elsewhere than the file.")
+    ] = None,
+    after: Annotated[
+        Path | None, typer.Option(help="Earlier evidence of the site, which this one must continue.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Check evidence without the site: its signature, the hash chain, and that the stated ε follows."""
+    from clients.cli.block_table import block_table
+    from clients.keys import read_public_key
+    from clients.ledger.evidence import check as check_evidence
+    from clients.ledger.evidence_file import read_evidence
+    from terminal.output import console, print_json
+
+    checked = check_evidence(
+        read_evidence(evidence),
+        public_key=None if public_key is None else read_public_key(public_key),
+        after=None if after is None else read_evidence(after),
+    )
+    totals, cap = checked.totals, checked.cap
+    if json:
+        blocks = [{**total.as_dict(), "left": total.left(cap.epsilon)} for total in totals]
+        values = {name: value for name, value in vars(checked).items() if name != "totals"}
+        print_json({"holds": True, **values, "cap": vars(cap), "blocks": blocks})
+        return
+    title = f"site {checked.site}: cap ε = {cap.epsilon:g} at δ = {cap.delta:g}; evidence of {checked.made}"
+    console.print(block_table(totals, cap, title=title))
+    signed = "is the given key's" if public_key else "holds"
+    lines = [f"It holds: {checked.entries} entries, unbroken; ε follows from them; the signature {signed}."]
+    if checked.added is not None:
+        lines.append(f"It continues {after}: {checked.added} entries were added.")
+    console.print("\n".join(lines), style="green", markup=False, highlight=False, soft_wrap=True)
+    for note in checked.notes:
+        console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_entries(entries: list[Entry], *, json: bool) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from terminal.output import console, print_json
+
+    if json:
+        print_json([{**vars(entry), "body": dict(entry.body)} for entry in entries])
+        return
+    plain = {
+        entry.plan for entry in entries if entry.kind == "authorise" and not entry.body["noise_multiplier"]
+    }
+    table = Table("#", "when", "entry", "plan", "request", *([""] if plain else []), header_style="bold")
+    for entry in entries:
+        red = entry.plan in plain
+        warning = ["NOT PRIVATE" if red else ""] if plain else []
+        cells = (entry.sequence, entry.body["at"][:19], entry.kind, entry.plan, entry.request, *warning)
+        table.add_row(*(Text(str(cell)) for cell in cells), style="red" if red else "")
+    console.print(table)
+
+
+def _write_plot(site: Site, path: Path) -> str:
+    from clients.cli.ledger_plot import plot_ledger
+    from clients.ledger.replay import history
+    from contract.errors import InputError
+
+    suffix = path.suffix.lower()
+    if suffix not in (".png", ".svg"):
+        raise InputError("a plot is a .png or an .svg", where=str(path), remedy="Name the file so")
+    cap, entries = site.ledger.cap, site.ledger.entries()
+    moments = history(entries, site=site.config.name, cap=cap)
+    picture = plot_ledger(moments, site=site.config.name, cap=cap, kind="png" if suffix == ".png" else "svg")
+    _write(path, picture, mode="wb")
+    return str(path)
+
+
+def _write_evidence(site: Site, path: Path, key: Path) -> dict[str, object]:
+    import json
+    from datetime import UTC, datetime
+    from importlib.metadata import version
+
+    from clients.keys import fingerprint, read_private_key
+    from clients.ledger.evidence import export
+
+    private = read_private_key(key)
+    evidence = export(
+        site.ledger,
+        site=site.config.name,
+        key=private,
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        program=f"tidegate {version('tidegate')}",
+    )
+    _write(path, json.dumps(evidence, indent=1, ensure_ascii=False).encode() + b"\n", mode="xb")
+    statement = evidence["statement"]
+    return {
+        "path": str(path),
+        "entries": statement["entries"],
+        "head": statement["head"],
+        "fingerprint": fingerprint(private.public_key()),
+    }
+
+
+def _write(path: Path, content: bytes, *, mode: Literal["wb", "xb"]) -> None:
+    from contract.errors import InputError
+
+    try:
+        with path.open(mode) as file:
+            file.write(content)
+    except FileExistsError as exc:
+        raise InputError(
+            "there is a file already, and earlier evidence is worth keeping",
+            where=str(path),
+            remedy="Name another file",
+        ) from exc
+    except OSError as exc:
+        raise InputError(
+            f"cannot be written: {exc.strerror}",
+            where=str(path),
+            remedy="Name a file in a folder that exists",
+        ) from exc

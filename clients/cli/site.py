@@ -1,0 +1,307 @@
+"""`tidegate site …`: for the administrator of a site."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clients.cli.cost import cost
+from clients.cli.ledger import Json, Key, SiteFile, check, ledger
+
+if TYPE_CHECKING:
+    import threading
+
+    from rich.table import Table
+    from rich.text import Text
+
+    from terminal.health import Health
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="For a site: what runs here, what it spent, what left.")
+
+_PAUSE = 5.0
+"""Seconds before a server that has forgotten the site is asked again."""
+
+_TEMPLATE = """# A Tidegate site. Everything here is public to you alone but `name` and `stated_rows`.
+name = "{name}"
+# The rough number of training rows, which you state; nobody counts them.
+stated_rows = {rows}
+
+[data]
+kind = "csv"            # or "parquet" or "sql"
+path = "rows"           # a file, a folder of files, or a pattern
+
+[policy]
+epsilon_cap = 8.0       # the most that any data block may ever spend
+delta_cap = 1e-4
+require_private = true
+
+[storage]
+folder = "tidegate"     # ledger, reports and logs
+"""
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="The folder to make.")],
+    name: Annotated[str, typer.Option(help="The site's public name.")],
+    rows: Annotated[int, typer.Option(help="Rough number of training rows, stated.")] = 1000,
+) -> None:
+    """Make a site.toml and the site's key."""
+    from clients.keys import make_node_key
+    from contract.errors import InputError
+    from terminal.output import console
+
+    path = folder / "site.toml"
+    if path.exists():
+        raise InputError("there is a site already", where=str(path), remedy="Edit it, or name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "rows").mkdir(exist_ok=True)
+    path.write_text(_TEMPLATE.format(name=name, rows=rows), encoding="utf-8")
+    _, public = make_node_key(folder / "keys")
+    console.print(
+        f"made {path}\nput the rows into {folder / 'rows'}, and give {public} to the federation's operator"
+    )
+
+
+@app.command()
+def up(
+    file: SiteFile,
+    superlink: Annotated[str, typer.Option(help="host:port of the server.")],
+    root_certificates: Annotated[Path, typer.Option(help="The server's certificate authority (PEM).")],
+    key: Key = None,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for the server.")] = 30.0,
+    warm: Annotated[
+        bool, typer.Option(help="Load the libraries of training at once, not with the first task.")
+    ] = False,
+    health_port: Annotated[
+        int | None, typer.Option(help="Answer GET /health on this port of 127.0.0.1; 0 takes a free one.")
+    ] = None,
+) -> None:
+    """Run the site's agent until it is stopped."""
+    import logging
+    import signal
+    import threading
+
+    from clients.line.agent import KEPT, one_agent, serve, worker_answers
+    from clients.line.flower import LineBrokenError, connect, wait_for_server
+    from clients.line.spool import Spool
+    from clients.line.worker import Limits, Worker
+    from clients.site import close_site, open_site
+    from contract.allocator import give_back, reuse_large_blocks
+    from terminal.health import Health, serve_health
+
+    reuse_large_blocks(KEPT)
+    config = open_site(file).config
+    open_site(file).ledger.verify()
+    close_site(file)  # the worker opens it
+    _log_to(config.storage.logs / "agent.log")
+    log = logging.getLogger("tidegate.agent")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    spool, health = Spool(config.storage.spool), Health(config.name)
+    limits = Limits(memory_mb=config.agent.memory_mb, seconds=config.agent.task_seconds)
+    worker = Worker(lambda descriptor: _worker_command(file, descriptor), limits)
+
+    def rest() -> None:
+        worker.stop()
+        give_back()
+
+    try:
+        with one_agent(config.storage.agent_lock), serve_health(health, health_port) as port:
+            if port is not None:
+                log.info("health of site '%s': http://127.0.0.1:%d/health", config.name, port)
+            if warm:
+                worker.start()
+            answer = worker_answers(worker, spool, stop, config.agent.stop_seconds)
+            wait_for_server(superlink, wait, say=log.info)
+            while not stop.is_set():
+                try:
+                    with connect(
+                        superlink,
+                        root_certificates=root_certificates,
+                        private_key=key or file.parent / "keys" / "node.key",
+                        node_config={"site": str(file.resolve())},
+                        remembered=config.storage.node,
+                    ) as connection:
+                        log.info(
+                            "site '%s' is connected to %s as node %s",
+                            config.name,
+                            superlink,
+                            connection.node_id,
+                        )
+                        serve(connection, answer, stop, spool=spool, health=health, rest=rest)
+                except LineBrokenError as exc:
+                    log.warning(
+                        "the server at %s went away while it was asked (%s); trying again", superlink, exc
+                    )
+                _wait_to_connect_anew(superlink, stop, health)
+            health.say("stopped")
+    finally:
+        worker.stop()
+    log.info("site '%s' has stopped", config.name)
+
+
+@app.command(hidden=True)
+def work(file: SiteFile, descriptor: int) -> None:
+    """The worker process of `tidegate site up`."""
+    import signal
+
+    from clients.app import app as client_app
+    from clients.app import warm_up
+    from clients.line.worker import Limits, answer_tasks
+    from clients.site_config import read_site_config
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    config = read_site_config(file)
+    _log_to(config.storage.logs / "agent.log")
+    warm_up()
+    limits = Limits(memory_mb=config.agent.memory_mb, seconds=config.agent.task_seconds)
+    answer_tasks(descriptor, client_app, limits, lock=config.storage.folder / "worker.lock")
+
+
+@app.command()
+def status(file: SiteFile, json: Json = False) -> None:
+    """What the site is, whether its ledger verifies, and its worst data block."""
+    from clients.cli.block_table import bar, epsilon, worst
+    from clients.ledger.replay import block_totals
+    from clients.site import open_site
+    from terminal.output import console, print_json
+
+    site = open_site(file)
+    config, cap, entries = site.config, site.ledger.cap, site.ledger.verify()
+    block, agent = worst(block_totals(site.ledger)), _agent_state(config.storage.logs / "agent.log")
+    if json:
+        values = {"site": config.name, "stated_rows": config.stated_rows, "data": config.data.kind}
+        worst_block = None if block is None else block.as_dict()
+        print_json({**values, "cap": vars(cap), "entries": entries, "agent": agent, "worst": worst_block})
+        return
+    approved = config.policy.approved_experiments
+    rows: list[tuple[str, str | Text]] = [
+        ("site", f"{config.name}, {config.stated_rows} rows stated, {config.data.kind}"),
+        ("allows", "any experiment" if approved is None else f"{len(approved)} approved experiments"),
+        (
+            "",
+            "private runs only"
+            if config.policy.require_private
+            else "[red]runs that are not private too[/red]",
+        ),
+        ("cap", f"ε = {cap.epsilon:g} at δ = {cap.delta:g} for every data block"),
+        ("ledger", f"{entries} entries verify"),
+        ("agent", agent),
+    ]
+    if block is None:
+        rows.append(("worst block", "none: nothing was spent"))
+    else:
+        spent, promised = epsilon(block.spent.epsilon), epsilon(block.promised.epsilon)
+        words = f"  {block.block}: ε = {spent} spent, {promised} promised"
+        rows.append(("worst block", bar(block, cap).append(words, "" if block.private else "red")))
+    console.print(_facts(rows))
+
+
+app.command()(cost)
+app.command()(ledger)
+app.command()(check)
+
+
+@app.command()
+def egress(file: SiteFile, json: Json = False) -> None:
+    """What left the site: each reply, what it held, its size and hash."""
+    from clients.site import open_site
+    from terminal.output import print_json, print_table
+
+    left = [entry for entry in open_site(file).ledger.entries() if entry.kind == "commit"]
+    if json:
+        print_json([{"request": entry.request, **entry.body} for entry in left])
+        return
+    print_table(
+        ("when", "request", "releases", "bytes", "private", "SHA-256"),
+        (
+            (
+                entry.body["at"],
+                entry.request,
+                ", ".join(entry.body["releases"]),
+                entry.body["bytes"],
+                "yes" if entry.body["private"] else "[red]NO[/red]",
+                entry.body["sha256"][:12],
+            )
+            for entry in left
+        ),
+    )
+
+
+@app.command()
+def drift(file: SiteFile) -> None:
+    """Where the full drift reports are; they hold raw values and stay here."""
+    from clients.site_config import read_site_config
+    from terminal.output import print_table
+
+    reports = read_site_config(file).storage.reports
+    found = sorted(reports.rglob("*.html"))
+    print_table(("experiment", "window", "report"), ((path.parent.name, path.stem, path) for path in found))
+
+
+def _wait_to_connect_anew(superlink: str, stop: threading.Event, health: Health) -> None:
+    """Until the server listens, if the agent is not to stop; it may be down for a week."""
+    import logging
+
+    from clients.line.flower import wait_for_server
+    from contract.errors import AddressError
+
+    while not stop.wait(_PAUSE):
+        try:
+            wait_for_server(superlink, 0.0)
+        except AddressError as exc:
+            health.say("unreachable", str(exc))
+            logging.getLogger("tidegate.agent").warning("%s Trying again.", exc)
+        else:
+            return
+
+
+def _worker_command(file: Path, descriptor: int) -> list[str]:
+    import sys
+
+    return [sys.executable, "-m", "experiments.cli.main", "site", "work", str(file), str(descriptor)]
+
+
+def _facts(rows: Iterable[tuple[str, str | Text]]) -> Table:
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        grid.add_row(f"[bold]{name}[/bold]", value)
+    return grid
+
+
+def _agent_state(log: Path) -> str:
+    """What the agent's log said last of its connection; after `kill -9` that is not what is."""
+    if not log.exists():
+        return "never ran"
+    said = [
+        line
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
+        if " tidegate.agent: site '" in line
+    ]
+    if not said:
+        return "never connected"
+    time, _, words = said[-1].partition(" INFO tidegate.agent: ")
+    state = "stopped" if words.endswith("has stopped") else f"connected to {words.split(' ')[-4]}"
+    return f"{state}, by its log at {time}"
+
+
+def _log_to(path: Path) -> None:
+    import logging
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handlers: list[logging.Handler] = [logging.StreamHandler(), logging.FileHandler(path, encoding="utf-8")]
+    logging.basicConfig(
+        level=logging.INFO, handlers=handlers, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("tidegate").setLevel(logging.INFO)
+    for chatty in ("httpx", "flwr"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

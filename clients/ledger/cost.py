@@ -1,0 +1,111 @@
+"""What an experiment would cost a site's data blocks, before anybody approves it.
+
+The figures are the ledger's own (`Ledger.would_spend`), so that what is said to
+fit is what would be authorised. Where an experiment does not fit, the least
+noise that would is searched for, and said as the ε to write into its file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from clients.ledger.accounting import Event, compose
+from clients.ledger.chain import Ledger, Plan
+
+__all__ = ["BlockCost", "Room", "block_costs", "room_for"]
+
+_MOST_NOISE = 1e4
+"""A noise multiplier above which nothing is learned anyway."""
+_PRECISION = 1e-3
+"""Of the noise multiplier, relative; it is never below what is needed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockCost:
+    """What one data block has promised now, and with the experiment; ε at the cap's δ.
+
+    Attributes:
+        now: once the open plans ran to their end.
+        then: once the experiment did too, and what was open of other runs has ended; infinite where
+            it is not private.
+        method: the composition theorem that gives `then`.
+        fits: whether the cap allows it.
+    """
+
+    block: str
+    now: float
+    then: float
+    method: str
+    fits: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """The most that a plan of this shape may spend under the cap.
+
+    Attributes:
+        noise_multiplier: the least that fits.
+        epsilon: what it gives one run, at the experiment's δ, rounded down; 0 where nothing fits.
+    """
+
+    noise_multiplier: float
+    epsilon: float
+
+
+def block_costs(ledger: Ledger, plans: Sequence[Plan]) -> tuple[BlockCost, ...]:
+    """What the blocks that the plans touch would have paid, by the block's name."""
+    now = ledger.spent_by_block(promised=True)
+    return tuple(
+        BlockCost(
+            block=block,
+            now=now[block].epsilon if block in now else 0.0,
+            then=spent.epsilon,
+            method=spent.method,
+            fits=ledger.cap.holds(spent.epsilon),
+        )
+        for block, spent in sorted(ledger.would_spend(plans).items())
+    )
+
+
+def room_for(ledger: Ledger, plan: Plan, *, beside: Sequence[Plan] = (), delta: float) -> Room:
+    """The largest ε at which the plan fits.
+
+    Args:
+        ledger: what was spent, and the cap.
+        plan: a private plan; its noise multiplier is what is looked for.
+        beside: plans of the same run that fit and are entered before it.
+        delta: the experiment's.
+    """
+
+    def fits(noise: float) -> bool:
+        spent = ledger.would_spend([*beside, replace(plan, noise_multiplier=noise)])
+        return all(ledger.cap.holds(item.epsilon) for item in spent.values())
+
+    noise = _least(fits, start=plan.noise_multiplier)
+    if noise is None:
+        return Room(noise_multiplier=math.inf, epsilon=0.0)
+    event = Event(
+        noise_multiplier=noise,
+        sampling_rate=plan.sampling_rate,
+        count=plan.uses * plan.steps,
+        plan=plan.name,
+    )
+    epsilon, _ = compose([event], delta)
+    return Room(noise_multiplier=noise, epsilon=math.floor(1e3 * epsilon) / 1e3)
+
+
+def _least(fits: Callable[[float], bool], *, start: float) -> float | None:
+    """The least noise multiplier that fits, by bisection of its logarithm; None where none does."""
+    low, high = start, start
+    while fits(low):
+        high, low = low, low / 2
+    while not fits(high):
+        low, high = high, 2 * high
+        if high > _MOST_NOISE:
+            return None
+    while high > (1 + _PRECISION) * low:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return high

@@ -1,0 +1,160 @@
+"""What each kind of exchange may do to which data blocks, worked out from the experiment alone.
+
+Server and site need not agree on anything here: the noise follows from the
+experiment's ε and δ and from how often the instruction says the mechanism will
+run; a site charges what it does, and its cap holds whatever the server says.
+
+A block is a window's training or held-out rows. With unit `person` the windows
+are one block, for a person has rows in many. `split` names how the site deals
+records into windows and sides for this task (`clients.site.Site.split`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+
+from clients.ledger.accounting import noise_multiplier
+from clients.ledger.chain import WHOLE, Plan
+from contract.errors import InputError
+from contract.experiment import Experiment
+from contract.messages import Instruction
+
+__all__ = [
+    "blocks",
+    "compare_plan",
+    "drift_plan",
+    "evaluate_plan",
+    "ranges_plan",
+    "reference_plan",
+    "run_plans",
+    "train_plan",
+]
+
+
+def blocks(experiment: Experiment, windows: tuple[str, ...], *kinds: str) -> tuple[str, ...]:
+    """The data blocks of these windows; `kinds` are `train`, `holdout` or both."""
+    if experiment.privacy.unit == "person" or not windows or experiment.task.time is None:
+        return tuple(f"{WHOLE}/{kind}" for kind in kinds)
+    return tuple(f"{window}/{kind}" for window in windows for kind in kinds)
+
+
+def train_plan(experiment: Experiment, instruction: Instruction, split: str) -> Plan:
+    """All rounds of a run on the training rows of its windows."""
+    privacy, steps = experiment.privacy, experiment.strategy.local_steps
+    return Plan(
+        name=f"{instruction.run}/train",
+        run=instruction.run,
+        purpose="train",
+        blocks=blocks(experiment, instruction.windows, "train"),
+        noise_multiplier=_noise(
+            experiment, privacy.epsilon, privacy.sampling_rate, instruction.rounds * steps
+        ),
+        sampling_rate=privacy.sampling_rate,
+        uses=instruction.rounds,
+        steps=steps,
+        unit=privacy.unit,
+        split=split,
+        allowance=f"{experiment.name}/{experiment.digest[:16]}/train",
+        runs=privacy.runs,
+    )
+
+
+def run_plans(run: str, experiment: Experiment, windows: tuple[str, ...], split: str) -> list[Plan]:
+    """Training and evaluation, as a run of the experiment enters them into a site's ledger."""
+    strategy = experiment.strategy
+    instruction = Instruction(
+        run=run, windows=windows, rounds=strategy.rounds, evaluations=strategy.evaluations
+    )
+    return [train_plan(experiment, instruction, split), evaluate_plan(experiment, instruction, split)]
+
+
+def evaluate_plan(experiment: Experiment, instruction: Instruction, split: str) -> Plan:
+    """All evaluations of a run on the held-out rows of its windows."""
+    return _evaluation(experiment, instruction, "evaluate", split)
+
+
+def compare_plan(experiment: Experiment, instruction: Instruction, split: str) -> Plan:
+    """The comparison of two models on the held-out rows of its windows."""
+    return _evaluation(experiment, instruction, "compare", split)
+
+
+def drift_plan(experiment: Experiment, instruction: Instruction, split: str) -> Plan:
+    """One drift check, on all rows of the current windows."""
+    return Plan(
+        name=f"{instruction.run}/drift/{instruction.step}",
+        run=instruction.run,
+        purpose="drift",
+        blocks=blocks(experiment, instruction.windows, "train", "holdout"),
+        noise_multiplier=_noise(experiment, experiment.drift.epsilon, 1.0, 1),
+        uses=1,
+        unit=experiment.privacy.unit,
+        split=split,
+    )
+
+
+def reference_plan(experiment: Experiment, windows: tuple[str, ...], split: str) -> Plan:
+    """The counts of a reference, released once for all checks against it."""
+    named = hashlib.sha256("+".join(windows).encode()).hexdigest()[:16]
+    name = f"{experiment.name}/{experiment.digest[:16]}/reference/{named}"
+    return Plan(
+        name=name,
+        run=name,
+        purpose="drift",
+        blocks=blocks(experiment, windows, "train", "holdout"),
+        noise_multiplier=_noise(experiment, experiment.drift.epsilon, 1.0, 1),
+        uses=1,
+        unit=experiment.privacy.unit,
+        split=split,
+    )
+
+
+def ranges_plan(experiment: Experiment, instruction: Instruction, split: str) -> Plan:
+    """The counts that ranges are told from, on all rows of the windows.
+
+    The plan is named by what is asked, and by nothing else of the experiment: who asks the same again,
+    from whatever file, is given the stored counts.
+
+    Raises:
+        InputError: ε is not a positive number.
+    """
+    if not 0 < instruction.epsilon < math.inf:
+        raise InputError(f"ε = {instruction.epsilon} is not a positive number", where="query.ranges")
+    privacy, task = experiment.privacy, experiment.task
+    windows = tuple(sorted(set(instruction.windows)))
+    mechanism = [instruction.epsilon, privacy.delta, privacy.private, privacy.unit, privacy.rows_per_person]
+    asked = [sorted(instruction.features), windows, mechanism, task.time, task.person, split]
+    named = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+    name = f"{experiment.name}/ranges/{named}"
+    return Plan(
+        name=name,
+        run=name,
+        purpose="ranges",
+        blocks=blocks(experiment, windows, "train", "holdout"),
+        noise_multiplier=_noise(experiment, instruction.epsilon, 1.0, 1),
+        uses=1,
+        unit=privacy.unit,
+        split=split,
+    )
+
+
+def _evaluation(experiment: Experiment, instruction: Instruction, kind: str, split: str) -> Plan:
+    privacy = experiment.privacy
+    return Plan(
+        name=f"{instruction.run}/{kind}",
+        run=instruction.run,
+        purpose="evaluate",
+        blocks=blocks(experiment, instruction.windows, "holdout"),
+        noise_multiplier=_noise(experiment, privacy.evaluation_epsilon, 1.0, instruction.evaluations),
+        uses=instruction.evaluations,
+        unit=privacy.unit,
+        split=split,
+    )
+
+
+def _noise(experiment: Experiment, epsilon: float, sampling_rate: float, steps: int) -> float:
+    if not experiment.privacy.private:
+        return 0.0
+    delta = experiment.privacy.delta
+    return noise_multiplier(epsilon=epsilon, delta=delta, sampling_rate=sampling_rate, steps=steps)

@@ -1,0 +1,508 @@
+"""The one module at a site that touches Flower's private parts: its Fleet API.
+
+Written against flwr 1.41.0, whose own SuperNode sleeps three seconds when idle,
+waits a second for an object that is not there yet and starts a new process for
+every message. A lasting agent that speaks the same API needs none of that.
+
+Facts: `http_request_response` swallows what is raised inside its block after
+the connection stands, and ends the process when it cannot be made; so nothing
+is raised through it here, and the address is tried beforehand. A message comes
+without its content: its objects are pulled by id, and confirmed. A reply's
+objects must all be pushed, or the reply counts as lost.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import logging
+import socket
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+
+from clients.keys import PrivateKey, read_private_key
+from contract.errors import AddressError, SiteConfigError
+from contract.transport import with_pool
+
+__all__ = [
+    "Bundle",
+    "FleetConnection",
+    "LineBrokenError",
+    "PackedReply",
+    "ServerRefusedError",
+    "Work",
+    "connect",
+    "error_reply",
+    "pack",
+    "wait_for_server",
+]
+
+_PULL_BACKOFF, _PULL_BACKOFF_CAP = 0.02, 0.25
+_LONG = 1 << 20
+"""Bytes from which a field is long."""
+_LONGEST_PULL = 8.0
+"""Seconds that a part of a message may be on its way."""
+_ERROR_CODE = 0  # Flower's code for an error without a meaning of its own
+
+RunConfig = dict[str, Any]
+_log = logging.getLogger("tidegate.agent")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """The app bundle of a run: what the server says that the sites should run."""
+
+    files: Mapping[str, bytes]
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One message to answer, with the context that Flower gives with it.
+
+    Attributes:
+        run: the run's number.
+        message_id: Flower's id of the message.
+        contents: the message's objects by their id, as they came.
+        node_id: the site's node.
+        node_config, run_config: what the ClientApp finds in its context.
+        made_at: seconds since 1970 on the server's clock when the message was made.
+        request: what the server calls what it asks: run, kind and round.
+    """
+
+    run: int
+    message_id: str
+    contents: Mapping[str, bytes]
+    node_id: int
+    node_config: RunConfig
+    run_config: RunConfig
+    made_at: float
+    request: str
+
+    @functools.cached_property
+    def message(self) -> Message:
+        """The message, whole."""
+        from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+
+        message: Any = inflate_object_from_contents(self.message_id, dict(self.contents))
+        message.metadata.__dict__["_message_id"] = self.message_id
+        return cast(Message, message)
+
+    @property
+    def context(self) -> Context:
+        """What goes with the message."""
+        return Context(
+            run_id=self.run,
+            node_id=self.node_id,
+            node_config=self.node_config,
+            state=RecordDict(),
+            run_config=self.run_config,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedReply:
+    """A reply as it travels: what Flower asks for one after the other.
+
+    Attributes:
+        run: the run's number.
+        envelope: Flower's message without its content, serialised.
+        tree: which object holds which, serialised.
+        objects: the reply's objects by their id.
+    """
+
+    run: int
+    envelope: bytes
+    tree: bytes
+    objects: Mapping[str, bytes]
+
+
+class ServerRefusedError(Exception):
+    """The server does not take what it was sent, and never will."""
+
+
+class FleetConnection:
+    """What a site asks of the server, on a connection that stands.
+
+    Args:
+        callbacks: those of Flower's Fleet connection, in its order.
+        node_config: what the site's ClientApp finds in `context.node_config`.
+    """
+
+    def __init__(self, callbacks: tuple[Any, ...], node_config: RunConfig) -> None:
+        (self.node_id, self._receive, self._send, self._get_run, self._get_fab) = callbacks[:5]
+        (self._pull_object, self._push_object, self._confirm) = callbacks[5:]
+        self._node_config = node_config
+        self._runs: dict[int, tuple[RunConfig, Bundle]] = {}
+
+    def receive(self, keep: Callable[[Work], None] = lambda _: None) -> Work | None:
+        """The next message for this site, whole; None when there is none.
+
+        Args:
+            keep: is given the work before the server is told that it arrived, and forgets it.
+
+        Raises:
+            ServerRefusedError: the server does not know this site any more; connect anew.
+        """
+        with _refusals():
+            received = self._receive()
+        if received is None:
+            return None
+        try:
+            with _refusals():
+                return self._whole(received[0], received[1], keep)
+        except (ServerRefusedError, _IncompleteError) as exc:
+            _log.warning("left %s: %s", _request(received[0]), exc)
+            return None
+
+    def _whole(self, envelope: Message, tree: Any, keep: Callable[[Work], None]) -> Work:
+        from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+
+        run, message_id = envelope.metadata.run_id, envelope.metadata.message_id
+        # The message itself is pushed last: when it is there, so is what it holds.
+        names = [item.object_id for item in iterate_object_tree(tree)][::-1]
+        contents = {name: self._pulled(run, name) for name in names}
+        work = Work(
+            run=run,
+            message_id=message_id,
+            contents=contents,
+            node_id=self.node_id,
+            node_config=self._node_config,
+            made_at=envelope.metadata.created_at,
+            request=_request(envelope),
+            run_config=self._run(run)[0],  # first: what is confirmed and fails here would never be answered
+        )
+        keep(work)
+        self._confirm(run, message_id)
+        return work
+
+    def bundle(self, run: int) -> Bundle:
+        """The app bundle of a run that a message came from.
+
+        Raises:
+            ServerRefusedError: the server knows no such run.
+        """
+        with _refusals():
+            return self._run(run)[1]
+
+    def send(self, reply: PackedReply, seconds: float) -> None:
+        """Send a reply with all its objects.
+
+        Raises:
+            ServerRefusedError: the run is over, or the server has forgotten the message.
+        """
+        from flwr.common.serde import message_from_proto
+        from flwr.proto.message_pb2 import Message as EnvelopeProto
+        from flwr.proto.message_pb2 import ObjectTree
+
+        envelope = message_from_proto(EnvelopeProto.FromString(reply.envelope))
+        with _refusals():
+            wanted, session = self._send(envelope, ObjectTree.FromString(reply.tree), seconds)
+            for object_id, content in reply.objects.items():
+                if object_id in wanted:
+                    self._push_object(reply.run, session, object_id, content)
+
+    def _pulled(self, run: int, object_id: str) -> bytes:
+        """One object; waits while it is on its way, the longer the busier the server is.
+
+        Raises:
+            _IncompleteError: it does not come: whoever pushed it may have died over it.
+        """
+        from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError
+
+        pause, end = _PULL_BACKOFF, time.monotonic() + _LONGEST_PULL
+        while True:
+            began = time.monotonic()
+            try:
+                return cast(bytes, self._pull_object(run, object_id))
+            except ObjectUnavailableError as exc:
+                if began > end:
+                    raise _IncompleteError(
+                        "a part of it does not come; the server sends it again if it still matters"
+                    ) from exc
+                time.sleep(max(pause, 4 * (time.monotonic() - began)))
+                pause = min(2 * pause, _PULL_BACKOFF_CAP)
+
+    def _run(self, run_id: int) -> tuple[RunConfig, Bundle]:
+        from flwr.common.config import get_fused_config_from_fab
+
+        if run_id not in self._runs:
+            run = self._get_run(run_id)
+            fab = self._get_fab(run.fab_hash, run_id)
+            self._runs = {run_id: (get_fused_config_from_fab(fab.content, run), _unpacked(fab.content))}
+        return self._runs[run_id]
+
+
+def pack(reply: Message) -> PackedReply:
+    """Take a reply apart for `FleetConnection.send`."""
+    from flwr.app.message import remove_content_from_message
+    from flwr.common.serde import message_to_proto
+    from flwr.supercore.inflatable.inflatable_object import get_object_tree, no_object_id_recompute
+
+    with no_object_id_recompute():
+        objects = dict(_written(reply))
+        reply.metadata.__dict__["_message_id"] = reply.object_id
+        envelope = remove_content_from_message(reply) if reply.has_content() else reply
+        return PackedReply(
+            run=reply.metadata.run_id,
+            envelope=message_to_proto(envelope).SerializeToString(),
+            tree=get_object_tree(reply).SerializeToString(),
+            objects=objects,
+        )
+
+
+def _written(item: Any) -> Iterator[tuple[str, bytes]]:
+    """Every object in `item`, then itself, with its id; each is written once, where Flower does it twice."""
+    from flwr.supercore.inflatable.inflatable_object import _get_computed_object_ids, get_object_id
+
+    if isinstance(item, Message):
+        children: list[Any] = [item.content] if item.has_content() else []
+    elif isinstance(item, RecordDict):
+        children = list(item.values())
+    else:
+        children = list((item.children or {}).values())
+    for child in children:
+        yield from _written(child)
+    content = _config_content(item) if isinstance(item, ConfigRecord) else item.deflate()
+    object_id = get_object_id(content)
+    item.__dict__["_object_id"] = object_id
+    _get_computed_object_ids().add(object_id)
+    yield object_id, content
+
+
+def _config_content(record: ConfigRecord) -> bytes:
+    """What `record.deflate()` gives, but with one copy of a long field where protobuf makes five."""
+    if not any(isinstance(value, bytes) and len(value) >= _LONG for value in record.values()):
+        return record.deflate()
+    parts: list[bytes] = []
+    for name, value in record.items():
+        if isinstance(value, bytes) and len(value) >= _LONG:
+            parts += _long_field(name.encode(), value)
+        else:  # repeated fields are written one after the other, so each may be written alone
+            parts.append(ConfigRecord({name: value}).deflate().split(b"\0", 1)[1])
+    return b"".join((f"ConfigRecord  {sum(map(len, parts))}".encode(), b"\0", *parts))
+
+
+def _long_field(name: bytes, value: bytes) -> list[bytes]:
+    """One item of protobuf's `ConfigRecord`: items = 1 {key = 1, value = 2 {bytes = 6}}."""
+    key = b"\x0a" + _varint(len(name)) + name
+    inner = b"\x32" + _varint(len(value))
+    outer = b"\x12" + _varint(len(inner) + len(value))
+    return [b"\x0a" + _varint(len(key) + len(outer) + len(inner) + len(value)) + key + outer + inner, value]
+
+
+def _varint(number: int) -> bytes:
+    digits = []
+    while number > 0x7F:
+        digits.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*digits, number])
+
+
+def _request(envelope: Message) -> str:
+    """For a person's eye, and from outside: one line, and not a long one."""
+    said = "".join(letter for letter in envelope.metadata.group_id[:200] if letter.isprintable())
+    return said or f"a message of run {envelope.metadata.run_id}"
+
+
+class _IncompleteError(Exception):
+    """A message of which a part does not come."""
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    import httpx
+    from flwr.supercore.run import RunNotRunningException
+
+    try:
+        yield
+    except RunNotRunningException as exc:  # Flower's, and no Exception
+        raise ServerRefusedError("the run is over") from exc
+    except httpx.HTTPStatusError as exc:
+        if exc.response.is_client_error:
+            raise ServerRefusedError(f"{exc.response.status_code}: {exc.response.text[:300]}") from exc
+        raise
+
+
+@contextmanager
+def connect(
+    superlink: str,
+    *,
+    root_certificates: Path,
+    private_key: Path,
+    node_config: RunConfig,
+    remembered: Path | None = None,
+) -> Iterator[FleetConnection]:
+    """Connect to the server's Fleet API over TLS with the site's key.
+
+    Args:
+        superlink: host:port.
+        root_certificates: the authority that signed the server's certificate (PEM).
+        private_key: the site's.
+        node_config: what its ClientApp finds in `context.node_config`.
+        remembered: the file in which the node's number is kept. A server counts an agent that was killed
+            as connected for a minute, and lets no other in until then, unless it is told that number.
+
+    Raises:
+        SiteConfigError: the certificate or the key cannot be read.
+        AddressError: the server does not let this site in.
+        LineBrokenError: it cannot be asked just now.
+    """
+    from flwr.supernode import fleet_http_connection
+    from flwr.supernode.fleet_http_client import FleetHttpClient
+
+    module: Any = fleet_http_connection
+    module.FleetHttpClient = with_pool(FleetHttpClient)
+    module.flwr_exit = _refused_at_the_door
+    module.HeartbeatSender = _lasting_heartbeats
+    key = read_private_key(private_key)
+    try:
+        certificates = root_certificates.read_bytes()
+    except OSError as exc:
+        raise SiteConfigError(
+            f"the server's certificate cannot be read: {exc.strerror}",
+            where=str(root_certificates),
+            remedy="Ask the federation's operator for it and name it with --root-certificates",
+        ) from exc
+    open_connection = functools.partial(
+        fleet_http_connection.http_request_response,
+        *(superlink, False, certificates, (key, key.public_key())),
+        max_retries=3,
+        max_wait_time=30,
+    )
+    number = _remembered_number(remembered)
+    with ExitStack() as stack:
+        try:
+            try:
+                callbacks = stack.enter_context(open_connection())
+            except _RefusedAtTheDoorError:
+                if number is None:
+                    raise
+                _forget_node(superlink, certificates, key, number)
+                callbacks = stack.enter_context(open_connection())
+        except _RefusedAtTheDoorError as exc:
+            if _is_passing(exc.__context__):
+                raise LineBrokenError(str(exc)) from exc
+            raise AddressError(
+                f"the server does not let this site in ({exc})",
+                where=superlink,
+                remedy="Give the site's keys/node.pub to the operator, for `tidegate server admit`; check "
+                "that --root-certificates is this server's authority; and if the site's folder was moved, "
+                "wait a minute: the server may count the agent of before as connected",
+            ) from exc
+        connection = FleetConnection(callbacks, node_config)
+        if remembered is not None:
+            remembered.write_text(str(connection.node_id), encoding="utf-8")
+        yield connection
+
+
+def _remembered_number(file: Path | None) -> int | None:
+    if file is None or not file.exists():
+        return None
+    text = file.read_text(encoding="utf-8").strip()
+    return int(text) if text.isdigit() else None
+
+
+def _forget_node(superlink: str, certificates: bytes, key: PrivateKey, number: int) -> None:
+    """Tell the server that the agent which it counts as connected is no more."""
+    import httpx
+    from flwr.proto.fleet_pb2 import DeactivateNodeRequest
+    from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
+    from flwr.supernode.fleet_http_client import FleetHttpClient
+    from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+    interceptors: list[Any] = [
+        RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+        NodeAuthHttpInterceptor(key, key.public_key()),
+    ]
+    with (
+        suppress(httpx.HTTPError),  # not connected after all, or another server: the next try says so
+        FleetHttpClient.from_server_address(
+            superlink, False, certificates, interceptors=interceptors
+        ) as client,
+    ):
+        client.DeactivateNode(DeactivateNodeRequest(node_id=number))
+
+
+def _lasting_heartbeats(beat: Callable[[], bool]) -> Any:
+    """Flower's heartbeats, which would end for good when the server answers with an error of its own."""
+    from flwr.supercore.heartbeat import HeartbeatSender
+
+    def patient() -> bool:
+        try:
+            return beat()
+        except Exception as exc:
+            _log.warning("the server did not take a heartbeat (%s); trying again", exc)
+            return False
+
+    return HeartbeatSender(patient)
+
+
+class LineBrokenError(Exception):
+    """The server went away in the middle of letting this site in, or something before it is not ready."""
+
+
+class _RefusedAtTheDoorError(Exception):
+    """Flower would have ended the process."""
+
+
+def _is_passing(reason: BaseException | None) -> bool:
+    """Whether another try may well succeed: not so for a certificate of another authority, or without TLS."""
+    import httpx
+
+    if isinstance(reason, httpx.HTTPStatusError):
+        return reason.response.status_code in (502, 503, 504)
+    lasting = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER")
+    return isinstance(reason, httpx.TransportError) and not any(word in str(reason) for word in lasting)
+
+
+def _refused_at_the_door(_code: int, message: str = "", **_: object) -> NoReturn:
+    words = [line for line in message.splitlines() if line and not line.startswith("Failed to initialize")]
+    raise _RefusedAtTheDoorError("; ".join(words) or "it says no more")
+
+
+def wait_for_server(superlink: str, seconds: float, say: Callable[[str], None] = lambda _: None) -> None:
+    """Wait until something listens at the address.
+
+    Raises:
+        AddressError: it is not an address, or nothing does within `seconds`.
+    """
+    host, _, port = superlink.rpartition(":")
+    if not (host and port.isdigit()):
+        raise AddressError("not an address", where=superlink, remedy="Write it as host:port")
+    end, told = time.monotonic() + seconds, False
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        except OSError as exc:
+            if time.monotonic() >= end:
+                raise AddressError(
+                    f"the server cannot be reached ({exc.strerror or exc})",
+                    where=superlink,
+                    remedy="Check the address, and that the server is up and its port open from here",
+                ) from exc
+            if not told:
+                say(f"waiting for the server at {superlink}")
+                told = True
+            time.sleep(0.2)
+        else:
+            return
+
+
+def error_reply(message: Message, code: str) -> Message:
+    """A refusal that carries one word of the contract's list, and nothing else."""
+    return Message(Error(code=_ERROR_CODE, reason=code), reply_to=message)
+
+
+def _unpacked(content: bytes) -> Bundle:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        files = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
+    return Bundle(files=files, sha256=hashlib.sha256(content).hexdigest())

@@ -1,0 +1,94 @@
+"""`tidegate drift …`: what the drift checks found and what was decided."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Verdicts on windows, and the decisions that followed.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("list")
+def list_verdicts(
+    experiment: Annotated[str, typer.Argument(help="The experiment's name.")], json: Json = False
+) -> None:
+    """Each window's verdict and decision."""
+    from monitoring.verdict import Verdict
+    from server.settings import read_settings
+    from server.state.storage import open_state
+    from terminal.output import print_json, print_table
+
+    with open_state(read_settings().state_url) as state:
+        records, decisions = state.verdicts(experiment), state.decisions(experiment)
+    if json:
+        print_json(
+            {
+                "verdicts": [vars(record) for record in records],
+                "decisions": [vars(item) for item in decisions],
+            }
+        )
+        return
+    import json as json_text
+
+    reasons = {
+        item.window: f"{item.kind}: {item.reason}" for item in decisions if item.subject == "retraining"
+    }
+    rows = []
+    for record in records:
+        verdict = Verdict.from_json(json_text.dumps(dict(record.verdict)))
+        features = sorted(
+            {name for site in verdict.sites for name in site.drifted} | set(verdict.pooled.drifted)
+        )
+        rows.append(
+            (
+                record.window,
+                "[red]alarm[/red]" if record.alarm else "quiet",
+                ", ".join(verdict.sites_in_alarm) or "–",
+                ", ".join(features) or "–",
+                reasons.get(record.window, "–"),
+            )
+        )
+    print_table(("window", "verdict", "sites", "features", "decision"), rows)
+
+
+@app.command()
+def show(
+    experiment: Annotated[str, typer.Argument(help="The experiment's name.")],
+    window: Annotated[str, typer.Argument(help="The window's name.")],
+) -> None:
+    """One window's verdict by site and feature."""
+    import json
+
+    from contract.errors import InputError
+    from monitoring.verdict import Verdict
+    from server.settings import read_settings
+    from server.state.storage import open_state
+    from terminal.output import figure, print_table
+
+    with open_state(read_settings().state_url) as state:
+        found = [record for record in state.verdicts(experiment) if record.window == window]
+    if not found:
+        raise InputError(
+            f"there is no verdict on window '{window}'",
+            where=experiment,
+            remedy=f"See `tidegate drift list {experiment}`",
+        )
+    verdict = Verdict.from_json(json.dumps(dict(found[0].verdict)))
+    rows = [
+        (
+            site.site,
+            feature.feature,
+            f"{feature.p_value:.2g}",
+            figure(feature.distance),
+            "[red]drift[/red]" if feature.drifted else "",
+        )
+        for site in (*verdict.sites, verdict.pooled)
+        for feature in site.features
+    ]
+    title = f"{experiment}, window {window} against {verdict.reference_window}"
+    print_table(("site", "feature", "p-value", "distance", ""), rows, title=title)

@@ -1,0 +1,123 @@
+"""`tidegate models …`: versions, passports, promotion by a person."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from server.registry.registry import Registry
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Model versions and their passports.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Model = Annotated[str, typer.Argument(help="The model's name: that of its experiment.")]
+Version = Annotated[int, typer.Argument(help="The version's number.")]
+By = Annotated[str, typer.Option(help="Your name, for the record.")]
+Reason = Annotated[str, typer.Option(help="Why, for the record.")]
+
+
+@app.command("list")
+def list_versions(model: Model, json: Json = False) -> None:
+    """All versions of a model."""
+    from terminal.output import print_json, print_table
+
+    versions = _registry().versions(model)
+    if json:
+        print_json([{**vars(version), "description": None} for version in versions])
+        return
+    print_table(
+        ("version", "aliases", "run", "windows", "private"),
+        (
+            (
+                item.version,
+                ", ".join(item.aliases),
+                item.tags.get("tidegate.run", "–"),
+                item.tags.get("tidegate.windows", "–"),
+                item.tags.get("tidegate.private", "–"),
+            )
+            for item in versions
+        ),
+    )
+
+
+@app.command()
+def show(model: Model, version: Version) -> None:
+    """The passport of a version."""
+    from rich.markdown import Markdown
+
+    from contract.errors import InputError
+    from terminal.output import console
+
+    found = [item for item in _registry().versions(model) if item.version == version]
+    if not found:
+        raise InputError(
+            f"there is no version {version} of '{model}'", remedy=f"See `tidegate models list {model}`"
+        )
+    console.print(Markdown(found[0].description))
+
+
+@app.command()
+def promote(model: Model, version: Version, by: By, reason: Reason) -> None:
+    """Make a version the champion; the decision is recorded with your name."""
+    _move(model, version, "promote", by, reason)
+
+
+@app.command()
+def rollback(model: Model, version: Version, by: By, reason: Reason) -> None:
+    """Go back to an earlier version; the decision is recorded with your name."""
+    _move(model, version, "rollback", by, reason)
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000) -> None:
+    """Open the MLflow UI on this machine until Ctrl-C."""
+    import os
+    import subprocess
+
+    from server.line.processes import require_free
+    from server.registry.registry_ui import serve_command, serve_environment
+    from server.settings import read_settings
+    from terminal.output import console
+
+    require_free(port, "the MLflow UI")
+    settings = read_settings()
+    _registry().connect()
+    console.print(f"MLflow UI: http://127.0.0.1:{port} (in some seconds; Ctrl-C stops it)")
+    subprocess.run(serve_command(settings, port), env={**os.environ, **serve_environment()}, check=False)
+
+
+def _move(model: str, version: int, kind: str, by: str, reason: str) -> None:
+    from contract.errors import InputError
+    from server.registry.registry import CHAMPION
+    from server.settings import read_settings
+    from server.state.storage import open_state
+    from terminal.output import console
+
+    registry = _registry()
+    if version not in {item.version for item in registry.versions(model)}:
+        raise InputError(
+            f"there is no version {version} of '{model}'", remedy=f"See `tidegate models list {model}`"
+        )
+    with open_state(read_settings().state_url) as state:
+        state.record_decision(
+            model,
+            window="",
+            kind="promote" if kind == "promote" else "rollback",
+            subject=f"version {version}",
+            by=by,
+            reason=reason,
+        )
+    registry.set_alias(model, CHAMPION, version)
+    console.print(f"version {version} of '{model}' is the champion ({kind} by {by})")
+
+
+def _registry() -> Registry:
+    from server.registry.registry import Registry
+    from server.settings import read_settings
+
+    settings = read_settings()
+    return Registry(settings.tracking_uri, settings.artifact_root)

@@ -1,0 +1,183 @@
+"""`tidegate server …`: for the federation's operator."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="For the operator: the server, its sites, the drift schedule.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def up(
+    port: Annotated[
+        int, typer.Option(help="Port of the SuperLink on this machine; 0 takes a free one.")
+    ] = 9092,
+    ui_port: Annotated[int, typer.Option(help="Port of the MLflow UI; 0 takes a free one.")] = 5000,
+    health_port: Annotated[
+        int | None, typer.Option(help="Answer GET /health on this port of 127.0.0.1; 0 takes a free one.")
+    ] = None,
+) -> None:
+    """Run SuperLink and MLflow UI in the foreground until Ctrl-C or SIGTERM."""
+    import signal
+    import threading
+
+    from server.federation import Federation
+    from server.line.processes import Processes, free_port, require_free
+    from server.registry.registry import Registry
+    from server.settings import apply_quiet_environment, read_settings
+    from terminal.health import Health, serve_health
+    from terminal.output import console
+
+    apply_quiet_environment()
+    settings = read_settings()
+    settings.home.mkdir(parents=True, exist_ok=True)
+    ui_port = ui_port or free_port()
+    require_free(ui_port, "the MLflow UI")
+    health, stop = Health("server"), threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    with (
+        serve_health(health, health_port) as answers_at,
+        Processes(logs=settings.home / "logs") as processes,
+    ):
+        federation = Federation(
+            home=settings.home, settings=settings, processes=processes, port=port, lasting=True
+        )
+        federation.start_server()
+        Registry(settings.tracking_uri, settings.artifact_root).connect()
+        federation.start_ui(ui_port)
+        console.print(f"SuperLink   {federation.address}")
+        console.print(f"authority   {federation.files.authority}  (the sites need it)")
+        console.print(f"MLflow UI   http://127.0.0.1:{ui_port}")
+        if answers_at is not None:
+            console.print(f"health      http://127.0.0.1:{answers_at}/health")
+        console.print("Ctrl-C stops both. Let a site in with: tidegate server admit NAME NODE.PUB")
+        health.say("running")
+        while not stop.wait(1):
+            processes.require_running()
+
+
+@app.command()
+def admit(
+    name: Annotated[str, typer.Argument(help="The site's name.")],
+    public_key: Annotated[Path, typer.Argument(help="The site's public key, from `tidegate site init`.")],
+) -> None:
+    """Let the site with this key connect. Only it may then answer under that name."""
+    from server.federation import admit as admit_key
+    from server.federation import running_control
+    from server.settings import read_settings
+    from terminal.output import console
+
+    node = admit_key(name, public_key, running_control(), read_settings())
+    console.print(f"site '{name}' may connect as node {node}")
+
+
+@app.command()
+def dismiss(name: Annotated[str, typer.Argument(help="The site's name.")]) -> None:
+    """Let a site that has left connect no more; until then every run counts it as missing."""
+    from server.federation import dismiss as dismiss_site
+    from server.federation import running_control
+    from server.settings import read_settings
+    from terminal.output import console
+
+    dismiss_site(name, running_control(), read_settings())
+    console.print(f"site '{name}' may connect no more")
+
+
+@app.command()
+def status(
+    run: Annotated[str | None, typer.Option(help="Show this run alone, with all its rounds.")] = None,
+    watch: Annotated[bool, typer.Option(help="Refresh until the runs shown have ended, or Ctrl-C.")] = False,
+    json: Json = False,
+) -> None:
+    """Runs, newest last; and how far each site came: enrolled, connected, trained, counted.
+
+    Sites are shown of the runs in progress, or else of the last run, in the round where it stands.
+    """
+    from server.cli.run_status import read_runs, show_runs, watch_runs
+    from server.settings import read_settings
+    from server.state.storage import open_state
+
+    with open_state(read_settings().state_url) as state:
+        if watch and not json:
+            watch_runs(state, run)
+        else:
+            show_runs(read_runs(state, run), json=json)
+
+
+@app.command()
+def sites(json: Json = False) -> None:
+    """The sites that were admitted, and those that have answered."""
+    from server.federation import running_federation
+    from server.settings import read_settings
+    from server.state.storage import open_state
+    from terminal.output import print_json, print_table
+
+    settings = read_settings()
+    with open_state(settings.state_url) as state:
+        found = {site.name: site for site in state.sites()}
+        admitted = {site.name: site for site in state.admitted_sites(running_federation(settings))}
+    names = [*found, *(name for name in admitted if name not in found)]
+    if json:
+        print_json(
+            [
+                {**(vars(found[name]) if name in found else {"name": name}), "admitted": name in admitted}
+                for name in names
+            ]
+        )
+        return
+
+    def moment(at: datetime | None) -> str:
+        return "–" if at is None else f"{at:%Y-%m-%d %H:%M}"
+
+    print_table(
+        ("site", "stated rows", "admitted", "first answer", "last answer"),
+        (
+            (
+                name,
+                found[name].stated_rows if name in found else "–",
+                moment(admitted[name].admitted if name in admitted else None),
+                moment(found[name].first_seen if name in found else None),
+                moment(found[name].last_seen if name in found else None),
+            )
+            for name in names
+        ),
+    )
+
+
+@app.command()
+def schedule(
+    file: Annotated[Path, typer.Argument(help="The experiment file.")],
+    window: Annotated[list[str], typer.Option(help="A window's name; repeat, in their order.")],
+    every: Annotated[float, typer.Option(help="Seconds in a window: 604800 for a week.")] = 604800.0,
+    first_close: Annotated[
+        float, typer.Option(help="When the first window closes, in seconds from now.")
+    ] = 0.0,
+) -> None:
+    """Check each window for drift when it has closed, and do what the retraining policy says."""
+    import signal
+    import threading
+
+    from server.cli.drift_schedule import run_drift_schedule
+    from server.settings import apply_quiet_environment, read_settings
+    from terminal.experiment_files import read_experiment
+
+    apply_quiet_environment()
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    run_drift_schedule(
+        read_experiment(file),
+        windows=tuple(window),
+        every=every,
+        first_close=first_close,
+        settings=read_settings(),
+        stop=stop,
+    )

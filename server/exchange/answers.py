@@ -1,0 +1,290 @@
+"""One exchange with the sites: send, wait for the quorum, say who is missing.
+
+Flower's strategies wait without limit and its grid polls every three seconds.
+Here an exchange ends when every site has answered; or when the quorum has and
+the others were given their grace; or at the deadline. It never passes off a
+subset as the whole: whoever was asked and did not count is named with a reason.
+In a simulation nobody is left out for being slow: a virtual node waits for a worker,
+and a result that depended on how busy the machine is could not be repeated.
+Nothing that a site sends ends it: what is not a reply to this very message, or fails
+its checks, is refused or ignored, and said.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from contract.errors import RefusalCode, ReleaseError, RoundError
+from contract.experiment import Strategy
+from contract.messages import Instruction, Reply
+from server.line.flower import NO_ANSWER, is_simulated, pull_messages
+from server.state.participation import LOST, NAME_REFUSED, TWICE, told
+
+__all__ = ["LOST", "Answers", "Patience", "connected_sites", "exchange", "instruct"]
+
+_log = logging.getLogger("flwr")
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25
+_FIRST_REPEAT = 10.0
+"""Seconds until a site that has not answered is sent its instruction again; each time it is twice as long."""
+
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long an exchange may take.
+
+    Attributes:
+        quorum: how many sites must count.
+        deadline: seconds until the exchange ends whatever came.
+        grace: seconds that the others have once the quorum has answered; doubled
+            if the quorum took longer than that.
+    """
+
+    quorum: int
+    deadline: float
+    grace: float
+
+    @classmethod
+    def of(cls, strategy: Strategy) -> Patience:
+        """What an experiment says of waiting."""
+        return cls(quorum=strategy.quorum, deadline=strategy.round_timeout, grace=strategy.grace)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What came back.
+
+    Attributes:
+        asked: the sites that were asked, by name (or by node, if never heard of).
+        replies: what counts, by site.
+        failures: who does not count, and why, by site.
+        nodes: the node that each site was asked at, whether it counts or not.
+        refused: of `failures`, those whose reply came and was refused here.
+        waiting: who may still answer; none once the exchange has ended.
+        seconds: how long the exchange took.
+    """
+
+    asked: tuple[str, ...]
+    replies: dict[str, Reply]
+    failures: dict[str, str] = field(default_factory=dict)
+    nodes: dict[str, int] = field(default_factory=dict)
+    refused: frozenset[str] = frozenset()
+    waiting: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    def require(self, quorum: int, what: str) -> None:
+        """Refuse to go on with fewer sites than the quorum.
+
+        Raises:
+            RoundError: with every site that is missing and its reason.
+        """
+        if len(self.replies) >= quorum:
+            return
+        reasons = ", ".join(f"{site} ({reason})" for site, reason in sorted(self.failures.items()))
+        raise RoundError(
+            f"{what} needs {quorum} sites and got {len(self.replies)}; "
+            f"missing: {reasons or 'no site is connected'}",
+            remedy=f"{told(self.failures) or 'Start the missing sites'}. Then go on with "
+            "`tidegate run FILE --resume RUN`: from the last checkpoint",
+        )
+
+
+def connected_sites(
+    grid: Grid,
+    patience: Patience,
+    *,
+    pause: float = 0.1,
+    what: str = "",
+    names: Mapping[int, str] = MappingProxyType({}),
+    watch: Callable[[list[int]], None] = lambda _: None,
+) -> list[int]:
+    """Node ids of the connected sites, in order, once there are as many as the quorum.
+
+    Args:
+        grid: knows who is connected.
+        patience: quorum and deadline.
+        pause: seconds between two looks.
+        what: what they are needed for, for the error.
+        names: the admitted site of each node, as far as it is known.
+        watch: is told who is connected at each look.
+
+    Raises:
+        RoundError: the deadline passed first.
+    """
+    end = time.monotonic() + patience.deadline
+    while True:
+        nodes = sorted(grid.get_node_ids())
+        watch(nodes)
+        if len(nodes) >= patience.quorum:
+            return nodes
+        if time.monotonic() > end:
+            missing = ", ".join(sorted(name for node, name in names.items() if node not in nodes))
+            raise RoundError(
+                f"{len(nodes)} sites are connected, and {patience.quorum} are needed"
+                f"{f'; not connected: {missing}' if missing else ''}",
+                where=what,
+                remedy="Start the sites with `tidegate site up`, or lower strategy.quorum",
+            )
+        time.sleep(pause)
+
+
+def instruct(
+    nodes: Iterable[int], kind: str, instruction: Instruction, arrays: Arrays | None
+) -> list[Message]:
+    """The same instruction for every node; a site's agent reads of it no more than its request's name."""
+    records, request = instruction.to_records(arrays), instruction.request(kind)
+    return [Message(content=records, dst_node_id=node, message_type=kind, group_id=request) for node in nodes]
+
+
+def exchange(
+    grid: Grid,
+    messages: Iterable[Message],
+    *,
+    names: Mapping[int, str],
+    patience: Patience,
+    check: Callable[[Reply], None] = lambda _: None,
+    admitted: Mapping[int, str] = MappingProxyType({}),
+    most_bytes: int | None = None,
+    watch: Callable[[Answers], None] = lambda _: None,
+) -> Answers:
+    """Send the messages, collect the replies.
+
+    Args:
+        grid: Flower's, or the inline runtime's.
+        messages: one for each site asked.
+        names: the site's name by node, as far as it is known, to speak of it.
+        patience: quorum, deadline and grace.
+        check: raises ReleaseError for a reply that must not count.
+        admitted: the name under which a node must answer, and no other node may.
+        most_bytes: how long the packed arrays of a reply may be; None for no limit.
+        watch: is told at each look how it stands.
+    """
+    began = time.monotonic()
+    messages = list(messages)
+    asked = [message.metadata.dst_node_id for message in messages]
+    sent = dict(zip(grid.push_messages(messages), asked, strict=True))
+    waiting = {message.metadata.dst_node_id: message for message in messages}
+    desk = _Desk(
+        names=names,
+        check=check,
+        most_bytes=most_bytes,
+        admitted={node: site for node, site in admitted.items() if node in asked},
+    )
+    pause, ends = _SHORTEST_PAUSE, began + patience.deadline
+    repeat_after, repeats = _FIRST_REPEAT, began + _FIRST_REPEAT
+    graced = simulated = is_simulated(grid)
+    while waiting:
+        looked = time.monotonic()
+        for message in pull_messages(grid, list(sent)):
+            node = sent.pop(message.metadata.reply_to_message_id, None)
+            if node is None:
+                _log.warning("ignored a reply from node %d: to no open message", message.metadata.src_node_id)
+            elif message.has_error() and message.error.code in NO_ANSWER:
+                repeats = min(repeats, time.monotonic() + _FIRST_REPEAT)
+            elif waiting.pop(node, None) is not None:  # else it was asked twice, and answers twice
+                pause = _SHORTEST_PAUSE
+                desk.take(message, node)
+        watch(desk.answers(waiting, time.monotonic() - began))
+        if waiting and not graced and len(desk.replies) >= patience.quorum:
+            graced, taken = True, time.monotonic() - began
+            ends = min(ends, time.monotonic() + max(patience.grace, 2 * taken))
+        if time.monotonic() >= ends:
+            break
+        if waiting and not simulated and time.monotonic() >= repeats:
+            again = [_repeated(message) for message in waiting.values()]
+            sent |= zip(grid.push_messages(again), waiting, strict=True)
+            repeat_after *= 2
+            repeats = time.monotonic() + repeat_after
+        if waiting:
+            time.sleep(max(0.0, looked + pause - time.monotonic()))  # none is left where the server held it
+            pause = min(_LONGEST_PAUSE, 1.5 * pause)
+    for node in waiting:
+        desk.fail(node, LOST)
+    return desk.answers((), time.monotonic() - began)
+
+
+def _repeated(message: Message) -> Message:
+    """The same instruction once more: Flower delivers a message once, and what a cut loses of it is gone.
+
+    A site that has answered it answers from its ledger, without new noise or charge.
+    """
+    metadata = message.metadata
+    return Message(
+        message.content,
+        dst_node_id=metadata.dst_node_id,
+        message_type=metadata.message_type,
+        group_id=metadata.group_id,
+    )
+
+
+@dataclass(kw_only=True)
+class _Desk:
+    """Takes the replies of one exchange: what counts, and who does not and why."""
+
+    names: Mapping[int, str]
+    check: Callable[[Reply], None]
+    admitted: Mapping[int, str]
+    most_bytes: int | None
+    replies: dict[str, Reply] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    nodes: dict[str, int] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
+
+    def take(self, message: Message, node: int) -> None:
+        """Enter the reply if it counts; otherwise the reason."""
+        if message.has_error():
+            reason = message.error.reason
+            self.fail(node, reason if reason in RefusalCode.ALL else LOST)
+            return
+        try:
+            reply = Reply.from_records(message.content, most_bytes=self.most_bytes)
+            self._check_name(reply.site, node)
+            self.check(reply)
+        except ReleaseError as exc:
+            self.refused.add(self.fail(node, exc.what))
+            return
+        if reply.site in self.replies:
+            name = f"{self.name(node)} as {reply.site}"
+            self.failures[name], self.nodes[name] = TWICE, node
+            self.refused.add(name)
+            return
+        self.replies[reply.site], self.nodes[reply.site] = reply, node
+
+    def fail(self, node: int, reason: str) -> str:
+        """Enter the reason; give the name it was entered under."""
+        name = self.name(node)
+        self.failures[name], self.nodes[name] = reason, node
+        return name
+
+    def name(self, node: int) -> str:
+        """The site's name, or its node's number if it was never heard of."""
+        return self.admitted.get(node) or self.names.get(node) or f"node {node}"
+
+    def answers(self, waiting: Iterable[int], seconds: float) -> Answers:
+        """How it stands."""
+        still = {self.name(node): node for node in waiting}
+        return Answers(
+            asked=tuple(sorted({*self.replies, *self.failures, *still})),
+            replies=dict(sorted(self.replies.items())),
+            failures=dict(self.failures),
+            nodes={**self.nodes, **still},
+            refused=frozenset(self.refused),
+            waiting=tuple(sorted(still)),
+            seconds=seconds,
+        )
+
+    def _check_name(self, site: str, node: int) -> None:
+        """A node answers under its own name; one without, under nobody else's."""
+        own = self.admitted.get(node, site)
+        if site != own or (node not in self.admitted and site in self.admitted.values()):
+            raise ReleaseError(f"{NAME_REFUSED}: it answered as '{site[:100]}'")

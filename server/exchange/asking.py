@@ -1,0 +1,138 @@
+"""A question to every connected site, and the record of who came how far with it.
+
+1. wait for the quorum to be connected
+2. send, and wait as `server.exchange.answers` says
+3. whoever was admitted and is not connected is missing too
+4. write down how far each site came; meanwhile too, for who watches
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from flwr.serverapp import Grid
+
+from contract.messages import Instruction, Reply
+from server.exchange.answers import Answers, Patience, connected_sites, exchange, instruct
+from server.state.participation import NOT_CONNECTED, SiteState, SiteStatus, Step
+
+__all__ = ["Question", "SiteMemory", "ask", "require"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is asked.
+
+    Attributes:
+        kind: the message type.
+        instruction: what each site is told.
+        patience: quorum, deadline and grace.
+        arrays: the model that it is about.
+        check: raises ReleaseError for a reply that must not count.
+        most_bytes: how long the packed arrays of a reply may be.
+    """
+
+    kind: str
+    instruction: Instruction
+    patience: Patience
+    arrays: Mapping[str, np.ndarray[Any, Any]] | None = None
+    check: Callable[[Reply], None] = lambda _: None
+    most_bytes: int = 0
+
+    @property
+    def step(self) -> Step:
+        """The exchange that it makes."""
+        return Step(run=self.instruction.run, kind=self.kind, number=self.instruction.step)
+
+
+class SiteMemory(Protocol):
+    """What is known of the sites, and where it is written."""
+
+    def admitted(self) -> Mapping[int, str]:
+        """The sites that the operator admitted, by node; none where nobody is admitted by key."""
+        ...
+
+    def site_names(self) -> Mapping[int, str]:
+        """The name of each node that was heard of, to speak of it: it may be out of date."""
+        ...
+
+    def stated_rows(self, run: str) -> Mapping[str, int]:
+        """The rows that each site stated in this run."""
+        ...
+
+    def record_sites(self, step: Step, sites: Mapping[str, SiteStatus], *, ended: bool) -> None:
+        """Write how far each site came; until the exchange has ended, now and then."""
+        ...
+
+
+def ask(question: Question, grid: Grid, memory: SiteMemory) -> Answers:
+    """Ask every connected site.
+
+    Args:
+        question: what is asked.
+        grid: Flower's, or the inline runtime's.
+        memory: what is known of the sites.
+
+    Raises:
+        RoundError: the quorum was not connected by the deadline.
+    """
+    step, admitted = question.step, memory.admitted()
+    names = {**memory.site_names(), **admitted}
+
+    def connecting(nodes: list[int]) -> None:
+        sites = {names.get(node, f"node {node}"): SiteStatus(state="connected", node=node) for node in nodes}
+        memory.record_sites(step, {**sites, **_enrolled(admitted, nodes)}, ended=False)
+
+    def reached(answers: Answers) -> dict[str, SiteStatus]:
+        return {**absent, **_statuses(question, answers)}  # who came back as another node is not absent
+
+    nodes = connected_sites(grid, question.patience, what=str(step), names=admitted, watch=connecting)
+    absent = _enrolled(admitted, nodes)
+    answers = exchange(
+        grid,
+        instruct(nodes, question.kind, question.instruction, question.arrays),
+        names=names,
+        patience=question.patience,
+        check=question.check,
+        admitted=admitted,
+        most_bytes=question.most_bytes,
+        watch=lambda so_far: memory.record_sites(step, reached(so_far), ended=False),
+    )
+    sites = reached(answers)
+    memory.record_sites(step, sites, ended=True)
+    missing = {site: status.reason for site, status in sites.items() if status.state == "enrolled"}
+    return replace(answers, failures={**answers.failures, **missing})
+
+
+def require(answers: Answers, question: Question) -> None:
+    """Refuse to go on with fewer sites than the quorum.
+
+    Raises:
+        RoundError: with every site that is missing and its reason.
+    """
+    answers.require(question.patience.quorum, str(question.step))
+
+
+def _enrolled(admitted: Mapping[int, str], nodes: list[int]) -> dict[str, SiteStatus]:
+    absent = [site for node, site in admitted.items() if node not in nodes]
+    return {site: SiteStatus(state="enrolled", reason=NOT_CONNECTED) for site in absent}
+
+
+def _statuses(question: Question, answers: Answers) -> dict[str, SiteStatus]:
+    arrived: SiteState = "trained" if question.kind == "train" else "answered"
+    enough = not answers.waiting and len(answers.replies) >= question.patience.quorum
+    # a round is counted when it is aggregated; any other answer as soon as there are enough
+    reached: SiteState = "counted" if enough and arrived == "answered" else arrived
+    statuses = {}
+    for site in answers.asked:
+        reply = answers.replies.get(site)
+        if reply is not None:
+            status = SiteStatus(state=reached, stated_rows=reply.stated_rows)
+        else:
+            state: SiteState = arrived if site in answers.refused else "connected"
+            status = SiteStatus(state=state, reason=answers.failures.get(site, ""))
+        statuses[site] = replace(status, node=answers.nodes.get(site))
+    return statuses

@@ -1,0 +1,225 @@
+"""A server as processes of one machine: Flower's SuperLink with TLS and node authentication, and MLflow."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from contract.errors import AddressError, InputError, RoundError
+from server.line.certificates import ServerFiles, make_server_files
+from server.line.flower import ControlClient
+from server.line.processes import Processes, free_port, require_free, wait_for_port
+from server.registry.registry_ui import serve_command, serve_environment
+from server.settings import ServerSettings, quiet_environment, read_settings
+from server.state.storage import open_state
+
+__all__ = [
+    "TIDEGATE_SUPERLINK",
+    "Federation",
+    "admit",
+    "dismiss",
+    "project_root",
+    "running_control",
+    "running_federation",
+]
+
+TIDEGATE_SUPERLINK = (sys.executable, "-m", "server.line.superlink")
+_START_SECONDS = 60.0
+
+
+def project_root() -> Path:
+    """The folder of pyproject.toml, from which the app bundle is built."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / "pyproject.toml").exists():
+        raise RoundError(
+            "the project's source is not beside the installed program, so no app bundle can be built",
+            where=str(root),
+            remedy="Install from a checkout: pip install -e .",
+        )
+    return root
+
+
+@dataclass(kw_only=True)
+class Federation:
+    """A federation on this machine.
+
+    Attributes:
+        home: its folder: keys, logs, Flower's own files.
+        settings: where the server keeps its state.
+        processes: its children.
+        port: of the SuperLink; 0 takes a free one.
+        lasting: whether the SuperLink keeps its state in a file. Without, it keeps it in
+            memory and a round takes half the time; runs resume from our own checkpoints anyway.
+        name: under which sites are admitted; one of its own where the admissions end with the SuperLink.
+    """
+
+    home: Path
+    settings: ServerSettings
+    processes: Processes
+    port: int = 0
+    lasting: bool = False
+    superlink: tuple[str, ...] = TIDEGATE_SUPERLINK
+    name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        name = self.settings.federation
+        self.name = name if self.lasting else f"{name}-{secrets.token_hex(4)}"
+
+    def start_server(self) -> ControlClient:
+        """Start the SuperLink and wait until it answers.
+
+        Raises:
+            AddressError: the port is in use.
+            RoundError: it does not start.
+        """
+        if self.port:
+            require_free(self.port, "the SuperLink")
+        else:
+            self.port = free_port()
+        files = self.files
+        command = [
+            *self.superlink,
+            *("--ssl-certfile", str(files.certificate), "--ssl-keyfile", str(files.key)),
+            *("--ssl-ca-certfile", str(files.authority), "--enable-supernode-auth"),
+            *("--disable-runtime-dependency-installation", "--host", "127.0.0.1", "--port", str(self.port)),
+            *(("--database", str(self.home / "superlink.db")) if self.lasting else ()),
+        ]
+        self.processes.start("superlink", command, self.environment, self.home)
+        wait_for_port(self.port, _START_SECONDS, self.processes)
+        _address_file(self.settings).write_text(self.address, encoding="utf-8")
+        _name_file(self.settings).write_text(self.name, encoding="utf-8")
+        return self.control
+
+    def start_ui(self, port: int) -> str:
+        """Start MLflow's user interface; return its address. It answers some seconds later."""
+        environment = {**self.environment, **serve_environment()}
+        self.processes.start("mlflow", serve_command(self.settings, port), environment, self.home)
+        return f"http://127.0.0.1:{port}"
+
+    @property
+    def control(self) -> ControlClient:
+        """The client of the SuperLink's Control API."""
+        return ControlClient(self.address, self.files.authority)
+
+    @property
+    def address(self) -> str:
+        """host:port of the SuperLink."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def files(self) -> ServerFiles:
+        """The server's certificates; made on first use."""
+        return make_server_files(self.home / "certificates", ("127.0.0.1", "localhost"))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What every process of the server needs."""
+        return {
+            **quiet_environment(),
+            "FLWR_HOME": str(self.home / "flower"),
+            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05",
+            "TIDEGATE_HOME": str(self.settings.home),
+            "TIDEGATE_STATE_URL": self.settings.state_url,
+            "TIDEGATE_FEDERATION": self.name,
+            "MLFLOW_TRACKING_URI": self.settings.tracking_uri,
+            "TIDEGATE_ARTIFACT_ROOT": str(self.settings.artifact_root),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def wait_for_sites(self, control: ControlClient, count: int) -> None:
+        """Wait until as many sites are connected.
+
+        Raises:
+            RoundError: a process ended, or some site does not come.
+        """
+        end = time.monotonic() + _START_SECONDS
+        while (connected := control.connected()) < count:
+            self.processes.require_running()
+            if time.monotonic() > end:
+                raise RoundError(
+                    f"{connected} of {count} sites are connected after {_START_SECONDS:.0f} s",
+                    where=str(self.processes.logs),
+                    remedy="Read the sites' logs there",
+                )
+            time.sleep(0.1)
+
+
+def admit(
+    name: str,
+    public_key: Path,
+    control: ControlClient,
+    settings: ServerSettings,
+    federation: str | None = None,
+) -> int:
+    """Let the site with this key connect, and remember whose it is; return its node id.
+
+    Args:
+        name: the site's: it must answer under it, and nobody else may.
+        public_key: the file.
+        control: of the SuperLink.
+        settings: name the state database.
+        federation: the SuperLink's name; None for the one that `running_control` reaches.
+    """
+    node = control.register(public_key, name)
+    federation = federation or running_federation(settings)
+    with open_state(settings.state_url) as state:
+        key = hashlib.sha256(public_key.read_bytes()).hexdigest()
+        state.admit_site(name, federation=federation, node_id=node, key=key)
+    return node
+
+
+def dismiss(name: str, control: ControlClient, settings: ServerSettings) -> None:
+    """Let a site connect no more, and expect it no longer in a round.
+
+    Raises:
+        InputError: no site of that name is admitted.
+    """
+    federation = running_federation(settings)
+    with open_state(settings.state_url) as state:
+        nodes = {site.name: site.node_id for site in state.admitted_sites(federation)}
+        if name not in nodes:
+            raise InputError(
+                f"no site '{name}' is admitted",
+                where="NAME",
+                remedy=f"Admitted are: {', '.join(nodes)}" if nodes else "`tidegate server sites` lists them",
+            )
+        control.unregister(nodes[name])
+        state.dismiss_site(name, federation=federation)
+
+
+def running_federation(settings: ServerSettings) -> str:
+    """The name of the federation whose SuperLink `running_control` reaches."""
+    path = _name_file(settings)
+    return path.read_text(encoding="utf-8").strip() if path.exists() else settings.federation
+
+
+def running_control(settings: ServerSettings | None = None) -> ControlClient:
+    """The client of the SuperLink that `tidegate server up` or the demo runs.
+
+    Raises:
+        AddressError: none was started from this home.
+    """
+    settings = settings or read_settings()
+    path = _address_file(settings)
+    if not path.exists():
+        raise AddressError(
+            "no server was started from here",
+            where=str(settings.home),
+            remedy="Start one with `tidegate server up`, or set TIDEGATE_HOME to its folder",
+        )
+    authority = settings.home / "certificates" / "ca.pem"
+    return ControlClient(path.read_text(encoding="utf-8").strip(), authority)
+
+
+def _address_file(settings: ServerSettings) -> Path:
+    return settings.home / "superlink.address"
+
+
+def _name_file(settings: ServerSettings) -> Path:
+    return settings.home / "superlink.federation"

@@ -1,0 +1,150 @@
+"""Where a run is remembered: state database first, then the registry, then who watches.
+
+The state database decides what a run was; the registry shows it. A registry
+that is away ends a run only when a model version is to be registered.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from contract.releases import Metrics
+from server.registry.registry import Registry
+from server.rounds import RoundReport
+from server.state.participation import SiteStatus, Step
+from server.state.records import RoundRecord
+from server.state.storage import State
+
+__all__ = ["RunMemory", "metric_names"]
+
+Watch = Callable[[RoundReport], None]
+
+_LIVE_SECONDS = 0.25
+"""How often the state of an exchange that goes on is written. A faster one is written when it has ended."""
+
+
+class RunMemory:
+    """What `server.rounds` needs to remember, for one run.
+
+    Args:
+        state: the state database.
+        registry: MLflow.
+        mlflow_run: the MLflow run that metrics go to.
+        watch: is told of each round: a progress bar, a log.
+        admitted: gives the admitted site of each node, as it is now.
+        turn: of the process that runs it, as `State.take_over` gave it.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        registry: Registry,
+        mlflow_run: str,
+        watch: Watch = lambda _: None,
+        admitted: Callable[[], Mapping[int, str]] = dict,
+        turn: int | None = None,
+    ) -> None:
+        self._state = state
+        self._registry = registry
+        self._mlflow_run = mlflow_run
+        self._watch = watch
+        self._admitted = admitted
+        self._turn = turn
+        self._heard: dict[int, str] = {}
+        self._stated: dict[str, int] | None = None
+        self._shown: tuple[Step, Mapping[str, SiteStatus]] | None = None
+        self._written = 0.0
+
+    def load_checkpoint(self, run: str) -> bytes | None:
+        """The run's last checkpoint."""
+        found = self._state.load_checkpoint(run)
+        return None if found is None else found[1]
+
+    def save_round(self, run: str, report: RoundReport, checkpoint: bytes) -> None:
+        """Write round and checkpoint in one transaction, then publish the metrics."""
+        self._state.save_round(run, _record(report), checkpoint=checkpoint, turn=self._turn)
+        named = metric_names(report.site_metrics, report.overall, report.epsilon)
+        named |= {"round/seconds": report.seconds, "round/sites_counted": float(len(report.counted))}
+        sites = {*report.asked, *report.failures}
+        named |= {f"site/{site}/counted": float(site in report.counted) for site in sites}
+        self._registry.log_metrics(self._mlflow_run, named, step=report.round)
+        self._watch(report)
+
+    def admitted(self) -> dict[int, str]:
+        """The site that a node must answer as: the admitted one, or the one it answered as in this run."""
+        return {**self._heard, **self._admitted()}
+
+    def site_names(self) -> dict[int, str]:
+        """The name of each node that was heard of, in whatever run."""
+        return {site.node_id: site.name for site in self._state.sites()}
+
+    def stated_rows(self, run: str) -> dict[str, int]:
+        """The rows that each site stated in this run, before a kill too."""
+        if self._stated is None:
+            self._stated = {}
+            for item in self._state.participation(run):
+                if item.stated_rows is not None:
+                    self._stated.setdefault(item.site, item.stated_rows)
+        return self._stated
+
+    def record_sites(self, step: Step, sites: Mapping[str, SiteStatus], *, ended: bool) -> None:
+        """Write how far each site came: when the exchange has ended; before, a few times a second."""
+        now = time.monotonic()
+        if not ended:
+            before = self._shown
+            if before is None or before[0] != step:
+                self._shown, self._written = (step, {}), now
+                return
+            if before[1] == sites or now - self._written < _LIVE_SECONDS:
+                return
+        self._state.record_participation(step, sites)
+        self._shown, self._written = (step, dict(sites)), now
+        if ended:
+            self._remember(step, sites)
+
+    def counted(self, run: str) -> dict[str, int]:
+        """In how many of the run's rounds each site counted, of all that were asked or should have been."""
+        rounds = self._state.rounds(run)
+        sites = {site for record in rounds for site in (*record.cohort, *record.failures)}
+        return {site: sum(site in record.counted for record in rounds) for site in sorted(sites)}
+
+    def _remember(self, step: Step, sites: Mapping[str, SiteStatus]) -> None:
+        stated = self.stated_rows(step.run)
+        for site, status in sites.items():
+            if status.node is not None and status.stated_rows is not None:
+                self._heard[status.node] = site
+                stated.setdefault(site, status.stated_rows)
+
+
+def metric_names(
+    site_metrics: Mapping[str, Metrics], overall: Metrics | None, epsilon: Mapping[str, float]
+) -> dict[str, float]:
+    """MLflow's names for the figures of a round or an evaluation."""
+    named = {
+        f"site/{site}/{name}": value
+        for site, metrics in site_metrics.items()
+        for name, value in metrics.as_dict().items()
+    }
+    if overall is not None:
+        named |= {f"overall/{name}": value for name, value in overall.as_dict().items()}
+    return named | {f"privacy/{site}/epsilon": value for site, value in epsilon.items()}
+
+
+def _record(report: RoundReport) -> RoundRecord:
+    metrics: dict[str, Any] = {
+        "sites": {site: asdict(metrics) for site, metrics in report.site_metrics.items()},
+        "overall": None if report.overall is None else asdict(report.overall),
+        "epsilon": {site: value if math.isfinite(value) else None for site, value in report.epsilon.items()},
+    }
+    return RoundRecord(
+        round=report.round,
+        cohort=report.asked,
+        counted=report.counted,
+        failures=report.failures,
+        metrics=metrics,
+        seconds=report.seconds,
+    )

@@ -1,0 +1,108 @@
+"""The ranges of features, asked of every site: for a task whose ranges nobody knows in public.
+
+    1. ask every site for noisy counts over the public grid
+    2. add them up, and tell each feature's range and its error (server/jobs/quantiles.py)
+    3. write the answer down, and who did not take part in it
+
+Each site pays once for a question: who asks the same again is given the same counts.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from contract.errors import ExperimentError, ReleaseError, TidegateError
+from contract.json_values import finite
+from contract.messages import RANGES_QUERY, Instruction, Reply
+from server.code import server_code_hash
+from server.exchange.answers import Answers, Patience
+from server.exchange.asking import Question, ask
+from server.exchange.checks import check_public
+from server.jobs.job import Job, RangeQuestion
+from server.jobs.quantiles import estimate_range, pool
+from server.jobs.training_job import Services
+
+__all__ = ["run_ranges"]
+
+
+def run_ranges(job: Job, services: Services) -> None:
+    """Ask for the ranges; the answer becomes the run's result.
+
+    Raises:
+        ExperimentError: the job holds no question.
+        RoundError: too few sites answered.
+    """
+    question, state = job.question, services.state
+    if question is None or not 0 < question.share < 0.5:
+        raise ExperimentError(
+            "there is no question for ranges, or its share is not between 0 and 0.5", where="run config"
+        )
+    if state.run(job.run) is None:
+        state.start_run(
+            job.run,
+            experiment=job.experiment,
+            job="ranges",
+            trigger=job.trigger,
+            code_hash=server_code_hash(),
+        )
+    try:
+        answers = _ask(job, question, services)
+        answers.require(job.experiment.strategy.quorum, f"the question '{job.run}'")
+        state.link_run(job.run, result=json.dumps(_result(job, question, answers)))
+        reasons = "; ".join(f"{site}: {reason}" for site, reason in sorted(answers.failures.items()))
+        state.finish_run(job.run, "partial" if answers.failures else "succeeded", error=reasons)
+    except TidegateError as exc:
+        state.finish_run(job.run, "failed", error=str(exc))
+        raise
+
+
+def _ask(job: Job, question: RangeQuestion, services: Services) -> Answers:
+    instruction = Instruction(
+        run=job.run, windows=job.windows, features=question.features, epsilon=question.epsilon
+    )
+
+    def check(reply: Reply) -> None:
+        counted = () if reply.ranges is None else (item.feature for item in reply.ranges.features)
+        if sorted(counted) != sorted(question.features):
+            raise ReleaseError("scores refused: they do not count the features that were asked for")
+        check_public(reply, job.experiment, stated={})
+
+    asked = Question(
+        kind=RANGES_QUERY,
+        instruction=instruction,
+        patience=Patience.of(job.experiment.strategy),
+        check=check,
+    )
+    return ask(asked, services.grid, services.memory(""))
+
+
+def _result(job: Job, question: RangeQuestion, answers: Answers) -> dict[str, Any]:
+    replies = answers.replies
+    pooled = pool(reply.ranges for reply in replies.values() if reply.ranges is not None)
+    estimates = [estimate_range(pooled, feature, question.share) for feature in question.features]
+    return {
+        "run": job.run,
+        "experiment": job.experiment.name,
+        "digest": job.experiment.digest,
+        "windows": list(job.windows),
+        "share": question.share,
+        "private": all(reply.private for reply in replies.values()),
+        "epsilon": question.epsilon,
+        "delta": job.experiment.privacy.delta,
+        "unit": job.experiment.privacy.unit,
+        "sites": {
+            site: {
+                "epsilon_in_total": finite(reply.spent_in_total.epsilon),
+                "block": reply.spent_in_total.block,
+                "method": reply.spent_in_total.method,
+            }
+            for site, reply in replies.items()
+        },
+        "failures": dict(answers.failures),
+        "noise_deviation": pooled.noise_deviation,
+        "rows": pooled.rows,
+        "rows_error": pooled.rows_error,
+        "features": [finite(asdict(estimate)) for estimate in estimates],
+    }

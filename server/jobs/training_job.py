@@ -1,0 +1,322 @@
+"""One training run as the registry and the state database see it.
+
+1. open the run, or go on with one that was killed
+2. the rounds (`server.rounds`)
+3. plots, data lineage and passport go to MLflow with a new model version
+4. the first version of a model becomes its champion; any later one waits
+   for the gate (`server.cycle`) or for a person
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flwr.serverapp import Grid
+
+from contract.errors import InputError, TidegateError
+from contract.experiment import NumericFeature
+from contract.json_values import finite
+from contract.releases import Metrics
+from server.code import server_code_hash
+from server.jobs.job import Job
+from server.jobs.memory import RunMemory, Watch, metric_names
+from server.jobs.passports import passport_of
+from server.registry.passport import ModelComparison, render
+from server.registry.plots import learning_curve, privacy_spent, site_metrics
+from server.registry.registry import CHAMPION, Registry
+from server.rounds import Training, TrainingResult, train
+from server.state.participation import advice, kind_of, runs_of, told
+from server.state.records import RoundRecord, RunRecord, RunStatus
+from server.state.storage import State
+
+__all__ = ["Services", "TrainedModel", "run_training", "write_passport"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """What a job works with; put together by whoever starts it.
+
+    Attributes:
+        grid: Flower's, or the inline runtime's.
+        state: the state database.
+        registry: MLflow.
+        rng: initial values of a model; noise is none of the server's business.
+        watch: is told of each round.
+        federation: whose admitted sites may take part (`server.settings`).
+        admitted: the sites by node where nobody is admitted by key, in one process.
+    """
+
+    grid: Grid
+    state: State
+    registry: Registry
+    rng: np.random.Generator
+    watch: Watch = lambda _: None
+    federation: str = ""
+    admitted: Mapping[int, str] | None = None
+
+    def memory(self, mlflow_run: str, turn: int | None = None) -> RunMemory:
+        """Where a run is remembered; `turn` of whoever has taken it over."""
+        return RunMemory(self.state, self.registry, mlflow_run, self.watch, self._admitted, turn)
+
+    def _admitted(self) -> Mapping[int, str]:
+        if self.admitted is not None:
+            return self.admitted
+        return {site.node_id: site.name for site in self.state.admitted_sites(self.federation)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """A registered version and what it came from."""
+
+    record: RunRecord
+    result: TrainingResult
+    version: int
+    mlflow_run: str
+
+
+def run_training(
+    job: Job, services: Services, *, initial: Mapping[str, np.ndarray[Any, Any]] | None = None
+) -> TrainedModel:
+    """Train, register, describe.
+
+    Raises:
+        TidegateError: the run ended without a model; the state database says why.
+    """
+    turn = services.state.take_over(job.run)
+    record, mlflow_run = _open_run(job, services)
+    with _recorded_failure(job.run, turn, mlflow_run, services):
+        memory = services.memory(mlflow_run, turn)
+        training = Training(
+            run=job.run,
+            experiment=job.experiment,
+            windows=job.windows,
+            initial=None if initial is None else dict(initial),
+        )
+        result = train(training, services.grid, memory, services.rng)
+        services.state.require_turn(job.run, turn)
+        _publish(job, result, mlflow_run, services)
+        version = _register(job, record, result, mlflow_run, services)
+        _finish(job, record, result, version, mlflow_run, services)
+    return TrainedModel(record=record, result=result, version=version, mlflow_run=mlflow_run)
+
+
+def write_passport(
+    job: Job, model: TrainedModel, services: Services, comparison: ModelComparison | None
+) -> None:
+    """Write a version's passport anew, now that a decision was taken."""
+    passport = render(passport_of(job, model.record, model.result, services.state, comparison))
+    services.registry.describe(job.experiment.name, model.version, passport)
+    services.registry.log_text(model.mlflow_run, passport, "passport.md")
+
+
+def _open_run(job: Job, services: Services) -> tuple[RunRecord, str]:
+    """The run's records: new ones, or those of the run that was killed."""
+    record = services.state.run(job.run)
+    if record is None:
+        record = services.state.start_run(
+            job.run, experiment=job.experiment, job="train", trigger=job.trigger, code_hash=server_code_hash()
+        )
+    elif record.experiment_digest != job.experiment.digest:
+        raise InputError(
+            "the run was started with another experiment",
+            where=f"run '{job.run}'",
+            remedy="Resume it with the experiment file that it began with, or start a new run",
+        )
+    if record.mlflow_run_id is not None:
+        services.registry.resume_run(record.mlflow_run_id)
+        return record, record.mlflow_run_id
+    tags = {
+        "tidegate.run": job.run,
+        "tidegate.trigger": job.trigger,
+        "tidegate.windows": ", ".join(job.windows) or "all",
+        "tidegate.private": "yes" if job.experiment.privacy.private else "NO",
+        "tidegate.code_hash": record.code_hash,
+    }
+    mlflow_run = services.registry.start_run(job.experiment, run_name=job.run, tags=tags)
+    services.state.link_run(job.run, mlflow_run_id=mlflow_run)
+    return record, mlflow_run
+
+
+def _publish(job: Job, result: TrainingResult, mlflow_run: str, services: Services) -> None:
+    """The final figures, the plots and the data's lineage."""
+    registry, rounds = services.registry, services.state.rounds(job.run)
+    _publish_sites(job.run, mlflow_run, services)
+    spent = {site: reply.spent_in_run.epsilon for site, reply in result.replies.items()}
+    named = metric_names(result.site_metrics, result.overall, spent)
+    registry.log_metrics(mlflow_run, named, step=result.rounds + 1)
+    for site in result.replies:
+        registry.log_dataset(
+            mlflow_run,
+            name=site,
+            digest=_declared_digest(job, site),
+            schema=_schema(job),
+            source=f"site {site}",
+        )
+    curves = _curves(rounds)
+    if curves:
+        registry.log_figure_bytes(mlflow_run, learning_curve(curves, title=job.run), "learning-curve.png")
+    if result.site_metrics:
+        plot = site_metrics(result.site_metrics, title=f"{job.run}: held-out rows")
+        registry.log_figure_bytes(mlflow_run, plot, "site-metrics.png")
+    if job.experiment.privacy.private:
+        epsilons = {
+            site: (reply.spent_in_run.epsilon, reply.spent_in_total.epsilon)
+            for site, reply in result.replies.items()
+        }
+        plot = privacy_spent(epsilons, title=f"{job.run}: privacy spent", delta=job.experiment.privacy.delta)
+        registry.log_figure_bytes(mlflow_run, plot, "privacy-spent.png")
+
+
+def _publish_sites(run: str, mlflow_run: str, services: Services) -> None:
+    """How far each site came, exchange by exchange, as a table beside the plots."""
+    rows = [
+        {
+            **{key: value for key, value in vars(item).items() if key not in ("run", "node_id")},
+            "since": item.since.isoformat(timespec="seconds"),
+            "what_to_do": advice(item.reason),
+        }
+        for item in services.state.participation(run)
+    ]
+    services.registry.log_text(mlflow_run, json.dumps(rows, indent=1), "sites.json")
+
+
+def _curves(rounds: Sequence[RoundRecord]) -> dict[str, list[tuple[float, float]]]:
+    """Log loss by round, a line a site and one for all."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for record in rounds:
+        figures = {**record.metrics["sites"], "all sites": record.metrics["overall"] or {}}
+        for name, metrics in figures.items():
+            if metrics.get("log_loss") is not None:
+                curves.setdefault(name, []).append((record.round, metrics["log_loss"]))
+    return curves
+
+
+def _register(
+    job: Job, record: RunRecord, result: TrainingResult, mlflow_run: str, services: Services
+) -> int:
+    """A new version; the first of its name becomes the champion."""
+    registry, name = services.registry, job.experiment.name
+    first = registry.champion(name) is None
+    passport = render(passport_of(job, record, result, services.state, None))
+    tags = {
+        "tidegate.run": job.run,
+        "tidegate.windows": json.dumps(job.windows),
+        "tidegate.private": "yes" if job.experiment.privacy.private else "NO",
+    }
+    version = registry.register(
+        name, mlflow_run, result.arrays, experiment=job.experiment, description=passport, tags=tags
+    )
+    registry.log_text(mlflow_run, passport, "passport.md")
+    services.state.link_run(job.run, model_version=version)
+    if first:
+        services.state.record_decision(
+            name,
+            window=job.window,
+            kind="promote",
+            subject=f"version {version}",
+            by="policy",
+            reason="the first version of a model is its champion",
+        )
+        registry.set_alias(name, CHAMPION, version)
+    return version
+
+
+def _finish(
+    job: Job, record: RunRecord, result: TrainingResult, version: int, mlflow_run: str, services: Services
+) -> None:
+    status: RunStatus = "succeeded" if result.complete else "partial"
+    error = "" if result.complete else _who_was_missing(job.run, result, services.state)
+    told = {**summary(job, result, version, mlflow_run, status), "incomplete": error}
+    services.state.link_run(job.run, result=json.dumps(told))
+    services.registry.finish_run(mlflow_run, status)
+    services.state.finish_run(record.name, status, error=error)
+
+
+def _who_was_missing(run: str, result: TrainingResult, state: State) -> str:
+    """Each site that did not count throughout: in which rounds, why, and what to do."""
+    numbers: dict[tuple[str, str, str], list[int]] = {}
+    for item in state.participation(run):
+        if item.reason and item.kind in ("train", "evaluate"):
+            numbers.setdefault((item.site, item.kind, kind_of(item.reason)), []).append(item.round)
+    lines = []
+    for (site, kind, reason), found in sorted(numbers.items(), key=lambda item: (item[0][0], item[1])):
+        rounds = f"round{'s' * (len(found) > 1)} {runs_of(found)}"
+        where = "the final evaluation" if kind == "evaluate" else rounds
+        lines.append(f"{site}: {reason} in {where}")
+    explained = {site for site, _, _ in numbers}
+    lines += [
+        f"{site}: not asked in {result.rounds - times} of {result.rounds} rounds"
+        for site, times in result.counted.items()
+        if times < result.rounds and site not in explained
+    ]
+    todo = told({site: reason for site, _, reason in sorted(numbers)})
+    return "; ".join(lines) + (f". What to do: {todo}" if todo else "")
+
+
+def summary(job: Job, result: TrainingResult, version: int, mlflow_run: str, status: str) -> dict[str, Any]:
+    """What `tidegate run --json` ends with."""
+    return {
+        "run": job.run,
+        "status": status,
+        "model": job.experiment.name,
+        "version": version,
+        "mlflow_run": mlflow_run,
+        "private": job.experiment.privacy.private,
+        "windows": list(job.windows),
+        "metrics": {
+            "overall": _figures(result.overall),
+            "sites": {site: _figures(metrics) for site, metrics in result.site_metrics.items()},
+        },
+        "privacy": {
+            site: {
+                "epsilon_in_run": finite(reply.spent_in_run.epsilon),
+                "epsilon_in_total": finite(reply.spent_in_total.epsilon),
+                "delta": reply.spent_in_run.delta,
+                "unit": reply.spent_in_run.unit,
+                "method": reply.spent_in_run.method,
+            }
+            for site, reply in result.replies.items()
+        },
+        "rounds": result.rounds,
+        "rounds_counted": dict(result.counted),
+        "missing": dict(result.failures),
+    }
+
+
+def _figures(metrics: Metrics | None) -> dict[str, float]:
+    return {} if metrics is None else metrics.as_dict()
+
+
+def _schema(job: Job) -> dict[str, str]:
+    task = job.experiment.task
+    kinds = {
+        feature.name: "double" if isinstance(feature, NumericFeature) else "string"
+        for feature in task.features
+    }
+    return {**kinds, task.label.column: "string"}
+
+
+def _declared_digest(job: Job, site: str) -> str:
+    """Names site, windows and schema. A digest of the rows would be a release."""
+    text = json.dumps([site, job.windows, _schema(job)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextmanager
+def _recorded_failure(run: str, turn: int, mlflow_run: str, services: Services) -> Iterator[None]:
+    """Write down why a run ended without a model, then let the error through."""
+    try:
+        yield
+    except TidegateError as exc:
+        services.state.require_turn(run, turn)  # otherwise it is not for this process to say how it ended
+        services.state.finish_run(run, "failed", error=str(exc))
+        with suppress(TidegateError):  # what ended the run is to be told, not that MLflow is away too
+            _publish_sites(run, mlflow_run, services)
+        services.registry.finish_run(mlflow_run, "failed")
+        raise

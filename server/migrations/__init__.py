@@ -1,1 +1,0 @@
-"""How the state database came to be, revision by revision; run by `server.database`."""

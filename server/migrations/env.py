@@ -1,8 +1,0 @@
-"""Alembic's entry: migrates over the connection that `server.database` holds."""
-
-from alembic import context
-
-from server.tables import metadata
-
-context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
-context.run_migrations()

@@ -1,0 +1,352 @@
+"""The model passport: what a reviewer must know of a model version, as Markdown.
+
+It is the version's description in MLflow, whose page renders GitHub's flavour, breaks
+a line at each newline, and lets no style and no colour through: a warning is an emoji
+and bold words, and every paragraph and table row is one line.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import ROUND_CEILING, Decimal
+from itertools import pairwise
+
+from contract.experiment import Experiment, NumericFeature, Strategy
+from contract.quantization import is_quantized
+from contract.releases import Comparison, Metrics, Spent
+from server.state.participation import runs_of
+
+__all__ = ["ModelComparison", "Passport", "SitePassport", "render", "size_band"]
+
+FIGURES = {"log_loss": "log loss", "brier": "Brier", "auc": "AUC", "accuracy": "accuracy"}
+BANDS = (100, 1_000, 10_000, 100_000, 1_000_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SitePassport:
+    """One site's part in the run.
+
+    Attributes:
+        stated_rows: what its administrator stated; the passport shows its band only.
+        asked, counted: rounds in which it was asked, and in which its update was aggregated.
+        counted_in: which rounds the latter are.
+        failures: how often it did not count, by reason (`server.state.participation`).
+        missing_at_end: why it is not in the final evaluation; empty if it is.
+        spent_in_run, spent_in_total: None if it never answered.
+        mechanism: what made its releases, in words.
+        metrics: of the final model on its held-out rows; None if they are missing.
+    """
+
+    stated_rows: int | None
+    asked: int
+    counted: int
+    counted_in: tuple[int, ...] = ()
+    failures: Mapping[str, int] = field(default_factory=dict)
+    missing_at_end: str = ""
+    private: bool = True
+    spent_in_run: Spent | None = None
+    spent_in_total: Spent | None = None
+    mechanism: str = ""
+    metrics: Metrics | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelComparison:
+    """Champion and challenger on the same recent rows at every site.
+
+    Attributes:
+        champion_version: the version compared with.
+        by_site: (champion, challenger) by site; `overall` is over all sites' counts.
+        gains: the paired difference by site; `overall_gain` over all.
+        decision: `promote` or `refuse`, with who decided and why.
+    """
+
+    champion_version: int
+    by_site: Mapping[str, tuple[Metrics, Metrics]]
+    overall: tuple[Metrics, Metrics] | None
+    decision: str
+    by: str
+    reason: str
+    gains: Mapping[str, Comparison] = field(default_factory=dict)
+    overall_gain: Comparison | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passport:
+    """All that `render` needs; the plan itself comes from the experiment.
+
+    Attributes:
+        windows: the data windows trained on; empty for whole data sets.
+        comparison: None for a first version.
+    """
+
+    experiment: Experiment
+    run: str
+    status: str
+    trigger: str
+    trained: datetime
+    code_hash: str
+    rounds: int
+    sites: Mapping[str, SitePassport]
+    overall: Metrics | None
+    windows: tuple[str, ...] = ()
+    comparison: ModelComparison | None = None
+
+    @property
+    def private(self) -> bool:
+        """Whether the plan and every site that spent anything gave a finite guarantee."""
+        spent = [site.spent_in_run for site in self.sites.values() if site.spent_in_run is not None]
+        return (
+            self.experiment.privacy.private
+            and all(site.private for site in self.sites.values())
+            and all(math.isfinite(item.epsilon) for item in spent)
+        )
+
+
+def size_band(rows: int | None) -> str:
+    """The band of a stated number of rows.
+
+    >>> size_band(99), size_band(100), size_band(6822), size_band(None)
+    ('< 100', '100–1,000', '1,000–10,000', 'not stated')
+    """
+    if rows is None:
+        return "not stated"
+    if rows < BANDS[0]:
+        return f"< {BANDS[0]}"
+    for low, high in pairwise(BANDS):
+        if rows < high:
+            return f"{low:,}–{high:,}"
+    return f"≥ {BANDS[-1]:,}"
+
+
+def render(passport: Passport) -> str:
+    """The passport as Markdown."""
+    parts = [
+        f"# Model passport: {_text(passport.experiment.name)}",
+        _banner(passport),
+        _summary(passport),
+        _plan(passport.experiment, passport.rounds),
+        _sites(passport),
+        _privacy(passport),
+        _metrics(passport),
+        _comparison(passport.comparison),
+        _provenance(passport),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _banner(passport: Passport) -> str:
+    warnings = []
+    if not passport.private:
+        warnings.append(
+            "> 🔴 **NOT PRIVATE.** This model carries no privacy guarantee. It is for trials on public data."
+        )
+    incomplete = [
+        f"{_text(name)} ({site.counted} of {passport.rounds})"
+        for name, site in sorted(passport.sites.items())
+        if site.counted < passport.rounds
+    ]
+    at_end = [
+        f"{_text(name)} ({_text(site.missing_at_end)})"
+        for name, site in sorted(passport.sites.items())
+        if site.missing_at_end
+    ]
+    said = [f"Not every round counted every site: {', '.join(incomplete)}."] if incomplete else []
+    said += [f"Not in the final evaluation: {', '.join(at_end)}."] if at_end else []
+    if said:
+        warnings.append(f"> 🟠 **INCOMPLETE.** {' '.join(said)}")
+    return "\n\n".join(warnings)
+
+
+def _summary(passport: Passport) -> str:
+    task = passport.experiment.task
+    lines = [
+        _text(task.description) or "No description was given.",
+        _table(
+            ("what", "value"),
+            [
+                ("run", _code(passport.run)),
+                ("status", _text(passport.status)),
+                ("trigger", _text(passport.trigger)),
+                ("trained", f"{passport.trained:%Y-%m-%d %H:%M} UTC"),
+                ("data windows", _text(", ".join(passport.windows)) or "whole data sets"),
+                ("predicts", f"{_code(task.label.column)}, one of {_text(', '.join(task.label.classes))}"),
+            ],
+        ),
+    ]
+    return "\n\n".join(lines)
+
+
+def _plan(experiment: Experiment, rounds: int) -> str:
+    model, strategy, task = experiment.model, experiment.strategy, experiment.task
+    numeric = sum(isinstance(feature, NumericFeature) for feature in task.features)
+    kinds = f"{numeric} numeric, {len(task.features) - numeric} categorical"
+    layers = f", hidden layers {', '.join(map(str, model.hidden))}" if model.kind == "mlp" else ""
+    steps = f"{strategy.local_steps} local step{'s' * (strategy.local_steps != 1)}"
+    place = experiment.placement
+    combined = "" if strategy.aggregation == "mean" else f", {_aggregation(strategy)}"
+    rows = [
+        ("model", f"{model.kind}{layers}"),
+        ("features", f"{len(task.features)} ({kinds}), {task.width} inputs, scaled by public ranges"),
+        (
+            "strategy",
+            f"{strategy.name}{combined}, {rounds} rounds of {steps}, "
+            f"learning rate {strategy.learning_rate:g}"
+            + (", updates of 8 bits a parameter" if is_quantized(experiment) else ""),
+        ),
+        ("placement", f"{place.tier} (data {place.data_sensitivity}, answer within {place.latency_ms:g} ms)"),
+    ]
+    return "## Plan\n\n" + _table(("what", "value"), rows)
+
+
+def _aggregation(strategy: Strategy) -> str:
+    match strategy.aggregation:
+        case "trimmed-mean":
+            return f"trimmed mean ({strategy.trimmed_share:g} at either end; a site, a vote)"
+        case "krum":
+            return f"Krum (up to {strategy.malicious_sites} bad sites; a site, a vote)"
+        case _:
+            return f"{strategy.aggregation} (a site, a vote)"
+
+
+def _counted(site: SitePassport, rounds: int) -> str:
+    """How many rounds, and which if not all: who came late, was lost on the way or came back."""
+    which = f" ({runs_of(site.counted_in)})" if site.counted_in and site.counted < rounds else ""
+    return f"{site.counted} of {rounds}{which}"
+
+
+def _sites(passport: Passport) -> str:
+    rows = [
+        (
+            _text(name),
+            size_band(site.stated_rows),
+            f"{site.asked} of {passport.rounds}",
+            _counted(site, passport.rounds),
+            _text(", ".join(f"{code} × {times}" for code, times in sorted(site.failures.items()))) or "–",
+        )
+        for name, site in sorted(passport.sites.items())
+    ]
+    return "## Data by site\n\n" + _table(
+        ("site", "stated rows", "rounds asked", "rounds counted", "not counted because"), rows
+    )
+
+
+def _privacy(passport: Passport) -> str:
+    rows = [_spent_row(name, site) for name, site in sorted(passport.sites.items())]
+    headings = ("site", "ε in this run", "ε in total", "δ", "unit", "composition")
+    parts = ["## Privacy by site", _table(headings, rows)]
+    parts.append(
+        "Neighbouring data sets differ by adding or removing one unit. "
+        "ε is the bound for the data block that paid most; each site keeps its own ledger."
+    )
+    mechanisms: dict[str, list[str]] = {}
+    for name, site in sorted(passport.sites.items()):
+        mechanisms.setdefault(site.mechanism, []).append(name)
+    parts += [
+        f"Mechanism at {_text(', '.join(names))}: {_text(words)}."
+        for words, names in mechanisms.items()
+        if words
+    ]
+    return "\n\n".join(parts)
+
+
+def _spent_row(name: str, site: SitePassport) -> tuple[str, ...]:
+    run, total = site.spent_in_run, site.spent_in_total
+    if run is None or total is None:
+        words = "answered before the server was restarted" if site.counted else "never answered"
+        return (_text(name), "–", "–", "–", "–", words)
+    unit = run.unit if site.private else "–"
+    return (_text(name), _epsilon(run), _epsilon(total), f"{run.delta:g}", unit, _text(run.method))
+
+
+def _epsilon(spent: Spent) -> str:
+    """Rounded up: a bound must not read smaller than it is."""
+    if not math.isfinite(spent.epsilon):
+        return "**∞**"
+    return str(Decimal(str(spent.epsilon)).quantize(Decimal("0.001"), ROUND_CEILING))
+
+
+def _metrics(passport: Passport) -> str:
+    rows = [(_text(name), *_figures(site.metrics)) for name, site in sorted(passport.sites.items())]
+    rows.append(("**all sites**", *_figures(passport.overall)))
+    note = (
+        "Computed on held-out rows from noisy counts of scores. ± is one standard error: of that noise, "
+        "which weighs most at small sites, and of the finite number of rows."
+        if passport.private
+        else "Computed on held-out rows from counts of scores. ± is one standard error, of the finite number "
+        "of rows."
+    )
+    return "\n\n".join(["## Metrics", _table(("site", *FIGURES.values()), rows), note])
+
+
+def _figures(metrics: Metrics | None) -> tuple[str, ...]:
+    return tuple(_figure(metrics, name) for name in FIGURES)
+
+
+def _figure(metrics: Metrics | None, name: str) -> str:
+    value = math.nan if metrics is None else float(getattr(metrics, name))
+    if metrics is None or not math.isfinite(value):
+        return "–"
+    error = math.nan if metrics.errors is None else float(getattr(metrics.errors, name))
+    return f"{value:.3f} ± {error:.3f}" if math.isfinite(error) else f"{value:.3f}"
+
+
+def _comparison(comparison: ModelComparison | None) -> str:
+    if comparison is None:
+        return "## Against the champion\n\nThere was no champion to compare with."
+    rows = [
+        (_text(name), *_pair(pair), _gain(comparison.gains.get(name)))
+        for name, pair in sorted(comparison.by_site.items())
+    ]
+    if comparison.overall is not None:
+        rows.append(("**all sites**", *_pair(comparison.overall), _gain(comparison.overall_gain)))
+    decision = f"**{_text(comparison.decision)}**, by {_text(comparison.by)}: {_text(comparison.reason)}"
+    heading = f"## Against the champion (version {comparison.champion_version})"
+    note = (
+        "Champion → challenger, both on the same recent rows. The paired gain is the mean over rows of the "
+        "champion's loss less the challenger's, ± its noise's deviation; positive favours the challenger. "
+        "It decides: the two models' figures carry noise of their own, and may differ by less than their "
+        "errors where the paired gain is clear."
+    )
+    headings = ("site", *FIGURES.values(), "paired gain")
+    return "\n\n".join([heading, decision, _table(headings, rows), note])
+
+
+def _pair(pair: tuple[Metrics, Metrics]) -> tuple[str, ...]:
+    champion, challenger = pair
+    return tuple(f"{_figure(champion, figure)} → {_figure(challenger, figure)}" for figure in FIGURES)
+
+
+def _gain(gain: Comparison | None) -> str:
+    if gain is None or not math.isfinite(gain.mean_gain):
+        return "–"
+    return f"{gain.mean_gain:+.4f} ± {gain.noise_deviation / gain.rows:.4f}"
+
+
+def _provenance(passport: Passport) -> str:
+    rows = [
+        ("code (SHA-256)", _code(passport.code_hash)),
+        ("experiment (SHA-256)", _code(passport.experiment.digest)),
+    ]
+    return "## Provenance\n\n" + _table(("what", "value"), rows)
+
+
+def _table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(headings)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _code(text: str) -> str:
+    return f"`{' '.join(text.split()).replace('`', '').replace('|', '')}`"
+
+
+def _text(text: str) -> str:
+    """One line that is neither markup nor HTML."""
+    line = " ".join(text.split())
+    for character in "\\`*_[]|#":
+        line = line.replace(character, "\\" + character)
+    return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,413 @@
+"""The state database: what the server must still know after it was killed.
+
+Every method is one short transaction. A round and its checkpoint are written
+together, so that after a kill at any moment the checkpoint is that of the last
+round in the table. Decisions are only ever added; triggers in the database refuse
+anything else, from this program or another. What sites released and what was
+concluded from it is evidence: the first one saved stays.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from sqlalchemy import Connection, Row, Select, Table, select, update
+from sqlalchemy.exc import IntegrityError
+
+from contract.errors import StorageError, TakenOverError
+from contract.experiment import Experiment
+from server.state import tables
+from server.state.database import Database, open_database
+from server.state.participation import SiteStatus, Step
+from server.state.records import (
+    AdmittedSite,
+    DecisionKind,
+    DecisionRecord,
+    DriftRecord,
+    Job,
+    ParticipationRecord,
+    RoundRecord,
+    RunRecord,
+    RunStatus,
+    SiteRecord,
+    VerdictRecord,
+)
+
+__all__ = ["State", "name_run", "open_state"]
+
+Record = TypeVar("Record")
+
+_TURNS = "run "
+"""How the claims begin by which processes take over a run."""
+
+
+def open_state(url: str) -> State:
+    """Open the state database and bring its tables up to date.
+
+    Raises:
+        StorageError: see `server.state.database.open_database`.
+    """
+    return State(open_database(url))
+
+
+def name_run(experiment: str, *, at: datetime | None = None) -> str:
+    """A new run's name: the experiment, the moment in UTC, four random hexadecimal digits."""
+    moment = (at or _now()).astimezone(UTC)
+    return f"{experiment}-{moment:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+class State:
+    """The server's memory. Safe to use from several threads and processes.
+
+    Every method raises `StorageError` when the database is away, full or locked.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections; the state stays."""
+        self.database.engine.dispose()
+
+    def record_site(self, name: str, *, node_id: int, stated_rows: int) -> None:
+        """Note that a site answered just now, with its present node and stated rows."""
+        with self.database.write() as connection:
+            _write_site(connection, name, node_id, stated_rows, _now())
+
+    def sites(self) -> tuple[SiteRecord, ...]:
+        """All sites, in the order in which they first answered."""
+        rows = self._rows(select(*_columns(tables.sites, SiteRecord)).order_by(tables.sites.c.id))
+        return tuple(SiteRecord(**{**row._mapping, "node_id": int(row.node_id)}) for row in rows)
+
+    def admit_site(self, name: str, *, federation: str, node_id: int, key: str) -> None:
+        """Note that the operator let the site with this key connect, in the place of an earlier one."""
+        table = tables.admitted_sites
+        values = {"node_id": str(node_id), "key": key, "admitted": _now()}
+        with self.database.write() as connection:
+            same = (table.c.federation == federation) & (table.c.name == name)
+            known = connection.execute(update(table).where(same).values(values))
+            if not known.rowcount:
+                connection.execute(table.insert().values(federation=federation, name=name, **values))
+
+    def dismiss_site(self, name: str, *, federation: str) -> None:
+        """Forget that a site was admitted; what it did stays."""
+        table = tables.admitted_sites
+        with self.database.write() as connection:
+            connection.execute(
+                table.delete().where((table.c.federation == federation) & (table.c.name == name))
+            )
+
+    def admitted_sites(self, federation: str) -> tuple[AdmittedSite, ...]:
+        """The sites that may connect, in the order of their first admission."""
+        found = self._select(tables.admitted_sites, AdmittedSite, federation=federation)
+        return tuple(replace(site, node_id=int(site.node_id)) for site in found)
+
+    def record_participation(self, step: Step, sites: Mapping[str, SiteStatus]) -> None:
+        """Note how far each site came in an exchange; a state that has not changed keeps its moment.
+
+        Sites that stated their rows have answered just now, which is noted too.
+
+        Raises:
+            StorageError: the run is unknown, or another server process is running it.
+        """
+        for last in (False, True):  # one that was taken over from may have written the same step just now
+            try:
+                with self.database.write() as connection:
+                    _write_participation(connection, step, sites, _now())
+            except IntegrityError as exc:
+                if last:
+                    raise StorageError(
+                        f"{step} is being written by another, or the run is unknown",
+                        where=self.database.where,
+                        remedy="See that one server process only runs it",
+                    ) from exc
+            else:
+                return
+
+    def participation(self, run: str) -> tuple[ParticipationRecord, ...]:
+        """How far each site came in each exchange of a run, in their order."""
+        found = self._select(tables.participation, ParticipationRecord, run=run)
+        return tuple(
+            replace(item, node_id=None if item.node_id is None else int(item.node_id)) for item in found
+        )
+
+    def start_run(
+        self, name: str, *, experiment: Experiment, job: Job, trigger: str, code_hash: str
+    ) -> RunRecord:
+        """Add a run with status `running`.
+
+        Raises:
+            StorageError: a run of that name exists already.
+        """
+        record = RunRecord(
+            name=name,
+            experiment=experiment.name,
+            experiment_digest=experiment.digest,
+            experiment_json=experiment.model_dump_json(),
+            job=job,
+            trigger=trigger,
+            status="running",
+            started=_now(),
+            ended=None,
+            error="",
+            mlflow_run_id=None,
+            model_version=None,
+            result=None,
+            code_hash=code_hash,
+        )
+        if not self._insert(tables.runs, vars(record)):
+            raise StorageError(
+                f"there is a run '{name}' already",
+                where=self.database.where,
+                remedy="Resume it or take a new name",
+            )
+        return record
+
+    def run(self, name: str) -> RunRecord | None:
+        """The run of that name, to resume or to show."""
+        found = self._select(tables.runs, RunRecord, name=name)
+        return found[0] if found else None
+
+    def runs(self, experiment: str | None = None) -> tuple[RunRecord, ...]:
+        """All runs, oldest first."""
+        return self._select(tables.runs, RunRecord, **_given(experiment=experiment))
+
+    def unfinished_runs(self) -> tuple[RunRecord, ...]:
+        """Runs still marked `running`: those in progress and those that were killed."""
+        return self._select(tables.runs, RunRecord, status="running")
+
+    def link_run(
+        self,
+        name: str,
+        *,
+        mlflow_run_id: str | None = None,
+        model_version: int | None = None,
+        result: str | None = None,
+    ) -> None:
+        """Note the MLflow run, the model version or the result that belongs to a run."""
+        self._update_run(
+            name, _given(mlflow_run_id=mlflow_run_id, model_version=model_version, result=result)
+        )
+
+    def finish_run(self, name: str, status: RunStatus, *, error: str = "") -> None:
+        """Set how a run ended. A run that is resumed later may be finished again."""
+        self._update_run(name, {"status": status, "error": error, "ended": _now()})
+
+    def take_over(self, run: str) -> int:
+        """Make the caller the one who runs it; whoever ran it before is told when it next writes.
+
+        A server that is started again may bring back the process of a run that somebody has resumed
+        meanwhile. Returns the number of this turn, for `save_round` and `require_turn`.
+        """
+        with self.database.read() as connection:
+            turn = _last_turn(connection, run) + 1
+        while not self.claim(_TURNS + run, str(turn), f"process {os.getpid()}"):
+            turn += 1
+        return turn
+
+    def require_turn(self, run: str, turn: int) -> None:
+        """Refuse to go on with a run that another has taken over.
+
+        Raises:
+            TakenOverError: it has.
+        """
+        with self.database.read() as connection:
+            self._require_turn(connection, run, turn)
+
+    def _require_turn(self, connection: Connection, run: str, turn: int) -> None:
+        if _last_turn(connection, run) > turn:
+            raise TakenOverError(
+                f"run '{run}' was taken over by a process that was started later, and goes on there",
+                where=self.database.where,
+                remedy="Follow it with `tidegate server status`",
+            )
+
+    def save_round(
+        self, run: str, record: RoundRecord, *, checkpoint: bytes, turn: int | None = None
+    ) -> None:
+        """Add a round and replace the run's checkpoint, both or neither; its sites are now counted.
+
+        Args:
+            run: its name.
+            record: the round.
+            checkpoint: what a process needs to go on from here.
+            turn: what `take_over` gave; without, nobody is asked whose turn it is.
+
+        Raises:
+            TakenOverError: it is another's turn.
+            StorageError: the run is unknown, or has this round already: another
+                server process is running it.
+        """
+        now = _now()
+        row = {**vars(record), "run": run, "ended": now}
+        state = {"round": record.round, "blob": checkpoint, "saved": now}
+        table = tables.checkpoints
+        try:
+            with self.database.write() as connection:
+                if turn is not None:
+                    self._require_turn(connection, run, turn)
+                connection.execute(tables.rounds.insert().values(row))
+                _write_counted(connection, run, record, now)
+                replaced = connection.execute(update(table).where(table.c.run == run).values(state))
+                if not replaced.rowcount:
+                    connection.execute(table.insert().values(run=run, **state))
+        except IntegrityError as exc:
+            raise StorageError(
+                f"round {record.round} of run '{run}' is there already, or the run is unknown",
+                where=self.database.where,
+                remedy="See that one server process only runs it",
+            ) from exc
+
+    def load_checkpoint(self, run: str) -> tuple[int, bytes] | None:
+        """The last finished round and the bytes saved with it; None before the first."""
+        table = tables.checkpoints
+        rows = self._rows(select(table.c.round, table.c.blob).where(table.c.run == run))
+        return (int(rows[0].round), bytes(rows[0].blob)) if rows else None
+
+    def rounds(self, run: str) -> tuple[RoundRecord, ...]:
+        """The finished rounds of a run, in order."""
+        return tuple(
+            RoundRecord(**{**vars(found), "cohort": tuple(found.cohort), "counted": tuple(found.counted)})
+            for found in self._select(tables.rounds, RoundRecord, run=run)
+        )
+
+    def save_drift(self, experiment: str, *, window: str, site: str, summary: Mapping[str, Any]) -> bool:
+        """Keep a site's drift summary; False if there was one for that window, which stays."""
+        values = {"experiment": experiment, "window": window, "site": site, "summary": dict(summary)}
+        return self._insert(tables.drift_summaries, {**values, "saved": _now()})
+
+    def drift(self, experiment: str, window: str | None = None) -> tuple[DriftRecord, ...]:
+        """Drift summaries in the order in which they came."""
+        return self._select(
+            tables.drift_summaries, DriftRecord, **_given(experiment=experiment, window=window)
+        )
+
+    def save_verdict(self, experiment: str, *, window: str, verdict: Mapping[str, Any], alarm: bool) -> bool:
+        """Keep the verdict on a window; False if there was one, which stays."""
+        values = {"experiment": experiment, "window": window, "verdict": dict(verdict), "alarm": alarm}
+        return self._insert(tables.verdicts, {**values, "saved": _now()})
+
+    def verdicts(self, experiment: str) -> tuple[VerdictRecord, ...]:
+        """Verdicts in the order in which they were formed."""
+        return self._select(tables.verdicts, VerdictRecord, experiment=experiment)
+
+    def record_decision(
+        self, experiment: str, *, window: str, kind: DecisionKind, subject: str, by: str, reason: str
+    ) -> None:
+        """Add a decision. Nothing removes or changes it."""
+        values = {"window": window, "kind": kind, "subject": subject, "by": by, "reason": reason}
+        with self.database.write() as connection:
+            connection.execute(tables.decisions.insert().values(time=_now(), experiment=experiment, **values))
+
+    def decisions(self, experiment: str | None = None) -> tuple[DecisionRecord, ...]:
+        """Decisions in the order in which they were taken."""
+        return self._select(tables.decisions, DecisionRecord, **_given(experiment=experiment))
+
+    def claim(self, job: str, slot: str, owner: str) -> bool:
+        """Take a slot of a job; True for one caller only, over all processes and for ever.
+
+        The uniqueness of (job, slot) in the database decides, so that two schedulers
+        never act on the same slot twice.
+        """
+        return self._insert(tables.claims, {"job": job, "slot": slot, "owner": owner, "claimed_at": _now()})
+
+    def _insert(self, table: Table, values: Mapping[str, Any]) -> bool:
+        try:
+            with self.database.write() as connection:
+                connection.execute(table.insert().values(values))
+        except IntegrityError:
+            return False
+        return True
+
+    def _update_run(self, name: str, values: Mapping[str, Any]) -> None:
+        with self.database.write() as connection:
+            found = connection.execute(update(tables.runs).where(tables.runs.c.name == name).values(values))
+        if not found.rowcount:
+            raise StorageError(
+                f"there is no run '{name}'", where=self.database.where, remedy="Start it first"
+            )
+
+    def _select(self, table: Table, kind: type[Record], **equal: Any) -> tuple[Record, ...]:
+        wanted = select(*_columns(table, kind)).filter_by(**equal).order_by(table.c.id)
+        return tuple(kind(**row._mapping) for row in self._rows(wanted))
+
+    def _rows(self, wanted: Select[Any]) -> list[Row[Any]]:
+        with self.database.read() as connection:
+            return list(connection.execute(wanted))
+
+
+def _last_turn(connection: Connection, run: str) -> int:
+    slots = connection.execute(select(tables.claims.c.slot).where(tables.claims.c.job == _TURNS + run))
+    return max((int(slot) for slot in slots.scalars()), default=0)
+
+
+def _write_site(connection: Connection, name: str, node_id: int, stated_rows: int, now: datetime) -> None:
+    table = tables.sites
+    values = {"node_id": str(node_id), "stated_rows": stated_rows, "last_seen": now}
+    known = connection.execute(update(table).where(table.c.name == name).values(values))
+    if not known.rowcount:
+        connection.execute(table.insert().values(name=name, first_seen=now, **values))
+
+
+def _write_participation(
+    connection: Connection, step: Step, sites: Mapping[str, SiteStatus], now: datetime
+) -> None:
+    table = tables.participation
+    key = {"run": step.run, "kind": step.kind, "round": step.number}
+    here = select(table).filter_by(**key)
+    known = {row.site: row for row in connection.execute(here)}
+    for site, status in sites.items():
+        if status.node is not None and status.stated_rows is not None:
+            _write_site(connection, site, status.node, status.stated_rows, now)
+        values = _status_values(status)
+        before = known.pop(site, None)
+        if before is None:
+            connection.execute(table.insert().values(site=site, since=now, **key, **values))
+        elif any(before._mapping[name] != value for name, value in values.items()):
+            same = (before.state, before.reason) == (status.state, status.reason)
+            since = before.since if same else now
+            connection.execute(update(table).where(table.c.id == before.id).values(since=since, **values))
+    for gone in known.values():  # a node that has told its name since
+        connection.execute(table.delete().where(table.c.id == gone.id))
+
+
+def _write_counted(connection: Connection, run: str, record: RoundRecord, now: datetime) -> None:
+    table = tables.participation
+    here = (table.c.run == run) & (table.c.kind == "train") & (table.c.round == record.round)
+    counted = here & table.c.site.in_(record.counted)
+    connection.execute(update(table).where(counted).values(state="counted", reason="", since=now))
+
+
+def _status_values(status: SiteStatus) -> dict[str, Any]:
+    return {
+        "node_id": None if status.node is None else str(status.node),
+        "stated_rows": status.stated_rows,
+        "state": status.state,
+        "reason": status.reason,
+    }
+
+
+def _columns(table: Table, kind: type[Any]) -> list[Any]:
+    return [table.c[field.name] for field in fields(kind)]
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
