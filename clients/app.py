@@ -1,13 +1,21 @@
 """A site's part of every exchange, from the message to the reply.
 
-    1. read the instruction, and the experiment that the run carries
-    2. take the rows of the windows that it names
-    3. state the plans: which mechanism, on which blocks, how often
-    4. the gate charges the ledger, runs the mechanism, checks and releases
-    5. the reply goes out; a refusal goes out as one word
+    1. parse: the experiment that the run carries, the instruction and the model, whole
+    2. ask: does the card offer it, does the policy allow it, is the source there
+    3. charge: the ledger is charged for every release of the reply, on disk
+    4. read: the rows are read, the mechanisms run, the gate makes the reply
+    5. the reply's bytes go out
+
+In steps 1 to 3 the answer may be no, in one word. No row was read for it, so it says nothing of
+any. From step 4 on there is a reply, whatever the rows hold: rows that do not fit are left out, a
+window without rows gives noise. What can fail then is a disk, a database or this program; the word
+for that is `failed`. Every refusal is a line of the egress log.
 
 Five messages are understood: `train`, `evaluate`, `evaluate.compare`,
 `query.drift` and `query.ranges`. Nothing else is, and nothing here makes a reply: the gate does.
+
+What reading and computing take in time, and whether the memory suffices for them, depends on the
+rows; that is not covered (see the README).
 """
 
 from __future__ import annotations
@@ -16,7 +24,6 @@ import logging
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from flwr.app import Context, Error, Message
@@ -33,16 +40,11 @@ from clients.ledger.plans import (
     train_plan,
 )
 from clients.mechanisms.noise import NoNoise, NormalSource, SystemNoise
-from clients.rows.table import require_two_classes
 from clients.site import Site, open_site
 from contract.errors import RefusalCode, SiteConfigError, TidegateError
-from contract.experiment import Experiment
-from contract.messages import CHALLENGER, Instruction, Reply
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from contract.releases import Array
+from contract.messages import CHALLENGER, Instruction, Reply, model_arrays, read_experiment_json
+from contract.quantization import is_quantized, quantize
+from contract.releases import Array
 
 __all__ = ["app", "warm_up"]
 
@@ -91,19 +93,25 @@ def warm_up() -> None:
 
 
 class _Exchange:
-    """One message, read: the site, the experiment, the instruction and the noise."""
+    """One message, parsed and allowed: the site, the experiment, the instruction and the noise."""
 
     def __init__(self, message: Message, context: Context) -> None:
         self.site: Site = open_site(_site_file(context))
-        self.experiment = Experiment.model_validate_json(str(context.run_config["experiment"]))
-        self.instruction, self.arrays = Instruction.from_records(message.content)
+        self.experiment = read_experiment_json(context.run_config.get("experiment"))
+        self.instruction, self.packed = Instruction.from_records(message.content)
         self.request = self.instruction.request(message.metadata.message_type)
-        self.split = self.site.split(self.experiment.task)
         self.private = self.experiment.privacy.private
         self.noise: NormalSource = SystemNoise() if self.private else NoNoise()
 
-    def release(self, plans: list[Plan], compute: Callable[[], Releases]) -> Reply:
-        return self.site.gate.release(self.request, self.experiment, plans, compute)
+    def ask_card(self, *, unranged: tuple[str, ...] = ()) -> None:
+        """Refuse what the card does not offer, and see that the source is there."""
+        instruction = self.instruction
+        windows = (*instruction.windows, *instruction.reference_windows)
+        self.site.card.require(self.experiment, windows=windows, unranged=unranged)
+        self.site.check_source()
+
+    def release(self, plans: list[Plan], compute: Callable[[], Releases], *, request: str = "") -> bytes:
+        return self.site.gate.release(request or self.request, self.experiment, plans, compute)
 
     def rng(self) -> np.random.Generator:
         """Of a run that is not private: repeatable from seed, step and site."""
@@ -113,75 +121,70 @@ class _Exchange:
         )
 
 
-def _train(exchange: _Exchange) -> Reply:
+def _train(exchange: _Exchange) -> bytes:
     from clients.mechanisms.evaluation import evaluate as evaluate_scores
     from clients.mechanisms.training import LocalSteps, train_locally, train_without_privacy
 
-    experiment, instruction = exchange.experiment, exchange.instruction
-    rows = exchange.site.table(experiment, instruction.windows, holdout=False)
-    if experiment.task.label.one_class == "refuse":
-        require_two_classes(rows)
-    plan = train_plan(experiment, instruction, exchange.split)
-    plans = [plan]
-    if instruction.evaluate:
-        held_out = exchange.site.table(experiment, instruction.windows, holdout=True)
-        evaluation = evaluate_plan(experiment, instruction, exchange.split)
-        plans.append(evaluation)
+    experiment, instruction, site = exchange.experiment, exchange.instruction, exchange.site
+    (model,) = model_arrays(exchange.packed, experiment)
+    exchange.ask_card()
+    plan = train_plan(experiment, instruction, site.split)
+    evaluation = evaluate_plan(experiment, instruction, site.split)
 
     def compute() -> Releases:
         scores = None
         if instruction.evaluate:
+            held_out = site.table(experiment, instruction.windows, holdout=True)
             deviation = evaluation.noise_multiplier * experiment.privacy.rows_per_person
             scores = evaluate_scores(
-                exchange.arrays, held_out, experiment, noise_multiplier=deviation, noise=exchange.noise
+                model, held_out, experiment, noise_multiplier=deviation, noise=exchange.noise
             )
+        rows = site.table(experiment, instruction.windows, holdout=False)
         if not exchange.private:
-            update = train_without_privacy(exchange.arrays, rows, experiment, exchange.rng())
+            update = train_without_privacy(model, rows, experiment, exchange.rng())
         else:
             steps = LocalSteps(
                 experiment=experiment,
-                stated_rows=exchange.site.config.stated_rows,
+                stated_rows=site.config.stated_rows,
                 noise_multiplier=plan.noise_multiplier,
             )
-            update = train_locally(exchange.arrays, rows, steps, exchange.noise)
-        return Releases(update=update, began_from=exchange.arrays, scores=scores)
+            update = train_locally(model, rows, steps, exchange.noise)
+        return Releases(update=quantize(update, model) if is_quantized(experiment) else update, scores=scores)
 
-    return exchange.release(plans, compute)
+    return exchange.release([plan, evaluation] if instruction.evaluate else [plan], compute)
 
 
-def _evaluate(exchange: _Exchange) -> Reply:
+def _evaluate(exchange: _Exchange) -> bytes:
     from clients.mechanisms.evaluation import evaluate as evaluate_scores
 
-    experiment, instruction = exchange.experiment, exchange.instruction
-    held_out = exchange.site.table(experiment, instruction.windows, holdout=True)
-    plan = evaluate_plan(experiment, instruction, exchange.split)
+    experiment, instruction, site = exchange.experiment, exchange.instruction, exchange.site
+    (model,) = model_arrays(exchange.packed, experiment)
+    exchange.ask_card()
+    plan = evaluate_plan(experiment, instruction, site.split)
     deviation = plan.noise_multiplier * experiment.privacy.rows_per_person
 
     def compute() -> Releases:
+        held_out = site.table(experiment, instruction.windows, holdout=True)
         return Releases(
             scores=evaluate_scores(
-                exchange.arrays, held_out, experiment, noise_multiplier=deviation, noise=exchange.noise
+                model, held_out, experiment, noise_multiplier=deviation, noise=exchange.noise
             )
         )
 
     return exchange.release([plan], compute)
 
 
-def _compare(exchange: _Exchange) -> Reply:
+def _compare(exchange: _Exchange) -> bytes:
     from clients.mechanisms.evaluation import compare as compare_models
 
-    experiment, instruction = exchange.experiment, exchange.instruction
-    held_out = exchange.site.table(experiment, instruction.windows, holdout=True)
-    plan = compare_plan(experiment, instruction, exchange.split)
-    champion = {name: array for name, array in exchange.arrays.items() if not name.startswith(CHALLENGER)}
-    challenger = {
-        name.removeprefix(CHALLENGER): array
-        for name, array in exchange.arrays.items()
-        if name.startswith(CHALLENGER)
-    }
+    experiment, instruction, site = exchange.experiment, exchange.instruction, exchange.site
+    champion, challenger = model_arrays(exchange.packed, experiment, prefixes=("", CHALLENGER))
+    exchange.ask_card()
+    plan = compare_plan(experiment, instruction, site.split)
+    deviation = plan.noise_multiplier * experiment.privacy.rows_per_person
 
     def compute() -> Releases:
-        deviation = plan.noise_multiplier * experiment.privacy.rows_per_person
+        held_out = site.table(experiment, instruction.windows, holdout=True)
         scores, challenger_scores, comparison = compare_models(
             champion, challenger, held_out, experiment, noise_multiplier=deviation, noise=exchange.noise
         )
@@ -190,81 +193,86 @@ def _compare(exchange: _Exchange) -> Reply:
     return exchange.release([plan], compute)
 
 
-def _drift(exchange: _Exchange) -> Reply:
+def _drift(exchange: _Exchange) -> bytes:
     from clients.mechanisms.drift import drift_deviation, noisy_counts, summarise, write_local_report
 
     experiment, instruction, site = exchange.experiment, exchange.instruction, exchange.site
-    reference_frame = site.frame(experiment, instruction.reference_windows)
-    current_frame = site.frame(experiment, instruction.windows)
-    plan = drift_plan(experiment, instruction, exchange.split)
+    exchange.ask_card()
+    plan = drift_plan(experiment, instruction, site.split)
     deviation = drift_deviation(experiment, plan.noise_multiplier)
-    reference = _reference_counts(exchange, reference_frame)
+    site.gate.check(experiment, [reference_plan(experiment, instruction.reference_windows, site.split), plan])
+    reference = _reference_counts(exchange)
 
     def compute() -> Releases:
-        current = noisy_counts(current_frame, experiment, deviation, exchange.noise)
+        current = site.rows(instruction.windows)
+        counts = noisy_counts(current, experiment, site.card, deviation, exchange.noise)
         summary = summarise(
             windows=instruction.windows,
             reference_windows=instruction.reference_windows,
             reference=reference,
-            current=current,
+            current=counts,
             deviation=deviation,
         )
         return Releases(drift=summary)
 
     reply = exchange.release([plan], compute)
-    write_local_report(reference_frame, current_frame, experiment, instruction, site.config.storage.reports)
+    try:
+        frames = (site.rows(instruction.reference_windows).frame, site.rows(instruction.windows).frame)
+        write_local_report(*frames, experiment, instruction, site.config.storage.reports)
+    except Exception:
+        _log.exception("the drift report of %s was not written", exchange.request)
     return reply
 
 
-def _reference_counts(exchange: _Exchange, frame: pd.DataFrame) -> dict[str, Array]:
+def _reference_counts(exchange: _Exchange) -> dict[str, Array]:
     """The reference's noisy counts: released and charged once, then taken from the ledger."""
-    from clients.mechanisms.drift import drift_deviation, noisy_counts, summarise
+    from clients.mechanisms.drift import drift_deviation, noisy_counts
+    from contract.releases import ReferenceCounts
 
-    experiment, windows = exchange.experiment, exchange.instruction.reference_windows
-    plan = reference_plan(experiment, windows, exchange.split)
+    experiment, site = exchange.experiment, exchange.site
+    windows = exchange.instruction.reference_windows
+    plan = reference_plan(experiment, windows, site.split)
     deviation = drift_deviation(experiment, plan.noise_multiplier)
 
     def compute() -> Releases:
-        counts = noisy_counts(frame, experiment, deviation, exchange.noise)
-        summary = summarise(
-            windows=windows, reference_windows=windows, reference=counts, current=counts, deviation=deviation
-        )
-        return Releases(drift=summary)
+        counts = noisy_counts(site.rows(windows), experiment, site.card, deviation, exchange.noise)
+        return Releases(reference=ReferenceCounts(counts=counts, deviation=deviation))
 
-    released = exchange.site.gate.release(f"{plan.name}/1", experiment, [plan], compute).drift
-    assert released is not None  # a drift plan releases a drift summary  # noqa: S101
-    return {feature.feature: feature.reference for feature in released.features}
+    released = Reply.from_bytes(exchange.release([plan], compute, request=f"{plan.name}/1")).reference
+    assert released is not None  # a reference plan releases reference counts  # noqa: S101
+    return released.counts
 
 
-def _ranges(exchange: _Exchange) -> Reply:
+def _ranges(exchange: _Exchange) -> bytes:
     from clients.mechanisms.ranges import noisy_range_counts, ranges_deviation, require_numeric
     from contract.releases import RangeSummary
 
     experiment, instruction, site = exchange.experiment, exchange.instruction, exchange.site
     require_numeric(experiment.task, instruction.features)
-    frame = site.unchecked_frame(experiment, instruction.windows)
-    plan = ranges_plan(experiment, instruction, exchange.split)
+    exchange.ask_card(unranged=instruction.features)
+    plan = ranges_plan(experiment, instruction, site.split)
     deviation = ranges_deviation(experiment, len(instruction.features), plan.noise_multiplier)
 
     def compute() -> Releases:
-        counts = noisy_range_counts(frame, instruction.features, deviation, exchange.noise)
+        rows = site.rows(instruction.windows)
+        counts = noisy_range_counts(rows, experiment, instruction.features, deviation, exchange.noise)
         return Releases(ranges=RangeSummary(features=counts, noise_deviation=deviation))
 
-    return site.gate.release(f"{plan.name}/1", experiment, [plan], compute)
+    return exchange.release([plan], compute, request=f"{plan.name}/1")
 
 
-def _answer(message: Message, context: Context, handle: Callable[[_Exchange], Reply]) -> Message:
+def _answer(message: Message, context: Context, handle: Callable[[_Exchange], bytes]) -> Message:
     """The reply, or a refusal: one word for the server, the whole sentence for the site's own log."""
     try:
-        reply = handle(_Exchange(message, context))
+        written = handle(_Exchange(message, context))
     except TidegateError as exc:
         _log.error("refused %s: %s", _request(message), exc)
-        return _refusal(message, exc.code)
+        return _refusal(message, context, exc.code)
     except Exception:
         # Its text may hold a data value: it stays in the site's log.
         _log.exception("failed %s", _request(message))
-        return _refusal(message, RefusalCode.FAILED)
-    return Message(reply.to_records(), reply_to=message)
+        return _refusal(message, context, RefusalCode.FAILED)
+    return Message(Reply.records_of(written), reply_to=message)
 
 
 def _request(message: Message) -> str:
@@ -272,7 +280,8 @@ def _request(message: Message) -> str:
     return message.metadata.group_id or message.metadata.message_type
 
 
-def _refusal(message: Message, code: str) -> Message:
+def _refusal(message: Message, context: Context, code: str) -> Message:
+    del context
     return Message(Error(code=0, reason=code), reply_to=message)
 
 

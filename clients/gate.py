@@ -5,36 +5,38 @@ A reply is made in this order, and in no other:
 1. a request that was answered before gets the stored bytes again;
 2. the site's policy is asked;
 3. the plans are authorised against the cap, and one use of each is reserved,
-   on disk, before anything is computed;
-4. the releases are computed and checked: a type of the contract, finite, of
-   the expected size; a large update is quantized; the norm of what leaves is checked;
+   on disk, before a row is read;
+4. the releases are computed; each is a type of the contract, of the expected
+   size and finite;
 5. the reply and its line in the egress log are committed in one transaction;
-6. it goes out.
+6. its bytes go out, those that the ledger keeps.
 
-What is not a type of `contract.releases` has no way through.
+What is not a type of `contract.releases` has no way through. Whether there is a
+reply is settled in the first three steps, which know no row. What the mechanisms
+give is total (`clients.mechanisms`): the check of step 4 finds a fault of the program.
+
+A refusal is entered into the ledger too, with its word, and so is in the egress log.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from clients.ledger.chain import Ledger, Plan
 from clients.site_config import Policy
-from contract.errors import BudgetError, ReleaseError
+from contract.errors import PolicyError, ReleaseError, TidegateError
 from contract.experiment import Experiment
 from contract.messages import Reply
-from contract.norm_bound import update_bound
-from contract.quantization import distance, is_quantized, quantize
 from contract.releases import (
     MOST_VALUES,
     Comparison,
     DriftSummary,
     ModelUpdate,
     RangeSummary,
+    ReferenceCounts,
     ScoreHistogram,
 )
 
@@ -43,14 +45,14 @@ __all__ = ["Gate", "Releases"]
 
 @dataclass(frozen=True, kw_only=True)
 class Releases:
-    """What a mechanism made, before the gate has looked at it; and the model that an update began from."""
+    """What a mechanism made, before the gate has looked at it."""
 
     update: ModelUpdate | None = None
-    began_from: Mapping[str, np.ndarray[Any, Any]] | None = None
     scores: ScoreHistogram | None = None
     challenger_scores: ScoreHistogram | None = None
     comparison: Comparison | None = None
     drift: DriftSummary | None = None
+    reference: ReferenceCounts | None = None
     ranges: RangeSummary | None = None
 
 
@@ -76,90 +78,71 @@ class Gate:
         experiment: Experiment,
         plans: Sequence[Plan],
         compute: Callable[[], Releases],
-    ) -> Reply:
-        """Make the reply to `request`, or give the stored one.
+    ) -> bytes:
+        """Make the reply to `request`, or give the stored one: the bytes of a `Reply`.
 
         Args:
             request: names the request: run, message type and step.
             experiment: whose plan this is.
             plans: what the releases will cost; one use of each is charged.
-            compute: runs the mechanisms. Called after the charge is on disk.
+            compute: reads rows and runs the mechanisms. Called after the charge is on disk.
 
         Raises:
-            BudgetError: the policy or the cap refuses; nothing was computed.
-            ReleaseError: what was computed may not leave. The charge stands.
-            LedgerError: the ledger cannot be written; nothing was computed.
+            PolicyError: the policy refuses; nothing was charged.
+            BudgetError: the cap refuses; nothing was charged.
+            LedgerError: the ledger cannot be written; no row was read.
+            ReleaseError: what was computed is not such as a mechanism makes. The charge stands.
         """
         stored = self._ledger.stored_reply(request)
         if stored is not None:
-            return Reply.from_bytes(stored)
+            return stored
         self._ask_policy(experiment, plans)
         for plan in plans:
             self._ledger.authorise(plan)
         self._ledger.reserve(request, *(plan.name for plan in plans))
-        releases = compute()
+        try:
+            releases = compute()
+        except TidegateError as exc:  # of one word, whatever failed
+            raise ReleaseError(
+                f"failed after the charge: {exc.what}", where=exc.where, remedy=exc.remedy
+            ) from exc
         _check(releases)
-        releases = _quantized(releases, experiment)
-        self._check_norm(releases, experiment)
         reply = self._reply(request, releases, plans, experiment.privacy.delta)
         names = {
             "releases": sorted(reply.releases()),
             "experiment": experiment.digest,
             "private": reply.private,
         }
-        made = reply.to_bytes()
-        kept = self._ledger.commit(request, plans[0].name, made, names)
-        return reply if kept == made else Reply.from_bytes(kept)
+        return self._ledger.commit(request, plans[0].name, reply.to_bytes(), names)
 
     def check(self, experiment: Experiment, plans: Sequence[Plan]) -> None:
-        """Refuse what `release` would refuse before computing, and charge nothing.
+        """Refuse what `release` would refuse, and charge nothing.
 
         Raises:
-            BudgetError: the policy or the cap refuses.
+            PolicyError: the policy refuses.
+            BudgetError: the cap refuses.
         """
         self._ask_policy(experiment, plans)
         for plan in plans:
             self._ledger.check(plan)
 
-    def _check_norm(self, releases: Releases, experiment: Experiment) -> None:
-        """Refuse an update that is longer than clipped gradients of the stated rows can make it."""
-        if releases.update is None or releases.began_from is None:
-            return
-        norm = distance(releases.update, releases.began_from)
-        size = sum(array.size for array in releases.update.arrays.values())
-        bound = update_bound(experiment, self._stated_rows, size)
-        if not norm <= bound:
-            raise ReleaseError(
-                f"the update is longer ({norm:.3g}) than that of four times the stated "
-                f"{self._stated_rows:,} rows can be ({bound:.3g})",
-                where=f"site '{self._site}'",
-                remedy="Correct stated_rows in site.toml: it is far below the rows that are there",
-            )
-
     def _ask_policy(self, experiment: Experiment, plans: Sequence[Plan]) -> None:
         where = f"site '{self._site}'"
         if self._policy.require_private and not all(plan.private for plan in plans):
-            raise BudgetError(
+            raise PolicyError(
                 "this site takes part in differentially private runs only",
                 where=where,
                 remedy="Set privacy.private = true, or for test data policy.require_private = false",
             )
         if experiment.privacy.delta > self._policy.delta_cap:
-            raise BudgetError(
+            raise PolicyError(
                 f"δ = {experiment.privacy.delta:g} is above this site's limit of {self._policy.delta_cap:g}",
-                where=where,
-                remedy="Lower privacy.delta in the experiment",
-            )
-        if experiment.privacy.delta >= 1 / self._stated_rows:
-            raise BudgetError(
-                f"δ = {experiment.privacy.delta:g} is not below 1/{self._stated_rows} (the stated rows), "
-                "and would allow a whole record to be given away",
                 where=where,
                 remedy="Lower privacy.delta in the experiment",
             )
         approved = self._policy.approved_experiments
         if approved and experiment.digest not in approved:
-            raise BudgetError(
+            raise PolicyError(
                 f"experiment {experiment.digest[:12]} is not among those approved here",
                 where=where,
                 remedy="Ask the site's administrator to add it to policy.approved_experiments",
@@ -174,19 +157,8 @@ class Gate:
             spent_in_run=self._ledger.spent(run=plans[0].run, delta=delta, promised=True),
             spent_in_total=self._ledger.spent(delta=delta, promised=True),
             private=all(plan.private for plan in plans),
-            update=releases.update,
-            scores=releases.scores,
-            challenger_scores=releases.challenger_scores,
-            comparison=releases.comparison,
-            drift=releases.drift,
-            ranges=releases.ranges,
+            **vars(releases),
         )
-
-
-def _quantized(releases: Releases, experiment: Experiment) -> Releases:
-    if releases.update is None or releases.began_from is None or not is_quantized(experiment):
-        return releases
-    return replace(releases, update=quantize(releases.update, releases.began_from))
 
 
 def _mechanism(plan: Plan) -> str:
@@ -200,15 +172,14 @@ def _mechanism(plan: Plan) -> str:
 
 
 def _check(releases: Releases) -> None:
-    values = {
-        name: value for name, value in vars(releases).items() if value is not None and name != "began_from"
-    }
+    values = {name: value for name, value in vars(releases).items() if value is not None}
     expected = {
         "update": ModelUpdate,
         "scores": ScoreHistogram,
         "challenger_scores": ScoreHistogram,
         "comparison": Comparison,
         "drift": DriftSummary,
+        "reference": ReferenceCounts,
         "ranges": RangeSummary,
     }
     if not values:
@@ -220,10 +191,7 @@ def _check(releases: Releases) -> None:
         if sum(number.size for number in numbers) > MOST_VALUES:
             raise ReleaseError(f"'{name}' is larger than any release may be")
         if not all(np.isfinite(number).all() for number in numbers):
-            raise ReleaseError(
-                f"'{name}' holds a number that is not finite",
-                remedy="Lower strategy.learning_rate: training diverged at this site",
-            )
+            raise ReleaseError(f"'{name}' holds a number that is not finite")
 
 
 def _numbers(release: object) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
@@ -235,5 +203,7 @@ def _numbers(release: object) -> list[np.ndarray[tuple[int, ...], np.dtype[np.fl
         return [np.array([release.gain, release.rows])]
     if isinstance(release, RangeSummary):
         return [np.array([release.noise_deviation]), *(feature.counts for feature in release.features)]
+    if isinstance(release, ReferenceCounts):
+        return [np.array([release.deviation]), *release.counts.values()]
     assert isinstance(release, DriftSummary)  # _check has looked  # noqa: S101
     return [array for feature in release.features for array in (feature.reference, feature.current)]

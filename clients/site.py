@@ -1,4 +1,4 @@
-"""A site as its ClientApp sees it: configuration, rows, ledger and gate, put together once.
+"""A site as its ClientApp sees it: configuration, card, rows, ledger and gate, put together once.
 
 The rows are read again only when their files changed; a database is asked in
 every exchange.
@@ -10,35 +10,36 @@ import hashlib
 import json
 import logging
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from clients.gate import Gate
 from clients.ledger.chain import Cap, Ledger
-from clients.rows.persons import rows_within_limit
-from clients.rows.sources import load_frame, source_files
-from clients.rows.table import Table, prepare, select
+from clients.rows.rows import Rows, read_rows
+from clients.rows.sources import check_source, source_files
+from clients.rows.table import Table, prepare
 from clients.site_config import SiteConfig, holdout_key, read_site_config
-from contract.errors import DataError, LedgerError
-from contract.experiment import Experiment, Task
-
-if TYPE_CHECKING:
-    import pandas as pd
+from contract.card import Card
+from contract.errors import LedgerError
+from contract.experiment import Experiment
 
 __all__ = ["Site", "close_site", "open_site"]
 
 _log = logging.getLogger("tidegate.site")
 
+_Version = tuple[tuple[str, int, int], ...]
+_Kept = tuple[str, tuple[str, ...], bool]
+"""Experiment, windows and side of a table."""
 
-@dataclass(frozen=True, kw_only=True)
-class _Rows:
-    """The prepared rows and what they were prepared from."""
 
-    version: tuple[tuple[str, int, int], ...]
-    frame: pd.DataFrame
-    table: Table
+@dataclass(kw_only=True)
+class _Read:
+    """The rows, what they were read from, and the tables that were made of them."""
+
+    version: _Version
+    rows: Rows
+    tables: dict[_Kept, Table] = field(default_factory=dict)
 
 
 class Site:
@@ -59,97 +60,72 @@ class Site:
         self.gate = Gate(
             site=config.name, stated_rows=config.stated_rows, policy=config.policy, ledger=self.ledger
         )
-        self._rows: dict[str, _Rows] = {}
+        self._read: _Read | None = None
 
-    def table(self, experiment: Experiment, windows: tuple[str, ...], *, holdout: bool) -> Table:
-        """The prepared rows of these windows, training or held-out, with persons' rows limited.
+    @property
+    def card(self) -> Card:
+        """What the site offers.
 
         Raises:
-            DataError: there are none, or a row does not fit the task.
+            SiteConfigError: it has no card, or a draft.
         """
-        table = select(self._prepared(experiment).table, windows, holdout=holdout)
-        if experiment.privacy.unit == "person" and table.person is not None:
-            table = table.rows(rows_within_limit(table.person, experiment.privacy.rows_per_person))
-        self._require_rows(len(table.labels), windows, "held-out" if holdout else "training")
-        return table
+        return self.config.offered
 
-    def split(self, task: Task) -> str:
-        """Names how this task's records are dealt into windows and into training and held-out rows.
+    @property
+    def split(self) -> str:
+        """Names how the card deals records into windows and into training and held-out rows.
 
         Two plans of one split share no record but in blocks of one name. Of different splits
         nothing is known, so the ledger counts them on each other's blocks.
         """
-        data = self.config.data
-        if data.holdout_column is not None:
-            side: object = ["column", data.holdout_column]
-        elif task.person is not None:
-            side = ["person", task.person, data.holdout_share, self._key_name()]
-        else:
-            values = [feature.model_dump(exclude={"low", "high", "transform"}) for feature in task.features]
-            record = [values, task.label.column, task.label.classes, task.time]
-            side = ["record", record, data.holdout_share, self._key_name()]
-        return hashlib.sha256(json.dumps([task.time, side]).encode()).hexdigest()[:16]
+        key = None if self.card.holdout.column is not None else self._key_name()
+        return hashlib.sha256(json.dumps([self.card.dealing, key]).encode()).hexdigest()[:16]
+
+    def check_source(self) -> None:
+        """See that the rows could be read, without reading one.
+
+        Raises:
+            DataError: the source is missing, or has not the card's columns.
+        """
+        check_source(self.config, self.card)
+
+    def rows(self, windows: tuple[str, ...], *, holdout: bool | None = None) -> Rows:
+        """The rows of these windows as they were read: of one side, or of both.
+
+        Raises:
+            DataError: the source fails, whatever its rows hold.
+        """
+        return self._rows().rows.of(windows, holdout=holdout)
+
+    def table(self, experiment: Experiment, windows: tuple[str, ...], *, holdout: bool) -> Table:
+        """The rows of these windows that fit the experiment, encoded, with persons' rows limited.
+
+        Raises:
+            DataError: the source fails, whatever its rows hold.
+        """
+        read, kept = self._rows(), (experiment.digest, windows, holdout)
+        if kept not in read.tables:
+            if any(digest != experiment.digest for digest, *_ in read.tables):
+                read.tables.clear()
+            table = prepare(read.rows.of(windows, holdout=holdout), experiment, self.card)
+            if table.fit.kept < table.fit.rows or table.fit.clamped:
+                _log.warning(
+                    "%d of %d rows fit, %d values were clamped: `tidegate site check` says more",
+                    *(table.fit.kept, table.fit.rows, sum(table.fit.clamped.values())),
+                )
+            read.tables[kept] = table
+        return read.tables[kept].limited(experiment.privacy.rows_per_person)
+
+    def _rows(self) -> _Read:
+        version = _version(self.config)
+        if self._read is None or not version or self._read.version != version:
+            rows = read_rows(self.config, self.card, key=holdout_key(self.config.storage))
+            self._read = _Read(version=version, rows=rows)
+        return self._read
 
     def _key_name(self) -> str:
         """Tells one hold-out key from another without saying what it is."""
         return hashlib.sha256(b"name of " + holdout_key(self.config.storage)).hexdigest()
-
-    def frame(self, experiment: Experiment, windows: tuple[str, ...]) -> pd.DataFrame:
-        """The rows of these windows as they were read, for the drift check.
-
-        Raises:
-            DataError: there are none.
-        """
-        return self._chosen(self._prepared(experiment).frame, experiment, windows)
-
-    def unchecked_frame(self, experiment: Experiment, windows: tuple[str, ...]) -> pd.DataFrame:
-        """The same rows, whatever is missing in them: for a question that is asked before the task is fixed.
-
-        Raises:
-            DataError: there are none, or a row names no person where the unit is the person.
-        """
-        frame, person = load_frame(self.config, experiment.task), experiment.task.person
-        if experiment.privacy.unit == "person" and frame[person].isna().any():
-            raise DataError(
-                f"column '{person}' holds a missing value",
-                where=f"site '{self.config.name}'",
-                remedy="Every row needs one",
-            )
-        return self._chosen(frame, experiment, windows)
-
-    def _chosen(self, frame: pd.DataFrame, experiment: Experiment, windows: tuple[str, ...]) -> pd.DataFrame:
-        """Of these windows, with persons' rows limited."""
-        task = experiment.task
-        if windows and task.time is not None:
-            frame = frame[frame[task.time].astype(str).isin(windows)]
-        if experiment.privacy.unit == "person" and task.person is not None:
-            frame = frame.iloc[
-                rows_within_limit(frame[task.person].to_numpy(), experiment.privacy.rows_per_person)
-            ]
-        self._require_rows(len(frame), windows, "delivered")
-        return frame
-
-    def _prepared(self, experiment: Experiment) -> _Rows:
-        version = _version(self.config)
-        rows = self._rows.get(experiment.digest)
-        if rows is None or not version or rows.version != version:
-            frame = load_frame(self.config, experiment.task)
-            key, share = holdout_key(self.config.storage), self.config.data.holdout_share
-            table = prepare(frame, experiment.task, key=key, holdout_share=share)
-            if table.clamped:
-                _log.warning("values outside their public range were clamped: %s", table.clamped)
-            rows = _Rows(version=version, frame=frame, table=table)
-            self._rows = {experiment.digest: rows}
-        return rows
-
-    def _require_rows(self, count: int, windows: tuple[str, ...], kind: str) -> None:
-        if count == 0:
-            named = f" in window {', '.join(windows)}" if windows else ""
-            raise DataError(
-                f"there are no {kind} rows{named}",
-                where=f"site '{self.config.name}'",
-                remedy="Wait until the rows are delivered, or correct task.time and the window's name",
-            )
 
 
 _open: dict[Path, Site] = {}
@@ -188,7 +164,7 @@ def _require_ledger_of_used_site(config: SiteConfig) -> None:
         )
 
 
-def _version(config: SiteConfig) -> tuple[tuple[str, int, int], ...]:
+def _version(config: SiteConfig) -> _Version:
     """Name, size and time of each file; nothing for a database, which is asked each time."""
     if config.data.kind == "sql":
         return ()

@@ -1,7 +1,7 @@
 """What a site's administrator writes in `site.toml`, as frozen types.
 
-The file says where the rows are, what may be spent on them and where the site
-keeps its own records. It holds no password: a database's is read from the
+The file says where the rows are, what they are (the card), what may be spent on them
+and where the site keeps its own records. It holds no password: a database's is read from the
 environment variable that the file names. This is the only module of the site's
 side that reads the environment or makes a secret.
 """
@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from contract.card import Card
 from contract.errors import SiteConfigError
 from contract.experiment_file import parse_toml
+from contract.names import SiteName
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -32,8 +34,6 @@ __all__ = [
     "read_site_config",
 ]
 
-Share = Annotated[float, Field(gt=0, lt=1)]
-
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -47,29 +47,32 @@ class DataSource(_Frozen):
         path: for files: one file, a folder of them or a pattern such as `rows/*.csv`, so that
             new rows arrive as new files; relative to the folder of `site.toml`.
         separator: between the columns of a CSV file.
-        na_values: what stands for a missing value in a CSV file.
+        decimal: the decimal sign of the numbers in a CSV file.
+        na_values: what stands for a missing value in a text, in every column; a category that the
+            card declares is never one.
+        missing: what stands for one beside these, by the card's name of the column.
         url: for SQL: any SQLAlchemy URL, without a password.
         table, query: for SQL: one of the two.
         password_env: the environment variable that holds the database's password.
-        columns: the source's name of a task's column, where it differs.
-        holdout_column: a column of `train` and `holdout` that says which rows are for evaluation.
-        holdout_share: without that column, the share of rows that a keyed hash holds out.
+        columns: the source's name of a column of the card, where it differs.
     """
 
     kind: Literal["csv", "parquet", "sql"]
     path: str | None = None
     separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    decimal: Literal[".", ","] = "."
     na_values: tuple[str, ...] = ("", "NA", "NaN")
+    missing: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     url: str | None = None
     table: str | None = None
     query: str | None = None
     password_env: str | None = None
     columns: dict[str, str] = Field(default_factory=dict)
-    holdout_column: str | None = None
-    holdout_share: Share = 0.3
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
+        if self.decimal == self.separator:
+            raise ValueError(f"decimal and separator are both '{self.decimal}'")
         if self.kind == "sql":
             if self.url is None or (self.table is None) == (self.query is None):
                 raise ValueError("kind = 'sql' needs url, and either table or query")
@@ -82,7 +85,7 @@ class DataSource(_Frozen):
         return self
 
     def column(self, name: str) -> str:
-        """The source's name for the task's column `name`."""
+        """The source's name for the card's column `name`."""
         return self.columns.get(name, name)
 
 
@@ -91,13 +94,14 @@ class Policy(_Frozen):
 
     Attributes:
         epsilon_cap: the most that any data block may ever pay, over all runs.
-        delta_cap: the largest δ at which a run may state its ε.
+        delta_cap: the δ of the cap, and the largest at which a run may state its ε; below
+            1 / `stated_rows`, for with more a mechanism may give a whole record away.
         require_private: whether a run without noise is refused.
         approved_experiments: digests of the experiments that may run; None allows any.
     """
 
-    epsilon_cap: Annotated[float, Field(gt=0)] = 8.0
-    delta_cap: Share = 1e-4
+    epsilon_cap: Annotated[float, Field(ge=1e-3, le=1e4)] = 8.0
+    delta_cap: Annotated[float, Field(ge=1e-15, le=0.1)] = 1e-4
     require_private: bool = True
     approved_experiments: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
 
@@ -164,14 +168,52 @@ class SiteConfig(_Frozen):
         name: the site's public name.
         stated_rows: the public rough number of training rows, stated and never counted: it
             weighs the site in the aggregate and normalises its sums.
+        card: what the site offers, in public; a site without one answers nobody.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}$")]
-    stated_rows: Annotated[int, Field(ge=1)]
+    name: SiteName
+    stated_rows: Annotated[int, Field(ge=1, le=10**12)]
     data: DataSource
+    card: Card | None = None
     policy: Policy = Policy()
     storage: Storage = Storage()
     agent: Agent = Agent()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.policy.delta_cap >= 1 / self.stated_rows:
+            raise ValueError(
+                f"policy.delta_cap = {self.policy.delta_cap:g} is not below 1/{self.stated_rows} "
+                "(stated_rows): it would allow a whole record to be given away"
+            )
+        if self.card is not None:
+            strange = sorted((self.data.columns.keys() | self.data.missing.keys()) - set(self.card.names))
+            if strange:
+                raise ValueError(
+                    f"data.columns or data.missing names '{strange[0]}', which is not on the card"
+                )
+        return self
+
+    @property
+    def offered(self) -> Card:
+        """The card that experiments are held against.
+
+        Raises:
+            SiteConfigError: there is none, or it is a draft.
+        """
+        if self.card is None:
+            raise SiteConfigError(
+                "the site has no card, which says what its columns are",
+                where=f"site '{self.name}'",
+                remedy="Draft one with `tidegate site card`, and put it into site.toml",
+            )
+        if self.card.draft:
+            raise SiteConfigError(
+                "the card is a draft",
+                where=f"site '{self.name}'",
+                remedy="Put public knowledge in the place of what is marked REPLACE, and remove card.draft",
+            )
+        return self.card
 
 
 def read_site_config(path: Path) -> SiteConfig:

@@ -5,6 +5,9 @@
     │   ├── ExperimentError      an experiment file or a key in it
     │   ├── SiteConfigError      a site.toml or a key in it
     │   ├── DataError            a data set, a column or a value in it
+    │   ├── MessageError         a message that is not understood, or out of bounds
+    │   ├── CardError            an experiment that the site's card does not offer
+    │   ├── PolicyError          the site's policy does not allow it
     │   ├── BudgetError          the privacy budget does not allow it
     │   └── AddressError         a server that cannot be reached, a port in use
     ├── AuditError               an audit could not be carried out
@@ -18,7 +21,9 @@
 An error holds what is wrong, where, and what to do. `what`, `where` and
 `remedy` are for the person at the machine on which it was raised, and may name
 a file or a column. What crosses the site boundary is `code` alone: one word
-from a closed list, so that no message to the other side can carry a value.
+from a closed list, so that no message to the other side can carry a value. Which
+word it is follows from the message, the card, the policy, the ledger and whether
+the source is there, all before a row is read; afterwards it is `failed`.
 """
 
 from __future__ import annotations
@@ -29,10 +34,13 @@ __all__ = [
     "AddressError",
     "AuditError",
     "BudgetError",
+    "CardError",
     "DataError",
     "ExperimentError",
     "InputError",
     "LedgerError",
+    "MessageError",
+    "PolicyError",
     "RefusalCode",
     "RegistryError",
     "ReleaseError",
@@ -47,14 +55,15 @@ __all__ = [
 class RefusalCode:
     """The closed list of words with which a site may refuse an instruction."""
 
-    BUDGET = "budget"
-    DATA = "data"
     INPUT = "input"
+    CARD = "card"
+    POLICY = "policy"
+    BUDGET = "budget"
     LEDGER = "ledger"
-    RELEASE = "release"
+    SOURCE = "source"
     FAILED = "failed"
 
-    ALL: ClassVar[frozenset[str]] = frozenset({BUDGET, DATA, INPUT, LEDGER, RELEASE, FAILED})
+    ALL: ClassVar[frozenset[str]] = frozenset({INPUT, CARD, POLICY, BUDGET, LEDGER, SOURCE, FAILED})
 
 
 class TidegateError(Exception):
@@ -99,7 +108,23 @@ class SiteConfigError(InputError):
 class DataError(InputError):
     """A data set, a column or a value in it is wrong."""
 
-    code = RefusalCode.DATA
+    code = RefusalCode.SOURCE
+
+
+class MessageError(InputError):
+    """A message is not understood, or holds what is out of bounds."""
+
+
+class CardError(InputError):
+    """An experiment asks for what the site's card does not offer."""
+
+    code = RefusalCode.CARD
+
+
+class PolicyError(InputError):
+    """The site's policy does not allow what was asked."""
+
+    code = RefusalCode.POLICY
 
 
 class BudgetError(InputError):
@@ -123,9 +148,7 @@ class LedgerError(TidegateError):
 
 
 class ReleaseError(TidegateError):
-    """The gate refused to make a reply; nothing was released."""
-
-    code = RefusalCode.RELEASE
+    """A reply that may not be made, or that cannot be taken."""
 
 
 class RoundError(TidegateError):

@@ -13,12 +13,16 @@ cost no privacy.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from contract.names import ColumnName, Prose, Value
+
 __all__ = [
+    "LEAST_EPSILON",
     "CategoricalFeature",
     "Drift",
     "Experiment",
@@ -34,10 +38,19 @@ __all__ = [
     "Task",
 ]
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}$")]
-Probability = Annotated[float, Field(gt=0, lt=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+Probability = Annotated[float, Field(ge=1e-6, lt=1)]
+Positive = Annotated[float, Field(ge=1e-9, le=1e6)]
+Count = Annotated[int, Field(ge=1, le=10_000)]
+LEAST_EPSILON = 1e-3
+Epsilon = Annotated[float, Field(ge=LEAST_EPSILON, le=1e4)]
+Delta = Annotated[float, Field(ge=1e-15, le=0.1)]
+Width = Annotated[int, Field(ge=1, le=65_536)]
+Number = Annotated[float, Field(ge=-1e15, le=1e15)]
+Seconds = Annotated[float, Field(ge=1e-3, le=30 * 86_400)]
+
+_NARROWEST = 1e-9
+"""A range is at least so wide, over its greater end: a narrower one has no place for a float32."""
+_MOST_PARAMETERS = 250_000_000
 
 
 class _Frozen(BaseModel):
@@ -48,17 +61,17 @@ class NumericFeature(_Frozen):
     """A number with a public range.
 
     `low` and `high` come from public knowledge (a form, a clinical reference),
-    never from the data. A value outside is clamped and counted, or refused, as
+    never from the data. A value outside is clamped, or its row left out, as
     the task says. `missing` is the public value that stands for a missing one;
-    without it a missing value is refused.
+    without it a row that lacks the value is left out.
     """
 
-    name: str
+    name: ColumnName
     kind: Literal["numeric"]
-    low: float
-    high: float
+    low: Number
+    high: Number
     transform: Literal["none", "log1p"] = "none"
-    missing: float | None = None
+    missing: Number | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -66,21 +79,31 @@ class NumericFeature(_Frozen):
             raise ValueError(f"low ({self.low}) must be below high ({self.high})")
         if self.transform == "log1p" and self.low <= -1:
             raise ValueError("transform log1p needs low above -1")
+        low, high = self.scaled_range
+        if high - low < _NARROWEST * max(abs(low), abs(high)):
+            raise ValueError(f"the range from low ({self.low}) to high ({self.high}) is too narrow")
         return self
+
+    @property
+    def scaled_range(self) -> tuple[float, float]:
+        """The range after the transform."""
+        if self.transform == "log1p":
+            return math.log1p(self.low), math.log1p(self.high)
+        return self.low, self.high
 
 
 class CategoricalFeature(_Frozen):
     """One of a public list of categories, encoded one-hot in that order.
 
     `missing` names the category that stands for a missing value, and `other`
-    the one for a value that is not listed; without them such a value is refused.
+    the one for a value that is not listed; without them its row is left out.
     """
 
-    name: str
+    name: ColumnName
     kind: Literal["categorical"]
-    categories: tuple[str, ...] = Field(min_length=2)
-    missing: str | None = None
-    other: str | None = None
+    categories: tuple[Value, ...] = Field(min_length=2, max_length=10_000)
+    missing: Value | None = None
+    other: Value | None = None
 
     @model_validator(mode="after")
     def _declared(self) -> Self:
@@ -98,13 +121,11 @@ Feature = Annotated[NumericFeature | CategoricalFeature, Field(discriminator="ki
 class Label(_Frozen):
     """The column to predict; the last class of two is the positive one.
 
-    A site whose training rows all have one class is refused, for that is most
-    often a mistake; `one_class = "allow"` is for tasks where it is not.
+    A row whose label is missing, or none of the classes, is left out of training and evaluation.
     """
 
-    column: str
-    classes: tuple[str, ...] = ("0", "1")
-    one_class: Literal["refuse", "allow"] = "refuse"
+    column: ColumnName
+    classes: tuple[Value, ...] = Field(default=("0", "1"), max_length=10_000)
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -114,19 +135,23 @@ class Label(_Frozen):
 
 
 class Task(_Frozen):
-    """What is predicted, from what, and how a row is identified in time.
+    """What is predicted, and from what.
+
+    Which column is a person, and which one tells the time, the card of each site says
+    (`contract.card`). `person` and `time` repeat it for the reader; a site whose card says
+    otherwise refuses the experiment.
 
     `scaling` maps each range, and each category's 0 and 1, to [0, 1] or to [-1, 1]. The first makes
     shorter gradients, which clipping spares; with the second fewer models fit the data badly, which
     counts at an ε far below 1.
     """
 
-    description: str = ""
+    description: Prose = ""
     label: Label
-    features: tuple[Feature, ...] = Field(min_length=1)
-    person: str | None = None
-    time: str | None = None
-    out_of_range: Literal["clamp", "refuse"] = "clamp"
+    features: tuple[Feature, ...] = Field(min_length=1, max_length=10_000)
+    person: ColumnName | None = None
+    time: ColumnName | None = None
+    out_of_range: Literal["clamp", "leave-out"] = "clamp"
     scaling: Literal["unit", "symmetric"] = "unit"
 
     @model_validator(mode="after")
@@ -137,6 +162,9 @@ class Task(_Frozen):
             raise ValueError(f"feature '{twice[0]}' is declared twice")
         if self.label.column in names:
             raise ValueError(f"label column '{self.label.column}' is also a feature")
+        for key, column in (("person", self.person), ("time", self.time)):
+            if column is not None and column in (*names, self.label.column):
+                raise ValueError(f"{key} = '{column}' is also a feature or the label")
         return self
 
     @property
@@ -151,7 +179,7 @@ class Model(_Frozen):
     """The model family. `image` (channels, height, width) is for `cnn` alone."""
 
     kind: Literal["linear", "mlp", "cnn"] = "linear"
-    hidden: tuple[Count, ...] = (32,)
+    hidden: tuple[Width, ...] = Field(default=(32,), max_length=16)
     image: tuple[Count, Count, Count] | None = None
 
     @model_validator(mode="after")
@@ -194,13 +222,13 @@ class Strategy(_Frozen):
     server_learning_rate: Positive = 1.0
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     adaptivity: Positive = 1e-3
-    proximal_mu: Annotated[float, Field(ge=0)] = 0.0
+    proximal_mu: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     average_last: Annotated[float, Field(ge=0, le=1)] = 0.5
     evaluate_every: Count = 5
     update_bits: Literal[8, 32] | None = None
     quorum: Count = 2
-    round_timeout: Positive = 600.0
-    grace: Positive = 10.0
+    round_timeout: Seconds = 600.0
+    grace: Seconds = 10.0
 
     @model_validator(mode="after")
     def _combined(self) -> Self:
@@ -257,14 +285,14 @@ class Privacy(_Frozen):
 
     private: bool = True
     unit: Literal["record", "person"] = "record"
-    rows_per_person: Count = 1
-    epsilon: Positive = 1.0
-    delta: Probability = 1e-5
-    evaluation_epsilon: Positive = 1.0
-    clipping_norm: Positive = 1.0
-    sampling_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    rows_per_person: Annotated[int, Field(ge=1, le=1000)] = 1
+    epsilon: Epsilon = 1.0
+    delta: Delta = 1e-5
+    evaluation_epsilon: Epsilon = 1.0
+    clipping_norm: Annotated[float, Field(ge=1e-3, le=1e3)] = 1.0
+    sampling_rate: Annotated[float, Field(ge=1e-4, le=1)] = 1.0
     runs: Count = 1
-    seed: int | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -285,7 +313,7 @@ class Drift(_Frozen):
     features together.
     """
 
-    epsilon: Positive = 0.5
+    epsilon: Epsilon = 0.5
     bins: Annotated[int, Field(ge=2, le=100)] = 10
     false_alarm_rate: Probability = 0.01
 
@@ -298,7 +326,7 @@ class Retraining(_Frozen):
     enabled: bool = True
     persistence: Count = 2
     of: Count = 3
-    cooldown: Annotated[int, Field(ge=0)] = 2
+    cooldown: Annotated[int, Field(ge=0, le=10_000)] = 2
     windows: Count = 3
 
     @model_validator(mode="after")
@@ -316,8 +344,8 @@ class Gate(_Frozen):
     """
 
     metric: Literal["log_loss", "brier", "auc", "accuracy"] = "log_loss"
-    min_improvement: Annotated[float, Field(ge=0)] = 0.0
-    max_site_regression: Annotated[float, Field(ge=0)] = 0.05
+    min_improvement: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    max_site_regression: Annotated[float, Field(ge=0, le=1e6)] = 0.05
 
 
 class Placement(_Frozen):
@@ -339,7 +367,7 @@ class Experiment(_Frozen):
     and the demo lay out as sites; a deployed site reads its own `site.toml`."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-    data: str | None = None
+    data: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")] | None = None
     task: Task
     model: Model = Model()
     strategy: Strategy = Strategy()
@@ -351,8 +379,6 @@ class Experiment(_Frozen):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if self.privacy.unit == "person" and self.task.person is None:
-            raise ValueError("privacy.unit = 'person' needs task.person, the column that names a person")
         if self.strategy.update_bits == 8 and not self.privacy.private:
             raise ValueError(
                 "strategy.update_bits = 8 needs privacy.private = true: noise hides the rounding"
@@ -364,6 +390,10 @@ class Experiment(_Frozen):
                     f"model.image has {channels * height * width} values, "
                     f"the task has {self.task.width} inputs"
                 )
+        widths = (self.task.width, *self.model.hidden, len(self.task.label.classes))
+        parameters = sum((before + 1) * after for before, after in itertools.pairwise(widths))
+        if self.model.kind == "mlp" and parameters > _MOST_PARAMETERS:
+            raise ValueError(f"the model has {parameters:,} parameters, and may have {_MOST_PARAMETERS:,}")
         return self
 
     @property

@@ -1,9 +1,13 @@
 """How an instruction and a reply travel in Flower's records.
 
-An instruction and a reply are each one config record: a JSON text, and the
-model's arrays packed into one field of bytes. Flower moves every record, array
-and chunk as an object of its own, with a request and a transaction for each: a
-packed message is three objects where array records make nine of a linear model.
+An instruction is one config record: a JSON text, and the model's arrays packed into
+one field of bytes. A reply is one field of bytes: those that the site's ledger keeps.
+Flower moves every record, array and chunk as an object of its own, with a request and a
+transaction for each: a packed message is three objects where array records make nine of a
+linear model.
+
+What arrives is read here and nowhere else, whole, into types with bounds: its size first,
+then its content. What is not of this form is refused before anything is done for it.
 
 Facts: safetensors 0.8 writes an array that is not contiguous as if it were, and gives
 arrays back in no order.
@@ -16,21 +20,25 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from flwr.app import Array as FlowerArray
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
-from pydantic import TypeAdapter, with_config
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from safetensors.numpy import load, save
 
-from contract.errors import ReleaseError
+from contract.errors import MessageError, ReleaseError
+from contract.experiment import Experiment
+from contract.models import model_shapes
+from contract.names import ColumnName, RunName, WindowName
 from contract.releases import (
     READ_WHOLE,
     Comparison,
     DriftSummary,
     ModelUpdate,
     RangeSummary,
+    ReferenceCounts,
     ScoreHistogram,
     Spent,
 )
@@ -50,8 +58,10 @@ __all__ = [
     "Reply",
     "arrays_from_record",
     "arrays_to_record",
+    "model_arrays",
     "pack",
     "packed_limit",
+    "read_experiment_json",
     "unpack",
 ]
 
@@ -74,14 +84,33 @@ An agent that is to stop waits for the answer, and a server that is to stop give
 _TEXT = "reply.json"
 _MOST_TEXT = 64 * 2**20
 """No reply's public part is longer: a drift summary of ten thousand features has a tenth of it."""
+_HEADER_OF_TEXT = 256
+"""What the text's own entry takes in the header of a packed reply."""
+_MOST_INSTRUCTION = 2**20
+_MOST_EXPERIMENT = 2**24
+_LARGEST_PARAMETER = 1e30
+"""No parameter that a site is asked to train or to evaluate is greater: a step from there stays a float32."""
 
 Float32s = np.ndarray[Any, np.dtype[np.float32]]
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) != len(names):
+        raise ValueError("names one twice")
+    return names
+
+
+Windows = Annotated[tuple[WindowName, ...], Field(max_length=1000), AfterValidator(_distinct)]
+Features = Annotated[tuple[ColumnName, ...], Field(max_length=1000), AfterValidator(_distinct)]
+
+
+@with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
 @dataclass(frozen=True, kw_only=True)
 class Instruction:
     """What the server asks of a site, beside the model's arrays.
+
+    How many rounds and evaluations a run has, the experiment alone says: with its ε they fix the noise.
 
     Attributes:
         run: the run's name; with the message type and `step` it names the request,
@@ -89,22 +118,18 @@ class Instruction:
         step: the round, counted from 1, or the number of the exchange outside rounds.
         windows: the windows whose rows are used; empty for the whole data set.
         reference_windows: for a drift check, the windows compared against.
-        rounds: how many rounds the run plans: with the experiment's ε it fixes the noise.
-        evaluations: how many evaluations on these held-out rows the run plans.
         evaluate: whether a training exchange also evaluates the incoming model.
         features: the numeric features whose ranges are asked for, in no order.
-        epsilon: what that question may cost.
+        epsilon: what that question may cost; 0 without one.
     """
 
-    run: str
-    step: int = 0
-    windows: tuple[str, ...] = ()
-    reference_windows: tuple[str, ...] = ()
-    rounds: int = 1
-    evaluations: int = 1
+    run: RunName
+    step: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    windows: Windows = ()
+    reference_windows: Windows = ()
     evaluate: bool = False
-    features: tuple[str, ...] = ()
-    epsilon: float = 0.0
+    features: Features = ()
+    epsilon: Annotated[float, Field(ge=0, le=1e4)] = 0.0
 
     def request(self, kind: str) -> str:
         """Names the request by run, message type and step: what a reply says that it answers."""
@@ -116,23 +141,28 @@ class Instruction:
         return RecordDict({CONFIG: ConfigRecord(fields)})
 
     @classmethod
-    def from_records(cls, records: RecordDict) -> tuple[Instruction, dict[str, Float32s]]:
-        """Read what `to_records` wrote: the instruction and the arrays.
+    def from_records(cls, records: RecordDict) -> tuple[Instruction, bytes]:
+        """Read what `to_records` wrote: the instruction, and the arrays still packed (see `model_arrays`).
 
         Raises:
-            ReleaseError: it is not an instruction of this program's version.
+            MessageError: it is not an instruction of this program's version, or out of bounds.
         """
+        if set(records) != {CONFIG} or not isinstance(records[CONFIG], ConfigRecord):
+            raise _no_instruction("other records")
+        record = records.config_records[CONFIG]
+        text, packed = record.get("instruction"), record.get(ARRAYS)
+        if (
+            set(record) != {"instruction", ARRAYS}
+            or not isinstance(text, str)
+            or not isinstance(packed, bytes)
+        ):
+            raise _no_instruction("other fields")
+        if len(text) > _MOST_INSTRUCTION:
+            raise _no_instruction(f"{len(text):,} characters")
         try:
-            record = records.config_records[CONFIG]
-            values = json.loads(str(record["instruction"]))
-            for key in ("windows", "reference_windows", "features"):
-                values[key] = tuple(str(name) for name in values[key])
-            return cls(**values), unpack(record[ARRAYS])
-        except (KeyError, TypeError, ValueError, RecursionError) as exc:
-            raise ReleaseError(
-                "the server sent an instruction that this version does not understand",
-                remedy="Run the same Tidegate version on both sides",
-            ) from exc
+            return _instruction_reader().validate_json(text), packed
+        except (ValueError, RecursionError) as exc:
+            raise _no_instruction(_first(exc)) from exc
 
 
 @with_config(READ_WHOLE)
@@ -152,6 +182,7 @@ class Reply:
         challenger_scores: in a comparison, the evaluation of the challenger.
         comparison: in a comparison, the paired difference.
         drift: the drift check's release.
+        reference: the counts of a reference, released once for all checks against it.
         request: the request that it answers, as `Instruction.request` names it, so that a reply
             that comes a second time, or a round late, is not taken for another.
     """
@@ -167,18 +198,23 @@ class Reply:
     challenger_scores: ScoreHistogram | None = None
     comparison: Comparison | None = None
     drift: DriftSummary | None = None
+    reference: ReferenceCounts | None = None
     ranges: RangeSummary | None = None
     request: str = ""
 
     def releases(self) -> dict[str, object]:
         """The releases that this reply carries, by name."""
-        names = ("update", "scores", "challenger_scores", "comparison", "drift", "ranges")
+        names = ("update", "scores", "challenger_scores", "comparison", "drift", "reference", "ranges")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def to_records(self) -> RecordDict:
         """As Flower records."""
-        fields: dict[str, Any] = {"reply": self._public_json(), ARRAYS: pack(self._arrays())}
-        return RecordDict({REPLY: ConfigRecord(fields)})
+        return self.records_of(self.to_bytes())
+
+    @staticmethod
+    def records_of(written: bytes) -> RecordDict:
+        """What `to_bytes` wrote as Flower records."""
+        return RecordDict({REPLY: ConfigRecord({"reply": written})})
 
     @classmethod
     def from_records(cls, records: RecordDict, *, most_bytes: int | None = None) -> Reply:
@@ -186,25 +222,22 @@ class Reply:
 
         Args:
             records: the content of a message.
-            most_bytes: what the packed arrays may take (see `packed_limit`); longer ones are not unpacked.
+            most_bytes: what the packed arrays may take (see `packed_limit`); longer ones are not read.
 
         Raises:
             ReleaseError: it is not a reply of this program's version, or is too long.
         """
         try:
-            record = records.config_records[REPLY]
-            text, packed = record["reply"], record[ARRAYS]
-            if not isinstance(text, str) or not isinstance(packed, bytes):
-                raise _not_understood()
-            if most_bytes is not None and len(packed) > most_bytes:
-                raise ReleaseError(
-                    f"update refused: it has {len(packed):,} bytes, the model at most {most_bytes:,}"
-                )
-            if len(text) > _MOST_TEXT:
-                raise ReleaseError(f"reply refused: it has {len(text):,} characters")
-            return _reply(text, unpack(packed))
-        except (KeyError, TypeError, ValueError, RecursionError) as exc:
+            written = records.config_records[REPLY]["reply"]
+        except (AttributeError, KeyError, TypeError) as exc:
             raise _not_understood() from exc
+        if not isinstance(written, bytes):
+            raise _not_understood()
+        if most_bytes is not None and len(written) > most_bytes + _MOST_TEXT:
+            raise ReleaseError(
+                f"update refused: it has {len(written):,} bytes, the model at most {most_bytes:,}"
+            )
+        return cls.from_bytes(written, most_bytes=most_bytes)
 
     def to_bytes(self) -> bytes:
         """The reply as stored by the ledger."""
@@ -212,10 +245,25 @@ class Reply:
         return pack({_TEXT: text, **self._arrays()})
 
     @classmethod
-    def from_bytes(cls, stored: bytes) -> Reply:
-        """Read what `to_bytes` wrote."""
-        arrays = unpack(stored)
-        return _reply(arrays.pop(_TEXT).tobytes().decode(), arrays)
+    def from_bytes(cls, written: bytes, *, most_bytes: int | None = None) -> Reply:
+        """Read what `to_bytes` wrote.
+
+        Raises:
+            ReleaseError: it is not that, or its arrays or its text are too long.
+        """
+        try:
+            arrays = unpack(written)
+            text = arrays.pop(_TEXT)
+            if text.dtype != np.uint8 or text.ndim != 1:
+                raise _not_understood()
+        except (AttributeError, KeyError, TypeError, ValueError) as exc:
+            raise _not_understood() from exc
+        if text.size > _MOST_TEXT:
+            raise ReleaseError(f"reply refused: it has {text.size:,} characters")
+        size = len(written) - text.size
+        if most_bytes is not None and size > most_bytes + _HEADER_OF_TEXT:
+            raise ReleaseError(f"update refused: it has {size:,} bytes, the model at most {most_bytes:,}")
+        return _reply(text.tobytes(), arrays)
 
     def _arrays(self) -> dict[str, Any]:
         if self.update is None:
@@ -224,6 +272,47 @@ class Reply:
 
     def _public_json(self) -> str:
         return json.dumps({key: _plain(value) for key, value in vars(self).items() if key != "update"})
+
+
+def read_experiment_json(text: object) -> Experiment:
+    """The experiment that a run carries.
+
+    Raises:
+        MessageError: it is none, or a value is out of bounds.
+    """
+    if not isinstance(text, str) or len(text) > _MOST_EXPERIMENT:
+        raise MessageError("the run carries no experiment")
+    try:
+        return Experiment.model_validate_json(text, strict=True)
+    except (ValueError, RecursionError) as exc:
+        raise MessageError(f"the run's experiment is not valid ({_first(exc)})") from exc
+
+
+def model_arrays(
+    packed: bytes, experiment: Experiment, *, prefixes: tuple[str, ...] = ("",)
+) -> tuple[dict[str, Float32s], ...]:
+    """The parameters of the experiment's model that came with an instruction, once for each prefix.
+
+    Raises:
+        MessageError: they have other names, types or shapes than the model's, or are not finite.
+    """
+    shapes = model_shapes(experiment)
+    expected = {prefix + name: shape for prefix in prefixes for name, shape in shapes.items()}
+    if len(packed) > packed_limit(expected):
+        raise _no_instruction(f"{len(packed):,} bytes of arrays")
+    try:
+        arrays = unpack(packed)
+    except ValueError as exc:
+        raise _no_instruction("no arrays") from exc
+    if {name: array.shape for name, array in arrays.items()} != expected:
+        raise _no_instruction("arrays of another model")
+    if not all(array.dtype == np.float32 and _is_bounded(array) for array in arrays.values()):
+        raise _no_instruction(f"arrays that are not float32 numbers of at most {_LARGEST_PARAMETER:g}")
+    return tuple({name: arrays[prefix + name] for name in shapes} for prefix in prefixes)
+
+
+def _is_bounded(array: np.ndarray[Any, Any]) -> bool:
+    return array.size == 0 or float(np.abs(array).max()) <= _LARGEST_PARAMETER  # false for NaN
 
 
 def pack(arrays: Arrays) -> bytes:
@@ -282,6 +371,8 @@ def _plain(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
     return value
 
 
@@ -290,7 +381,12 @@ def _reader() -> TypeAdapter[Reply]:
     return TypeAdapter(Reply)
 
 
-def _reply(text: str, arrays: dict[str, Float32s]) -> Reply:
+@functools.cache
+def _instruction_reader() -> TypeAdapter[Instruction]:
+    return TypeAdapter(Instruction)
+
+
+def _reply(text: bytes, arrays: dict[str, Float32s]) -> Reply:
     """Every field checked for its type: what is read may come from anybody."""
     try:
         values = {**json.loads(text), "update": _update(arrays) if arrays else None}
@@ -310,3 +406,18 @@ def _not_understood() -> ReleaseError:
         "a site sent a reply that this version does not understand",
         remedy="Run the same Tidegate version on both sides",
     )
+
+
+def _no_instruction(why: str) -> MessageError:
+    return MessageError(
+        f"the server sent an instruction that this version does not understand ({why})",
+        remedy="Run the same Tidegate version on both sides",
+    )
+
+
+def _first(error: Exception) -> str:
+    """Where and what the first fault is, without the value: for the site's own log."""
+    if not isinstance(error, ValidationError):
+        return type(error).__name__
+    fault = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, fault['loc']))[:200]}: {fault['msg'][:200]}"

@@ -15,7 +15,7 @@ import numpy as np
 
 from contract.experiment import Experiment, Model
 
-__all__ = ["CNN_CHANNELS", "initial_arrays", "outputs", "parameter_shapes"]
+__all__ = ["CNN_CHANNELS", "initial_arrays", "model_shapes", "outputs", "parameter_shapes"]
 
 CNN_CHANNELS = (16, 32)
 """Channels of the two convolutions of the small CNN."""
@@ -37,6 +37,12 @@ def parameter_shapes(model: Model, *, inputs: int, classes: int) -> dict[str, tu
         shapes[f"layers.{layer}.weight"] = (following, width)
         shapes[f"layers.{layer}.bias"] = (following,)
     return shapes
+
+
+def model_shapes(experiment: Experiment) -> dict[str, tuple[int, ...]]:
+    """Shape of each parameter of the experiment's model."""
+    task = experiment.task
+    return parameter_shapes(experiment.model, inputs=task.width, classes=len(task.label.classes))
 
 
 def _cnn_shapes(model: Model, last: int) -> dict[str, tuple[int, ...]]:
@@ -62,11 +68,8 @@ def initial_arrays(
 ) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
     """First values: zero for a linear model and for biases, one for norms,
     uniform in ±1/sqrt(fan-in) otherwise (LeCun et al., 1998)."""
-    shapes = parameter_shapes(
-        experiment.model, inputs=experiment.task.width, classes=len(experiment.task.label.classes)
-    )
     arrays = {}
-    for name, shape in shapes.items():
+    for name, shape in model_shapes(experiment).items():
         if experiment.model.kind == "linear" or name.endswith("bias"):
             values = np.zeros(shape)
         elif name.startswith("norm"):

@@ -36,6 +36,7 @@ BLOCK = 256
 _LEVELS = 127
 _LARGE = 1_000_000
 """Parameters from which an update is large: 4 MB."""
+_LARGEST = np.finfo(np.float32).max
 _AT_ONCE = 256 * BLOCK
 """Numbers that are worked on together: they stay in the processor's cache."""
 
@@ -98,6 +99,7 @@ def _levels(after: Float32s, before: Float32s) -> tuple[npt.NDArray[np.int8], Fl
     levels, steps = np.empty(after.size, np.int8), np.empty(-(-after.size // BLOCK), np.float32)
     for piece in _pieces(after.size):
         difference = np.subtract(after[piece], before[piece], dtype=np.float32)
+        np.clip(difference, -_LARGEST, _LARGEST, out=difference)  # of parameters that ran away
         # of the flat array: maxima along an axis of blocks take longer
         largest = np.maximum.reduceat(np.abs(difference), np.arange(0, difference.size, BLOCK))
         step = largest / np.float32(_LEVELS)

@@ -33,6 +33,7 @@ __all__ = [
     "ModelUpdate",
     "RangeCounts",
     "RangeSummary",
+    "ReferenceCounts",
     "Release",
     "ScoreHistogram",
     "Spent",
@@ -306,6 +307,24 @@ class DriftSummary:
 
 @with_config(READ_WHOLE)
 @dataclass(frozen=True, kw_only=True)
+class ReferenceCounts:
+    """The noisy counts of every feature, and of the label, in a drift check's reference windows.
+
+    They are released once, and every later check against the same reference takes them up again.
+
+    Attributes:
+        counts: by feature, over its public bins.
+        deviation: standard deviation of the noise in each count; 0 if none.
+
+    Guarantee: as for `DriftSummary`.
+    """
+
+    counts: dict[str, Array]
+    deviation: float
+
+
+@with_config(READ_WHOLE)
+@dataclass(frozen=True, kw_only=True)
 class RangeCounts:
     """Noisy counts of one feature over the cells of `contract.range_grid`, in their order."""
 
@@ -334,4 +353,4 @@ class RangeSummary:
     noise_deviation: float
 
 
-Release = ModelUpdate | ScoreHistogram | Comparison | DriftSummary | RangeSummary
+Release = ModelUpdate | ScoreHistogram | Comparison | DriftSummary | ReferenceCounts | RangeSummary

@@ -196,19 +196,17 @@ def _make_tracking_database(settings: ServerSettings) -> subprocess.Popen[bytes]
 def _check_sites(request: Request) -> None:
     """Read every site's ledger and rows and ask its policy first, so that what is wrong is said as it is."""
     from clients.ledger.plans import run_plans
-    from clients.rows.table import require_two_classes
     from clients.site import open_site
+    from experiments.site_rows import require_rows
 
     experiment = request.experiment
     for path in request.sites:
         site = open_site(path)
         site.ledger.verify()
-        rows = site.table(experiment, request.windows, holdout=False)
-        if experiment.task.label.one_class == "refuse":
-            require_two_classes(rows)
-        site.gate.check(
-            experiment, run_plans(request.run, experiment, request.windows, site.split(experiment.task))
-        )
+        site.card.require(experiment, windows=request.windows)
+        site.check_source()
+        require_rows(site, experiment, request.windows)
+        site.gate.check(experiment, run_plans(request.run, experiment, request.windows, site.split))
 
 
 def _deployment(request: Request) -> dict[str, float]:

@@ -72,7 +72,7 @@ def check_question(question: RangeQuestion, experiment: Experiment, sites: Seque
     if not experiment.privacy.private:
         return
     configs = [read_site_config(path) for path in sites]
-    rows = sum(config.stated_rows / (1 - config.data.holdout_share) for config in configs)
+    rows = sum(config.stated_rows / (1 - config.offered.holdout.share) for config in configs)
     delta, asked = experiment.privacy.delta, len(question.features)
     noise = noise_multiplier(epsilon=question.epsilon, delta=delta, sampling_rate=1.0, steps=1)
     deviation = ranges_deviation(experiment, asked, noise) * math.sqrt(len(configs))
@@ -108,8 +108,9 @@ def check_sites(request: Request) -> None:
     for path in request.sites:
         site = open_site(path)
         site.ledger.verify()
-        site.unchecked_frame(request.experiment, request.windows)
-        plan = ranges_plan(request.experiment, instruction, site.split(request.experiment.task))
+        site.card.require(request.experiment, windows=request.windows, unranged=question.features)
+        site.check_source()
+        plan = ranges_plan(request.experiment, instruction, site.split)
         if not site.ledger.plans(plan.run):  # otherwise it was asked and paid for
             site.gate.check(request.experiment, [plan])
 

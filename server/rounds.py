@@ -60,8 +60,6 @@ class Training:
             run=self.run,
             step=step,
             windows=self.windows,
-            rounds=self.experiment.strategy.rounds,
-            evaluations=self.experiment.strategy.evaluations,
             evaluate=evaluate,
         )
 

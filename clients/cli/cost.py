@@ -41,7 +41,7 @@ def cost(
 
     site, experiment = open_site(file), read_experiment(experiment_file)
     site.ledger.verify()
-    plans = run_plans("(a new run)", experiment, tuple(window or ()), site.split(experiment.task))
+    plans = run_plans("(a new run)", experiment, tuple(window or ()), site.split)
     costs = block_costs(site.ledger, plans)
     fits = all(item.fits for item in costs)
     room = {} if fits or not experiment.privacy.private else _room(site, experiment, plans)
@@ -91,13 +91,13 @@ def _room(site: Site, experiment: Experiment, plans: Sequence[Plan]) -> dict[str
 
 def _policy_refusal(site: Site, experiment: Experiment) -> str:
     """Why the site's policy would refuse it, whatever it costs; empty where it would not."""
-    from contract.errors import BudgetError
+    from contract.errors import PolicyError
 
     if site.config.policy.require_private and not experiment.privacy.private:
         return "this site takes part in differentially private runs only"
     try:
         site.gate.check(experiment, ())
-    except BudgetError as exc:
+    except PolicyError as exc:
         return exc.what
     return ""
 

@@ -1,24 +1,24 @@
 """What each kind of exchange may do to which data blocks, worked out from the experiment alone.
 
 Server and site need not agree on anything here: the noise follows from the
-experiment's ε and δ and from how often the instruction says the mechanism will
-run; a site charges what it does, and its cap holds whatever the server says.
+experiment's ε and δ and from how often the experiment says that the mechanism
+will run; a site charges what it does, and its cap holds whatever the server says.
+An instruction chooses the windows and restates nothing.
 
 A block is a window's training or held-out rows. With unit `person` the windows
-are one block, for a person has rows in many. `split` names how the site deals
-records into windows and sides for this task (`clients.site.Site.split`).
+are one block, for a person has rows in many. `split` names how the site's card deals
+records into windows and sides (`clients.site.Site.split`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 
 from clients.ledger.accounting import noise_multiplier
 from clients.ledger.chain import WHOLE, Plan
-from contract.errors import InputError
-from contract.experiment import Experiment
+from contract.errors import MessageError
+from contract.experiment import LEAST_EPSILON, Experiment
 from contract.messages import Instruction
 
 __all__ = [
@@ -35,7 +35,7 @@ __all__ = [
 
 def blocks(experiment: Experiment, windows: tuple[str, ...], *kinds: str) -> tuple[str, ...]:
     """The data blocks of these windows; `kinds` are `train`, `holdout` or both."""
-    if experiment.privacy.unit == "person" or not windows or experiment.task.time is None:
+    if experiment.privacy.unit == "person" or not windows:
         return tuple(f"{WHOLE}/{kind}" for kind in kinds)
     return tuple(f"{window}/{kind}" for window in windows for kind in kinds)
 
@@ -49,10 +49,10 @@ def train_plan(experiment: Experiment, instruction: Instruction, split: str) -> 
         purpose="train",
         blocks=blocks(experiment, instruction.windows, "train"),
         noise_multiplier=_noise(
-            experiment, privacy.epsilon, privacy.sampling_rate, instruction.rounds * steps
+            experiment, privacy.epsilon, privacy.sampling_rate, experiment.strategy.rounds * steps
         ),
         sampling_rate=privacy.sampling_rate,
-        uses=instruction.rounds,
+        uses=experiment.strategy.rounds,
         steps=steps,
         unit=privacy.unit,
         split=split,
@@ -63,21 +63,18 @@ def train_plan(experiment: Experiment, instruction: Instruction, split: str) -> 
 
 def run_plans(run: str, experiment: Experiment, windows: tuple[str, ...], split: str) -> list[Plan]:
     """Training and evaluation, as a run of the experiment enters them into a site's ledger."""
-    strategy = experiment.strategy
-    instruction = Instruction(
-        run=run, windows=windows, rounds=strategy.rounds, evaluations=strategy.evaluations
-    )
+    instruction = Instruction(run=run, windows=windows)
     return [train_plan(experiment, instruction, split), evaluate_plan(experiment, instruction, split)]
 
 
 def evaluate_plan(experiment: Experiment, instruction: Instruction, split: str) -> Plan:
     """All evaluations of a run on the held-out rows of its windows."""
-    return _evaluation(experiment, instruction, "evaluate", split)
+    return _evaluation(experiment, instruction, "evaluate", split, experiment.strategy.evaluations)
 
 
 def compare_plan(experiment: Experiment, instruction: Instruction, split: str) -> Plan:
     """The comparison of two models on the held-out rows of its windows."""
-    return _evaluation(experiment, instruction, "compare", split)
+    return _evaluation(experiment, instruction, "compare", split, 1)
 
 
 def drift_plan(experiment: Experiment, instruction: Instruction, split: str) -> Plan:
@@ -96,7 +93,7 @@ def drift_plan(experiment: Experiment, instruction: Instruction, split: str) -> 
 
 def reference_plan(experiment: Experiment, windows: tuple[str, ...], split: str) -> Plan:
     """The counts of a reference, released once for all checks against it."""
-    named = hashlib.sha256("+".join(windows).encode()).hexdigest()[:16]
+    named = hashlib.sha256(json.dumps([windows, split]).encode()).hexdigest()[:16]
     name = f"{experiment.name}/{experiment.digest[:16]}/reference/{named}"
     return Plan(
         name=name,
@@ -117,14 +114,14 @@ def ranges_plan(experiment: Experiment, instruction: Instruction, split: str) ->
     from whatever file, is given the stored counts.
 
     Raises:
-        InputError: ε is not a positive number.
+        MessageError: it costs nothing.
     """
-    if not 0 < instruction.epsilon < math.inf:
-        raise InputError(f"ε = {instruction.epsilon} is not a positive number", where="query.ranges")
-    privacy, task = experiment.privacy, experiment.task
+    if not instruction.epsilon >= LEAST_EPSILON:
+        raise MessageError(f"ε = {instruction.epsilon:g} is below {LEAST_EPSILON:g}", where="query.ranges")
+    privacy = experiment.privacy
     windows = tuple(sorted(set(instruction.windows)))
     mechanism = [instruction.epsilon, privacy.delta, privacy.private, privacy.unit, privacy.rows_per_person]
-    asked = [sorted(instruction.features), windows, mechanism, task.time, task.person, split]
+    asked = [sorted(instruction.features), windows, mechanism, split]
     named = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     name = f"{experiment.name}/ranges/{named}"
     return Plan(
@@ -139,15 +136,15 @@ def ranges_plan(experiment: Experiment, instruction: Instruction, split: str) ->
     )
 
 
-def _evaluation(experiment: Experiment, instruction: Instruction, kind: str, split: str) -> Plan:
+def _evaluation(experiment: Experiment, instruction: Instruction, kind: str, split: str, times: int) -> Plan:
     privacy = experiment.privacy
     return Plan(
         name=f"{instruction.run}/{kind}",
         run=instruction.run,
         purpose="evaluate",
         blocks=blocks(experiment, instruction.windows, "holdout"),
-        noise_multiplier=_noise(experiment, privacy.evaluation_epsilon, 1.0, instruction.evaluations),
-        uses=instruction.evaluations,
+        noise_multiplier=_noise(experiment, privacy.evaluation_epsilon, 1.0, times),
+        uses=times,
         unit=privacy.unit,
         split=split,
     )

@@ -22,6 +22,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clients.mechanisms.noise import NormalSource, noisy
+from clients.rows.persons import limited
+from clients.rows.rows import Rows, as_declared
+from contract.card import Card
 from contract.experiment import Experiment
 from contract.messages import Instruction
 from contract.releases import Array, DriftSummary, FeatureCounts
@@ -43,10 +46,16 @@ def drift_deviation(experiment: Experiment, noise_multiplier: float) -> float:
 
 
 def noisy_counts(
-    frame: pd.DataFrame, experiment: Experiment, deviation: float, noise: NormalSource
+    rows: Rows, experiment: Experiment, card: Card, deviation: float, noise: NormalSource
 ) -> dict[str, Array]:
-    """Counts of every feature over its public bins, each with noise."""
-    counts = count_features(frame, experiment.task, experiment.drift.bins)
+    """Counts of every feature over its public bins, each with noise.
+
+    Of the rows as they were read, whatever they hold: a value that the card does not declare counts
+    as undeclared, whatever the experiment lists. Where a person is the privacy unit, of at most
+    `rows_per_person` rows of each.
+    """
+    held = limited(rows, experiment.privacy)
+    counts = count_features(as_declared(held.frame, card), experiment.task, experiment.drift.bins)
     return {feature: noisy(values, deviation, noise) for feature, values in counts.items()}
 
 

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clients.mechanisms.noise import NormalSource, noisy
-from contract.errors import InputError
+from clients.rows.persons import limited
+from clients.rows.rows import Rows
+from contract.errors import MessageError
 from contract.experiment import Experiment, NumericFeature, Task
 from contract.range_grid import CELLS, cells_of
 from contract.releases import Array, RangeCounts
@@ -30,11 +32,11 @@ def require_numeric(task: Task, features: Sequence[str]) -> None:
     """Refuse a question for anything but distinct numeric features of the task.
 
     Raises:
-        InputError: nothing is asked for, or something else is.
+        MessageError: nothing is asked for, or something else is.
     """
     numeric = [feature.name for feature in task.features if isinstance(feature, NumericFeature)]
     if not features or len(set(features)) != len(features) or not set(features) <= set(numeric):
-        raise InputError("ranges are asked for that are not of distinct numeric features of the task")
+        raise MessageError("ranges are asked for that are not of distinct numeric features of the task")
 
 
 def ranges_deviation(experiment: Experiment, features: int, noise_multiplier: float) -> float:
@@ -43,9 +45,10 @@ def ranges_deviation(experiment: Experiment, features: int, noise_multiplier: fl
 
 
 def noisy_range_counts(
-    frame: pd.DataFrame, features: Sequence[str], deviation: float, noise: NormalSource
+    rows: Rows, experiment: Experiment, features: Sequence[str], deviation: float, noise: NormalSource
 ) -> tuple[RangeCounts, ...]:
-    """Counts of each feature over the cells of `contract.range_grid`, each with noise."""
+    """Counts of each feature over the cells of `contract.range_grid`, with noise; persons' rows limited."""
+    frame = limited(rows, experiment.privacy).frame
     counts = noisy(np.concatenate([_counts(frame, feature) for feature in features]), deviation, noise)
     return tuple(
         RangeCounts(feature=feature, counts=part)
@@ -54,7 +57,5 @@ def noisy_range_counts(
 
 
 def _counts(frame: pd.DataFrame, feature: str) -> Array:
-    import pandas as pd
-
-    values = pd.to_numeric(frame[feature], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    values = frame[feature].to_numpy(dtype=np.float64)
     return np.bincount(cells_of(values), minlength=CELLS).astype(np.float64)

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["rows_within_limit"]
+from contract.experiment import Privacy
+
+if TYPE_CHECKING:
+    from clients.rows.rows import Rows
+
+__all__ = ["limited", "rows_within_limit"]
+
+
+def limited(rows: Rows, privacy: Privacy) -> Rows:
+    """Where a person is the privacy unit: at most `rows_per_person` rows of each; of nobody's rows none."""
+    if privacy.unit == "record" or rows.person is None:
+        return rows
+    named = rows.chosen(np.fromiter((name is not None for name in rows.person), np.bool_, len(rows)))
+    assert named.person is not None  # as above  # noqa: S101
+    numbers: dict[object, int] = {}
+    persons = [numbers.setdefault(name, len(numbers)) for name in named.person]
+    return named.chosen(rows_within_limit(np.array(persons, dtype=np.int64), privacy.rows_per_person))
 
 
 def rows_within_limit(person: npt.NDArray[Any], most: int) -> npt.NDArray[np.intp]:

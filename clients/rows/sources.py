@@ -1,116 +1,111 @@
-"""Reads a site's rows: CSV and Parquet files, or any database that SQLAlchemy knows.
+"""Reads a site's rows as they lie: CSV and Parquet files, or any database that SQLAlchemy knows.
 
-Only the columns that the task names are read. The frame has the task's names
-for them, whatever the source calls them: numbers as float64 (missing is NaN),
-everything else as the text that the source holds (missing is None). The values
-are untouched: `clients.rows.table` encodes them, the drift check counts them.
+There are two questions, and a site asks them at different times. `check_source` looks whether
+the source is there and has the columns of the card: it reads headers and types, no row, and is
+asked before anything is charged. `read_source` reads the rows, afterwards, and no row makes it
+fail: a line that does not fit the header is left out and counted, a byte that is no UTF-8 spoils
+its own field. What fails then is a disk or a database, and not a row.
 
-Errors name file, column, row and value: they are for the site's own people.
-Rows are counted from 1, without the header.
+Columns have the card's names, whatever the source calls them; their values are as the source
+holds them (`clients.rows.values` reads them).
 """
 
 from __future__ import annotations
 
+import csv
 import difflib
+import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clients.site_config import DataSource, SiteConfig, database_url
+from contract.card import Card, NumericColumn
 from contract.errors import DataError
-from contract.experiment import NumericFeature, Task
 
 if TYPE_CHECKING:
     import pandas as pd
     from sqlalchemy import Connection, Engine
 
-__all__ = ["HOLDOUT", "load_frame", "locate", "source_files"]
-
-HOLDOUT = "tidegate holdout"
-"""The frame's name for the column that says which rows are held out."""
+__all__ = ["Part", "check_source", "column_names", "read_source", "source_files"]
 
 _ENDINGS = {"csv": (".csv", ".csv.gz"), "parquet": (".parquet",)}
+_SKIPPED = re.compile(r"Skipping line \d+")
 
 
-def load_frame(config: SiteConfig, task: Task) -> pd.DataFrame:
-    """The site's rows, with the columns that the task needs.
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The rows of one file or table.
 
-    Returns:
-        A frame of the task's features, label, person and time columns, and `HOLDOUT` where the
-        site names such a column; `locate` tells where a row of it came from.
+    Attributes:
+        name: of the file or table.
+        frame: its rows.
+        left_out: how many lines did not fit the header.
+    """
+
+    name: str
+    frame: pd.DataFrame
+    left_out: int = 0
+
+
+def check_source(config: SiteConfig, card: Card) -> None:
+    """See that the source is there, and has every column of the card. No row is read.
 
     Raises:
-        DataError: the source is missing, empty or unreadable, lacks a column, or holds a value
-            in a numeric column that is not a number.
+        DataError: it is missing or unreadable, lacks a column, has one twice, or holds dates where
+            the card says numbers.
     """
-    import pandas as pd
-
     source = config.data
-    wanted = _wanted(source, task)
-    parts = _from_database(source, wanted) if source.kind == "sql" else _from_files(source, wanted)
-    frame = pd.concat([part for _, part in parts], ignore_index=True)
-    origin = tuple((name, len(part)) for name, part in parts)
-    if frame.empty:
-        raise DataError(
-            "there are no rows", where=", ".join(name for name, _ in parts), remedy="Deliver rows"
-        )
-    frame.attrs["origin"] = origin
-    numeric = {feature.name for feature in task.features if isinstance(feature, NumericFeature)}
-    columns = {
-        name: _numbers(frame, column, name) if name in numeric else _texts(frame[column])
-        for name, column in wanted.items()
-    }
-    typed = pd.DataFrame(columns)
-    typed.attrs["origin"] = origin
-    return typed
-
-
-def locate(frame: pd.DataFrame, position: int) -> str:
-    """Where the row at `position` came from, such as `2024.csv, row 12`."""
-    for name, rows in frame.attrs.get("origin", ()):
-        if position < rows:
-            return f"{name}, row {position + 1}"
-        position -= rows
-    return f"row {position + 1}"
-
-
-def _wanted(source: DataSource, task: Task) -> dict[str, str]:
-    """The source's name of each column, by the task's name."""
-    names = [*(feature.name for feature in task.features), task.label.column]
-    names += [name for name in (task.person, task.time) if name is not None]
-    wanted = {name: source.column(name) for name in names}
-    if source.holdout_column is not None:
-        wanted[HOLDOUT] = source.holdout_column
-    return wanted
-
-
-def _check_columns(wanted: dict[str, str], present: Iterable[str], where: str) -> None:
-    known = list(present)
-    for name, column in wanted.items():
-        if column not in known:
-            nearest = difflib.get_close_matches(column, known, n=1, cutoff=0.5)
-            hint = f" (nearest: '{nearest[0]}')" if nearest else f" (it has: {', '.join(known[:20])})"
-            setting = "data.holdout_column" if name == HOLDOUT else "data.columns"
-            raise DataError(
-                f"column '{column}' is missing{hint}",
-                where=where,
-                remedy=f"Deliver it, or say its name under {setting} in site.toml",
-            )
-
-
-Parts = list[tuple[str, "pd.DataFrame"]]
-
-
-def _from_files(source: DataSource, wanted: dict[str, str]) -> Parts:
-    read = _read_csv if source.kind == "csv" else _read_parquet
-    parts: Parts = []
+    wanted = _wanted(source, card)
+    numeric = {wanted[column.name] for column in card.columns if isinstance(column, NumericColumn)}
+    if source.kind == "sql":
+        with _connected(source) as (connection, where):
+            _header_of_database(connection, source, wanted, where)
+        return
     for path in source_files(source):
-        try:
-            parts.append((path.name, read(path, source, wanted)))
-        except OSError as exc:
-            reason = exc.strerror or "not a file of this kind"
-            raise DataError(f"cannot be read: {reason}", where=str(path), remedy="Check the file") from exc
+        where = _where(config, path)
+        with _readable(where):
+            if source.kind == "csv":
+                _check_header(_csv_header(path, source), wanted, where)
+            else:
+                _check_parquet(path, wanted, numeric, where)
+
+
+def column_names(config: SiteConfig) -> list[str]:
+    """Every column of the source, by the source's own name: what a card can be drafted from.
+
+    Raises:
+        DataError: the source cannot be read.
+    """
+    source = config.data
+    if source.kind == "sql":
+        with _connected(source) as (connection, _):
+            return _columns_of_database(connection, source)
+    path = source_files(source)[0]
+    with _readable(_where(config, path)):
+        return _csv_header(path, source) if source.kind == "csv" else _parquet_schema(path).names
+
+
+def read_source(config: SiteConfig, card: Card) -> list[Part]:
+    """Every row, with the card's columns.
+
+    Raises:
+        DataError: the disk or the database fails, or `check_source` would have refused.
+    """
+    source = config.data
+    wanted = _wanted(source, card)
+    if source.kind == "sql":
+        with _connected(source) as (connection, where):
+            _header_of_database(connection, source, wanted, where)
+            return [Part(name=source.table or "data.query", frame=_select(connection, source, wanted))]
+    read = _read_csv if source.kind == "csv" else _read_parquet
+    parts = []
+    for path in source_files(source):
+        with _readable(_where(config, path)):
+            parts.append(read(path, source, wanted))
     return parts
 
 
@@ -137,75 +132,180 @@ def source_files(source: DataSource) -> list[Path]:
     return found
 
 
-def _read_csv(path: Path, source: DataSource, wanted: dict[str, str]) -> pd.DataFrame:
-    import pandas as pd
+def _wanted(source: DataSource, card: Card) -> dict[str, str]:
+    """The source's name of each column of the card."""
+    return {name: source.column(name) for name in card.names}
 
-    text: dict[str, Any] = {
-        "sep": source.separator,
-        "encoding": "utf-8-sig",
-        "dtype": str,
-        "index_col": False,
-    }
-    try:
-        header = list(pd.read_csv(path, nrows=0, **text).columns)
-        if len(header) == 1 and len(set(wanted.values())) > 1:
+
+def _where(config: SiteConfig, path: Path) -> str:
+    return f"site '{config.name}', {path}"
+
+
+def _check_header(present: Iterable[str], wanted: dict[str, str], where: str) -> None:
+    known = list(present)
+    for column in wanted.values():
+        if column not in known:
+            nearest = difflib.get_close_matches(column, known, n=1, cutoff=0.5)
+            hint = f" (nearest: '{nearest[0]}')" if nearest else f" (it has: {', '.join(known[:20])})"
             raise DataError(
-                f"the header has one column only, read with separator '{source.separator}'",
-                where=str(path),
-                remedy="Set data.separator in site.toml to the file's own",
+                f"column '{column}' of the card is missing{hint}",
+                where=where,
+                remedy="Deliver it, say its name under data.columns in site.toml, or take it off the card",
             )
-        _check_columns(wanted, header, str(path))
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            frame = pd.read_csv(path, na_values=list(source.na_values), keep_default_na=False, **text)
-    except pd.errors.EmptyDataError as exc:
-        raise DataError(
-            "the file is empty", where=str(path), remedy="Deliver it with header and rows"
-        ) from exc
-    except UnicodeDecodeError as exc:
-        raise DataError("not UTF-8 text", where=str(path), remedy="Save the file as UTF-8") from exc
-    except (pd.errors.ParserError, pd.errors.ParserWarning) as exc:
-        raise DataError(
-            "a row has more fields than the header",
-            where=str(path),
-            remedy="Quote fields that hold the separator",
-        ) from exc
-    if frame.empty:
-        raise DataError("the file has a header and no rows", where=str(path), remedy="Deliver rows")
-    chosen: pd.DataFrame = frame[list(dict.fromkeys(wanted.values()))]
-    return chosen
+        if known.count(column) > 1:
+            raise DataError(
+                f"column '{column}' is there {known.count(column)} times",
+                where=where,
+                remedy="Deliver it once: nobody can say which one is meant",
+            )
 
 
-def _read_parquet(path: Path, source: DataSource, wanted: dict[str, str]) -> pd.DataFrame:
+@contextmanager
+def _readable(where: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        reason = exc.strerror or "not a file of this kind"
+        raise DataError(f"cannot be read: {reason}", where=where, remedy="Check the file") from exc
+
+
+# -- CSV ------------------------------------------------------------------------------------
+
+
+def _csv_header(path: Path, source: DataSource) -> list[str]:
+    """The names in the first line."""
+    with _opened(path) as lines:
+        header = next(csv.reader(lines, delimiter=source.separator), [])
+    names = [name.strip() for name in header]
+    if not any(names):
+        raise DataError("the file has no header", where=str(path), remedy="Deliver it with header and rows")
+    return names
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    import gzip
+
+    options: dict[str, Any] = {"encoding": "utf-8-sig", "errors": "replace", "newline": ""}
+    with gzip.open(path, "rt", **options) if path.suffix == ".gz" else path.open("r", **options) as file:
+        yield file
+
+
+def _read_csv(path: Path, source: DataSource, wanted: dict[str, str]) -> Part:
+    """By pandas' fast reader; line by line where a stray quotation mark stops it."""
     import pandas as pd
+
+    header = _csv_header(path, source)
+    _check_header(header, wanted, str(path))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            frame = pd.read_csv(
+                path,
+                sep=source.separator,
+                encoding="utf-8-sig",
+                encoding_errors="replace",
+                dtype=str,
+                names=header,
+                header=0,
+                index_col=False,
+                usecols=list(dict.fromkeys(wanted.values())),
+                na_filter=False,
+                on_bad_lines="warn",
+                skip_blank_lines=True,
+            )
+        except (pd.errors.ParserError, ValueError):
+            return _read_csv_line_by_line(path, source, header, wanted)
+    left_out = sum(len(_SKIPPED.findall(str(item.message))) for item in caught)
+    return Part(name=path.name, frame=_renamed(frame, wanted), left_out=left_out)
+
+
+def _read_csv_line_by_line(path: Path, source: DataSource, header: list[str], wanted: dict[str, str]) -> Part:
+    """Each line by itself, so that none can take others with it; one that does not fit is left out."""
+    import pandas as pd
+
+    places = {column: header.index(column) for column in wanted.values()}
+    values: dict[str, list[str]] = {column: [] for column in places}
+    left_out = 0
+    with _opened(path) as lines:
+        for number, line in enumerate(lines):
+            if number == 0 or not line.strip():
+                continue
+            try:
+                fields = next(csv.reader([line], delimiter=source.separator), [])
+            except csv.Error:
+                fields = []
+            if len(fields) != len(header):
+                left_out += 1
+                continue
+            for column, place in places.items():
+                values[column].append(fields[place])
+    frame = pd.DataFrame(values, dtype=object)
+    return Part(name=path.name, frame=_renamed(frame, wanted), left_out=left_out)
+
+
+def _renamed(frame: pd.DataFrame, wanted: dict[str, str]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame({name: frame[column] for name, column in wanted.items()})
+
+
+# -- Parquet --------------------------------------------------------------------------------
+
+
+def _parquet_schema(path: Path) -> Any:
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
-        _check_columns(wanted, parquet.read_schema(path).names, str(path))
-        columns = list(dict.fromkeys(wanted.values()))
-        frame: pd.DataFrame = pd.read_parquet(
-            path, columns=columns, engine="pyarrow", dtype_backend="numpy_nullable"
-        )
+        return parquet.read_schema(path)
     except pa.ArrowInvalid as exc:
         raise DataError(
             "not a Parquet file, or a broken one", where=str(path), remedy="Write it again"
         ) from exc
-    if frame.empty:
-        raise DataError("the file has no rows", where=str(path), remedy="Deliver rows")
-    return frame
 
 
-def _from_database(source: DataSource, wanted: dict[str, str]) -> Parts:
+def _check_parquet(path: Path, wanted: dict[str, str], numeric: set[str], where: str) -> None:
+    import pyarrow as pa
+
+    schema = _parquet_schema(path)
+    _check_header(schema.names, wanted, where)
+    for column in numeric:
+        if pa.types.is_temporal(schema.field(column).type):
+            raise DataError(
+                f"column '{column}' holds dates, and the card says numbers",
+                where=where,
+                remedy="Deliver numbers, such as days, or declare it categorical on the card",
+            )
+
+
+def _read_parquet(path: Path, source: DataSource, wanted: dict[str, str]) -> Part:
+    import pandas as pd
+    import pyarrow as pa
+
+    del source
+    _check_header(_parquet_schema(path).names, wanted, str(path))
+    columns = list(dict.fromkeys(wanted.values()))
+    try:
+        frame = pd.read_parquet(path, columns=columns, engine="pyarrow", dtype_backend="numpy_nullable")
+    except pa.ArrowException as exc:
+        raise DataError("a broken Parquet file", where=str(path), remedy="Write it again") from exc
+    return Part(name=path.name, frame=_renamed(frame, wanted))
+
+
+# -- databases ------------------------------------------------------------------------------
+
+
+@contextmanager
+def _connected(source: DataSource) -> Iterator[tuple[Connection, str]]:
     from sqlalchemy.exc import NoSuchModuleError, NoSuchTableError, SQLAlchemyError
 
-    url = database_url(source)
-    where = url.render_as_string(hide_password=True)
+    where = database_url(source).render_as_string(hide_password=True)
     try:
         engine = _read_only_engine(source)
         try:
             with engine.connect() as connection:
-                return [(source.table or "data.query", _select(connection, source, wanted, where))]
+                yield connection, where
         finally:
             engine.dispose()
     except NoSuchTableError as exc:
@@ -243,67 +343,40 @@ def _read_only_engine(source: DataSource) -> Engine:
     return create_engine(url, poolclass=NullPool, **options)
 
 
-def _select(connection: Connection, source: DataSource, wanted: dict[str, str], where: str) -> pd.DataFrame:
+def _columns_of_database(connection: Connection, source: DataSource) -> list[str]:
     import sqlalchemy as sa
 
-    columns = list(dict.fromkeys(wanted.values()))
+    if source.table is None:
+        query = str(source.query).strip().rstrip(";")  # the administrator's own
+        limited = f"SELECT * FROM ({query}) AS rows_of_the_site WHERE 1 = 0"  # noqa: S608
+        return list(connection.execute(sa.text(limited)).keys())
+    schema, _, name = source.table.rpartition(".")
+    return [str(item["name"]) for item in sa.inspect(connection).get_columns(name, schema=schema or None)]
+
+
+def _header_of_database(
+    connection: Connection, source: DataSource, wanted: dict[str, str], where: str
+) -> None:
+    place = f"{where}, table '{source.table}'" if source.table else f"{where}, data.query"
+    _check_header(_columns_of_database(connection, source), wanted, place)
+
+
+def _select(connection: Connection, source: DataSource, wanted: dict[str, str]) -> pd.DataFrame:
+    """Objects, so that whole numbers stay whole beside NULL: a category 1 is not read as 1.0."""
+    import pandas as pd
+    import sqlalchemy as sa
+
     statement: sa.Executable
     if source.table is not None:
         schema, _, name = source.table.rpartition(".")
-        present = sa.inspect(connection).get_columns(name, schema=schema or None)
-        _check_columns(wanted, [str(item["name"]) for item in present], f"{where}, table '{source.table}'")
-        table = sa.table(name, *(sa.column(column) for column in columns), schema=schema or None)
-        statement = sa.select(table)
+        columns = (sa.column(one) for one in dict.fromkeys(wanted.values()))  # type: ignore[var-annotated]
+        statement = sa.select(sa.table(name, *columns, schema=schema or None))
     else:
         statement = sa.text(str(source.query))
-    result = connection.execute(statement)
-    _check_columns(wanted, result.keys(), f"{where}, data.query")
-    return _nullable(result.mappings().all(), columns)
-
-
-def _nullable(rows: Iterable[Any], columns: list[str]) -> pd.DataFrame:
-    """Whole numbers stay whole beside NULL, so that a category 1 is not read as 1.0."""
-    import pandas as pd
-
-    held = list(rows)
-    return pd.DataFrame({name: pd.Series([row[name] for row in held], dtype=object) for name in columns})
-
-
-def _numbers(frame: pd.DataFrame, column: str, name: str) -> pd.Series[float]:
-    """The column as float64; booleans are 0 and 1."""
-    import pandas as pd
-
-    values = pd.to_numeric(frame[column], errors="coerce")
-    if values.dtype != "float64":  # whole numbers, booleans, or what a nullable column holds
-        values = values.astype("Float64").astype("float64")
-    unreadable = values.isna().to_numpy()
-    if unreadable.any():  # or missing
-        unreadable &= frame[column].notna().to_numpy()
-    if unreadable.any():
-        first = int(unreadable.argmax())
-        shown = repr(frame[column].iloc[first])
-        raise DataError(
-            f"column '{column}' holds {shown}, which is not a number",
-            where=locate(frame, first),
-            remedy=f"Correct it, add it to data.na_values, or declare '{name}' categorical",
-        )
-    return values
-
-
-def _texts(column: pd.Series[Any]) -> pd.Series[Any]:
-    """The column as text. A whole number of a decimal column (`2.0`) is `2`."""
-    import pandas as pd
-
-    values = [None if missing else _text(value) for value, missing in zip(column, column.isna(), strict=True)]
-    return pd.Series(values, index=column.index, dtype=object)
-
-
-def _text(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
+    rows = list(connection.execute(statement).mappings())
+    return pd.DataFrame(
+        {name: pd.Series([row[column] for row in rows], dtype=object) for name, column in wanted.items()}
+    )
 
 
 def _first_line(error: Exception) -> str:

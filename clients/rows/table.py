@@ -1,41 +1,54 @@
-"""From a site's frame to the arrays of training, by the task's public preprocessing.
+"""From a site's rows to the arrays of training, by the task's public preprocessing.
 
-Nothing here is computed from the rows as a whole: the scale of a number is its
-public range, the code of a category its place in the public list, the side of a
-record (train or held out) a keyed hash of that record alone. So each row of the
-table is a function of one row of the frame, and what is later proven about one
-record's influence on training holds from the raw data on.
+Nothing here is computed from the rows as a whole: the scale of a number is its public
+range, the code of a category its place in the public list. Each row of the table is a
+function of one row, and what is later proven about one record's influence on training
+holds from the raw data on.
 
-**Held-out records.** The training rows and the held-out rows pay separate
-budgets (parallel composition), which is true only if adding or removing one
-record leaves every other record on its side. A shuffle, a position or a
-stratified split does not have that property. So a record goes where the site's
-own column sends it, or where BLAKE2b, keyed with the site's secret, of its
-values puts it; where the task names a person, the person's id is hashed, so
-that all rows of a person fall on one side. Records that are equal in every
-value go together.
+A row that does not fit (a value that is missing, undeclared or out of range where the
+task has no place for it, a label that is none of the classes) is left out, by itself: it
+changes nothing about the others, and nobody but the administrator hears of it (`Fit`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from clients.rows.sources import HOLDOUT, locate
-from contract.errors import DataError
-from contract.experiment import CategoricalFeature, Feature, Label, NumericFeature, Task
+from clients.rows.persons import rows_within_limit
+from clients.rows.rows import Rows
+from contract.card import Card, CategoricalColumn
+from contract.experiment import CategoricalFeature, Experiment, NumericFeature
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["Table", "prepare", "require_two_classes", "select"]
+__all__ = ["Fit", "Table", "prepare"]
 
 Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How rows fit an experiment: exact counts of private data, for the administrator alone.
+
+    Attributes:
+        rows: how many rows there were.
+        kept: how many fit.
+        left_out: rows left out for a column, by the column and the reason; one may count for several.
+        clamped: values outside a public range that were set to its nearer end, by column.
+        filled: missing values that the task has a stand-in for, by column.
+        other: values that fell to the category for undeclared ones, by column.
+    """
+
+    rows: int = 0
+    kept: int = 0
+    left_out: dict[str, dict[str, int]] = field(default_factory=dict)
+    clamped: dict[str, int] = field(default_factory=dict)
+    filled: dict[str, int] = field(default_factory=dict)
+    other: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,237 +58,156 @@ class Table:
     Attributes:
         features: float32 [n, task.width], each value in [0, 1], or in [-1, 1] as the task scales.
         labels: int64 [n], the place of the label in the task's classes.
-        person: int64 [n], equal for rows of one person and distinct otherwise; None without ids.
-        window: object [n], the task's time column as text; None without one.
-        holdout: bool [n], whether the row is for evaluation only.
-        clamped: how many values of each numeric feature were outside their public range and
-            set to its nearer end. Exact counts of private data: for the site's own log.
+        person: int64 [n], equal for rows of one person and distinct otherwise; None where a record
+            is the privacy unit.
+        fit: how the rows fit that it was made of.
     """
 
     features: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
-    person: npt.NDArray[np.int64] | None
-    window: npt.NDArray[np.object_] | None
-    holdout: npt.NDArray[np.bool_]
-    clamped: dict[str, int] = field(default_factory=dict)
+    person: npt.NDArray[np.int64] | None = None
+    fit: Fit = field(default_factory=Fit)
 
-    def rows(self, chosen: npt.NDArray[np.bool_] | npt.NDArray[np.integer[Any]]) -> Table:
-        """The rows of a mask or of indices; `clamped` stays that of the whole."""
+    def rows(self, chosen: Mask | npt.NDArray[np.integer[Any]]) -> Table:
+        """The rows of a mask or of indices; `fit` stays that of the whole."""
         return Table(
             features=self.features[chosen],
             labels=self.labels[chosen],
             person=None if self.person is None else self.person[chosen],
-            window=None if self.window is None else self.window[chosen],
-            holdout=self.holdout[chosen],
-            clamped=self.clamped,
+            fit=self.fit,
         )
 
+    def limited(self, most: int) -> Table:
+        """At most so many rows of each person, drawn anew in each call; all rows without persons."""
+        return self if self.person is None else self.rows(rows_within_limit(self.person, most))
 
-def prepare(frame: pd.DataFrame, task: Task, *, key: bytes, holdout_share: float = 0.3) -> Table:
-    """Encode the rows of `clients.rows.sources.load_frame`.
+
+class _Fitting:
+    """Which rows still fit, and why others do not."""
+
+    def __init__(self, rows: int) -> None:
+        self.fits = np.ones(rows, dtype=np.bool_)
+        self.left_out: dict[str, dict[str, int]] = {}
+        self.clamped: dict[str, int] = {}
+        self.filled: dict[str, int] = {}
+        self.other: dict[str, int] = {}
+
+    def leave_out(self, column: str, reason: str, wrong: Mask) -> None:
+        if count := int(wrong.sum()):
+            self.left_out.setdefault(column, {})[reason] = count
+            self.fits &= ~wrong
+
+    def note(self, counts: dict[str, int], column: str, found: Mask) -> None:
+        if count := int(found.sum()):
+            counts[column] = count
+
+
+def prepare(rows: Rows, experiment: Experiment, card: Card) -> Table:
+    """Encode the rows that fit; it never fails for what they hold.
 
     Args:
-        frame: one row a record; the column `HOLDOUT` of `train` and `holdout`, if there is one,
-            decides the side of each record.
-        task: gives ranges, categories, and what stands for a missing value.
-        key: the site's secret, at most 64 bytes (`clients.site_config.holdout_key`).
-        holdout_share: the chance that the hash holds a record out.
-
-    Raises:
-        DataError: a missing value, category, class or side that the task does not allow, or a
-            value out of range where the task refuses it; names column, row and value.
+        rows: of `clients.rows.rows`.
+        experiment: gives ranges, categories, what stands for a missing value, and the privacy unit.
+        card: a value that it does not declare is undeclared, whatever the experiment lists.
     """
-    clamped: dict[str, int] = {}
-    raw = [_codes(frame, feature) for feature in task.features]
-    encoded = [
-        _encoded(frame, task, feature, values, clamped)
-        for feature, values in zip(task.features, raw, strict=True)
-    ]
-    labels = _labels(frame, task.label)
-    window = None if task.time is None else _present(frame, task.time)
-    people = None if task.person is None else _present(frame, task.person)
-    if HOLDOUT in frame:
-        holdout = _declared_side(frame)
-    else:
-        records = people if people is not None else _records([*raw, labels.astype(np.float64)], window)
-        holdout = _hashed_side(records, key, holdout_share)
-    return Table(
-        features=_scaled(np.concatenate(encoded, axis=1, dtype=np.float32), task),
-        labels=labels,
-        person=None if people is None else np.unique(people, return_inverse=True)[1].astype(np.int64),
-        window=window,
-        holdout=holdout,
-        clamped={name: count for name, count in clamped.items() if count},
+    task, fitting = experiment.task, _Fitting(len(rows))
+    encoded = []
+    for feature in task.features:
+        values = rows.frame[feature.name].to_numpy()
+        if isinstance(feature, NumericFeature):
+            refuses = task.out_of_range == "leave-out"
+            encoded.append(_number(values, feature, fitting, leave_out_outside=refuses))
+        else:
+            encoded.append(_category(values, feature, _declared(card, feature.name), fitting))
+    label = task.label
+    labels = _places(rows.frame[label.column].to_numpy(), label.classes, _declared(card, label.column))
+    absent = _is_none(rows.frame[label.column].to_numpy())
+    fitting.leave_out(label.column, "no label", absent)
+    fitting.leave_out(label.column, "a label that is none of the classes", (labels < 0) & ~absent)
+    person = None
+    if experiment.privacy.unit == "person" and rows.person is not None:
+        unnamed = _is_none(rows.person)
+        fitting.leave_out(str(card.person), "no person", unnamed)
+        person = _numbered(rows.person)
+    features = np.concatenate(encoded, axis=1, dtype=np.float32)
+    if task.scaling == "symmetric":
+        features = 2 * features - 1
+    fit = Fit(
+        rows=len(rows),
+        kept=int(fitting.fits.sum()),
+        left_out=fitting.left_out,
+        clamped=fitting.clamped,
+        filled=fitting.filled,
+        other=fitting.other,
     )
+    table = Table(features=features, labels=labels, person=person, fit=fit)
+    return table if fitting.fits.all() else table.rows(fitting.fits)
 
 
-def select(table: Table, windows: Sequence[str], *, holdout: bool) -> Table:
-    """The training rows, or the held-out rows, of some windows; no windows means all.
-
-    Raises:
-        DataError: windows are named and the task has no time column.
-    """
-    chosen = table.holdout == holdout
-    if windows:
-        if table.window is None:
-            raise DataError(
-                "windows are asked for and the task names no time column",
-                where="task.time",
-                remedy="Name the column of the time window in the experiment, or ask for all rows",
-            )
-        chosen = chosen & np.isin(table.window.astype(str), list(windows))
-    return table.rows(chosen)
-
-
-def require_two_classes(table: Table) -> None:
-    """Refuse rows of which all have one label, from which nothing can be learned.
-
-    Raises:
-        DataError: the rows hold fewer than two classes. That says something of the rows: what
-            the other side hears of it is the one word of its code.
-    """
-    if len(np.unique(table.labels)) < 2:
-        raise DataError(
-            "the label has fewer than two classes in the rows of this site",
-            where="task.label",
-            remedy="Deliver rows of another class, or leave this site out of the run",
-        )
-
-
-def _codes(frame: pd.DataFrame, feature: Feature) -> Floats:
-    """The raw number, or the place in the public list of categories; missing values filled."""
-    if isinstance(feature, NumericFeature):
-        values = frame[feature.name].to_numpy(dtype=np.float64, na_value=np.nan)
-        missing = np.isnan(values)
-        _refuse(
-            frame, feature.name, missing & (feature.missing is None), lambda _: "a missing value", _STAND_IN
-        )
-        stand_in = np.nan if feature.missing is None else feature.missing
-        return np.where(missing, stand_in, values) + 0.0
-    return _category_codes(frame, feature).astype(np.float64)
-
-
-def _category_codes(frame: pd.DataFrame, feature: CategoricalFeature) -> npt.NDArray[np.int64]:
-    column = frame[feature.name]
-    codes = _places(column, feature.categories)
-    missing = column.isna().to_numpy()
-    if feature.missing is None:
-        _refuse(frame, feature.name, missing, lambda _: "a missing value", _STAND_IN)
-    else:
-        codes[missing] = feature.categories.index(feature.missing)
-    if feature.other is not None:
-        codes[codes < 0] = feature.categories.index(feature.other)
-    _refuse(
-        frame,
-        feature.name,
-        codes < 0,
-        lambda row: f"the category {column.iloc[row]!r}, which the task does not declare",
-        "Add it to the feature's categories, or name one of them as other",
-    )
-    return codes
-
-
-def _places(column: pd.Series[Any], known: Sequence[str]) -> npt.NDArray[np.int64]:
-    import pandas as pd
-
-    return pd.Index(list(known), dtype=object).get_indexer(pd.Index(column, dtype=object)).astype(np.int64)
-
-
-def _encoded(
-    frame: pd.DataFrame, task: Task, feature: Feature, values: Floats, clamped: dict[str, int]
+def _number(
+    values: npt.NDArray[Any], feature: NumericFeature, fitting: _Fitting, *, leave_out_outside: bool
 ) -> npt.NDArray[np.float32]:
-    """The feature's columns: one in [0, 1], or one a category."""
-    if isinstance(feature, CategoricalFeature):
-        return np.eye(len(feature.categories), dtype=np.float32)[values.astype(np.int64)]
+    """One column in [0, 1]."""
+    values = values.astype(np.float64)
+    missing = np.isnan(values)
+    if feature.missing is None:
+        fitting.leave_out(feature.name, "a missing value", missing)
+    else:
+        fitting.note(fitting.filled, feature.name, missing)
+    values = np.where(missing, feature.low if feature.missing is None else feature.missing, values)
     outside = (values < feature.low) | (values > feature.high)
-    clamped[feature.name] = int(outside.sum())
-    if task.out_of_range == "refuse":
-        _refuse(
-            frame,
-            feature.name,
-            outside,
-            lambda row: f"{values[row]:g}, outside its public range [{feature.low:g}, {feature.high:g}]",
-            "Correct it, widen the range, or set task.out_of_range = 'clamp'",
-        )
-    inside, low, high = np.clip(values, feature.low, feature.high), feature.low, feature.high
+    if leave_out_outside:
+        fitting.leave_out(feature.name, "a value outside its range", outside)
+    else:
+        fitting.note(fitting.clamped, feature.name, outside)
+    inside = np.clip(values, feature.low, feature.high)
+    low, high = feature.scaled_range
     if feature.transform == "log1p":
-        inside, low, high = np.log1p(inside), float(np.log1p(low)), float(np.log1p(high))
-    scaled = np.clip((inside - low) / (high - low), 0, 1)
-    return scaled.astype(np.float32)[:, None]
+        inside = np.log1p(inside)
+    scaled: npt.NDArray[np.float32] = np.clip((inside - low) / (high - low), 0, 1).astype(np.float32)
+    return scaled[:, None]
 
 
-def _scaled(features: npt.NDArray[np.float32], task: Task) -> npt.NDArray[np.float32]:
-    return features if task.scaling == "unit" else 2 * features - 1
+def _category(
+    values: npt.NDArray[Any], feature: CategoricalFeature, declared: frozenset[str], fitting: _Fitting
+) -> npt.NDArray[np.float32]:
+    """One column a category."""
+    codes = _places(values, feature.categories, declared)
+    missing = _is_none(values)
+    if feature.missing is None:
+        fitting.leave_out(feature.name, "a missing value", missing)
+    else:
+        fitting.note(fitting.filled, feature.name, missing)
+        codes[missing] = feature.categories.index(feature.missing)
+    strange = (codes < 0) & ~missing
+    if feature.other is None:
+        fitting.leave_out(feature.name, "an undeclared category", strange)
+    else:
+        fitting.note(fitting.other, feature.name, strange)
+        codes[strange] = feature.categories.index(feature.other)
+    return np.eye(len(feature.categories), dtype=np.float32)[np.maximum(codes, 0)]
 
 
-def _labels(frame: pd.DataFrame, label: Label) -> npt.NDArray[np.int64]:
-    codes = _places(frame[label.column], label.classes)
-    _refuse(
-        frame,
-        label.column,
-        codes < 0,
-        lambda row: f"the label {frame[label.column].iloc[row]!r}, which is not one of the classes",
-        f"The classes are {', '.join(label.classes)}: correct the value, or task.label.classes",
+def _declared(card: Card, name: str) -> frozenset[str]:
+    column = card.column(name)
+    return frozenset(column.categories) if isinstance(column, CategoricalColumn) else frozenset()
+
+
+def _places(
+    values: npt.NDArray[Any], known: Sequence[str], declared: frozenset[str]
+) -> npt.NDArray[np.int64]:
+    """The place of each value among the known ones that the card declares too, -1 for any other."""
+    places = {value: place for place, value in enumerate(known) if value in declared}
+    return np.fromiter((places.get(value, -1) for value in values), dtype=np.int64, count=len(values))
+
+
+def _numbered(names: npt.NDArray[np.object_]) -> npt.NDArray[np.int64]:
+    """A number for each name. numpy's own texts would take two for one that differ in their end."""
+    numbers: dict[object, int] = {}
+    return np.fromiter(
+        (numbers.setdefault(name, len(numbers)) for name in names), dtype=np.int64, count=len(names)
     )
-    return codes
 
 
-def _present(frame: pd.DataFrame, column: str) -> npt.NDArray[np.object_]:
-    missing = frame[column].isna().to_numpy()
-    _refuse(frame, column, missing, lambda _: "a missing value", "Every row needs one")
-    return frame[column].to_numpy(dtype=object)
-
-
-def _declared_side(frame: pd.DataFrame) -> npt.NDArray[np.bool_]:
-    sides = _places(frame[HOLDOUT], ("train", "holdout"))
-    _refuse(
-        frame,
-        "data.holdout_column",
-        sides < 0,
-        lambda row: f"{frame[HOLDOUT].iloc[row]!r}, which is neither 'train' nor 'holdout'",
-        "Write one of the two in every row",
-    )
-    return np.asarray(sides == 1, dtype=np.bool_)
-
-
-def _records(columns: Sequence[Floats], window: npt.NDArray[np.object_] | None) -> list[bytes]:
-    """Each row's own values as bytes: raw numbers and public codes, so of that row alone."""
-    rows = np.stack(columns, axis=1)
-    width = rows.shape[1] * rows.itemsize
-    packed = rows.tobytes()
-    values = [packed[start : start + width] for start in range(0, len(packed), width)]
-    if window is None:
-        return values
-    return [value + str(label).encode() for value, label in zip(values, window, strict=True)]
-
-
-def _hashed_side(
-    records: Sequence[bytes] | npt.NDArray[np.object_], key: bytes, share: float
-) -> npt.NDArray[np.bool_]:
-    hashed = (
-        blake2b(
-            record if isinstance(record, bytes) else str(record).encode(), key=key, digest_size=8
-        ).digest()
-        for record in records
-    )
-    numbers = np.frombuffer(b"".join(hashed), dtype=">u8")
-    return numbers < np.uint64(share * 2**64)
-
-
-_STAND_IN = "Say in the experiment what stands for a missing value of this feature"
-
-
-def _refuse(
-    frame: pd.DataFrame,
-    column: str,
-    wrong: npt.NDArray[np.bool_],
-    describe: Callable[[int], str],
-    remedy: str,
-) -> None:
-    """Raise for the first of the rows that are wrong, if any is."""
-    if wrong.any():
-        first = int(wrong.argmax())
-        more = f" (and {int(wrong.sum()) - 1} more rows)" if wrong.sum() > 1 else ""
-        raise DataError(
-            f"column '{column}' holds {describe(first)}{more}", where=locate(frame, first), remedy=remedy
-        )
+def _is_none(values: npt.NDArray[Any]) -> Mask:
+    return np.fromiter((value is None for value in values), dtype=np.bool_, count=len(values))

@@ -71,7 +71,7 @@ def audited(
     ]
     person = experiment.privacy.unit == "person"
     task = Task(
-        label=Label(column="label", one_class="allow"),
+        label=Label(column="label"),
         features=tuple(numbers),
         person="person" if person else None,
         scaling="unit" if low == 0 else "symmetric",
@@ -127,7 +127,7 @@ def train(
     rounds = experiment.strategy.rounds
     replies: list[list[Reply]] = []
     for number in range(1, rounds + 1):
-        content = Instruction(run=run, step=number, rounds=rounds).to_records(arrays)
+        content = Instruction(run=run, step=number).to_records(arrays)
         messages = [Message(content, dst_node_id=node, message_type="train") for node in grid.get_node_ids()]
         replies.append([_reply(message) for message in grid.send_and_receive(messages)])
     return replies
@@ -152,12 +152,26 @@ def lay_out(rows: Rows, folder: Path, experiment: Experiment) -> Path:
     (folder / "rows.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     path.write_text(
         f'name = "{folder.name}"\nstated_rows = {max(1, len(rows.labels))}\n'
-        '[data]\nkind = "csv"\npath = "rows.csv"\nholdout_column = "side"\n'
-        f"[policy]\nepsilon_cap = 1e9\ndelta_cap = {experiment.privacy.delta!r}\n"
+        '[data]\nkind = "csv"\npath = "rows.csv"\n'
+        f"{_card(experiment)}"
+        f"[policy]\nepsilon_cap = 1e4\ndelta_cap = {experiment.privacy.delta!r}\n"
         f"require_private = {str(experiment.privacy.private).lower()}\n",
         encoding="utf-8",
     )
     return path
+
+
+def _card(experiment: Experiment) -> str:
+    """Persons are all on the training side: their keyed hash would hold some out."""
+    task = experiment.task
+    person = experiment.privacy.unit == "person"
+    side = 'person = "person"\nholdout = { share = 0.01 }' if person else 'holdout = { column = "side" }'
+    columns = [f'[[card.columns]]\nname = "{feature.name}"\nkind = "numeric"\n' for feature in task.features]
+    classes = ", ".join(f'"{name}"' for name in task.label.classes)
+    label = (
+        f'[[card.columns]]\nname = "{task.label.column}"\nkind = "categorical"\ncategories = [{classes}]\n'
+    )
+    return f"[card]\n{side}\n{''.join(columns)}{label}"
 
 
 def _model(experiment: Experiment) -> dict[str, npt.NDArray[np.float32]]:

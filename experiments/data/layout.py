@@ -37,6 +37,7 @@ windows are small, so it has two groups where the mobile has three.
 from __future__ import annotations
 
 import io
+import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -46,10 +47,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from contract.card import Card
+
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["BASE", "SiteRows", "bank_marketing", "digits", "heart_disease", "rand_health", "write_site"]
+__all__ = [
+    "BASE",
+    "SiteRows",
+    "bank_marketing",
+    "card_of",
+    "card_text",
+    "digits",
+    "heart_disease",
+    "rand_health",
+    "write_site",
+]
 
 BASE = "base"
 """The window on which the first model is trained."""
@@ -66,11 +79,13 @@ class SiteRows:
         name: the site's public name, and its folder's.
         stated_rows: the public rough number of training rows (of `base`, where there are windows).
         rows: its records, with `split` and, where the set has windows, `window`.
+        card: whose card it has: the file's name in `experiments/data/cards`.
     """
 
     name: str
     stated_rows: int
     rows: pd.DataFrame
+    card: str
 
     @property
     def windows(self) -> tuple[str, ...]:
@@ -84,8 +99,19 @@ def write_site(site: SiteRows, folder: Path, *, windows: Collection[str] | None 
         if windows is None or window in windows:
             deliver(folder, window, site.rows[site.rows["window"] == window] if site.windows else site.rows)
     path = folder / "site.toml"
-    path.write_text(_SITE_TOML.format(name=site.name, rows=site.stated_rows), encoding="utf-8")
+    text = _SITE_TOML.format(name=site.name, rows=site.stated_rows) + card_text(site.card)
+    path.write_text(text, encoding="utf-8")
     return path
+
+
+def card_text(name: str) -> str:
+    """The card of a data set's sites, as TOML."""
+    return (Path(__file__).parent / "cards" / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def card_of(name: str) -> Card:
+    """The card of a data set's sites."""
+    return Card.model_validate(tomllib.loads(card_text(name))["card"])
 
 
 def deliver(folder: Path, window: str, rows: pd.DataFrame) -> None:
@@ -105,7 +131,6 @@ stated_rows = {rows}  # public and rough; never counted
 [data]
 kind = "csv"
 path = "rows"  # every .csv file in this folder; new rows arrive as new files
-holdout_column = "split"
 
 [policy]
 epsilon_cap = 8.0  # the most that any record may ever pay
@@ -114,6 +139,7 @@ require_private = false  # the rows are public; a site with private ones sets tr
 
 [storage]
 folder = "tidegate"
+
 """
 
 
@@ -153,7 +179,10 @@ _PLANS = (
 def _plan_site(name: str, stated: int, rows: pd.DataFrame, household: pd.Series[int]) -> SiteRows:
     order = household[rows.index].rank(method="dense").astype(int).to_numpy()
     return SiteRows(
-        name=name, stated_rows=stated, rows=rows.assign(split=_split(np.isin(order % 10, (3, 6, 9))))
+        name=name,
+        stated_rows=stated,
+        rows=rows.assign(split=_split(np.isin(order % 10, (3, 6, 9)))),
+        card="rand-health",
     )
 
 
@@ -164,6 +193,7 @@ def heart_disease(files: Mapping[str, bytes]) -> list[SiteRows]:
             name=hospital,
             stated_rows=_HOSPITALS[hospital][0],
             rows=_hospital(content, _HOSPITALS[hospital][1]),
+            card="heart-disease",
         )
         for hospital, content in files.items()
     ]
@@ -228,7 +258,10 @@ def bank_marketing(content: bytes) -> list[SiteRows]:
         "telephone-office": (~mobile & office, 3200),
         "telephone-other": (~mobile & ~office, 6000),
     }
-    return [SiteRows(name=name, stated_rows=rough, rows=rows[mask]) for name, (mask, rough) in masks.items()]
+    return [
+        SiteRows(name=name, stated_rows=rough, rows=rows[mask], card="bank-marketing")
+        for name, (mask, rough) in masks.items()
+    ]
 
 
 def digits(frame: pd.DataFrame) -> list[SiteRows]:
@@ -237,7 +270,10 @@ def digits(frame: pd.DataFrame) -> list[SiteRows]:
     rows = frame.rename(columns={**pixels, "target": "digit"}).astype(int)
     rows["split"] = _split(_uniform("digits split", len(rows)) < 0.3)
     site = (_uniform("digits site", len(rows)) * 4).astype(int)
-    return [SiteRows(name=f"desk-{one + 1}", stated_rows=310, rows=rows[site == one]) for one in range(4)]
+    return [
+        SiteRows(name=f"desk-{one + 1}", stated_rows=310, rows=rows[site == one], card="digits")
+        for one in range(4)
+    ]
 
 
 def _dealt_window(rows: int) -> npt.NDArray[np.str_]:

@@ -420,14 +420,11 @@ def exact_metrics(
     import pandas as pd
 
     from clients.mechanisms.evaluation import exact_scores
-    from clients.rows.sources import HOLDOUT
+    from clients.rows.rows import rows_of
     from clients.rows.table import prepare
+    from clients.site_config import DataSource
+    from experiments.data.layout import card_of
 
-    rows = pd.concat(frames).rename(columns={"split": HOLDOUT})
-    rows = rows.astype(
-        {
-            experiment.task.label.column: str,
-            **{f.name: str for f in experiment.task.features if f.kind == "categorical"},
-        }
-    )
-    return exact_scores(arrays, prepare(rows, experiment.task, key=b"public"), experiment)
+    card, source = card_of(str(experiment.data)), DataSource(kind="csv", path="rows")
+    rows = rows_of(pd.concat(frames, ignore_index=True), card, source=source, key=b"public")
+    return exact_scores(arrays, prepare(rows, experiment, card), experiment)

@@ -219,7 +219,7 @@ def digits(kind: str, rows: int) -> Setting:
         for row in range(8)
         for column in range(8)
     ]
-    label = Label(column="digit", classes=tuple("0123456789"), one_class="allow")
+    label = Label(column="digit", classes=tuple("0123456789"))
     image = (1, 8, 8) if kind == "cnn" else None
     return Setting(
         name=_name(kind, rows, "image"),

@@ -55,10 +55,13 @@ _ADVICE = {
     "reply refused": "have its administrator look at the site's log and site.toml",
     "old reply": f"restart its agent; {_RETURNS}",
     RefusalCode.BUDGET: "ask its administrator what `tidegate site cost` says of the experiment",
-    RefusalCode.DATA: "ask its administrator for the site's log: a row or a column is not as the task says",
-    RefusalCode.INPUT: "install the server's version at the site, and see that its policy allows this run",
+    RefusalCode.INPUT: "install the server's version of Tidegate at the site",
+    RefusalCode.CARD: "the site does not offer what the experiment asks for: read its card, and "
+    "choose among its columns, ranges and windows",
+    RefusalCode.POLICY: "ask its administrator to approve the experiment, or what the policy allows",
+    RefusalCode.SOURCE: "ask its administrator for the site's log: its files or its database are not there, "
+    "or lack a column of its card",
     RefusalCode.LEDGER: "ask its administrator for `tidegate site ledger FILE --verify`",
-    RefusalCode.RELEASE: "ask its administrator for the site's log: its gate held the reply back",
     RefusalCode.FAILED: "ask its administrator for the site's log",
 }
 

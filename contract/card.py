@@ -1,0 +1,238 @@
+"""A site's card: what its administrator says of the data, in public.
+
+The card names the columns that an experiment may use, with their kind and range or
+categories; which column is a person; which one tells the time, and so cuts the rows into
+windows; how rows are held out for evaluation. An experiment chooses among what the card
+offers. It cannot name another column, redefine a person, or cut time anew: so which rows
+are meant, on which side of the hold-out they are and whose they are follows from the card
+alone, whatever a message says.
+
+Everything on a card is public. It is written from what is known of the data without
+looking at them (a form, a code book, a clinical reference), never computed from rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from contract.errors import CardError
+from contract.experiment import CategoricalFeature, Experiment, NumericFeature
+from contract.names import ColumnName, Prose, Value
+
+__all__ = ["Card", "CategoricalColumn", "Column", "Holdout", "NumericColumn", "Time"]
+
+Number = Annotated[float, Field(ge=-1e15, le=1e15)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class NumericColumn(_Frozen):
+    """A column of numbers.
+
+    Attributes:
+        name: as experiments name it.
+        meaning: what it is, with its unit.
+        low, high: the public range; both left out where nobody knows one.
+    """
+
+    name: ColumnName
+    kind: Literal["numeric"]
+    meaning: Prose = ""
+    low: Number | None = None
+    high: Number | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if (self.low is None) != (self.high is None):
+            raise ValueError("low and high go together")
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
+        return self
+
+
+class CategoricalColumn(_Frozen):
+    """A column of one of some categories; a value that is none of them counts as undeclared."""
+
+    name: ColumnName
+    kind: Literal["categorical"]
+    categories: tuple[Value, ...] = Field(min_length=1, max_length=10_000)
+    meaning: Prose = ""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(set(self.categories)) != len(self.categories):
+            raise ValueError("categories must be distinct")
+        return self
+
+
+Column = Annotated[NumericColumn | CategoricalColumn, Field(discriminator="kind")]
+
+
+class Time(_Frozen):
+    """How rows are cut into windows: by the values of a column, each of which names one.
+
+    Attributes:
+        column: the source's column, such as `month` with `2026-01`.
+        kind: `label` is the only one.
+    """
+
+    column: ColumnName
+    kind: Literal["label"] = "label"
+
+
+class Holdout(_Frozen):
+    """Which rows are for evaluation alone.
+
+    Attributes:
+        column: a column of `train` and `holdout`; a row with anything else is left out.
+        share: without that column, the chance with which a keyed hash of a record, or of
+            a person, holds it out.
+    """
+
+    column: ColumnName | None = None
+    share: Annotated[float, Field(ge=0.01, le=0.9)] = 0.3
+
+
+class Card(_Frozen):
+    """What a site offers.
+
+    Attributes:
+        description: of the data, for data scientists.
+        columns: those that an experiment may use as features or as its label.
+        person: the column that says whose a row is. Where there is one, the person is the
+            privacy unit, and all rows of a person are on one side of the hold-out.
+        time: how rows are cut into windows; without it there are no windows to ask for.
+        holdout: which rows are for evaluation.
+        draft: whether the card was drafted from rows and waits for public knowledge in the
+            place of what the rows said. A site answers nobody on a draft.
+    """
+
+    description: Prose = ""
+    columns: tuple[Column, ...] = Field(min_length=1, max_length=10_000)
+    person: ColumnName | None = None
+    time: Time | None = None
+    holdout: Holdout = Holdout()
+    draft: bool = False
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        names = [column.name for column in self.columns]
+        names += [name for name in self._roles_of_columns if name is not None]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"column '{twice[0]}' is named twice: a column is one of columns, person, time or holdout"
+            )
+        if self.person is not None and self.holdout.column is not None:
+            raise ValueError(
+                "holdout.column cannot go with person, whose rows it may put on both sides: "
+                "leave it out, and a keyed hash of the person decides"
+            )
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every column that is read, in a fixed order."""
+        roles = (name for name in self._roles_of_columns if name is not None)
+        return (*(column.name for column in self.columns), *roles)
+
+    @property
+    def _roles_of_columns(self) -> tuple[str | None, ...]:
+        return self.person, self.time.column if self.time else None, self.holdout.column
+
+    @property
+    def dealing(self) -> str:
+        """Names how the card deals records into windows and sides; ranges and meanings do not matter."""
+        columns = [[column.name, column.kind] for column in self.columns]
+        time = None if self.time is None else [self.time.column, self.time.kind]
+        side = self.holdout.model_dump(mode="json")
+        text = json.dumps([columns if self.person is None else self.person, time, side])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def column(self, name: str) -> NumericColumn | CategoricalColumn | None:
+        """The offered column of that name."""
+        return next((column for column in self.columns if column.name == name), None)
+
+    def require(
+        self, experiment: Experiment, *, windows: Collection[str] = (), unranged: Collection[str] = ()
+    ) -> None:
+        """Refuse an experiment that asks for what the card does not offer. No row is read for it.
+
+        Args:
+            experiment: what is asked for.
+            windows: the windows that it is asked on.
+            unranged: features whose range is asked for: that of the experiment says nothing.
+
+        Raises:
+            CardError: with everything that does not fit.
+        """
+        complaints = [*self._roles(experiment, windows), *self._columns(experiment, unranged)]
+        if complaints:
+            raise CardError(
+                "; ".join(complaints), remedy="Choose among what the card offers (`tidegate site card`)"
+            )
+
+    def _roles(self, experiment: Experiment, windows: Collection[str]) -> list[str]:
+        task, complaints = experiment.task, []
+        time = None if self.time is None else self.time.column
+        if task.time is not None and task.time != time:
+            complaints.append(f"task.time = '{task.time}', and the card's time is {_named(time)}")
+        if task.person is not None and task.person != self.person:
+            complaints.append(
+                f"task.person = '{task.person}', and the card's person is {_named(self.person)}"
+            )
+        if windows and time is None:
+            complaints.append("windows are asked for, and the card has no time column")
+        if experiment.privacy.unit == "person" and self.person is None:
+            complaints.append("privacy.unit = 'person', and the card names no person")
+        if experiment.privacy.unit == "record" and self.person is not None:
+            complaints.append(f"privacy.unit = 'record', and the card's unit is the person ('{self.person}')")
+        return complaints
+
+    def _columns(self, experiment: Experiment, unranged: Collection[str]) -> list[str]:
+        complaints = []
+        for feature in experiment.task.features:
+            column = self.column(feature.name)
+            if column is None:
+                complaints.append(f"the card offers no column '{feature.name}'")
+            elif column.kind != feature.kind:
+                complaints.append(f"'{feature.name}' is {feature.kind}, and on the card {column.kind}")
+            elif isinstance(feature, NumericFeature) and isinstance(column, NumericColumn):
+                if feature.name not in unranged:
+                    complaints += _outside(feature, column)
+            elif isinstance(feature, CategoricalFeature) and isinstance(column, CategoricalColumn):
+                complaints += _strange(feature.name, feature.categories, column)
+        label = experiment.task.label
+        column = self.column(label.column)
+        if not isinstance(column, CategoricalColumn):
+            complaints.append(f"the card offers no categorical column '{label.column}' for the label")
+        else:
+            complaints += _strange(label.column, label.classes, column)
+        return complaints
+
+
+def _named(column: str | None) -> str:
+    return "none" if column is None else f"'{column}'"
+
+
+def _outside(feature: NumericFeature, column: NumericColumn) -> list[str]:
+    if column.low is None or column.high is None or column.low <= feature.low < feature.high <= column.high:
+        return []
+    return [
+        f"the range of '{feature.name}' is [{feature.low:g}, {feature.high:g}], "
+        f"and on the card [{column.low:g}, {column.high:g}]"
+    ]
+
+
+def _strange(name: str, values: tuple[str, ...], column: CategoricalColumn) -> list[str]:
+    """Other sites may have categories that this one has not; none in common is a mistake."""
+    if set(values) & set(column.categories):
+        return []
+    return [f"'{name}' has none of the card's categories ({', '.join(column.categories[:10])})"]

@@ -1,0 +1,77 @@
+"""How things are named across the boundary, and how a value of a row becomes a text.
+
+A name in a message may end in a ledger, a table, a log or a page, and the name of a
+window chooses rows. So each kind of name has one pattern, checked where a message is
+parsed, and a window's rows are chosen by the very text that names its data block: two
+texts are one window only if they are equal, letter by letter.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+__all__ = ["ColumnName", "Prose", "RunName", "SiteName", "Value", "WindowName", "canonical"]
+
+_WHOLE = re.compile(r"([+-]?\d+)\.0+", re.ASCII)
+
+SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9 ._-]{0,98}[A-Za-z0-9._-])?$")]
+"""Public name of a site."""
+
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
+"""Name of a run."""
+
+
+def canonical(text: str) -> str:
+    """The one form of an id, a category or a time: without blanks around it, a whole number without decimals.
+
+    What writes a table turns 1001 into `1001.0` as soon as one value of the column is missing.
+
+    >>> canonical(" 1001.0 "), canonical("01"), canonical("1.50"), canonical("w1")
+    ('1001', '01', '1.50', 'w1')
+    """
+    text = text.strip()
+    whole = _WHOLE.fullmatch(text)
+    return whole.group(1) if whole else text
+
+
+def _is_canonical(text: str) -> str:
+    if canonical(text) != text:
+        raise ValueError(f"write it as '{canonical(text)}', the form in which rows are read")
+    return text
+
+
+def _is_printable(text: str) -> str:
+    """Letters of any script, and blanks between them; no control, format or surrogate characters."""
+    if text != text.strip():
+        raise ValueError("begins or ends with a blank")
+    if any(unicodedata.category(letter) in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"} for letter in text):
+        raise ValueError("holds a character that cannot be printed")
+    return text
+
+
+WindowName = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9 ._-]{0,98}[A-Za-z0-9._-])?$"),
+    AfterValidator(_is_canonical),
+]
+"""Name of a window: the value that its rows have in the card's time column."""
+
+ColumnName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_is_printable)]
+"""Name of a column, as the card has it."""
+
+Value = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_is_printable)]
+"""A category or a class."""
+
+
+def _is_prose(text: str) -> str:
+    for line in text.splitlines():
+        _is_printable(line.strip())
+    return text
+
+
+Prose = Annotated[str, Field(max_length=10_000), AfterValidator(_is_prose)]
+"""A text for people."""
