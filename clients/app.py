@@ -41,7 +41,7 @@ from clients.ledger.plans import (
 )
 from clients.mechanisms.noise import NoNoise, NormalSource, SystemNoise
 from clients.site import Site, open_site
-from contract.errors import RefusalCode, SiteConfigError, TidegateError
+from contract.errors import MessageError, RefusalCode, SiteConfigError, TidegateError
 from contract.messages import CHALLENGER, Instruction, Reply, model_arrays, read_experiment_json
 from contract.quantization import is_quantized, quantize
 from contract.releases import Array
@@ -109,6 +109,11 @@ class _Exchange:
         windows = (*instruction.windows, *instruction.reference_windows)
         self.site.card.require(self.experiment, windows=windows, unranged=unranged)
         self.site.check_source()
+
+    def require_no_model(self) -> None:
+        """Refuse arrays where none are needed."""
+        if self.packed:
+            raise MessageError(f"{len(self.packed):,} bytes of arrays came with a question for counts")
 
     def release(self, plans: list[Plan], compute: Callable[[], Releases], *, request: str = "") -> bytes:
         return self.site.gate.release(request or self.request, self.experiment, plans, compute)
@@ -197,6 +202,7 @@ def _drift(exchange: _Exchange) -> bytes:
     from clients.mechanisms.drift import drift_deviation, noisy_counts, summarise, write_local_report
 
     experiment, instruction, site = exchange.experiment, exchange.instruction, exchange.site
+    exchange.require_no_model()
     exchange.ask_card()
     plan = drift_plan(experiment, instruction, site.split)
     deviation = drift_deviation(experiment, plan.noise_multiplier)
@@ -248,6 +254,7 @@ def _ranges(exchange: _Exchange) -> bytes:
     from contract.releases import RangeSummary
 
     experiment, instruction, site = exchange.experiment, exchange.instruction, exchange.site
+    exchange.require_no_model()
     require_numeric(experiment.task, instruction.features)
     exchange.ask_card(unranged=instruction.features)
     plan = ranges_plan(experiment, instruction, site.split)

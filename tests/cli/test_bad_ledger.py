@@ -90,7 +90,7 @@ def change(place: Path, statement: str) -> None:
 
 def test_a_cap_of_zero(place: Path) -> None:
     (place / "site.toml").write_text(SITE + "[policy]\nepsilon_cap = 0\n")
-    refused(place, "site.toml", "'policy.epsilon_cap' = 0", "greater than 0")
+    refused(place, "site.toml", "'policy.epsilon_cap' = 0", "greater than or equal to 0.001")
 
 
 def test_a_cap_lowered_under_what_is_spent(place: Path) -> None:

@@ -22,6 +22,7 @@ from server.jobs.job import Job, RangeQuestion, read_job
 from server.line.flower import assume_identity
 from server.settings import read_settings
 from server.state.storage import open_state
+from tests.cards import card_for
 
 UNRANGED = """\
 name = "small"
@@ -73,7 +74,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (tmp_path / name / "rows.csv").write_text("\n".join(lines) + "\n")
         (tmp_path / name / "site.toml").write_text(
             f'name = "{name}"\nstated_rows = 2800\n[data]\nkind = "csv"\npath = "rows.csv"\n'
-            "[policy]\nepsilon_cap = 4.0\n"
+            f"{card_for(parse_unranged(UNRANGED, where='card').experiment)}[policy]\nepsilon_cap = 4.0\n"
         )
     yield tmp_path
     for known in sites._open.values():

@@ -19,18 +19,8 @@ from clients.site import Site, open_site
 from contract.errors import BudgetError
 from contract.experiment_file import parse_experiment
 from server.rounds import Training
+from tests.cards import card_for
 
-SITE = """\
-name = "north"
-stated_rows = 50
-[data]
-kind = "csv"
-path = "rows.csv"
-holdout_column = "side"
-[policy]
-epsilon_cap = 4.0
-delta_cap = 1e-4
-"""
 EXPERIMENT = """\
 name = "small"
 [task]
@@ -48,6 +38,17 @@ evaluate_every = 2
 epsilon = 2.0
 evaluation_epsilon = 1.0
 delta = 1e-5
+"""
+SITE = f"""\
+name = "north"
+stated_rows = 50
+[data]
+kind = "csv"
+path = "rows.csv"
+{card_for(parse_experiment(EXPERIMENT, where="small"), holdout="side")}
+[policy]
+epsilon_cap = 4.0
+delta_cap = 1e-4
 """
 
 
@@ -79,7 +80,7 @@ def change(place: Path, old: str, new: str) -> None:
 def plans(site: Site, place: Path, run: str, *windows: str) -> list[Plan]:
     experiment = parse_experiment((place / "small.toml").read_text(), where="small")
     instruction = Training(run=run, experiment=experiment, windows=windows).instruction(1, evaluate=True)
-    split = site.split(experiment.task)
+    split = site.split
     return [train_plan(experiment, instruction, split), evaluate_plan(experiment, instruction, split)]
 
 

@@ -14,13 +14,14 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from clients import site as sites
 from clients.app import app
 from clients.site import open_site
-from contract.errors import RefusalCode
+from contract.errors import DataError, RefusalCode
 from contract.experiment import Experiment
 from contract.experiment_file import parse_experiment
 from contract.messages import COMPARE, CONFIG, DRIFT_QUERY, Instruction, Reply
 from contract.models import initial_arrays
 from experiments.runtimes.inline import InlineGrid
 from server.line.flower import assume_identity
+from tests.cards import card_for
 
 TEXT = """\
 name = "small"
@@ -39,7 +40,7 @@ delta = 1e-4
 
 CANARY = "7300131072"
 EXPERIMENT = parse_experiment(TEXT, where="small")
-TWICE = Instruction(run="r", step=1, windows=("w1",), evaluations=2)
+TWICE = Instruction(run="r", step=1, windows=("w1",))
 
 
 @pytest.fixture
@@ -55,8 +56,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     ]
     (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n")
     (tmp_path / "site.toml").write_text(
-        'name = "north"\nstated_rows = 60\n[data]\nkind = "csv"\npath = "rows.csv"\nholdout_column = "side"\n'
-        "[policy]\nepsilon_cap = 10.0\n"
+        'name = "north"\nstated_rows = 60\n[data]\nkind = "csv"\npath = "rows.csv"\n'
+        f"{card_for(EXPERIMENT, holdout='side')}[policy]\nepsilon_cap = 10.0\n"
     )
     yield tmp_path / "site.toml"
     forget_sites()
@@ -83,7 +84,8 @@ def ask(
     arrays = initial_arrays(experiment, np.random.default_rng(0))
     if kind == COMPARE:
         arrays |= {f"challenger/{name}": value for name, value in arrays.items()}
-    message = Message(content=records or instruction.to_records(arrays), dst_node_id=1, message_type=kind)
+    content = records or instruction.to_records({} if kind == DRIFT_QUERY else arrays)
+    message = Message(content=content, dst_node_id=1, message_type=kind)
     (answer,) = grid.send_and_receive([message])
     return answer
 
@@ -149,23 +151,45 @@ def _raises(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _raises_reading(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def load_frame(*_: Any) -> None:
+    def read_rows(*_: Any, **__: Any) -> None:
         raise MemoryError(f"level = {CANARY} in {site}")
 
-    monkeypatch.setattr("clients.site.load_frame", load_frame)
+    monkeypatch.setattr("clients.site.read_rows", read_rows)
+
+
+def _loses_its_disk(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_rows(*_: Any, **__: Any) -> None:
+        raise DataError(f"cannot be read: {CANARY}", where=str(site))
+
+    monkeypatch.setattr("clients.site.read_rows", read_rows)
+
+
+def _lacks_a_column(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = site.with_name("rows.csv")
+    rows.write_text(rows.read_text().replace("level,", f"level-{CANARY},"))
+
+
+def _offers_something_else(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.write_text(site.read_text().replace('"level"', f'"level-{CANARY}"'))
+
+
+def _has_a_draft(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.write_text(site.read_text().replace("[card]", f'[card]\ndescription = "{CANARY}"\ndraft = true'))
 
 
 @pytest.mark.parametrize(
     ("word", "wrong"),
     [
         ("budget", _spends_too_much),
-        ("budget", _is_forbidden),
-        ("data", _has_a_wrong_value),
-        ("data", _has_a_wrong_label),
-        ("data", _has_no_file),
+        ("policy", _is_forbidden),
+        ("source", _has_no_file),
+        ("source", _lacks_a_column),
+        ("card", _offers_something_else),
+        ("input", _has_a_draft),
         ("input", _has_a_wrong_setting),
         ("ledger", _has_a_broken_ledger),
-        ("release", _diverges),
+        ("failed", _diverges),
+        ("failed", _loses_its_disk),
         ("failed", _raises),
         ("failed", _raises_reading),
     ],
@@ -183,7 +207,7 @@ def test_a_refusal_is_one_word_and_carries_no_value_and_no_path(
         assert secret.encode() not in content
 
 
-@pytest.mark.parametrize("wrong", [_has_a_wrong_value, _has_no_file, _raises])
+@pytest.mark.parametrize("wrong", [_has_no_file, _loses_its_disk, _raises])
 def test_the_sites_own_log_has_the_whole_sentence(
     site: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -196,10 +220,24 @@ def test_the_sites_own_log_has_the_whole_sentence(
 
 
 def test_every_kind_of_message_is_refused_alike(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _has_a_wrong_value(site, monkeypatch)
+    _lacks_a_column(site, monkeypatch)
     for kind in ("train", "evaluate", COMPARE, DRIFT_QUERY):
-        assert ask(site, kind).error.reason == "data"
-    assert entries(site) == []
+        assert ask(site, kind).error.reason == "source"
+    assert "reserve" not in entries(site)
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate", COMPARE, DRIFT_QUERY])
+@pytest.mark.parametrize("wrong", [_has_a_wrong_value, _has_a_wrong_label])
+def test_a_row_that_does_not_fit_is_left_out_and_nobody_hears_of_it(
+    site: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    wrong: Callable[[Path, pytest.MonkeyPatch], None],
+) -> None:
+    wrong(site, monkeypatch)
+    answer = ask(site, kind)
+    assert answer.has_content()
+    assert CANARY.encode() not in sent(answer)
 
 
 def test_a_run_without_noise_is_refused_where_noise_is_required(site: Path) -> None:
@@ -207,21 +245,24 @@ def test_a_run_without_noise_is_refused_where_noise_is_required(site: Path) -> N
         update={"privacy": EXPERIMENT.privacy.model_copy(update={"private": False, "seed": 7})}
     )
     for kind in ("train", "evaluate", COMPARE, DRIFT_QUERY):
-        assert ask(site, kind, experiment=plain).error.reason == "budget"
-    assert entries(site) == []
+        assert ask(site, kind, experiment=plain).error.reason == "policy"
+    assert "reserve" not in entries(site)
 
 
-def test_rows_of_one_class_and_windows_without_rows_are_data(site: Path) -> None:
-    assert ask(site, instruction=Instruction(run="r", windows=("w9",))).error.reason == "data"
+def test_rows_of_one_class_and_windows_without_rows_get_an_ordinary_reply(site: Path) -> None:
     for row in range(20):
         append(site, f"{row},0,w2,train")
-    assert ask(site, "train", instruction=Instruction(run="r", windows=("w2",))).error.reason == "data"
-    assert ask(site, "train", instruction=Instruction(run="r", windows=("w1",))).has_content()
+    sizes = set()
+    for window in ("w1", "w2", "w9"):
+        answer = ask(site, "train", instruction=Instruction(run=f"run-{window}", windows=(window,)))
+        assert answer.has_content()
+        sizes.add(len(Reply.from_records(answer.content).to_bytes()) // 100)
+    assert len(sizes) == 1
 
 
 def test_an_instruction_of_another_version_is_refused(site: Path) -> None:
     unknown = RecordDict({CONFIG: ConfigRecord({"instruction": "{}", "arrays": b""})})
-    assert ask(site, records=unknown).error.reason == "release"
+    assert ask(site, records=unknown).error.reason == "input"
 
 
 def test_a_node_without_a_site_is_refused(site: Path) -> None:
@@ -250,7 +291,7 @@ def test_a_repeated_request_gets_the_same_bytes_and_is_charged_once(site: Path, 
 def test_a_new_request_has_new_noise_and_a_new_charge(site: Path) -> None:
     one = ask(site)
     before = entries(site).count("reserve")
-    other = ask(site, instruction=Instruction(run="r", step=2, windows=("w1",), evaluations=2))
+    other = ask(site, instruction=Instruction(run="r", step=2, windows=("w1",)))
     found = [Reply.from_records(message.content).scores for message in (one, other)]
     assert found[0] is not None
     assert found[1] is not None

@@ -56,8 +56,6 @@ def table(rows: int, seed: int = 0) -> Table:
         features=features,
         labels=(rng.random(rows) < features[:, 0]).astype(np.int64),
         person=None,
-        window=None,
-        holdout=np.zeros(rows, dtype=bool),
     )
 
 

@@ -33,6 +33,7 @@ from contract.models import initial_arrays
 from experiments.runtimes.inline import InlineGrid
 from monitoring.binning import count_features
 from server.line.flower import assume_identity
+from tests.cards import card_for
 
 Floats = npt.NDArray[np.float64]
 
@@ -73,7 +74,7 @@ def experiment(unit: str = "record") -> Experiment:
     return parse_experiment(text, where="wide")
 
 
-def make_site(folder: Path, name: str) -> Path:
+def make_site(folder: Path, name: str, unit: str = "record") -> Path:
     """Persons of two rows each; every site has the same ones, so that only the noise can differ."""
     rng = np.random.default_rng(1)
     lines = [",".join([*(f"f{number}" for number in range(FEATURES)), "id", "ill", "window", "side"])]
@@ -86,7 +87,7 @@ def make_site(folder: Path, name: str) -> Path:
     (place / "rows.csv").write_text("\n".join(lines) + "\n")
     (place / "site.toml").write_text(
         f'name = "{name}"\nstated_rows = 50\n[data]\nkind = "csv"\npath = "rows.csv"\n'
-        'holdout_column = "side"\n[policy]\nepsilon_cap = 1e6\n'
+        f"{card_for(experiment(unit), holdout='side')}[policy]\nepsilon_cap = 1e4\n"
     )
     return place / "site.toml"
 
@@ -101,12 +102,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def ask(site: Path, kind: str, plan: Experiment, step: int = 1) -> Reply:
-    instruction = Instruction(
-        run="r", step=step, windows=("w1",), reference_windows=("w1",), rounds=3, evaluations=EVALUATIONS
-    )
+    instruction = Instruction(run="r", step=step, windows=("w1",), reference_windows=("w1",))
     grid = InlineGrid(app, [site], {"experiment": plan.model_dump_json()})
     assume_identity(grid.run_id)
-    content = instruction.to_records(start(plan))
+    content = instruction.to_records({} if kind == DRIFT_QUERY else start(plan))
     (answer,) = grid.send_and_receive([Message(content=content, dst_node_id=1, message_type=kind)])
     assert answer.has_content(), answer.error.reason
     return Reply.from_records(answer.content)
@@ -156,7 +155,7 @@ def drift_noise(path: Path, plan: Experiment) -> Floats:
     """One record is in one cell of each feature and of the label: σ · rows of a unit · √(d + 1)."""
     drift, site = ask(path, DRIFT_QUERY, plan).drift, open_site(path)
     assert drift is not None
-    exact = count_features(site.frame(plan, ("w1",)), plan.task, plan.drift.bins)
+    exact = count_features(site.rows(("w1",)).frame, plan.task, plan.drift.bins)
     scale = charged(site, "drift") * plan.privacy.rows_per_person * np.sqrt(FEATURES + 1)
     counts = [
         (released - exact[item.feature]) / scale
@@ -178,7 +177,7 @@ def fits(drawn: Floats) -> bool:
 def test_a_release_has_the_noise_that_was_charged_and_no_other_scale_passes(
     place: Path, noise_of: Callable[[Path, Experiment], Floats], unit: str
 ) -> None:
-    drawn = noise_of(make_site(place, "north"), experiment(unit))
+    drawn = noise_of(make_site(place, "north", unit), experiment(unit))
     assert len(drawn) >= 2000
     assert fits(drawn)
     assert not fits(drawn * 2 / 3)

@@ -16,6 +16,8 @@ from clients.app import app
 from clients.ledger.plans import ranges_plan
 from clients.mechanisms.noise import NoNoise
 from clients.mechanisms.ranges import noisy_range_counts, ranges_deviation
+from clients.rows.rows import Rows
+from clients.rows.values import numbers
 from clients.site import open_site
 from contract.errors import InputError, ReleaseError
 from contract.experiment import Experiment
@@ -25,11 +27,11 @@ from contract.range_grid import CELLS, MISSING_CELL, cells_of
 from contract.releases import RangeSummary
 from experiments.runtimes.inline import InlineGrid
 from server.line.flower import assume_identity
+from tests.cards import card_for
 
 TEXT = """\
 name = "small"
 [task]
-person = "patient"
 time = "window"
 label = { column = "ill" }
 [[task.features]]
@@ -67,12 +69,20 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n")
     (tmp_path / "site.toml").write_text(
         'name = "north"\nstated_rows = 150\n[data]\nkind = "csv"\npath = "rows.csv"\n'
-        'holdout_column = "side"\n'
+        f"{card_for(EXPERIMENT, holdout='side')}"  # of persons: see `with_persons`
         "[policy]\nepsilon_cap = 1.0\nrequire_private = false\n"
     )
     yield tmp_path / "site.toml"
     for known in sites._open.values():
         known.ledger.close()
+
+
+def with_persons(site: Path) -> None:
+    text = site.read_text().replace(
+        card_for(EXPERIMENT, holdout="side"), card_for(EXPERIMENT, person="patient", share=0.25)
+    )
+    assert 'person = "patient"' in text
+    site.write_text(text)
 
 
 def ask(site: Path, instruction: Instruction = ASK, experiment: Experiment = EXPERIMENT) -> Message:
@@ -160,10 +170,11 @@ def test_counts_are_over_the_grid_and_what_is_no_number_has_its_own(site: Path) 
     assert dose.counts[MISSING_CELL] == ROWS / 5
     import pandas as pd
 
-    mixed = pd.DataFrame({"x": ["1.0", "a", None, "inf", "-0.5"]})
-    (counts,) = noisy_range_counts(mixed, ["x"], 0.0, NoNoise())
+    values, unreadable = numbers(pd.Series(["1.0", "a", None, "inf", "-0.5"]), missing=())
+    held = Rows(frame=pd.DataFrame({"x": values}), person=None, window=None, holdout=np.zeros(5, np.bool_))
+    (counts,) = noisy_range_counts(held, EXPERIMENT, ["x"], 0.0, NoNoise())
     assert counts.counts.sum() == 5
-    assert counts.counts[MISSING_CELL] == 2
+    assert (counts.counts[MISSING_CELL], unreadable) == (3, 2)
 
 
 def test_no_canary_is_in_the_reply(site: Path) -> None:
@@ -182,6 +193,7 @@ def test_no_canary_is_in_the_reply(site: Path) -> None:
 
 
 def test_the_unit_can_be_the_person(site: Path) -> None:
+    with_persons(site)
     people = privacy(unit="person", rows_per_person=2)
     summary = answered(ask(site, experiment=people))
     plan = ranges_plan(people, ASK, "")
@@ -191,11 +203,13 @@ def test_the_unit_can_be_the_person(site: Path) -> None:
     assert [item.counts.sum() for item in exact.features] == [ROWS / 2] * 2  # two of each person's four rows
 
 
-def test_a_row_without_a_person_is_refused_where_the_person_is_the_unit(site: Path) -> None:
+def test_a_row_without_a_person_is_left_out_where_the_person_is_the_unit(site: Path) -> None:
+    with_persons(site)
     rows = site.with_name("rows.csv")
     rows.write_text(f"{rows.read_text()}1,1,50,0,w1,,train\n")
-    assert ask(site, experiment=privacy(unit="person", rows_per_person=2)).error.reason == "data"
-    assert ask(site).has_content()
+    exact = answered(ask(site, ASK, privacy(unit="person", rows_per_person=2, private=False)))
+    assert [item.counts.sum() for item in exact.features] == [ROWS / 2] * 2
+    assert ask(site).error.reason == "card"  # a record would be the unit
 
 
 @pytest.mark.parametrize(
@@ -207,7 +221,8 @@ def test_a_row_without_a_person_is_refused_where_the_person_is_the_unit(site: Pa
         (replace(ASK, features=()), "input"),
         (replace(ASK, features=("level", "level")), "input"),
         (replace(ASK, features=("ill",)), "input"),
-        (replace(ASK, windows=("w9",)), "data"),
+        (replace(ASK, windows=("w9\0",)), "input"),
+        (replace(ASK, windows=("../w9",)), "input"),
     ],
 )
 def test_a_refusal_is_one_word_and_charges_nothing(site: Path, instruction: Instruction, word: str) -> None:
@@ -229,11 +244,11 @@ def test_a_reply_with_another_number_of_counts_is_not_understood(site: Path) -> 
 
 def test_what_is_not_finite_does_not_pass_the_gate(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clients.mechanisms.ranges.ranges_deviation", lambda *_: float("nan"))
-    assert ask(site).error.reason == "release"
+    assert ask(site).error.reason == "failed"
     assert [entry.kind for entry in open_site(site).ledger.entries()] == ["authorise", "reserve"]
 
 
 def test_a_plan_needs_a_positive_epsilon() -> None:
-    for epsilon in (-1.0, 0.0, float("inf")):
-        with pytest.raises(InputError):
+    for epsilon in (-1.0, 0.0, 1e-4, float("nan")):
+        with pytest.raises(InputError):  # an infinite one is refused where the message is parsed
             ranges_plan(EXPERIMENT, replace(ASK, epsilon=epsilon), "")

@@ -111,7 +111,7 @@ def test_a_value_out_of_bounds_is_refused_by_its_key(change: tuple[str, str], ke
         (("[privacy]", "[privacy]\nseed = 7"), "remove seed or set private = false"),
         (("[privacy]", "[model]\nkind = 'cnn'\n[privacy]"), "image = [channels, height, width]"),
         (("[privacy]", "[retraining]\npersistence = 4\n[privacy]"), "cannot exceed of (3)"),
-        (('person = "patient"', "\n[privacy]\nunit = 'person'"), "needs task.person"),
+        (('person = "patient"', 'person = "age"'), "person = 'age' is also a feature or the label"),
     ],
 )
 def test_what_contradicts_itself_is_refused(change: tuple[str, str], sentence: str) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import contract.messages
 from contract.errors import ReleaseError
 from contract.experiment import Model
-from contract.messages import ARRAYS, REPLY, Instruction, Reply, pack, packed_limit, unpack
+from contract.messages import REPLY, Instruction, Reply, pack, packed_limit, unpack
 from contract.models import parameter_shapes
 from contract.releases import ModelUpdate, Spent
 
@@ -125,8 +125,11 @@ def test_the_limit_leaves_room_for_the_model_and_little_more(model: Model) -> No
 def test_an_update_that_is_too_long_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
     records = reply(update=ModelUpdate(arrays={"w": np.zeros(1000, dtype=np.float32)})).to_records()
     assert Reply.from_records(records, most_bytes=5000).update is not None
-    monkeypatch.setattr(contract.messages, "unpack", lambda _: pytest.fail("it was unpacked"))
     with pytest.raises(ReleaseError, match=r"update refused: it has 4,\d\d\d bytes, the model at most 500"):
+        Reply.from_records(records, most_bytes=500)
+    monkeypatch.setattr(contract.messages, "_MOST_TEXT", 1000)
+    monkeypatch.setattr(contract.messages, "unpack", lambda _: pytest.fail("it was unpacked"))
+    with pytest.raises(ReleaseError, match=r"update refused: it has \d,\d\d\d bytes, the model at most 500"):
         Reply.from_records(records, most_bytes=500)
 
 
@@ -135,7 +138,8 @@ def test_an_update_that_is_too_long_is_refused_unread(monkeypatch: pytest.Monkey
     ["[" * 100_000, '{"site":' * 5000, "{}", "null", json.dumps({"site": "north", "stated_rows": 1e999})],
 )
 def test_a_text_that_is_no_reply_is_refused(text: str) -> None:
-    records = RecordDict({REPLY: ConfigRecord({"reply": text, ARRAYS: b""})})
+    written = pack({"reply.json": np.frombuffer(text.encode(), dtype=np.uint8)})
+    records = RecordDict({REPLY: ConfigRecord({"reply": written})})
     with pytest.raises(ReleaseError, match="does not understand"):
         Reply.from_records(records)
 

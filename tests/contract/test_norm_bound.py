@@ -46,10 +46,8 @@ def update_of(experiment: Experiment, stated: int, rows: int, model: Arrays, *, 
         features=features.astype(np.float32),
         labels=labels.astype(np.int64),
         person=None,
-        window=None,
-        holdout=np.zeros(rows, dtype=np.bool_),
     )
-    instruction = Instruction(run="r", step=1, rounds=experiment.strategy.rounds)
+    instruction = Instruction(run="r", step=1)
     multiplier = train_plan(experiment, instruction, "s").noise_multiplier
     steps = LocalSteps(experiment=experiment, stated_rows=stated, noise_multiplier=multiplier)
     return train_locally(model, table, steps, SystemNoise())
@@ -115,7 +113,7 @@ def test_and_of_other_plans(change: str, stated: int) -> None:
 def test_a_step_without_noise_is_the_learning_rate_times_the_clipping_norm() -> None:
     """Of as many rows as stated, four times less than allowed; the noise of ε = 10^6 is nothing."""
     experiment = plan(private=True, rounds=1, learning_rate=0.5).model_copy(
-        update={"privacy": Privacy(epsilon=1e6, clipping_norm=3.0)}
+        update={"privacy": Privacy(epsilon=1e4, clipping_norm=3.0)}
     )
     assert update_bound(experiment, 10**9, 10) == pytest.approx(4 * 0.5 * 3.0, rel=0.01)
 

@@ -22,6 +22,7 @@ from server.app import run_job
 from server.jobs.job import Job
 from server.line.flower import assume_identity
 from server.settings import ServerSettings, read_settings
+from tests.cards import card_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -141,7 +142,7 @@ def _site(folder: Path, name: str, seed: int, canaries: Canaries) -> Path:
     path = folder / "site.toml"
     path.write_text(
         f'name = "{name}"\nstated_rows = 300\n[data]\nkind = "csv"\npath = "rows.csv"\n'
-        'holdout_column = "side"\n'
+        f"{card_for(parse_experiment(EXPERIMENT, where='canary'), holdout='side')}"
         "[policy]\nepsilon_cap = 50.0\n"
     )
     return path

@@ -81,9 +81,6 @@ class Bank:
         return Table(
             features=np.concatenate([table.features for table in tables]),
             labels=np.concatenate([table.labels for table in tables]),
-            person=None,
-            window=None,
-            holdout=np.concatenate([table.holdout for table in tables]),
         )
 
     def _do(self, job: Job) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clients.rows.sources import load_frame
-from clients.rows.table import prepare, require_two_classes, select
+from clients.rows.rows import read_rows
+from clients.rows.table import prepare
 from clients.site_config import holdout_key, read_site_config
 from contract.experiment import Experiment
 from contract.experiment_file import parse_experiment
@@ -41,12 +41,12 @@ def test_its_sites_fit_its_task(name: str, tmp_path: Path, data_dir: Callable[[s
         data_dir(name)
     experiment = shipped(name)
     for path in prepare_sites(name, tmp_path):
-        config = read_site_config(path)
-        frame = load_frame(config, experiment.task)
-        table = prepare(frame, experiment.task, key=holdout_key(config.storage))
-        training = select(table, ("base",) if experiment.task.time else (), holdout=False)
-        if experiment.task.label.one_class == "refuse":
-            require_two_classes(training)
+        config, windows = read_site_config(path), ("base",) if experiment.task.time else ()
+        config.offered.require(experiment, windows=windows)
+        rows = read_rows(config, config.offered, key=holdout_key(config.storage))
+        training = prepare(rows.of(windows, holdout=False), experiment, config.offered)
+        assert training.fit.left_out == {}
+        assert all(column.meaning for column in config.offered.columns)
         assert abs(len(training.labels) / config.stated_rows - 1) < 0.05
         assert experiment.privacy.delta < 1 / len(training.labels)
         assert experiment.privacy.delta <= config.policy.delta_cap
@@ -66,11 +66,12 @@ def test_the_zeros_of_cholesterol_are_clamped_and_counted(
     tmp_path: Path, data_dir: Callable[[str], Path]
 ) -> None:
     data_dir("heart-disease")
-    task = shipped("heart-disease").task
+    experiment = shipped("heart-disease")
     counts = {}
     for path in prepare_sites("heart-disease", tmp_path):
-        table = prepare(load_frame(read_site_config(path), task), task, key=bytes(32))
-        counts[path.parent.name] = table.clamped.get("cholesterol", 0)
+        config = read_site_config(path)
+        table = prepare(read_rows(config, config.offered, key=bytes(32)), experiment, config.offered)
+        counts[path.parent.name] = table.fit.clamped.get("cholesterol", 0)
         assert np.abs(table.features).max() <= 1
     assert counts == {
         "cleveland": 8,

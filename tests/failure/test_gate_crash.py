@@ -26,6 +26,7 @@ from clients.site import Site
 from clients.site_config import read_site_config
 from contract.experiment_file import parse_experiment
 from contract.messages import Instruction
+from tests.cards import card_for
 from tests.failure.federation import LONG
 
 KILLS = 100 if LONG else 50
@@ -52,13 +53,13 @@ delta = 1e-4
     where="small",
 )
 
-SITE = """\
+SITE = f"""\
 name = "north"
 stated_rows = 60
 [data]
 kind = "csv"
 path = "rows.csv"
-holdout_column = "side"
+{card_for(EXPERIMENT, holdout="side")}
 [policy]
 epsilon_cap = 100.0
 """
@@ -218,9 +219,7 @@ class Warm:
 
     def _order(self, site: Path, step: int) -> dict[str, Any]:
         self._answers += 1
-        instruction = Instruction(
-            run="r", step=step, windows=("w1",), rounds=REQUESTS, evaluations=REQUESTS, evaluate=True
-        )
+        instruction = Instruction(run="r", step=step, windows=("w1",), evaluate=True)
         out = self._folder / f"reply-{self._answers}"
         return {"site": str(site), "instruction": asdict(instruction), "out": str(out)}
 

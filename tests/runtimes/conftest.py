@@ -11,6 +11,7 @@ import pytest
 from contract.experiment import Experiment
 from contract.experiment_file import parse_experiment
 from server.settings import ServerSettings, read_settings
+from tests.cards import card_for
 
 SMALL = """\
 name = "small"
@@ -46,26 +47,26 @@ epsilon = 2.0
 @pytest.fixture
 def small() -> Callable[..., Experiment]:
     """Make a small experiment."""
+    return _experiment
 
-    def make(
-        *,
-        kind: str = "linear",
-        strategy: str = "fedavg",
-        rounds: int = 3,
-        quorum: int = 3,
-        private: bool = False,
-    ) -> Experiment:
-        text = SMALL.format(
-            kind=kind,
-            strategy=strategy,
-            rounds=rounds,
-            quorum=quorum,
-            private=str(private).lower(),
-            seed="" if private else "seed = 7",
-        )
-        return parse_experiment(text, where="small")
 
-    return make
+def _experiment(
+    *,
+    kind: str = "linear",
+    strategy: str = "fedavg",
+    rounds: int = 3,
+    quorum: int = 3,
+    private: bool = False,
+) -> Experiment:
+    text = SMALL.format(
+        kind=kind,
+        strategy=strategy,
+        rounds=rounds,
+        quorum=quorum,
+        private=str(private).lower(),
+        seed="" if private else "seed = 7",
+    )
+    return parse_experiment(text, where="small")
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def make_site(folder: Path, name: str, seed: int) -> Path:
     path = folder / "site.toml"
     path.write_text(
         f'name = "{name}"\nstated_rows = 90\n[data]\nkind = "csv"\npath = "rows.csv"\n'
-        'holdout_column = "side"\n'
+        f"{card_for(_experiment(), holdout='side')}"
         "[policy]\nrequire_private = false\n"
     )
     return path

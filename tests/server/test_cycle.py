@@ -21,6 +21,7 @@ from server.jobs.training_job import Services
 from server.line.flower import assume_identity
 from server.registry.registry import CHAMPION, Registry
 from server.state.storage import State
+from tests.cards import card_for
 
 TEXT = """\
 name = "model"
@@ -112,7 +113,7 @@ def _site(folder: Path, name: str, seed: int) -> Path:
     (folder / "rows.csv").write_text("\n".join(lines) + "\n")
     (folder / "site.toml").write_text(
         f'name = "{name}"\nstated_rows = 90\n[data]\nkind = "csv"\npath = "rows.csv"\n'
-        'holdout_column = "side"\n[policy]\nrequire_private = false\n'
+        f"{card_for(plan('card'), holdout='side')}[policy]\nrequire_private = false\n"
     )
     return folder / "site.toml"
 
