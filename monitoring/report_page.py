@@ -29,8 +29,8 @@ _SCRIPTS = 4  # the figures, a global name, Evidently's program, the call that d
 _HEAD, _BODY = '<meta charset="UTF-8">', "<body>"
 _ESCAPES = str.maketrans({letter: f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"})
 _POLICY = (
-    "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; font-src data:; img-src data: blob:; "
-    "base-uri 'none'; form-action 'none'"
+    "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; font-src data:; "
+    "img-src data: blob:; base-uri 'none'; form-action 'none'"
 )
 
 
@@ -74,9 +74,7 @@ def _escaped(html: str) -> str:
         raise _unknown()
     figures, graphs = html[first.end() : end], html[second.end() : last]
     before, between = html[: first.end()], second.group()
-    return "".join(
-        (before, figures.translate(_ESCAPES), between, graphs.translate(_ESCAPES), html[last:])
-    )
+    return "".join((before, figures.translate(_ESCAPES), between, graphs.translate(_ESCAPES), html[last:]))
 
 
 def _json_end(text: str, start: int) -> int:
@@ -92,7 +90,7 @@ def _sha256(script: str) -> str:
 
 def _unknown() -> TidegateError:
     return TidegateError(
-        "Evidently's page is not built as it is known to be, so it could not be made safe and was not written",
+        "Evidently's page is not built as it is known to be, so it could not be made safe",
         where="drift report",
         remedy="Install the version of Evidently that constraints.txt names",
     )
