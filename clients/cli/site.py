@@ -241,14 +241,35 @@ def egress(file: SiteFile, json: Json = False) -> None:
 
 
 @app.command()
-def drift(file: SiteFile) -> None:
+def drift(file: SiteFile, json: Json = False) -> None:
     """Where the full drift reports are; they hold raw values and stay here."""
-    from clients.site_config import read_site_config
-    from terminal.output import print_table
+    from dataclasses import asdict
 
-    reports = read_site_config(file).storage.reports
-    found = sorted(reports.rglob("*.html"))
-    print_table(("experiment", "window", "report"), ((path.parent.name, path.stem, path) for path in found))
+    from clients.mechanisms.report_files import INDEX, list_reports
+    from clients.site_config import read_site_config
+    from terminal.output import print_json, print_table, say
+
+    folder = read_site_config(file).storage.reports
+    found = list_reports(folder)
+    if json:
+        print_json([{**asdict(report), "folder": str(folder)} for report in found])
+        return
+    print_table(
+        ("made (UTC)", "experiment", "window", "against", "drift in", "report"),
+        (
+            (
+                report.made[:19],
+                report.experiment,
+                ", ".join(report.windows) or "all rows",
+                ", ".join(report.reference_windows) or "all rows",
+                ", ".join(report.drifted) or "–",
+                report.file,
+            )
+            for report in found
+        ),
+    )
+    if found:
+        say(f"They are in {folder}, listed in {folder / INDEX}")
 
 
 def _wait_to_connect_anew(superlink: str, stop: threading.Event, health: Health) -> None:
