@@ -9,6 +9,7 @@ named at their end and not in a legend.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +24,14 @@ __all__ = ["COLOURS", "GREY", "MARKERS", "lettering", "make_figure", "name_ends"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#666666"
+_FORMULA = re.compile(r"(?<!\\)\$")
 
 
 def lettering(text: str, *, limit: int = 60) -> str:
-    """Text from outside as matplotlib may write it: one line, and a `$` begins no formula."""
-    return shown(text, limit=limit).replace("$", r"\$")
+    """Text from outside as matplotlib may write it: one short line, and no `$` begins a formula."""
+    line = shown(text)
+    line = line if len(line) <= limit else line[: limit - 1] + "…"
+    return _FORMULA.sub(r"\\$", line)
 
 
 def make_figure(
@@ -49,7 +53,7 @@ def make_figure(
 
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    figure.suptitle(lettering(title, limit=120), x=0.02, ha="left", fontweight="bold", fontsize=13)
+    figure.suptitle(lettering(title, limit=100), x=0.02, ha="left", fontweight="bold", fontsize=13)
     rows, columns = (panels, 1) if vertical else (1, panels)
     made = figure.subplots(
         rows,

@@ -156,10 +156,10 @@ def metrics_rows(summary: Mapping[str, Any]) -> list[tuple[object, ...]]:
 
 
 def _visible(text: str) -> str:
-    if text.isprintable():
-        return text
-    kept = (
-        letter if letter == "\n" or letter.isprintable() or category(letter) == "Zs" else "�"
-        for letter in text
-    )
-    return "".join(kept)
+    return text if text.isprintable() else "".join(map(_visible_letter, text))
+
+
+def _visible_letter(letter: str) -> str:
+    if letter == "\n" or letter.isprintable():
+        return letter
+    return " " if category(letter) == "Zs" else "�"

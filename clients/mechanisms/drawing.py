@@ -91,22 +91,24 @@ class ReportQueue:
         return None if self._process is None else self._process.pid
 
     def add(self, drawing: Drawing) -> None:
-        """Have it drawn later; never raises."""
-        try:
-            with self._lock:
-                if drawing.digest in self._waiting or is_there(drawing.folder, drawing.digest):
-                    return
-                if len(self._waiting) >= _LONGEST_QUEUE:
-                    _log.error("a drift report is left out: %d wait to be drawn", len(self._waiting))
-                    return
-                self._thread.submit(self._draw, drawing)
-                self._waiting.add(drawing.digest)
-        except Exception:
-            _log.exception("a drift report cannot be drawn")
+        """Have it drawn later."""
+        with self._lock:
+            if drawing.digest in self._waiting or is_there(drawing.folder, drawing.digest):
+                return
+            if len(self._waiting) >= _LONGEST_QUEUE:
+                _log.error("a drift report is left out: %d wait to be drawn", len(self._waiting))
+                return
+            self._thread.submit(self._draw, drawing)
+            self._waiting.add(drawing.digest)
 
     def settle(self) -> None:
         """Wait until nothing waits."""
         self._thread.submit(lambda: None).result()
+
+    def close(self) -> None:
+        """Draw what waits, and end the process."""
+        self._thread.shutdown(wait=True)
+        self._end()
 
     def _draw(self, drawing: Drawing) -> None:
         try:

@@ -8,6 +8,7 @@ window's counts is sqrt(d).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["drift_deviation", "noisy_counts", "summarise", "write_local_report"]
+
+_log = logging.getLogger("tidegate.site")
 
 
 def drift_deviation(experiment: Experiment, noise_multiplier: float) -> float:
@@ -84,16 +87,19 @@ def write_local_report(
     wait for it, and a report that fails fails in the site's log alone. A request that comes again
     is drawn once.
     """
-    asked = (instruction.run, instruction.step, instruction.windows, instruction.reference_windows)
-    report_queue().add(
-        Drawing(
-            digest=request_digest(*asked, experiment.digest),
-            reference=reference,
-            current=current,
-            experiment=experiment,
-            run=instruction.run,
-            windows=instruction.windows,
-            reference_windows=instruction.reference_windows,
-            folder=folder,
+    try:
+        asked = (instruction.run, instruction.step, instruction.windows, instruction.reference_windows)
+        report_queue().add(
+            Drawing(
+                digest=request_digest(*asked, experiment.digest),
+                reference=reference,
+                current=current,
+                experiment=experiment,
+                run=instruction.run,
+                windows=instruction.windows,
+                reference_windows=instruction.reference_windows,
+                folder=folder,
+            )
         )
-    )
+    except Exception:  # the answer is charged and made: nothing about a report may keep it here
+        _log.exception("a drift report cannot be drawn")

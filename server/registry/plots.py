@@ -113,7 +113,7 @@ def privacy_spent(
     finite = [value for pair in spent_by_site.values() for value in pair if math.isfinite(value)]
     axes.set_xlim(0, 1.9 * max([*finite, *(caps or {}).values()], default=1.0))
     axes.set_ylim(-0.6, len(names) - 0.4)
-    axes.set_yticks(range(len(names)), list(map(lettering, names)))
+    axes.set_yticks(range(len(names)), [lettering(name, limit=40) for name in names])
     axes.set_xlabel(f"ε at δ = {delta:g}: dark this run, light in total, line the site's cap")
     axes.grid(visible=False, axis="y")
     return _png(figure)
@@ -154,7 +154,7 @@ def _lines(axes: Axes, curves: Mapping[str, Curve], *, thick: str = "") -> None:
         marker = MARKERS[index % len(MARKERS)]
         axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=4.5,
                   linewidth=2.6 if name == thick else 1.6)  # fmt: skip
-        ends.append((points[-1], name, colour))
+        ends.append((points[-1], lettering(name, limit=32), colour))
     name_ends(axes, ends)
 
 
@@ -173,7 +173,7 @@ def _dots(axes: Axes, names: Sequence[str], values: Sequence[float], errors: Seq
             axes.plot([value - error, value + error], [row, row], color=COLOURS[0], linewidth=2)
         axes.plot(value, row, marker="o", markersize=9, color=COLOURS[0])
         axes.annotate(f"{value:.3f}", (value, row), (0, 8), textcoords="offset points", ha="center")
-    axes.set_yticks(range(len(names)), list(map(lettering, names)))
+    axes.set_yticks(range(len(names)), [lettering(name, limit=40) for name in names])
     axes.set_ylim(-0.6, len(names) - 0.3)
     axes.margins(x=0.25)
 
