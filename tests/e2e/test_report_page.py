@@ -79,11 +79,12 @@ def attacks(address: str) -> tuple[str, ...]:
 
 def hostile_report(path: Path, address: str) -> None:
     sly = attacks(address)
-    task = Task(
-        label=Label(column="ill" + sly[0], classes=("no", "yes" + sly[0])),
+    # `model_construct`: whatever an experiment's file may name today
+    task = Task.model_construct(
+        label=Label.model_construct(column="ill" + sly[0], classes=("no", "yes" + sly[0])),
         features=(
-            *(NumericFeature(name=f"x{text}", kind="numeric", low=0, high=1) for text in sly),
-            CategoricalFeature(name="plan", kind="categorical", categories=sly),
+            *(NumericFeature.model_construct(name=f"x{text}", kind="numeric", low=0, high=1) for text in sly),
+            CategoricalFeature.model_construct(name="plan", kind="categorical", categories=sly),
         ),
     )
 

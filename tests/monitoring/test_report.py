@@ -140,12 +140,13 @@ def test_the_page_says_how_many_rows_it_draws(tmp_path: Path) -> None:
 
 def test_names_and_values_from_outside_are_drawn_as_visible_text(tmp_path: Path) -> None:
     """A column's name cannot end the script, nor a value; two names that look alike stay two columns."""
-    task = Task(
-        label=Label(column="ill" + HOSTILE, classes=("no" + HOSTILE, "yes")),
+    # `model_construct`: whatever an experiment's file may name today
+    task = Task.model_construct(
+        label=Label.model_construct(column="ill" + HOSTILE, classes=("no" + HOSTILE, "yes")),
         features=(
-            NumericFeature(name="x\u200b", kind="numeric", low=0, high=1),
-            NumericFeature(name=r"x\u200b", kind="numeric", low=0, high=1),
-            CategoricalFeature(name="plan", kind="categorical", categories=("<18", HOSTILE)),
+            NumericFeature.model_construct(name="x\u200b", kind="numeric", low=0, high=1),
+            NumericFeature.model_construct(name=r"x\u200b", kind="numeric", low=0, high=1),
+            CategoricalFeature.model_construct(name="plan", kind="categorical", categories=("<18", HOSTILE)),
         ),
     )
     rng = np.random.default_rng(8)
