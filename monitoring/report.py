@@ -14,16 +14,22 @@ against the false-alarm rate as it stands.
 Evidently 0.7 refuses a column that holds no value in one window. Missing
 categories are drawn as a category, and a number that is wholly missing in one
 window is drawn as present or missing.
+
+The test takes every row; the drawings take a sample, for Evidently's time and the
+page's size grow with the rows. So a window is first taken (`take_window`), which is
+quick, and then drawn (`draw_report`), which takes seconds and may be done elsewhere.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,20 +37,53 @@ import numpy as np
 
 from contract.errors import DataError, TidegateError
 from contract.experiment import Drift, NumericFeature, Task
+from contract.outside import shown
 from contract.releases import Array
 from monitoring.binning import MISSING, as_text, count_features
 from monitoring.detectors import Stratum, draws_for, holm_adjusted, homogeneity, total_variation
+from monitoring.report_page import safe_page
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["DRAWN_ROWS", "TEST", "ColumnFinding", "LocalFindings", "write_report"]
+__all__ = [
+    "DRAWN_ROWS",
+    "TEST",
+    "ColumnFinding",
+    "LocalFindings",
+    "WindowRows",
+    "draw_report",
+    "take_window",
+    "write_report",
+]
 
 TEST = "tidegate_calibrated"
 """The name of our test in Evidently."""
 
 DRAWN_ROWS = 20_000
 """Rows of a window that are drawn, at random; the test takes all of them."""
+
+
+_LONGEST_NAME = 60
+"""Characters of a column's name or of a category that are drawn."""
+
+_TAG = re.compile("<(?=[A-Za-z/!])")
+"""What Plotly may take for a tag of its own in a label, such as a link."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowRows:
+    """A window as the report needs it: every row counted, some rows to draw.
+
+    Attributes:
+        rows: how many there are.
+        counts: of every row, by column, over the task's public bins.
+        drawn: the rows to draw, chosen at random, as they were read.
+    """
+
+    rows: int
+    counts: Mapping[str, Array]
+    drawn: pd.DataFrame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,31 +130,84 @@ def write_report(
     path: Path,
     rng: np.random.Generator,
 ) -> LocalFindings:
+    """`take_window` for both windows, then `draw_report`."""
+    return draw_report(
+        take_window(reference, "reference", task=task, drift=drift, rng=rng),
+        take_window(current, "current", task=task, drift=drift, rng=rng),
+        task=task,
+        drift=drift,
+        path=path,
+        rng=rng,
+    )
+
+
+def take_window(
+    frame: pd.DataFrame, name: str, *, task: Task, drift: Drift, rng: np.random.Generator
+) -> WindowRows:
+    """Count all rows of a window, and choose those to draw.
+
+    Args:
+        frame: rows as they were read; columns that the task does not declare are left out.
+        name: `reference` or `current`, for errors.
+        task, drift: say what is counted, and how finely.
+        rng: for the choice.
+
+    Raises:
+        DataError: the window has no rows, or lacks a column of the task.
+    """
+    if frame.empty:
+        raise DataError(
+            f"the {name} window has no rows", where="drift report", remedy="Wait until rows have arrived"
+        )
+    columns = [*(feature.name for feature in task.features), task.label.column]
+    counts = count_features(frame, task, drift.bins)
+    if len(frame) > DRAWN_ROWS:
+        drawn = frame[columns].iloc[np.sort(rng.choice(len(frame), DRAWN_ROWS, replace=False))]
+    else:
+        drawn = frame[columns].copy()
+    return WindowRows(rows=len(frame), counts=counts, drawn=drawn)
+
+
+def draw_report(
+    reference: WindowRows,
+    current: WindowRows,
+    *,
+    task: Task,
+    drift: Drift,
+    path: Path,
+    rng: np.random.Generator,
+    title: str = "",
+) -> LocalFindings:
     """Compare two windows and write the report, readable by its owner alone (mode 0600).
 
     Args:
-        reference, current: rows as they were read; columns that the task does
-            not declare are left out.
+        reference, current: as `take_window` made them.
+        task, drift: of the experiment.
         path: the HTML file; replaced whole if it exists.
-        rng: for the simulated null distribution, and the choice of rows to draw.
+        rng: for the simulated null distribution.
+        title: what is compared, above the drawings.
 
     Raises:
-        DataError: a window has no rows, or lacks a column of the task.
-        TidegateError: the file cannot be written.
+        TidegateError: the file cannot be written, or could not be made safe to open.
     """
-    for name, frame in (("reference", reference), ("current", current)):
-        if frame.empty:
-            raise DataError(
-                f"the {name} window has no rows",
-                where="drift report",
-                remedy="Wait until rows have arrived",
-            )
-    findings = _test(
-        count_features(reference, task, drift.bins), count_features(current, task, drift.bins), drift, rng
-    )
-    html = _render(_drawn(reference, rng), _drawn(current, rng), task, drift, findings)
-    _write(path, html)
+    findings = _test(reference.counts, current.counts, drift, rng)
+    notes = (title, _size("Reference", reference), _size("Current", current), _READ)
+    html = _render(reference.drawn, current.drawn, task, drift, findings)
+    _write(path, safe_page(html, tuple(filter(None, notes))))
     return LocalFindings(path=path, columns=findings)
+
+
+_READ = (
+    "The test counts every row of both windows; the drawings, and the sizes that Evidently names, are of the "
+    "drawn rows. This page holds raw values: it stays at the site."
+)
+
+
+def _size(name: str, window: WindowRows) -> str:
+    rows, drawn = window.rows, len(window.drawn)
+    if drawn == rows:
+        return f"{name} window: {rows:,} rows, all of them drawn."
+    return f"{name} window: {rows:,} rows; a random sample of {drawn:,} is drawn."
 
 
 def _test(
@@ -138,12 +230,6 @@ def _test(
     )
 
 
-def _drawn(frame: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    if len(frame) <= DRAWN_ROWS:
-        return frame
-    return frame.iloc[np.sort(rng.choice(len(frame), DRAWN_ROWS, replace=False))]
-
-
 def _render(
     reference: pd.DataFrame,
     current: pd.DataFrame,
@@ -152,19 +238,32 @@ def _render(
     findings: tuple[ColumnFinding, ...],
 ) -> str:
     os.environ.setdefault("DO_NOT_TRACK", "1")
-    numeric = _numeric(reference, current, task)
-    token = _findings.set({finding.column: finding for finding in findings})
+    numeric, names = _numeric(reference, current, task), _drawn_names(task)
+    token = _findings.set({names[finding.column]: finding for finding in findings})
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return _evidently(
-                _prepared(reference, task, numeric),
-                _prepared(current, task, numeric),
-                numeric,
+                _prepared(reference, task, numeric).rename(columns=names),
+                _prepared(current, task, numeric).rename(columns=names),
+                tuple(names[column] for column in numeric),
                 drift.false_alarm_rate,
             )
     finally:
         _findings.reset(token)
+
+
+def _drawn_names(task: Task) -> dict[str, str]:
+    """How each column is called in the report: two that look the same are told apart by a number."""
+    names: dict[str, str] = {}
+    for column in (*(feature.name for feature in task.features), task.label.column):
+        same = (f" ({number})" if number > 1 else "" for number in count(1))
+        names[column] = next(name for end in same if (name := _label(column) + end) not in names.values())
+    return names
+
+
+def _label(text: str) -> str:
+    return _TAG.sub("‹", shown(text, limit=_LONGEST_NAME))
 
 
 def _evidently(reference: pd.DataFrame, current: pd.DataFrame, numeric: tuple[str, ...], level: float) -> str:
@@ -243,9 +342,12 @@ def _numbers(column: pd.Series[Any]) -> Array:
 
 
 def _categories(column: pd.Series[Any]) -> list[str]:
-    return [
+    """As labels that are safe to draw; each distinct value is made one once."""
+    values = [
         MISSING if absent else as_text(value) for value, absent in zip(column, column.isna(), strict=True)
     ]
+    labels = {value: _label(value) for value in set(values)}
+    return [labels[value] for value in values]
 
 
 def _write(path: Path, html: str) -> None:

@@ -29,10 +29,12 @@ from server.rounds import RoundReport
 from server.settings import ServerSettings, apply_quiet_environment, read_settings
 from server.state.participation import told
 from server.state.storage import name_run, open_state
+from terminal.logs import PlainRecords
 
 __all__ = ["app", "run_job"]
 
 _log = logging.getLogger("flwr")
+_log.addFilter(PlainRecords())  # replies and errors of sites are quoted
 
 app = ServerApp()
 

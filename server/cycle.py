@@ -206,7 +206,7 @@ def _retrain(
     )
     start = services.registry.load_arrays(name, champion.version)
     challenger = run_training(training, services, initial=start)
-    services.registry.log_text(challenger.mlflow_run, verdict.to_json(), f"drift/verdict-{job.window}.json")
+    services.registry.log_text(challenger.mlflow_run, verdict.to_json(), "drift/verdict.json")
     acceptance = _compare(job, training, start, challenger, services)
     _enter(job, training, champion, challenger, acceptance, services)
     return {

@@ -9,18 +9,29 @@ named at their end and not in a legend.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from contract.outside import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "GREY", "MARKERS", "make_figure", "name_ends"]
+__all__ = ["COLOURS", "GREY", "MARKERS", "lettering", "make_figure", "name_ends"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#666666"
+_FORMULA = re.compile(r"(?<!\\)\$")
+
+
+def lettering(text: str, *, limit: int = 60) -> str:
+    """Text from outside as matplotlib may write it: one short line, and no `$` begins a formula."""
+    line = shown(text)
+    line = line if len(line) <= limit else line[: limit - 1] + "…"
+    return _FORMULA.sub(r"\\$", line)
 
 
 def make_figure(
@@ -42,7 +53,7 @@ def make_figure(
 
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, x=0.02, ha="left", fontweight="bold", fontsize=13)
+    figure.suptitle(lettering(title, limit=100), x=0.02, ha="left", fontweight="bold", fontsize=13)
     rows, columns = (panels, 1) if vertical else (1, panels)
     made = figure.subplots(
         rows,
@@ -71,5 +82,5 @@ def name_ends(axes: Axes, ends: Sequence[tuple[tuple[float, float], str, str]]) 
     for (_, y), name, colour in sorted(ends, key=lambda end: end[0][1]):
         height = max(y, height + apart)
         place: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "ha": "left", "va": "center"}
-        axes.text(1.015, height, name, color=colour, fontweight="bold", fontsize=10, **place)
+        axes.text(1.015, height, lettering(name), color=colour, fontweight="bold", fontsize=10, **place)
     axes.set_ylim(low, high)

@@ -1,21 +1,63 @@
-"""What a person or a program sees: tables and progress on a terminal, JSON when asked for."""
+"""What a person or a program sees: sentences, tables and progress on a terminal, JSON when asked for.
+
+What is shown may come from outside: the name of a run, a site or a window, a value, an
+error's words. `say`, `print_table` and `cell` pass it through `contract.outside.shown`; a
+`Screen` takes no text for markup, and lets no control character through that came another way.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from unicodedata import category
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
-__all__ = ["Steps", "console", "figure", "print_json", "print_table", "quiet_flower"]
+from contract.outside import shown
 
-console = Console()
-errors = Console(stderr=True)
+__all__ = [
+    "Screen",
+    "Steps",
+    "cell",
+    "console",
+    "figure",
+    "print_json",
+    "print_table",
+    "quiet_flower",
+    "say",
+]
+
+_SENTENCE = 5000
+
+
+class Screen(Console):
+    """A console for text from outside: none of it is markup, an emoji's name or a terminal's command."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **settings)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As rich renders it, with `�` for what no eye can see."""
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            yield segment if control else Segment(_visible(text), style)
+
+
+console = Screen()
+errors = Screen(stderr=True)
+
+
+def say(sentence: object, style: str = "") -> None:
+    """A sentence on standard output; a terminal breaks it where it is too long."""
+    console.print(Text(shown(sentence, limit=_SENTENCE), style), soft_wrap=True)
 
 
 def print_json(value: object) -> None:
@@ -26,11 +68,17 @@ def print_json(value: object) -> None:
 def print_table(
     headings: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None
 ) -> None:
-    """A table on standard output."""
-    table = Table(*headings, title=title, title_justify="left", header_style="bold")
+    """A table on standard output; a cell is a `Text` of our own making, or any value, shown as one line."""
+    heading = None if title is None else shown(title)
+    table = Table(*headings, title=heading, title_justify="left", header_style="bold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(value if isinstance(value, Text) else cell(value) for value in row))
     console.print(table)
+
+
+def cell(value: object, style: str = "") -> Text:
+    """A value from outside as a cell of a table."""
+    return Text(shown(value), style)
 
 
 def figure(value: float | None, digits: int = 3) -> str:
@@ -40,8 +88,6 @@ def figure(value: float | None, digits: int = 3) -> str:
 
 def quiet_flower() -> None:
     """Keep Flower's own log lines off the terminal; ours say what a person needs."""
-    import logging
-
     import flwr.app  # noqa: F401 - it sets its own level when it is imported
 
     logging.getLogger("flwr").setLevel(logging.ERROR)
@@ -57,22 +103,23 @@ class Steps:
         self._shown = 0
         if sys.stderr.isatty() and not silent:
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
             )
             self._bar = Progress(*columns, console=errors, transient=True)
-            self._task = self._bar.add_task(what, total=total)
+            self._task = self._bar.add_task(shown(what), total=total)
             self._bar.start()
 
     def show(self, done: int, note: str = "") -> None:
         """Say how far it is."""
+        what, note = shown(self._what), shown(note)
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, description=f"{self._what} {note}")
+            self._bar.update(self._task, completed=done, description=f"{what} {note}")
         elif not self._silent and done != self._shown:
             self._shown = done
-            print(f"{self._what}: {done} of {self._total} {note}".rstrip(), file=sys.stderr, flush=True)
+            print(f"{what}: {done} of {self._total} {note}".rstrip(), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Take the bar off the terminal."""
@@ -91,8 +138,8 @@ def metrics_rows(summary: Mapping[str, Any]) -> list[tuple[object, ...]]:
                 site,
                 f"{summary['rounds_counted'].get(site, 0)} of {summary['rounds']}",
                 *(figure(metrics.get(name)) for name in ("log_loss", "brier", "auc", "accuracy")),
-                figure(spent["epsilon_in_run"], 2) if private else "[red]not private[/red]",
-                figure(spent["epsilon_in_total"], 2) if private else "[red]∞[/red]",
+                figure(spent["epsilon_in_run"], 2) if private else Text("not private", "red"),
+                figure(spent["epsilon_in_total"], 2) if private else Text("∞", "red"),
             )
         )
     overall = summary["metrics"]["overall"]
@@ -106,3 +153,13 @@ def metrics_rows(summary: Mapping[str, Any]) -> list[tuple[object, ...]]:
         )
     )
     return rows
+
+
+def _visible(text: str) -> str:
+    return text if text.isprintable() else "".join(map(_visible_letter, text))
+
+
+def _visible_letter(letter: str) -> str:
+    if letter == "\n" or letter.isprintable():
+        return letter
+    return " " if category(letter) == "Zs" else "�"

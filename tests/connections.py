@@ -37,4 +37,5 @@ def watched_environment(folder: Path) -> tuple[dict[str, str], Path]:
     log = folder / "connections.log"
     own = {address.address for card in psutil.net_if_addrs().values() for address in card}
     watched = {"TIDEGATE_TEST_CONNECTIONS": str(log), "TIDEGATE_TEST_OWN": ",".join(sorted(own))}
-    return {**os.environ, **watched, "PYTHONPATH": str(hooks)}, log
+    path = os.pathsep.join(filter(None, (str(hooks), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, **watched, "PYTHONPATH": path}, log

@@ -13,7 +13,9 @@ from rich.text import Text
 
 from clients.ledger.chain import Cap
 from clients.ledger.replay import BlockTotal
+from contract.outside import shown
 from contract.releases import PLAIN_METHOD
+from terminal.output import cell
 
 __all__ = ["bar", "block_table", "epsilon", "worst"]
 
@@ -25,7 +27,7 @@ def block_table(totals: Sequence[BlockTotal], cap: Cap, *, title: str) -> Group:
     methods = sorted({item.method for total in totals for item in (total.spent, total.promised)})
     methods = [method for method in methods if method != PLAIN_METHOD]
     table = Table(
-        title=Text(title, style="bold"),
+        title=cell(title, "bold"),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -38,7 +40,7 @@ def block_table(totals: Sequence[BlockTotal], cap: Cap, *, title: str) -> Group:
         table.add_column(heading, no_wrap=True)
     for total in totals:
         table.add_row(
-            Text(total.block),
+            cell(total.block),
             epsilon(total.spent.epsilon),
             epsilon(total.promised.epsilon),
             f"{total.left(cap.epsilon):.2f}",
@@ -48,7 +50,7 @@ def block_table(totals: Sequence[BlockTotal], cap: Cap, *, title: str) -> Group:
             _method(total, methods),
             style="red" if not total.private or not cap.holds(total.promised.epsilon) else "",
         )
-    notes = [f"{number} {method}" for number, method in enumerate(methods, start=1)]
+    notes = [f"{number} {shown(method)}" for number, method in enumerate(methods, start=1)]
     return Group(table, Text("\n".join(notes), style="dim"))
 
 

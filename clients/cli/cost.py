@@ -110,10 +110,9 @@ def _show(
     refusal: str,
 ) -> None:
     from rich.table import Table
-    from rich.text import Text
 
     from clients.cli.block_table import epsilon
-    from terminal.output import console
+    from terminal.output import cell, console, say
 
     cap = site.ledger.cap
     table = Table(
@@ -132,15 +131,15 @@ def _show(
             epsilon(item.then),
             "allows it" if item.fits else "REFUSES it",
         )
-        table.add_row(*(Text(cell) for cell in cells), style="" if item.fits else "red")
+        table.add_row(*(cell(value) for value in cells), style="" if item.fits else "red")
     console.print(table)
     if not experiment.privacy.private:
-        console.print("[bold red]NOT PRIVATE: this experiment would leave no guarantee.[/bold red]")
+        say("NOT PRIVATE: this experiment would leave no guarantee.", "bold red")
     for sentence in _sentences(room, experiment, cap):
-        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        say(sentence)
     if refusal:
-        console.print(f"The policy would refuse it: {refusal}.", style="yellow", markup=False, soft_wrap=True)
-    console.print(f"digest {experiment.digest}", markup=False, highlight=False, soft_wrap=True)
+        say(f"The policy would refuse it: {refusal}.", "yellow")
+    say(f"digest {experiment.digest}")
 
 
 def _sentences(room: Mapping[str, Room], experiment: Experiment, cap: Cap) -> list[str]:

@@ -37,7 +37,7 @@ def ledger(
     from clients.cli.block_table import block_table
     from clients.ledger.replay import block_totals
     from clients.site import open_site
-    from terminal.output import console, print_json
+    from terminal.output import console, print_json, say
 
     site = open_site(file)
     count, cap = site.ledger.verify(), site.ledger.cap
@@ -45,7 +45,7 @@ def ledger(
         if json:
             print_json({"site": site.config.name, "entries": count})
         else:
-            console.print(f"{count} entries verify")
+            say(f"{count} entries verify")
         return
     if entries:
         _print_entries(site.ledger.entries(), json=json)
@@ -65,7 +65,7 @@ def ledger(
     title = f"site {site.config.name}: cap ε = {cap.epsilon:g} at δ = {cap.delta:g}; {count} entries verify"
     console.print(block_table(totals, cap, title=title))
     for path in filter(None, (plot, export)):
-        console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
+        say(f"wrote {path}")
 
 
 def check(
@@ -83,7 +83,7 @@ def check(
     from clients.keys import read_public_key
     from clients.ledger.evidence import check as check_evidence
     from clients.ledger.evidence_file import read_evidence
-    from terminal.output import console, print_json
+    from terminal.output import console, print_json, say
 
     checked = check_evidence(
         read_evidence(evidence),
@@ -102,16 +102,16 @@ def check(
     lines = [f"It holds: {checked.entries} entries, unbroken; ε follows from them; the signature {signed}."]
     if checked.added is not None:
         lines.append(f"It continues {after}: {checked.added} entries were added.")
-    console.print("\n".join(lines), style="green", markup=False, highlight=False, soft_wrap=True)
+    for line in lines:
+        say(line, "green")
     for note in checked.notes:
-        console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        say(note, "yellow")
 
 
 def _print_entries(entries: list[Entry], *, json: bool) -> None:
     from rich.table import Table
-    from rich.text import Text
 
-    from terminal.output import console, print_json
+    from terminal.output import cell, console, print_json
 
     if json:
         print_json([{**vars(entry), "body": dict(entry.body)} for entry in entries])
@@ -124,7 +124,7 @@ def _print_entries(entries: list[Entry], *, json: bool) -> None:
         red = entry.plan in plain
         warning = ["NOT PRIVATE" if red else ""] if plain else []
         cells = (entry.sequence, entry.body["at"][:19], entry.kind, entry.plan, entry.request, *warning)
-        table.add_row(*(Text(str(cell)) for cell in cells), style="red" if red else "")
+        table.add_row(*(cell(value) for value in cells), style="red" if red else "")
     console.print(table)
 
 

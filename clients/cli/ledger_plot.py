@@ -69,7 +69,7 @@ def plot_ledger(
 
 
 def _draw_history(axes: Axes, moments: Sequence[Moment], ranked: Sequence[BlockTotal], cap: Cap) -> None:
-    from terminal.figures import COLOURS, GREY, name_ends
+    from terminal.figures import COLOURS, GREY, lettering, name_ends
 
     days = [datetime.fromisoformat(moment.at).timestamp() / _DAY for moment in moments]
     ends = [((0.0, cap.epsilon), f"cap {cap.epsilon:g}", "#000000")]
@@ -82,7 +82,8 @@ def _draw_history(axes: Axes, moments: Sequence[Moment], ranked: Sequence[BlockT
             curve = _curve(total.block, days, moments)
             _draw_block(axes, curve, colour=colour, end=days[-1], named=named, hatched=total is hatched)
         if named:
-            name = group[0].block + (f" and {len(group) - 1} alike" if len(group) > 1 else "")
+            name = lettering(group[0].block, limit=30)
+            name += f" and {len(group) - 1} alike" if len(group) > 1 else ""
             name += "" if math.isfinite(spent) else ": not private"
             ends.append(((days[-1], min(spent, 1.08 * cap.epsilon)), name, colour))
     axes.axhline(cap.epsilon, color="#000000", linewidth=1.4, linestyle=(0, (4, 3)))
@@ -90,7 +91,9 @@ def _draw_history(axes: Axes, moments: Sequence[Moment], ranked: Sequence[BlockT
     axes.set_ylim(0, 1.15 * max([cap.epsilon, *finite]))
     axes.set_ylabel("ε, cumulative")
     _label_times(axes)
-    notes = [f"hatched: what is promised of {hatched.block}"] if hatched is not None else []
+    notes = []
+    if hatched is not None:
+        notes.append(f"hatched: what is promised of {lettering(hatched.block, limit=40)}")
     notes += ["grey: blocks that spent less"] if len(groups) > _NAMED else []
     axes.set_title("; ".join(notes), fontsize=9, color=GREY, loc="left")
     name_ends(axes, ends)
@@ -159,7 +162,7 @@ def _label_times(axes: Axes) -> None:
 
 
 def _draw_today(axes: Axes, totals: Sequence[BlockTotal], cap: Cap, *, others: int) -> None:
-    from terminal.figures import COLOURS
+    from terminal.figures import COLOURS, lettering
 
     for row, total in enumerate(reversed(totals)):
         if not total.private:
@@ -173,7 +176,7 @@ def _draw_today(axes: Axes, totals: Sequence[BlockTotal], cap: Cap, *, others: i
         words = epsilon(spent) + (f", {epsilon(promised)} promised" if promised > spent else "")
         axes.text(promised, row, f"  {words}", va="center", fontsize=9)
     axes.axvline(cap.epsilon, color="#000000", linewidth=1.4, linestyle=(0, (4, 3)))
-    axes.set_yticks(range(len(totals)), [total.block for total in reversed(totals)])
+    axes.set_yticks(range(len(totals)), [lettering(total.block, limit=40) for total in reversed(totals)])
     axes.set_ylim(-0.6, max(1, len(totals)) - 0.4)
     axes.set_xlim(
         0, 1.25 * max([cap.epsilon, *(total.promised.epsilon for total in totals if total.private)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -54,7 +55,7 @@ def init(
     """Make a site.toml and the site's key."""
     from clients.keys import make_node_key
     from contract.errors import InputError
-    from terminal.output import console
+    from terminal.output import say
 
     path = folder / "site.toml"
     if path.exists():
@@ -63,9 +64,8 @@ def init(
     (folder / "rows").mkdir(exist_ok=True)
     path.write_text(_TEMPLATE.format(name=name, rows=rows), encoding="utf-8")
     _, public = make_node_key(folder / "keys")
-    console.print(
-        f"made {path}\nput the rows into {folder / 'rows'}, and give {public} to the federation's operator"
-    )
+    say(f"made {path}")
+    say(f"put the rows into {folder / 'rows'}, and give {public} to the federation's operator")
 
 
 @app.command()
@@ -94,12 +94,13 @@ def up(
     from clients.site import close_site, open_site
     from contract.allocator import give_back, reuse_large_blocks
     from terminal.health import Health, serve_health
+    from terminal.logs import log_to
 
     reuse_large_blocks(KEPT)
     config = open_site(file).config
     open_site(file).ledger.verify()
     close_site(file)  # the worker opens it
-    _log_to(config.storage.logs / "agent.log")
+    log_to(config.storage.logs / "agent.log")
     log = logging.getLogger("tidegate.agent")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -156,10 +157,11 @@ def work(file: SiteFile, descriptor: int) -> None:
     from clients.app import warm_up
     from clients.line.worker import Limits, answer_tasks
     from clients.site_config import read_site_config
+    from terminal.logs import log_to
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     config = read_site_config(file)
-    _log_to(config.storage.logs / "agent.log")
+    log_to(config.storage.logs / "agent.log")
     warm_up()
     limits = Limits(memory_mb=config.agent.memory_mb, seconds=config.agent.task_seconds)
     answer_tasks(descriptor, client_app, limits, lock=config.storage.folder / "worker.lock")
@@ -168,9 +170,12 @@ def work(file: SiteFile, descriptor: int) -> None:
 @app.command()
 def status(file: SiteFile, json: Json = False) -> None:
     """What the site is, whether its ledger verifies, and its worst data block."""
+    from rich.text import Text
+
     from clients.cli.block_table import bar, epsilon, worst
     from clients.ledger.replay import block_totals
     from clients.site import open_site
+    from contract.outside import shown
     from terminal.output import console, print_json
 
     site = open_site(file)
@@ -189,7 +194,7 @@ def status(file: SiteFile, json: Json = False) -> None:
             "",
             "private runs only"
             if config.policy.require_private
-            else "[red]runs that are not private too[/red]",
+            else Text("runs that are not private too", "red"),
         ),
         ("cap", f"ε = {cap.epsilon:g} at δ = {cap.delta:g} for every data block"),
         ("ledger", f"{entries} entries verify"),
@@ -199,7 +204,7 @@ def status(file: SiteFile, json: Json = False) -> None:
         rows.append(("worst block", "none: nothing was spent"))
     else:
         spent, promised = epsilon(block.spent.epsilon), epsilon(block.promised.epsilon)
-        words = f"  {block.block}: ε = {spent} spent, {promised} promised"
+        words = f"  {shown(block.block)}: ε = {spent} spent, {promised} promised"
         rows.append(("worst block", bar(block, cap).append(words, "" if block.private else "red")))
     console.print(_facts(rows))
 
@@ -213,7 +218,7 @@ app.command()(check)
 def egress(file: SiteFile, json: Json = False) -> None:
     """What left the site: each reply, what it held, its size and hash."""
     from clients.site import open_site
-    from terminal.output import print_json, print_table
+    from terminal.output import cell, print_json, print_table
 
     left = [entry for entry in open_site(file).ledger.entries() if entry.kind == "commit"]
     if json:
@@ -227,7 +232,7 @@ def egress(file: SiteFile, json: Json = False) -> None:
                 entry.request,
                 ", ".join(entry.body["releases"]),
                 entry.body["bytes"],
-                "yes" if entry.body["private"] else "[red]NO[/red]",
+                "yes" if entry.body["private"] else cell("NO", "red"),
                 entry.body["sha256"][:12],
             )
             for entry in left
@@ -236,14 +241,35 @@ def egress(file: SiteFile, json: Json = False) -> None:
 
 
 @app.command()
-def drift(file: SiteFile) -> None:
+def drift(file: SiteFile, json: Json = False) -> None:
     """Where the full drift reports are; they hold raw values and stay here."""
-    from clients.site_config import read_site_config
-    from terminal.output import print_table
+    from dataclasses import asdict
 
-    reports = read_site_config(file).storage.reports
-    found = sorted(reports.rglob("*.html"))
-    print_table(("experiment", "window", "report"), ((path.parent.name, path.stem, path) for path in found))
+    from clients.mechanisms.report_files import INDEX, list_reports
+    from clients.site_config import read_site_config
+    from terminal.output import print_json, print_table, say
+
+    folder = read_site_config(file).storage.reports
+    found = list_reports(folder)
+    if json:
+        print_json([{**asdict(report), "folder": str(folder)} for report in found])
+        return
+    print_table(
+        ("made (UTC)", "experiment", "window", "against", "drift in", "report"),
+        (
+            (
+                report.made[:19],
+                report.experiment,
+                ", ".join(report.windows) or "all rows",
+                ", ".join(report.reference_windows) or "all rows",
+                ", ".join(report.drifted) or "–",
+                report.file,
+            )
+            for report in found
+        ),
+    )
+    if found:
+        say(f"They are in {folder}, listed in {folder / INDEX}")
 
 
 def _wait_to_connect_anew(superlink: str, stop: threading.Event, health: Health) -> None:
@@ -271,10 +297,13 @@ def _worker_command(file: Path, descriptor: int) -> list[str]:
 
 def _facts(rows: Iterable[tuple[str, str | Text]]) -> Table:
     from rich.table import Table
+    from rich.text import Text
+
+    from terminal.output import cell
 
     grid = Table.grid(padding=(0, 2))
     for name, value in rows:
-        grid.add_row(f"[bold]{name}[/bold]", value)
+        grid.add_row(cell(name, "bold"), value if isinstance(value, Text) else cell(value))
     return grid
 
 
@@ -284,24 +313,12 @@ def _agent_state(log: Path) -> str:
         return "never ran"
     said = [
         line
-        for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
-        if " tidegate.agent: site '" in line
+        for line in log.read_text(encoding="utf-8", errors="replace").split("\n")
+        if re.match(r"[-0-9]+ [:,0-9]+ INFO tidegate\.agent: site '", line)
     ]
     if not said:
         return "never connected"
     time, _, words = said[-1].partition(" INFO tidegate.agent: ")
-    state = "stopped" if words.endswith("has stopped") else f"connected to {words.split(' ')[-4]}"
+    connected = re.search(r"' is connected to (\S+) as node ", words)
+    state = f"connected to {connected[1]}" if connected else "stopped"
     return f"{state}, by its log at {time}"
-
-
-def _log_to(path: Path) -> None:
-    import logging
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handlers: list[logging.Handler] = [logging.StreamHandler(), logging.FileHandler(path, encoding="utf-8")]
-    logging.basicConfig(
-        level=logging.INFO, handlers=handlers, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("tidegate").setLevel(logging.INFO)
-    for chatty in ("httpx", "flwr"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -10,6 +10,7 @@ Each file is an uncompressed zip archive, written aside and renamed into place.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import zipfile
@@ -45,8 +46,9 @@ class Spool:
                 half_written.unlink()
 
     def path(self, work: Work) -> Path:
-        """Where a message lies."""
-        return self._folder / f"{work.run}-{work.message_id}.message"
+        """Where a message lies. Its id comes from outside, and is no part of the name."""
+        name = hashlib.sha256(work.message_id.encode(errors="surrogatepass")).hexdigest()
+        return self._folder / f"{work.run:d}-{name[:32]}.message"
 
     def keep(self, work: Work) -> None:
         """Write a message down, so that no crash loses it.

@@ -8,20 +8,14 @@ window's counts is sqrt(d).
 
 from __future__ import annotations
 
-import functools
 import logging
-import os
-import signal
-import zlib
 from collections.abc import Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from clients.mechanisms.drawing import Drawing, report_queue
 from clients.mechanisms.noise import NormalSource, noisy
+from clients.mechanisms.report_files import request_digest
 from clients.rows.persons import limited
 from clients.rows.rows import Rows, as_declared
 from contract.card import Card
@@ -89,46 +83,23 @@ def write_local_report(
 ) -> None:
     """Have Evidently's full report of both windows written into the site's own folder; it never leaves it.
 
-    A process of its own writes it, at low priority, after the answer: the server
-    does not wait for seconds of drawing, and a report that fails fails in the
-    site's log alone. The process ends with this one, when its queue is empty.
+    It is drawn after the answer, elsewhere (`clients.mechanisms.drawing`): the server does not
+    wait for it, and a report that fails fails in the site's log alone. A request that comes again
+    is drawn once.
     """
-    path = folder / experiment.name / f"{'+'.join(instruction.windows) or 'all'}.html"
-    seed = zlib.crc32("/".join((instruction.run, *instruction.windows)).encode())
-    written = _writer().submit(_write, reference, current, experiment, path, seed)
-    written.add_done_callback(_log_outcome)
-
-
-@functools.cache
-def _writer() -> ProcessPoolExecutor:
-    """One lasting process, for importing Evidently takes seconds."""
-    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_step_back)
-
-
-def _step_back() -> None:
-    """Draw when the processor has nothing else to do, where the system can say so (Linux)."""
-    if hasattr(os, "SCHED_IDLE"):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    else:
-        os.nice(10)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _write(
-    reference: pd.DataFrame, current: pd.DataFrame, experiment: Experiment, path: Path, seed: int
-) -> str:
-    from monitoring.report import write_report
-
-    rng = np.random.default_rng(seed)
-    write_report(reference, current, task=experiment.task, drift=experiment.drift, path=path, rng=rng)
-    return str(path)
-
-
-def _log_outcome(written: Future[str]) -> None:
-    if written.cancelled():
-        return
-    error = written.exception()
-    if error is None:
-        _log.info("drift report written: %s", written.result())
-    else:
-        _log.error("the drift report was not written: %s", error)
+    try:
+        asked = (instruction.run, instruction.step, instruction.windows, instruction.reference_windows)
+        report_queue().add(
+            Drawing(
+                digest=request_digest(*asked, experiment.digest),
+                reference=reference,
+                current=current,
+                experiment=experiment,
+                run=instruction.run,
+                windows=instruction.windows,
+                reference_windows=instruction.reference_windows,
+                folder=folder,
+            )
+        )
+    except Exception:  # the answer is charged and made: nothing about a report may keep it here
+        _log.exception("a drift report cannot be drawn")

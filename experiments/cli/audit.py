@@ -31,7 +31,7 @@ def audit(
 
     from experiments.audit.probes import audit as run_probes
     from server.settings import apply_quiet_environment
-    from terminal.output import Steps, console, figure, print_json, print_table, quiet_flower
+    from terminal.output import Steps, cell, figure, print_json, print_table, quiet_flower, say
 
     apply_quiet_environment()
     quiet_flower()
@@ -60,16 +60,17 @@ def audit(
                     _bound(finding.lower_bound),
                     f"{finding.lower_bound / finding.stated:.0%}" if finding.stated else "–",
                     f"{finding.errors / finding.trials:.1%} of {finding.trials:,}",
-                    "[bold red]DISPROVED[/bold red]" if finding.alarm else "holds",
+                    cell("DISPROVED", "bold red") if finding.alarm else "holds",
                 )
                 for finding in findings
             ),
             title=f"What an attacker proves with 95 % confidence, who knows every row but one "
             f"(δ = {findings[0].delta:g}, {sum(finding.seconds for finding in findings):.0f} s)",
         )
-        console.print(_conclusion(findings))
+        for line, style in _conclusion(findings):
+            say(line, style)
         if plot is not None:
-            console.print(f"picture: {plot}")
+            say(f"picture: {plot}")
     if any(finding.alarm for finding in findings):
         raise typer.Exit(1)
 
@@ -98,22 +99,23 @@ def _bound(epsilon: float) -> str:
     return f"{epsilon:.3f}" if epsilon != float("inf") else "∞"
 
 
-def _conclusion(findings: list[Finding]) -> str:
+def _conclusion(findings: list[Finding]) -> list[tuple[str, str]]:
+    """Sentences, each with its style."""
     alarms = [finding for finding in findings if finding.alarm]
     if not alarms:
-        return (
+        words = (
             "No statement was disproved. That is no proof: it is how far this attacker came. "
             "A false alarm has a chance of one in a million."
         )
-    lines = ["[bold red]What the ledger states does not hold for what was run:[/bold red]"]
-    for finding in alarms:
-        if not finding.independent:
-            lines.append(
-                f"  {finding.probe}: the noise of a release is not independent from number to number"
-            )
-        else:
-            lines.append(
-                f"  {finding.probe}: stated ε = {finding.stated:.3g}, proven above {_bound(finding.proven)}"
-            )
-    lines.append("Release nothing with this installation until it is found out why.")
-    return "\n".join(lines)
+        return [(words, "")]
+    return [
+        ("What the ledger states does not hold for what was run:", "bold red"),
+        *((f"  {_alarm(finding)}", "") for finding in alarms),
+        ("Release nothing with this installation until it is found out why.", ""),
+    ]
+
+
+def _alarm(finding: Finding) -> str:
+    if not finding.independent:
+        return f"{finding.probe}: the noise of a release is not independent from number to number"
+    return f"{finding.probe}: stated ε = {finding.stated:.3g}, proven above {_bound(finding.proven)}"

@@ -19,10 +19,12 @@ def bench(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure, and say whether each goal holds. Exit code 0 whether they hold or not."""
+    from rich.text import Text
+
     from contract.errors import InputError
     from experiments.benchmarks.measurement import to_json
     from server.settings import apply_quiet_environment
-    from terminal.output import Steps, console, figure, print_json, print_table, quiet_flower
+    from terminal.output import Steps, cell, figure, print_json, print_table, quiet_flower, say
 
     apply_quiet_environment()
     quiet_flower()
@@ -43,17 +45,17 @@ def bench(
         ("what", "ours", "theirs", "goal", "unit", "holds"),
         (
             (
-                f"{item.name}\n[dim]{item.note}[/dim]" if item.note else item.name,
+                Text.assemble(item.name, "\n", (item.note, "dim")) if item.note else item.name,
                 figure(item.ours),
                 figure(item.theirs),
                 f"{'≥' if item.at_least else '≤'} {item.goal:g}",
                 item.unit,
-                "yes" if item.holds else "[red]NO[/red]",
+                "yes" if item.holds else cell("NO", "red"),
             )
             for item in measurements
         ),
     )
-    console.print(f"{sum(item.holds for item in measurements)} of {len(measurements)} goals hold")
+    say(f"{sum(item.holds for item in measurements)} of {len(measurements)} goals hold")
 
 
 def _privacy(steps: Steps) -> list[Measurement]:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from contract.outside import shown
+
 __all__ = ["demo"]
 
 
@@ -34,22 +36,22 @@ def demo(
 
     from experiments.demo.demo import Demo, DemoOptions
     from server.settings import apply_quiet_environment
-    from terminal.output import console, print_json, print_table, quiet_flower
+    from terminal.output import cell, print_json, print_table, quiet_flower, say
 
     apply_quiet_environment()
     quiet_flower()
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
 
-    def say(line: str) -> None:
-        print(line, file=sys.stderr if json else sys.stdout, flush=True)
+    def tell(line: str) -> None:
+        print(shown(line, limit=5000), file=sys.stderr if json else sys.stdout, flush=True)
 
     def wait() -> None:
-        say(f"MLflow UI: {told.ui} (Ctrl-C ends the demo)")
+        tell(f"MLflow UI: {told.ui} (Ctrl-C ends the demo)")
         while True:
             time.sleep(1)
 
     told = Demo(
-        options=DemoOptions(folder=folder.absolute(), drift=drift, weeks=weeks, ui_port=ui_port), say=say
+        options=DemoOptions(folder=folder.absolute(), drift=drift, weeks=weeks, ui_port=ui_port), say=tell
     )
     result = told.run(keep=wait if keep else None)
     if json:
@@ -64,19 +66,16 @@ def demo(
             (
                 (
                     step["name"],
-                    "yes" if step["ok"] else "[red]NO[/red]",
+                    "yes" if step["ok"] else cell("NO", "red"),
                     f"{step['seconds']:.1f}" if step["seconds"] else "",
                     step["detail"],
                 )
                 for step in result["steps"]
             ),
         )
-        console.print(f"{result['seconds']:.0f} s in all. The plot by week: {result['plot']}", soft_wrap=True)
-        console.print("Look at versions and passports with:")
-        console.print(f"  MLFLOW_TRACKING_URI={result['tracking_uri']} tidegate models ui", soft_wrap=True)
-        console.print(
-            f"What a site spent: tidegate site ledger {next((folder / 'sites').iterdir())}/site.toml",
-            soft_wrap=True,
-        )
+        say(f"{result['seconds']:.0f} s in all. The plot by week: {result['plot']}")
+        say("Look at versions and passports with:")
+        say(f"  MLFLOW_TRACKING_URI={result['tracking_uri']} tidegate models ui")
+        say(f"What a site spent: tidegate site ledger {next((folder / 'sites').iterdir())}/site.toml")
     if not result["ok"]:
         raise typer.Exit(1)

@@ -13,8 +13,10 @@ import typer
 
 from clients.cli import site
 from contract.errors import TidegateError
+from contract.outside import shown
 from experiments.cli import audit, bench, data, demo, ranges, run
 from server.cli import drift, models, server
+from terminal.logs import prepare_output
 
 __all__ = ["app", "main"]
 
@@ -37,16 +39,19 @@ app.add_typer(models.app, name="models")
 
 
 _INTERRUPTED = 130
+_LONGEST = 5000
+"""Characters of an error that are shown."""
 
 
 def main() -> None:
     """The program's entry."""
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    prepare_output()
     try:
         app()
     except TidegateError as exc:
-        print(f"error: {exc}", file=sys.stderr)
+        print(f"error: {shown(exc, limit=_LONGEST)}", file=sys.stderr)
         sys.exit(exc.exit_code)
     except KeyboardInterrupt:
         _say_interrupted()

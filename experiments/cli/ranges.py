@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from contract.outside import shown
+
 __all__ = ["ranges"]
 
 
@@ -40,7 +42,7 @@ def ranges(
     from server.settings import apply_quiet_environment, read_settings
     from server.state.storage import name_run
     from terminal.experiment_files import read_text
-    from terminal.output import console, print_json, quiet_flower
+    from terminal.output import print_json, quiet_flower, say
 
     apply_quiet_environment()
     quiet_flower()
@@ -73,12 +75,12 @@ def ranges(
     if write is not None:
         _write(write, with_ranges(read_text(file), told, where=str(file)))
         if not json:
-            console.print(f"wrote {write}", markup=False, highlight=False, soft_wrap=True)
+            say(f"wrote {write}")
 
 
 def _show(result: Mapping[str, Any], told: Mapping[str, tuple[float, float]]) -> None:
     from experiments.range_query import MARGIN
-    from terminal.output import console, print_table
+    from terminal.output import print_table, say
 
     share = f"{result['share']:.1%}"
     rows = [
@@ -97,19 +99,19 @@ def _show(result: Mapping[str, Any], told: Mapping[str, tuple[float, float]]) ->
     )
     print_table(("feature", "low", "high", "missing", "why there is no range"), rows, title=title)
     if not result["private"]:
-        console.print("[bold red]NOT PRIVATE: these counts give no guarantee.[/bold red]")
+        say("NOT PRIVATE: these counts give no guarantee.", "bold red")
     else:
         charged = ", ".join(
             f"{site} {spent['epsilon_in_total']:.2f}" for site, spent in sorted(result["sites"].items())
         )
-        console.print(
+        say(
             f"ε = {result['epsilon']:g} at δ = {result['delta']:g} for each site, charged once however often "
             f"this is asked; ε in total, at most, on any data block: {charged}"
         )
     for site, reason in sorted(result["failures"].items()):
-        console.print(f"[yellow]{site} did not take part: {reason}[/yellow]")
+        say(f"{site} did not take part: {reason}", "yellow")
     for feature, (low, high) in told.items():
-        print(f"\n# {feature}\nlow = {low!r}\nhigh = {high!r}")
+        print(f"\n# {shown(feature)}\nlow = {low!r}\nhigh = {high!r}")
     if len(told) < len(result["features"]):
         worst = max(item["least_share"] or 1.0 for item in result["features"])
         print(

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from contract.outside import shown
+
 __all__ = ["run"]
 
 
@@ -25,13 +27,11 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="End with one JSON object.")] = False,
 ) -> None:
     """Train across the sites and register a model version."""
-    from rich.markup import escape
-
     from experiments.federated_run import Request, named_runtime, run_experiment, sites_for
     from server.settings import apply_quiet_environment, read_settings
     from server.state.storage import name_run
     from terminal.experiment_files import read_experiment
-    from terminal.output import Steps, console, metrics_rows, print_json, print_table, quiet_flower
+    from terminal.output import Steps, metrics_rows, print_json, print_table, quiet_flower, say
 
     apply_quiet_environment()
     quiet_flower()
@@ -54,7 +54,7 @@ def run(
         )
     except KeyboardInterrupt:
         steps.close()
-        print(f"go on where it stopped with: tidegate run {file} --resume {name}", file=sys.stderr)
+        print(shown(f"go on where it stopped with: tidegate run {file} --resume {name}"), file=sys.stderr)
         raise
     finally:
         steps.close()
@@ -68,10 +68,10 @@ def run(
         title=f"{result['model']} version {result['version']}: {result['status']}",
     )
     if result["status"] != "succeeded":
-        console.print(f"[bold yellow]INCOMPLETE:[/bold yellow] {escape(result['incomplete'])}")
+        say(f"INCOMPLETE: {result['incomplete']}", "bold yellow")
     if not result["private"]:
-        console.print("[bold red]NOT PRIVATE: this run gives no guarantee.[/bold red]")
-    console.print(
+        say("NOT PRIVATE: this run gives no guarantee.", "bold red")
+    say(
         f"run {result['run']}, {result['seconds']['total']:.1f} s. "
         f"Open the passport with: tidegate models show {result['model']} {result['version']}"
     )

@@ -92,7 +92,7 @@ def _draw_auc(axes: Axes, study: Study) -> None:
 
 def tell(study: Study) -> None:
     """Print the tables."""
-    from terminal.output import console, figure, print_table
+    from terminal.output import figure, print_table, say
 
     columns = ("mean", "pooled", "AUC", "mean AUC")
     print_table(
@@ -111,7 +111,7 @@ def tell(study: Study) -> None:
         [(row.name, *_cells(row), figure(row.auc / best)) for row in study.resplits],
         title="Over other splits, with half the 95 % confidence interval",
     )
-    console.print(
+    say(
         "mean: accuracy, mean of the four hospitals; pooled: accuracy of all held-out patients together; "
         "AUC: of all together; mean AUC: of the hospitals that hold out both classes; published: FLamby's "
         "mean (pooled), for the private ones at an ε that it claims and does not hold; ratio: AUC over the "
@@ -140,7 +140,7 @@ def main(
 ) -> None:
     """Reproduce FLamby's table for Fed-Heart-Disease and set our private results beside it."""
     from server.settings import apply_quiet_environment
-    from terminal.output import Steps, console, print_json, quiet_flower
+    from terminal.output import Steps, print_json, quiet_flower, say
 
     apply_quiet_environment()
     quiet_flower()
@@ -166,7 +166,7 @@ def main(
         print_json({**asdict(study), "plot": plot, "seconds": seconds})
         return
     tell(study)
-    console.print(f"plot: {plot.resolve()}; {seconds:.0f} s")
+    say(f"plot: {plot.resolve()}; {seconds:.0f} s")
 
 
 def _make(folder: Path) -> None:

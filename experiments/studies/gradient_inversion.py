@@ -495,12 +495,12 @@ def _between(shares: Sequence[float], sign: str = "") -> str:
 
 
 def _tell(figures: Sequence[Figures]) -> None:
-    from terminal.output import console, figure, print_table
+    from terminal.output import cell, figure, print_table, say
 
-    rows: list[tuple[str, ...]] = []
+    rows: list[tuple[object, ...]] = []
     for one in figures:
         if not one.release:
-            rows.append((f"[bold]{one.setting}[/bold]", "", "", "", ""))
+            rows.append((cell(one.setting, "bold"), "", "", "", ""))
         right, spread = (100 * value for value in one.recovered)
         rows.append(
             (
@@ -516,7 +516,8 @@ def _tell(figures: Sequence[Figures]) -> None:
         rows,
         title="What the server reconstructs from one update: mean ± deviation of the repeats",
     )
-    console.print(conclusion(figures))
+    for line in conclusion(figures).splitlines():
+        say(line)
 
 
 def _with_spread(figures: tuple[float, float]) -> str:
@@ -541,7 +542,7 @@ def main(
     """Reconstruct rows from updates, and say which updates give them away."""
     from experiments.studies.inversion_picture import draw
     from server.settings import apply_quiet_environment
-    from terminal.output import Steps, console, print_json, quiet_flower
+    from terminal.output import Steps, print_json, quiet_flower, say
 
     apply_quiet_environment()
     quiet_flower()
@@ -569,7 +570,7 @@ def main(
         print_json({"figures": as_json(figures), "picture": picture, "seconds": seconds})
         return
     _tell(figures)
-    console.print(f"picture: {picture.resolve()}; {seconds:.0f} s")
+    say(f"picture: {picture.resolve()}; {seconds:.0f} s")
 
 
 if __name__ == "__main__":

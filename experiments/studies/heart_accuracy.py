@@ -107,7 +107,7 @@ def _one_run(experiment: Experiment, folder: Path) -> HeartRun:
 
 
 def _print(runs: Sequence[HeartRun]) -> None:
-    from terminal.output import console, figure, print_table
+    from terminal.output import figure, print_table, say
 
     hospitals = list(runs[0].scores.accuracy)
     rows = [
@@ -121,7 +121,7 @@ def _print(runs: Sequence[HeartRun]) -> None:
     ]
     print_table(("run", *hospitals, "mean", "ε"), rows, title="Heart disease: accuracy on held-out patients")
     mean = statistics.mean(run.mean for run in runs)
-    console.print(
+    say(
         f"mean over {len(runs)} runs {mean:.3f} at ε ≤ {max(run.epsilon for run in runs):.2f}, "
         f"δ = {runs[0].delta:g} a hospital; best published without privacy {BEST_PUBLISHED}"
     )

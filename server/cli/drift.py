@@ -21,7 +21,7 @@ def list_verdicts(
     from monitoring.verdict import Verdict
     from server.settings import read_settings
     from server.state.storage import open_state
-    from terminal.output import print_json, print_table
+    from terminal.output import cell, print_json, print_table
 
     with open_state(read_settings().state_url) as state:
         records, decisions = state.verdicts(experiment), state.decisions(experiment)
@@ -47,7 +47,7 @@ def list_verdicts(
         rows.append(
             (
                 record.window,
-                "[red]alarm[/red]" if record.alarm else "quiet",
+                cell("alarm", "red") if record.alarm else "quiet",
                 ", ".join(verdict.sites_in_alarm) or "–",
                 ", ".join(features) or "–",
                 reasons.get(record.window, "–"),
@@ -68,7 +68,7 @@ def show(
     from monitoring.verdict import Verdict
     from server.settings import read_settings
     from server.state.storage import open_state
-    from terminal.output import figure, print_table
+    from terminal.output import cell, figure, print_table
 
     with open_state(read_settings().state_url) as state:
         found = [record for record in state.verdicts(experiment) if record.window == window]
@@ -85,7 +85,7 @@ def show(
             feature.feature,
             f"{feature.p_value:.2g}",
             figure(feature.distance),
-            "[red]drift[/red]" if feature.drifted else "",
+            cell("drift", "red") if feature.drifted else "",
         )
         for site in (*verdict.sites, verdict.pooled)
         for feature in site.features

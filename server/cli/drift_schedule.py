@@ -13,6 +13,7 @@ import time
 
 from contract.errors import RoundError
 from contract.experiment import Experiment
+from contract.outside import shown
 from monitoring.schedule import Schedule, SlotOutcome, run_schedule
 from server.federation import project_root, running_control
 from server.jobs.job import Job
@@ -22,6 +23,7 @@ from server.state.storage import State, name_run, open_state
 __all__ = ["run_drift_schedule"]
 
 _LONGEST_TICK = 60.0
+_LONGEST = 2000
 
 
 class _StateClaims:
@@ -93,4 +95,5 @@ def run_drift_schedule(
 
 
 def _report(outcome: SlotOutcome) -> None:
-    print(f"window {outcome.slot}: {'done' if outcome.done else 'failed: ' + outcome.detail}", flush=True)
+    words = "done" if outcome.done else f"failed: {outcome.detail}"
+    print(shown(f"window {outcome.slot}: {words}", limit=_LONGEST), flush=True)

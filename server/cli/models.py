@@ -6,10 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from contract.outside import shown
+
 if TYPE_CHECKING:
     from server.registry.registry import Registry
 
 __all__ = ["app"]
+
+_LONGEST = 5000
+"""Characters of a passport's line that are shown."""
 
 app = typer.Typer(no_args_is_help=True, help="Model versions and their passports.")
 
@@ -57,7 +62,8 @@ def show(model: Model, version: Version) -> None:
         raise InputError(
             f"there is no version {version} of '{model}'", remedy=f"See `tidegate models list {model}`"
         )
-    console.print(Markdown(found[0].description))
+    lines = [shown(line, limit=_LONGEST) for line in found[0].description.splitlines()]
+    console.print(Markdown("\n".join(lines), hyperlinks=False))
 
 
 @app.command()
@@ -81,12 +87,12 @@ def ui(port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000) 
     from server.line.processes import require_free
     from server.registry.registry_ui import serve_command, serve_environment
     from server.settings import read_settings
-    from terminal.output import console
+    from terminal.output import say
 
     require_free(port, "the MLflow UI")
     settings = read_settings()
     _registry().connect()
-    console.print(f"MLflow UI: http://127.0.0.1:{port} (in some seconds; Ctrl-C stops it)")
+    say(f"MLflow UI: http://127.0.0.1:{port} (in some seconds; Ctrl-C stops it)")
     subprocess.run(serve_command(settings, port), env={**os.environ, **serve_environment()}, check=False)
 
 
@@ -95,7 +101,7 @@ def _move(model: str, version: int, kind: str, by: str, reason: str) -> None:
     from server.registry.registry import CHAMPION
     from server.settings import read_settings
     from server.state.storage import open_state
-    from terminal.output import console
+    from terminal.output import say
 
     registry = _registry()
     if version not in {item.version for item in registry.versions(model)}:
@@ -112,7 +118,7 @@ def _move(model: str, version: int, kind: str, by: str, reason: str) -> None:
             reason=reason,
         )
     registry.set_alias(model, CHAMPION, version)
-    console.print(f"version {version} of '{model}' is the champion ({kind} by {by})")
+    say(f"version {version} of '{model}' is the champion ({kind} by {by})")
 
 
 def _registry() -> Registry:

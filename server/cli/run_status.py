@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from contract.errors import InputError
+from contract.outside import shown
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -121,21 +122,22 @@ def _plain(view: RunView) -> dict[str, Any]:
 
 def _tables(views: Sequence[RunView]) -> Group:
     from rich.console import Group
-    from rich.markup import escape
     from rich.table import Column, Table
     from rich.text import Text
+
+    from terminal.output import cell
 
     runs = Table(Column("run", overflow="fold"), "job", "status", "rounds", "version", "what happened")
     for view in views:
         run, (done, of) = view.run, view.rounds
         rounds = f"{done} of {of}" if of else "–"
         version = str(run.model_version or "–")
-        runs.add_row(escape(run.name), run.job, run.status, rounds, version, escape(run.error))
+        runs.add_row(*map(cell, (run.name, run.job, run.status, rounds, version, run.error)))
     parts: list[Table | Text] = [runs]
     for view in views:
         if view.sites:
             parts.append(_sites(view))
-            parts += [Text(line) for line in _advice(view)]
+            parts += [cell(line) for line in _advice(view)]
     return Group(*parts)
 
 
@@ -148,10 +150,11 @@ def _advice(view: RunView) -> list[str]:
 
 
 def _sites(view: RunView) -> Table:
-    from rich.markup import escape
     from rich.table import Column, Table
 
-    heading = f"sites of run {escape(view.run.name)}"
+    from terminal.output import cell
+
+    heading = f"sites of run {shown(view.run.name)}"
     table = Table(
         "round",
         Column("site", overflow="fold"),
@@ -164,10 +167,10 @@ def _sites(view: RunView) -> Table:
     for site in view.sites:
         colour = _COLOURS.get(site.state, "white")
         table.add_row(
-            str(site.round) if site.kind == "train" else escape(site.kind),
-            escape(site.site),
-            f"[{colour}]{site.state}[/{colour}]",
-            escape(site.reason),
+            cell(site.round if site.kind == "train" else site.kind),
+            cell(site.site),
+            cell(site.state, colour),
+            cell(site.reason),
             f"{site.since:%Y-%m-%d %H:%M:%S}",
         )
     return table

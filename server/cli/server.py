@@ -34,7 +34,7 @@ def up(
     from server.registry.registry import Registry
     from server.settings import apply_quiet_environment, read_settings
     from terminal.health import Health, serve_health
-    from terminal.output import console
+    from terminal.output import say
 
     apply_quiet_environment()
     settings = read_settings()
@@ -53,12 +53,12 @@ def up(
         federation.start_server()
         Registry(settings.tracking_uri, settings.artifact_root).connect()
         federation.start_ui(ui_port)
-        console.print(f"SuperLink   {federation.address}")
-        console.print(f"authority   {federation.files.authority}  (the sites need it)")
-        console.print(f"MLflow UI   http://127.0.0.1:{ui_port}")
+        say(f"SuperLink   {federation.address}")
+        say(f"authority   {federation.files.authority}  (the sites need it)")
+        say(f"MLflow UI   http://127.0.0.1:{ui_port}")
         if answers_at is not None:
-            console.print(f"health      http://127.0.0.1:{answers_at}/health")
-        console.print("Ctrl-C stops both. Let a site in with: tidegate server admit NAME NODE.PUB")
+            say(f"health      http://127.0.0.1:{answers_at}/health")
+        say("Ctrl-C stops both. Let a site in with: tidegate server admit NAME NODE.PUB")
         health.say("running")
         while not stop.wait(1):
             processes.require_running()
@@ -73,10 +73,10 @@ def admit(
     from server.federation import admit as admit_key
     from server.federation import running_control
     from server.settings import read_settings
-    from terminal.output import console
+    from terminal.output import say
 
     node = admit_key(name, public_key, running_control(), read_settings())
-    console.print(f"site '{name}' may connect as node {node}")
+    say(f"site '{name}' may connect as node {node}")
 
 
 @app.command()
@@ -85,10 +85,10 @@ def dismiss(name: Annotated[str, typer.Argument(help="The site's name.")]) -> No
     from server.federation import dismiss as dismiss_site
     from server.federation import running_control
     from server.settings import read_settings
-    from terminal.output import console
+    from terminal.output import say
 
     dismiss_site(name, running_control(), read_settings())
-    console.print(f"site '{name}' may connect no more")
+    say(f"site '{name}' may connect no more")
 
 
 @app.command()

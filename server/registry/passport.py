@@ -8,6 +8,7 @@ and bold words, and every paragraph and table row is one line.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,6 +16,7 @@ from decimal import ROUND_CEILING, Decimal
 from itertools import pairwise
 
 from contract.experiment import Experiment, NumericFeature, Strategy
+from contract.outside import shown
 from contract.quantization import is_quantized
 from contract.releases import Comparison, Metrics, Spent
 from server.state.participation import runs_of
@@ -22,6 +24,10 @@ from server.state.participation import runs_of
 __all__ = ["ModelComparison", "Passport", "SitePassport", "render", "size_band"]
 
 FIGURES = {"log_loss": "log loss", "brier": "Brier", "auc": "AUC", "accuracy": "accuracy"}
+_LONGEST = 2000
+"""Characters of a text from outside."""
+_BLOCK = re.compile(r"^[-+=]")
+"""What begins a list, or makes a heading of the line before."""
 BANDS = (100, 1_000, 10_000, 100_000, 1_000_000)
 
 
@@ -258,7 +264,7 @@ def _spent_row(name: str, site: SitePassport) -> tuple[str, ...]:
     if run is None or total is None:
         words = "answered before the server was restarted" if site.counted else "never answered"
         return (_text(name), "–", "–", "–", "–", words)
-    unit = run.unit if site.private else "–"
+    unit = _text(run.unit) if site.private else "–"
     return (_text(name), _epsilon(run), _epsilon(total), f"{run.delta:g}", unit, _text(run.method))
 
 
@@ -341,12 +347,17 @@ def _table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _code(text: str) -> str:
-    return f"`{' '.join(text.split()).replace('`', '').replace('|', '')}`"
+    return f"`{_line(text).replace('`', '').replace('|', '')}`"
 
 
 def _text(text: str) -> str:
     """One line that is neither markup nor HTML."""
-    line = " ".join(text.split())
-    for character in "\\`*_[]|#":
+    line = _line(text)
+    for character in "\\`*_[]|#~":
         line = line.replace(character, "\\" + character)
+    line = _BLOCK.sub(r"\\\g<0>", line)
     return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _line(text: str) -> str:
+    return shown(" ".join(text.split()), limit=_LONGEST)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from contract.releases import Metrics
-from terminal.figures import COLOURS, GREY, MARKERS, make_figure, name_ends
+from terminal.figures import COLOURS, GREY, MARKERS, lettering, make_figure, name_ends
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -113,7 +113,7 @@ def privacy_spent(
     finite = [value for pair in spent_by_site.values() for value in pair if math.isfinite(value)]
     axes.set_xlim(0, 1.9 * max([*finite, *(caps or {}).values()], default=1.0))
     axes.set_ylim(-0.6, len(names) - 0.4)
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), [lettering(name, limit=40) for name in names])
     axes.set_xlabel(f"ε at δ = {delta:g}: dark this run, light in total, line the site's cap")
     axes.grid(visible=False, axis="y")
     return _png(figure)
@@ -154,7 +154,7 @@ def _lines(axes: Axes, curves: Mapping[str, Curve], *, thick: str = "") -> None:
         marker = MARKERS[index % len(MARKERS)]
         axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=4.5,
                   linewidth=2.6 if name == thick else 1.6)  # fmt: skip
-        ends.append((points[-1], name, colour))
+        ends.append((points[-1], lettering(name, limit=32), colour))
     name_ends(axes, ends)
 
 
@@ -173,7 +173,7 @@ def _dots(axes: Axes, names: Sequence[str], values: Sequence[float], errors: Seq
             axes.plot([value - error, value + error], [row, row], color=COLOURS[0], linewidth=2)
         axes.plot(value, row, marker="o", markersize=9, color=COLOURS[0])
         axes.annotate(f"{value:.3f}", (value, row), (0, 8), textcoords="offset points", ha="center")
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), [lettering(name, limit=40) for name in names])
     axes.set_ylim(-0.6, len(names) - 0.3)
     axes.margins(x=0.25)
 
@@ -197,7 +197,8 @@ def _name_markers(axes: Axes, markers: Sequence[Marker]) -> None:
     """Names above the top panel, on as many lines as keep them apart."""
     for row, marker in enumerate(sorted(markers, key=lambda item: item.week)):
         place: Any = axes.get_xaxis_transform()
-        axes.annotate(marker.name, (marker.week, 1.0), (3, 4 + 13 * (len(markers) - 1 - row)), xycoords=place,
+        above = (3, 4 + 13 * (len(markers) - 1 - row))
+        axes.annotate(lettering(marker.name), (marker.week, 1.0), above, xycoords=place,
                       textcoords="offset points", color=GREY, fontsize=9.5)  # fmt: skip
         top = 12 + 13 * (len(markers) - 1 - row)
         stem = {"arrowstyle": "-", "color": GREY, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0}

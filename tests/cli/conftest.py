@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from rich.console import Console
 
 from experiments.cli.main import main
 from terminal import output
@@ -23,7 +22,7 @@ def tidegate(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
             patch.setattr(sys, "argv", ["tidegate", *map(str, arguments)])
             patch.setattr(sys, "stdout", text)
             patch.setattr(sys, "stderr", text)
-            patch.setattr(output, "console", Console(width=width, force_terminal=colour, file=text))
+            patch.setattr(output, "console", output.Screen(width=width, force_terminal=colour, file=text))
             with pytest.raises(SystemExit) as ended:
                 main()
         assert (ended.value.code or 0) == code, text.getvalue()

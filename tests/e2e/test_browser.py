@@ -3,59 +3,16 @@
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
+from tests.e2e.browser import needs_browser, see
 from tests.e2e.standing_demo import PICTURES, StandingDemo
 
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.timeout(600),
-    pytest.mark.xdist_group("demo"),
-    pytest.mark.skipif(
-        shutil.which("chromium") is None or shutil.which("chromedriver") is None,
-        reason="Debian's packages chromium and chromium-driver are not installed",
-    ),
-]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--window-size=1400,2400",
-        f"--user-data-dir={tmp_path_factory.mktemp('browser')}",
-    ):
-        options.add_argument(argument)
-    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
-
-
-def see(browser: webdriver.Chrome, address: str, *words: str) -> str:
-    """Open the page and wait until its text holds the words."""
-    browser.get(address)
-    end = time.monotonic() + 60
-    while True:
-        text = browser.find_element(By.TAG_NAME, "body").text
-        if all(word in text for word in words):
-            return text
-        assert time.monotonic() < end, f"{address} does not show {words}:\n{text[:3000]}"
-        time.sleep(0.5)
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.xdist_group("demo"), needs_browser]
 
 
 def test_the_experiment_and_its_runs(demo: StandingDemo, browser: webdriver.Chrome) -> None:

@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import monitoring.report
 from contract.errors import DataError, TidegateError
 from contract.experiment import CategoricalFeature, Drift, Label, NumericFeature, Task
-from monitoring.report import DRAWN_ROWS, LocalFindings, write_report
+from monitoring.report import DRAWN_ROWS, LocalFindings, take_window, write_report
+from tests.hostile import HOSTILE
 
 pytest.importorskip("evidently")
 
@@ -117,6 +119,67 @@ def test_many_rows_are_all_tested_and_partly_drawn(tmp_path: Path) -> None:
     assert findings.drifted == ("plan",)
     assert findings.columns[2].distance == pytest.approx(0.02, abs=0.01)
     assert findings.path.stat().st_size < 8e6
+
+
+def test_a_million_rows_are_counted_and_a_sample_is_taken(clean: pd.DataFrame) -> None:
+    whole = clean.sample(1_000_000, replace=True, random_state=0)
+    taken = take_window(whole, "current", task=TASK, drift=DRIFT, rng=np.random.default_rng(0))
+    assert taken.rows == taken.counts["age"].sum() == 1_000_000
+    assert len(taken.drawn) == DRAWN_ROWS
+    assert "name" not in taken.drawn
+
+
+def test_the_page_says_how_many_rows_it_draws(tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    findings = written(rows(rng, DRAWN_ROWS + 1), rows(rng, 500), tmp_path / "w01.html")
+    html = findings.path.read_text()
+    assert "Reference window: 20,001 rows; a random sample of 20,000 is drawn." in html
+    assert "Current window: 500 rows, all of them drawn." in html
+    assert "The test counts every row of both windows" in html
+
+
+def test_names_and_values_from_outside_are_drawn_as_visible_text(tmp_path: Path) -> None:
+    """A column's name cannot end the script, nor a value; two names that look alike stay two columns."""
+    # `model_construct`: whatever an experiment's file may name today
+    task = Task.model_construct(
+        label=Label.model_construct(column="ill" + HOSTILE, classes=("no" + HOSTILE, "yes")),
+        features=(
+            NumericFeature.model_construct(name="x\u200b", kind="numeric", low=0, high=1),
+            NumericFeature.model_construct(name=r"x\u200b", kind="numeric", low=0, high=1),
+            CategoricalFeature.model_construct(name="plan", kind="categorical", categories=("<18", HOSTILE)),
+        ),
+    )
+    rng = np.random.default_rng(8)
+
+    def sly(shift: float) -> pd.DataFrame:
+        columns = {
+            "x\u200b": rng.random(300),
+            r"x\u200b": np.minimum(1, rng.random(300) + shift),
+            "plan": rng.choice(["<18", HOSTILE, "</script><script>"], 300),
+            "ill" + HOSTILE: rng.choice(["no" + HOSTILE, "yes"], 300),
+        }
+        return pd.DataFrame(columns)
+
+    path, rng_null = tmp_path / "w.html", np.random.default_rng(0)
+    findings = write_report(sly(0), sly(0.5), task=task, drift=DRIFT, path=path, rng=rng_null)
+    assert findings.drifted == (r"x\u200b",)
+    html = path.read_text(encoding="utf-8")
+    data = html[: html.index("</head>")]
+    assert data.count("<script>") == data.count("</script>") == 1
+    for letter in ("\x1b", "\u202e", "\u2028", "\u200b"):
+        assert letter not in data
+        assert f"\\u{ord(letter):04x}" not in data.replace("\\\\u", "")
+    assert r"\u003c18" in data
+    assert "x\\\\u200b (2)" in data
+
+
+def test_a_page_that_is_built_otherwise_is_not_written(
+    clean: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitoring.report, "_render", lambda *_: "<html><script>var x = {};</script></html>")
+    with pytest.raises(TidegateError, match="could not be made safe"):
+        written(clean, clean, tmp_path / "w01.html")
+    assert not (tmp_path / "w01.html").exists()
 
 
 def test_a_window_without_rows_is_refused(clean: pd.DataFrame, tmp_path: Path) -> None:

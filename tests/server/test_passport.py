@@ -9,6 +9,7 @@ from markdown_it import MarkdownIt
 from contract.experiment import Experiment, Privacy, Strategy
 from contract.releases import PLAIN_METHOD, Comparison, MetricErrors, Metrics, Spent
 from server.registry.passport import ModelComparison, Passport, SitePassport, render, size_band
+from tests.hostile import HOSTILE, require_harmless
 
 GOLDEN = Path(__file__).with_name("passport.golden.md")
 
@@ -154,6 +155,24 @@ def test_text_stays_text(passport: Passport) -> None:
     assert "<strong>bold</strong>" not in html
     assert html.count("<h1>") == 1
     assert "<code>abc</code>" in html
+
+
+def test_hostile_text_is_visible_and_markup_of_no_kind(passport: Passport) -> None:
+    site = replace(
+        passport.sites["plan-free"], failures={HOSTILE: 1}, missing_at_end=HOSTILE, mechanism=HOSTILE
+    )
+    sly = replace(
+        passport, trigger=HOSTILE, run=HOSTILE, status=HOSTILE, windows=(HOSTILE,), sites={HOSTILE: site}
+    )
+    for description in (HOSTILE.replace("\ud800", ""), "- a list", "= a heading", "~~~", "w" * 5000):
+        task = passport.experiment.task.model_copy(update={"description": description})
+        text = render(replace(sly, experiment=passport.experiment.model_copy(update={"task": task})))
+        require_harmless(text)
+        assert len(text) < 50_000
+        html = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(text)
+        for tag in ("<script", "<a ", "<s>", "<li>", "<pre>"):
+            assert tag not in html
+        assert html.count("<h1>") == 1
 
 
 def test_every_table_row_has_its_columns(passport: Passport) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from contract.releases import MetricErrors, Metrics
 from server.registry.plots import Marker, WeekFigures, learning_curve, privacy_spent, site_metrics, story
+from tests.hostile import HOSTILE
 
 METRICS = Metrics(log_loss=0.5, brier=0.2, auc=math.nan, accuracy=0.8, rows=10)
 ERRORS = MetricErrors(log_loss=0.1, brier=0.05, auc=math.nan, accuracy=0.1)
@@ -51,3 +52,15 @@ def test_error_bars_are_drawn() -> None:
 def test_pyplot_is_not_used() -> None:
     story({"frozen": WEEKS}, title="t")
     assert "matplotlib.pyplot" not in sys.modules
+
+
+@pytest.mark.parametrize("name", [HOSTILE, r"$\frac{$", "$", r"\$x$", "w" * 5000])
+def test_a_name_is_no_formula_and_breaks_no_plot(name: str) -> None:
+    markers = [Marker(week=2, name=name)]
+    for picture in (
+        learning_curve({name: [(1, 0.7), (2, 0.6)]}, title=name),
+        site_metrics({name: METRICS}, title=name),
+        privacy_spent({name: (0.5, 0.5)}, title=name, delta=1e-5),
+        story({name: WEEKS}, title=name, markers=markers),
+    ):
+        _size(picture)
