@@ -10,6 +10,7 @@ Python has not (`infinity`, `24:00`, the year 10000), for the whole answer. Both
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,15 +48,17 @@ def check_database(source: DataSource, wanted: dict[str, str], numeric: set[str]
     Raises:
         DataError: with what is wrong.
     """
-    from sqlalchemy.types import Date, DateTime, Interval, Time
+    import sqlalchemy as sa
 
+    where = _where(source, site)
     with _connected(source, site) as connection:
         columns = _columns(connection, source)
-    where = _where(source, site)
-    require_columns([name for name, _ in columns], wanted, where=where)
+        require_columns([name for name, _ in columns], wanted, where=where)
+        if source.table is not None:  # whether it may be read
+            connection.execute(_statement(source, wanted).where(sa.false()))
     types = dict(columns)
     for name in numeric:
-        if isinstance(types[wanted[name]], Date | DateTime | Interval | Time):
+        if _is_of_time(types[wanted[name]]):
             raise dates_for_numbers(wanted[name], where=where)
 
 
@@ -144,12 +147,14 @@ def _with_any_text(connection: Any, record: object) -> None:
 
 def _with_any_time(connection: Any, record: object) -> None:
     from psycopg.pq import Format
+    from psycopg.types.string import TextLoader
 
     del record
-    for name in ("date", "timestamp", "timestamptz", "time", "timetz", "interval"):
+    for name in ("date", "timestamp", "timestamptz", "time", "timetz"):
         oid = connection.adapters.types[name].oid
         known = connection.adapters.get_loader(oid, Format.TEXT)
         connection.adapters.register_loader(oid, _or_text(known))
+    connection.adapters.register_loader("interval", TextLoader)  # psycopg's own wraps around at 2**31 days
 
 
 def _or_text(known: Any) -> Any:
@@ -185,6 +190,13 @@ def _columns(connection: Connection, source: DataSource) -> list[tuple[str, Any]
     if connection.dialect.name == "sqlite":  # calls a second `a` `a:1`
         names = [re.sub(r":\d+$", "", name) for name in names]
     return [(name, None) for name in names]
+
+
+def _is_of_time(kind: Any) -> bool:
+    try:
+        return issubclass(kind.python_type, datetime.date | datetime.time | datetime.timedelta)
+    except (AttributeError, NotImplementedError):  # a query's columns have no type, some types no Python one
+        return False
 
 
 def _statement(source: DataSource, wanted: dict[str, str]) -> Any:
