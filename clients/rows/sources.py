@@ -61,7 +61,9 @@ def column_names(config: SiteConfig) -> list[str]:
     path = _files(config)[0]
     with _readable(config, path) as where:
         return (
-            csv_header(path, source, where=where) if source.kind == "csv" else parquet_names(path, where=where)
+            csv_header(path, source, where=where)
+            if source.kind == "csv"
+            else parquet_names(path, where=where)
         )
 
 

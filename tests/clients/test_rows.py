@@ -60,8 +60,35 @@ CELLS = st.one_of(
     st.sampled_from(
         [
             *("", " ", "NA", "1", "1.0", "2", "0", "01", "w1", " w1", "w1\0", "w1.0", "train", "holdout"),
-            *("1e400", "inf", "-1e999", "nan", "1,5", "1_0", "4O", "\u0663", "1001", "1001.0", "1001.", "x" * 300),
-            *('"', '""', '"a', 'a"', 'a"b', ",", ";", "\n", "\r", "\r\n", '"\n1,1,1,1,1\n"', "\x1b[2J", "\u2028"),
+            *(
+                "1e400",
+                "inf",
+                "-1e999",
+                "nan",
+                "1,5",
+                "1_0",
+                "4O",
+                "\u0663",
+                "1001",
+                "1001.0",
+                "1001.",
+                "x" * 300,
+            ),
+            *(
+                '"',
+                '""',
+                '"a',
+                'a"',
+                'a"b',
+                ",",
+                ";",
+                "\n",
+                "\r",
+                "\r\n",
+                '"\n1,1,1,1,1\n"',
+                "\x1b[2J",
+                "\u2028",
+            ),
         ]
     ),
     st.text(max_size=4),
@@ -160,7 +187,9 @@ def check(source: DataSource, singles: list[DataSource], card: Card, folder: Pat
     assert len(whole) == len(whole.frame) == whole.reading.rows - whole.reading.without_side
     apart = [read(single, card) for single in singles]
     assert described(whole) == [row for one in apart for row in described(one)]
-    assert encoded(whole, experiment, card) == [row for one in apart for row in encoded(one, experiment, card)]
+    assert encoded(whole, experiment, card) == [
+        row for one in apart for row in encoded(one, experiment, card)
+    ]
     assert whole.window is not None
     chosen = described(whole.of(("w1",)))
     assert chosen == [row for row in described(whole) if row[2] == "w1"]
@@ -214,6 +243,7 @@ def test_any_lines_are_read_line_by_line(table: list[bytes], card: Card) -> None
 
 @SOME
 @given(st.lists(st.tuples(*[OBJECTS] * len(COLUMNS)), max_size=5), st.sampled_from(CARDS))
+@example([(1, "\ud800", 0, "a", "w1"), (1.0, b"\xff", None, 1001, "w1"), (1, 1, 1, 1001.0, "w1")], CARD)
 def test_any_table_of_a_database_is_read_row_by_row(table: list[tuple[Any, ...]], card: Card) -> None:
     written(as_sqlite, table, card)
 
@@ -307,7 +337,9 @@ def test_a_row_whose_column_says_no_side_is_on_none(side: str | None) -> None:
 
 
 def test_the_administrator_is_told_what_was_read() -> None:
-    raw = pd.DataFrame({"dose": ["1", "x", "1e400", ""], "ward": ["1.0", "icu", "icu", "NA"], "ill": ["0"] * 4})
+    raw = pd.DataFrame(
+        {"dose": ["1", "x", "1e400", ""], "ward": ["1.0", "icu", "icu", "NA"], "ill": ["0"] * 4}
+    )
     found = rows(raw, card_of(*CARD.model_dump()["columns"]))
     assert found.reading.unreadable == {"dose": 2}
     assert found.reading.undeclared == {"ward": {"icu": 2}}

@@ -108,8 +108,14 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
         (('path = "rows"', 'path = "rows"\nseparator = ";;"'), "data.separator"),
         (('path = "rows"', f'path = "rows"\n{CARD}[card.holdout]\nshare = 1.0'), "card.holdout.share"),
         (('path = "rows"', 'path = "rows"\n[card]\ncolumns = []'), "card.columns"),
-        (('path = "rows"', f'path = "rows"\nmissing = {{ agee = ["9"] }}\n{CARD}'), "names 'agee', which is not"),
-        (('path = "rows"', f'path = "rows"\ncolumns = {{ agee = "x" }}\n{CARD}'), "names 'agee', which is not"),
+        (
+            ('path = "rows"', f'path = "rows"\nmissing = {{ agee = ["9"] }}\n{CARD}'),
+            "names 'agee', which is not",
+        ),
+        (
+            ('path = "rows"', f'path = "rows"\ncolumns = {{ agee = "x" }}\n{CARD}'),
+            "names 'agee', which is not",
+        ),
         (('path = "rows"', 'path = "rows"\n[policy]\ndelta_cap = 0.005'), "not below 1/200"),
         (('path = "rows"', 'path = "rows"\n[policy]\nepsilon_cap = 0'), "policy.epsilon_cap"),
         (

@@ -244,7 +244,10 @@ def test_a_line_that_does_not_fit_is_left_out_by_itself(tmp_path: Path, odd: str
 @pytest.mark.parametrize("quoting", [QUOTE_MINIMAL, QUOTE_ALL, QUOTE_NONNUMERIC])
 def test_values_with_separators_and_quotes_are_read_as_csv(tmp_path: Path, quoting: Any) -> None:
     frame = pd.DataFrame({"age": [1, 2], "ward": ['a,"b"', "1"]})
-    assert read(csv(tmp_path / "rows.csv", frame, quoting=quoting), TWO).frame["ward"].tolist() == ['a,"b"', "1"]
+    assert read(csv(tmp_path / "rows.csv", frame, quoting=quoting), TWO).frame["ward"].tolist() == [
+        'a,"b"',
+        "1",
+    ]
 
 
 def test_line_breaks_within_values_are_read_where_the_site_says_so(tmp_path: Path) -> None:
@@ -273,7 +276,9 @@ def test_bytes_that_are_no_text_spoil_their_own_value(tmp_path: Path) -> None:
     path = tmp_path / "rows.db"
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE visits (age, name)")
-        connection.execute("INSERT INTO visits VALUES (1, CAST(x'4dfc6c6c6572' AS TEXT)), (2, x'4df66c6c6572')")
+        connection.execute(
+            "INSERT INTO visits VALUES (1, CAST(x'4dfc6c6c6572' AS TEXT)), (2, x'4df66c6c6572')"
+        )
     connection.close()
     found = read(site(kind="sql", url=f"sqlite:///{path}", table="visits"), named)
     assert found.person is not None
@@ -307,7 +312,10 @@ def test_what_python_has_not_is_read_from_parquet(tmp_path: Path) -> None:
 
 def test_a_parquet_file_that_pandas_wrote_with_an_index_has_its_columns(tmp_path: Path) -> None:
     ROWS.set_index("age").to_parquet(tmp_path / "rows.parquet")
-    assert read(site(kind="parquet", path=str(tmp_path)), card_of(AGE)).frame["age"].tolist()[::2] == [30.5, 70]
+    assert read(site(kind="parquet", path=str(tmp_path)), card_of(AGE)).frame["age"].tolist()[::2] == [
+        30.5,
+        70,
+    ]
 
 
 @pytest.mark.parametrize("text", [b"age,ward\n", b"PAR1" * 9, b""])

@@ -328,8 +328,12 @@ def test_what_python_has_not_is_read_as_the_text_of_the_database(
     for statement in ODD.split(";\n"):
         owner.exec_driver_sql(statement)
     texts = ("day", "moment", "zoned", "clock", "span", "raw", "days")
-    card = card_of(numeric("exact"), numeric("real"), *(one_of(name, "a") for name in texts), one_of("number", "0"))
-    for number, source in enumerate(("table = 'clinic.odd'", "query = 'SELECT * FROM clinic.odd ORDER BY number'")):
+    card = card_of(
+        numeric("exact"), numeric("real"), *(one_of(name, "a") for name in texts), one_of("number", "0")
+    )
+    for number, source in enumerate(
+        ("table = 'clinic.odd'", "query = 'SELECT * FROM clinic.odd ORDER BY number'")
+    ):
         frame = read(sql_config(tmp_path / str(number), reader, source), card).frame
         assert frame["day"].tolist() == ["infinity", "0044-03-15 BC", "2026-03-02"]
         assert frame["moment"].tolist() == ["-infinity", "infinity", "2026-03-02"]
@@ -471,6 +475,9 @@ def test_a_query_cannot_write(tmp_path: Path, owner: sa.Connection, reader: str)
     owner.execute(sa.text(f"GRANT ALL ON clinic.visits TO {ROLE_WITH_PASSWORD}"))
     config = sql_config(tmp_path, reader, "query = 'DELETE FROM clinic.visits RETURNING age, ill'")
     assert "the database refused" in refusal(config)
-    with _connected(config.data, "north") as connection, pytest.raises(sa.exc.InternalError, match="read-only"):
+    with (
+        _connected(config.data, "north") as connection,
+        pytest.raises(sa.exc.InternalError, match="read-only"),
+    ):
         connection.execute(sa.text(str(config.data.query)))
     assert owner.execute(sa.text("SELECT count(*) FROM clinic.visits")).scalar() == len(SITES) * ROWS

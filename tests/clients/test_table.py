@@ -24,7 +24,9 @@ NAMED = card_of(*CARD.model_dump()["columns"], person="patient")
 
 
 def experiment(*features: Any, privacy: Privacy | None = None, **more: Any) -> Experiment:
-    task = Task(label=Label(column="ill", classes=("no", "yes")), features=features or (AGE, COST, WARD), **more)
+    task = Task(
+        label=Label(column="ill", classes=("no", "yes")), features=features or (AGE, COST, WARD), **more
+    )
     return Experiment(name="small", task=task, privacy=privacy or Privacy())
 
 
@@ -140,7 +142,9 @@ def test_a_row_without_a_person_is_left_out_where_persons_count() -> None:
 def test_persons_are_told_apart_letter_by_letter() -> None:
     """numpy's own texts take `a` and `a` with a NUL behind it for one."""
     of_persons = table(
-        frame(patient=["1001", "1001.0", "1001\0"]), card=NAMED, privacy=Privacy(unit="person", rows_per_person=2)
+        frame(patient=["1001", "1001.0", "1001\0"]),
+        card=NAMED,
+        privacy=Privacy(unit="person", rows_per_person=2),
     )
     assert of_persons.person is not None
     first, second, other = of_persons.person.tolist()

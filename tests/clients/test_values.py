@@ -198,7 +198,7 @@ ANYTHING = st.one_of(
 @given(st.lists(ANYTHING, max_size=6))
 @settings(deadline=None)
 def test_each_value_is_read_by_itself(values: list[object]) -> None:
-    """Equal values of different forms (1.5 and 1.50; one moment in two time zones) do not lend each other theirs."""
+    """Equal values of two forms (1.5 and 1.50; one moment in two zones) do not lend each other theirs."""
     column = pd.Series(np.fromiter(values, dtype=object, count=len(values)), dtype=object)
     found = texts(column, missing=MISSING, declared=("1", "NA")).tolist()
     assert found == [text(value, declared=("1", "NA")) for value in values]

@@ -52,20 +52,38 @@ def test_an_experiment_chooses_among_what_the_card_offers() -> None:
     [
         (experiment(NumericFeature(name="dose", kind="numeric", low=0, high=1)), "offers no column 'dose'"),
         (experiment(NumericFeature(name="month", kind="numeric", low=0, high=1)), "offers no column 'month'"),
-        (experiment(NumericFeature(name="ward", kind="numeric", low=0, high=1)), "'ward' is numeric, and on the card"),
-        (experiment(CategoricalFeature(name="age", kind="categorical", categories=("1", "2"))), "'age' is categorical"),
-        (experiment(AGES.model_copy(update={"high": 121.0})), "the range of 'age' is [0, 121], and on the card [0, 120]"),
+        (
+            experiment(NumericFeature(name="ward", kind="numeric", low=0, high=1)),
+            "'ward' is numeric, and on the card",
+        ),
+        (
+            experiment(CategoricalFeature(name="age", kind="categorical", categories=("1", "2"))),
+            "'age' is categorical",
+        ),
+        (
+            experiment(AGES.model_copy(update={"high": 121.0})),
+            "the range of 'age' is [0, 121], and on the card [0, 120]",
+        ),
         (experiment(AGES.model_copy(update={"low": -1.0})), "the range of 'age' is [-1, 100]"),
-        (experiment(WARDS.model_copy(update={"categories": ("a", "b")})), "'ward' has none of the card's categories"),
-        (experiment(WARDS.model_copy(update={"categories": ("1.0", "2.0")})), "none of the card's categories (1, 2)"),
+        (
+            experiment(WARDS.model_copy(update={"categories": ("a", "b")})),
+            "'ward' has none of the card's categories",
+        ),
+        (
+            experiment(WARDS.model_copy(update={"categories": ("1.0", "2.0")})),
+            "none of the card's categories (1, 2)",
+        ),
         (experiment(label=Label(column="ward2")), "no categorical column 'ward2' for the label"),
         (experiment(WARDS, label=Label(column="age")), "no categorical column 'age' for the label"),
-        (experiment(label=Label(classes=("a", "b"), column="ill")), "'ill' has none of the card's categories"),
+        (
+            experiment(label=Label(classes=("a", "b"), column="ill")),
+            "'ill' has none of the card's categories",
+        ),
         (experiment(time="week"), "task.time = 'week', and the card's time is 'month'"),
         (experiment(person=True), "the card names no person"),
         (experiment(person=True, by="patient"), "task.person = 'patient', and the card's person is none"),
     ],
-)  # fmt: skip
+)
 def test_what_the_card_does_not_offer_is_refused(asked: Experiment, sentence: str) -> None:
     assert sentence in refusal(CARD, asked)
 
@@ -98,7 +116,10 @@ def test_everything_that_does_not_fit_is_said_at_once() -> None:
         ({"columns": [AGE], "time": {"column": "age"}}, "column 'age' is named twice"),
         ({"columns": [AGE], "person": "p", "time": {"column": "p"}}, "column 'p' is named twice"),
         ({"columns": [AGE], "holdout": {"column": "age"}}, "column 'age' is named twice"),
-        ({"columns": [AGE], "person": "p", "holdout": {"column": "side"}}, "holdout.column cannot go with person"),
+        (
+            {"columns": [AGE], "person": "p", "holdout": {"column": "side"}},
+            "holdout.column cannot go with person",
+        ),
         ({"columns": [AGE], "holdout": {"share": 0.95}}, "less than or equal to 0.9"),
         ({"columns": [AGE], "time": {"column": "m", "kind": "week"}}, "label"),
         ({"columns": [numeric("age", 0)]}, "low and high go together"),
