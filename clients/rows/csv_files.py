@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["csv_header", "read_csv"]
 
-_BATCH = 10_000
+_BATCH = 500
 
 
 def csv_header(path: Path, source: DataSource, *, where: str) -> list[str]:

@@ -77,15 +77,11 @@ def numbers(
     if column.dtype.kind == "f":  # a table of numbers: nothing to parse
         values = column.to_numpy(dtype=np.float64)
     else:
-        known: dict[str, float] = {}
-        values = np.empty(len(column), dtype=np.float64)
-        for place, value in enumerate(column.tolist()):
-            if not isinstance(value, str):
-                values[place] = _number(value, absent, decimal)
-                continue
-            if value not in known:
-                known[value] = _parsed(value, absent, decimal)
-            values[place] = known[value]
+        read = (
+            _parsed(value, absent, decimal) if type(value) is str else _number(value, absent, decimal)
+            for value in column.tolist()
+        )
+        values = np.fromiter(read, dtype=np.float64, count=len(column))
     stand_ins = [_parsed(text, frozenset(), decimal) for text in absent]
     values = np.where(np.isin(values, [one for one in stand_ins if math.isfinite(one)]), np.nan, values)
     unreadable = np.isinf(values)
@@ -141,8 +137,9 @@ def _number(value: object, absent: frozenset[str], decimal: str) -> float:
     """NaN where it is missing, infinite where it is no number."""
     if value is None or _is_missing(value):
         return math.nan
-    if isinstance(value, bytes):
-        return _parsed(value.decode("utf-8", "backslashreplace"), absent, decimal)
+    if isinstance(value, str | bytes):
+        text = value if isinstance(value, str) else value.decode("utf-8", "backslashreplace")
+        return _parsed(text, absent, decimal)
     if isinstance(value, bool | int | float | Decimal | np.floating | np.integer | np.bool_):
         try:
             return float(value)
