@@ -48,6 +48,8 @@ class DataSource(_Frozen):
             new rows arrive as new files; relative to the folder of `site.toml`.
         separator: between the columns of a CSV file.
         decimal: the decimal sign of the numbers in a CSV file.
+        line_breaks: whether the values of a CSV file may hold line breaks, within quotation marks. The
+            program that writes it must then quote properly: a stray mark takes the next lines with it.
         na_values: what stands for a missing value in a text, in every column; a category that the
             card declares is never one.
         missing: what stands for one beside these, by the card's name of the column.
@@ -61,6 +63,7 @@ class DataSource(_Frozen):
     path: str | None = None
     separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
     decimal: Literal[".", ","] = "."
+    line_breaks: bool = False
     na_values: tuple[str, ...] = ("", "NA", "NaN")
     missing: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     url: str | None = None
@@ -73,6 +76,8 @@ class DataSource(_Frozen):
     def _complete(self) -> Self:
         if self.decimal == self.separator:
             raise ValueError(f"decimal and separator are both '{self.decimal}'")
+        if self.separator in '"\r\n':
+            raise ValueError("separator cannot be a quotation mark or a line break")
         if self.kind == "sql":
             if self.url is None or (self.table is None) == (self.query is None):
                 raise ValueError("kind = 'sql' needs url, and either table or query")

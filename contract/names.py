@@ -16,7 +16,8 @@ from pydantic import AfterValidator, Field
 
 __all__ = ["ColumnName", "Prose", "RunName", "SiteName", "Value", "WindowName", "canonical"]
 
-_WHOLE = re.compile(r"([+-]?\d+)\.0+", re.ASCII)
+_WHOLE = re.compile(r"([+-]?\d+)\.0*", re.ASCII)
+_MIDNIGHT = re.compile(r"(\d{4}-\d\d-\d\d)[T ]00:00(?::00(?:\.0+)?)?(?:Z|[+-]\d\d(?::?\d\d)?)?", re.ASCII)
 
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9 ._-]{0,98}[A-Za-z0-9._-])?$")]
 """Public name of a site."""
@@ -28,14 +29,17 @@ RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
 def canonical(text: str) -> str:
     """The one form of an id, a category or a time: without blanks around it, a whole number without decimals.
 
-    What writes a table turns 1001 into `1001.0` as soon as one value of the column is missing.
+    What writes a table turns 1001 into `1001.0` as soon as one value of the column is missing, and a
+    day into its midnight; what types a letter with its accent writes one character or two (Unicode NFC).
 
     >>> canonical(" 1001.0 "), canonical("01"), canonical("1.50"), canonical("w1")
     ('1001', '01', '1.50', 'w1')
+    >>> canonical("2026-03-02 00:00:00"), canonical("2026-03-02 08:30:00")
+    ('2026-03-02', '2026-03-02 08:30:00')
     """
-    text = text.strip()
-    whole = _WHOLE.fullmatch(text)
-    return whole.group(1) if whole else text
+    text = unicodedata.normalize("NFC", text).strip()
+    found = _WHOLE.fullmatch(text) or _MIDNIGHT.fullmatch(text)
+    return found.group(1) if found else text
 
 
 def _is_canonical(text: str) -> str:
@@ -68,7 +72,7 @@ Value = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_is_p
 
 
 def _is_prose(text: str) -> str:
-    for line in text.splitlines():
+    for line in text.split("\n"):
         _is_printable(line.strip())
     return text
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.errors import DataError
-from contract.experiment import CategoricalFeature, Feature, Label, NumericFeature, Task
+from contract.experiment import CategoricalFeature, Feature, NumericFeature, Task
 from contract.releases import Array
 
 if TYPE_CHECKING:
@@ -59,10 +59,11 @@ def feature_bins(task: Task, bins: int) -> tuple[FeatureBins, ...]:
 
     A numeric feature has `bins` cells, of equal width after its transform, and
     one for missing. A categorical one has a cell a category, one for undeclared
-    values and one for missing. The label has a cell a class and one for all else.
+    values and one for missing; the label the same, with its classes. A label that is
+    missing is not yet known, and says nothing of the labels that are.
     """
     features = (FeatureBins(feature=item.name, cells=_cells(item, bins)) for item in task.features)
-    label = FeatureBins(feature=task.label.column, cells=(*task.label.classes, UNDECLARED))
+    label = FeatureBins(feature=task.label.column, cells=_categories(task.label.classes))
     return (*features, label)
 
 
@@ -84,7 +85,7 @@ def count_features(frame: pd.DataFrame, task: Task, bins: int) -> dict[str, Arra
             remedy="Deliver every column that the task declares",
         )
     counts = {feature.name: _count(_index(frame[feature.name], feature, bins)) for feature in task.features}
-    counts[task.label.column] = _count(_label_index(frame[task.label.column], task.label))
+    counts[task.label.column] = _count(_category_index(frame[task.label.column], task.label.classes))
     return counts
 
 
@@ -98,13 +99,17 @@ def l2_sensitivity(task: Task, *, rows_per_unit: int = 1) -> float:
 
 def _cells(feature: Feature, bins: int) -> tuple[str, ...]:
     if isinstance(feature, CategoricalFeature):
-        return (*feature.categories, UNDECLARED, MISSING)
+        return _categories(feature.categories)
     low, high = _scaled(feature, np.array([feature.low, feature.high]))
     edges = np.linspace(low, high, bins + 1)
     shown = [f"{edge:.4g}" for edge in (np.expm1(edges) if feature.transform == "log1p" else edges)]
     closing = [")"] * (bins - 1) + ["]"]
     ranges = (f"[{low}, {high}{end}" for low, high, end in zip(shown[:-1], shown[1:], closing, strict=True))
     return (*ranges, MISSING)
+
+
+def _categories(known: tuple[str, ...]) -> tuple[str, ...]:
+    return (*known, UNDECLARED, MISSING)
 
 
 def _scaled(feature: NumericFeature, values: Array) -> Array:
@@ -122,14 +127,8 @@ def _count(index: Index) -> Array:
 
 def _index(column: pd.Series[Any], feature: Feature, bins: int) -> Index:
     if isinstance(feature, CategoricalFeature):
-        cells, missing = _category_index(column, feature.categories)
-        return np.where(missing, len(feature.categories) + 1, cells), len(feature.categories) + 2
+        return _category_index(column, feature.categories)
     return _numeric_index(column, feature, bins)
-
-
-def _label_index(column: pd.Series[Any], label: Label) -> Index:
-    cells, _ = _category_index(column, label.classes)
-    return cells, len(label.classes) + 1
 
 
 def _numeric_index(column: pd.Series[Any], feature: NumericFeature, bins: int) -> Index:
@@ -144,15 +143,13 @@ def _numeric_index(column: pd.Series[Any], feature: NumericFeature, bins: int) -
     return np.where(missing, bins, cells), bins + 1
 
 
-def _category_index(
-    column: pd.Series[Any], categories: tuple[str, ...]
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
-    """The category of each row, `len(categories)` if it is none of them; and which are missing."""
+def _category_index(column: pd.Series[Any], known: tuple[str, ...]) -> Index:
     import pandas as pd
 
     missing = column.isna().to_numpy(dtype=bool)
-    found = pd.Index(categories).get_indexer(pd.Index([as_text(value) for value in column], dtype=object))
-    return np.where(missing | (found < 0), len(categories), found).astype(np.intp), missing
+    found = pd.Index(known).get_indexer(pd.Index([as_text(value) for value in column], dtype=object))
+    cells = np.where(missing, len(known) + 1, np.where(found < 0, len(known), found))
+    return cells.astype(np.intp), len(known) + 2
 
 
 def as_text(value: object) -> str:

@@ -118,8 +118,8 @@ def read_rows(config: SiteConfig, card: Card, *, key: bytes) -> Rows:
     import pandas as pd
 
     parts = read_source(config, card)
-    raw = pd.concat([part.frame for part in parts], ignore_index=True)
-    rows = rows_of(raw, card, source=config.data, key=key)
+    columns = {name: np.concatenate([part.frame[name].to_numpy() for part in parts]) for name in card.names}
+    rows = rows_of(pd.DataFrame(columns), card, source=config.data, key=key)
     left_out = {part.name: part.left_out for part in parts if part.left_out}
     return replace(rows, reading=replace(rows.reading, left_out=left_out))
 

@@ -5,15 +5,15 @@ A *text* (a category, an id, a time, a side of the hold-out) has one form, `cont
 that the card declares is that category, letter by letter, even if it looks like a missing value (`NA`,
 Namibia) or like a number with decimals. A *number* is a finite one, or it is missing.
 
-Each value is read by itself. None makes reading fail: what cannot be read counts as missing, and the
-administrator is told how often (`tidegate site check`).
+Each value is read by itself: what others there are beside it changes nothing about it. None makes
+reading fail: what cannot be read counts as missing, and the administrator is told how often
+(`tidegate site check`).
 """
 
 from __future__ import annotations
 
 import datetime
 import math
-import re
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["numbers", "texts"]
 
-_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,4})?", re.ASCII)
+_TRUTH = {"True": 1.0, "true": 1.0, "TRUE": 1.0, "False": 0.0, "false": 0.0, "FALSE": 0.0}
+"""A table of booleans has them as numbers; in a CSV file they are words."""
 
 
 def texts(
@@ -41,7 +42,9 @@ def texts(
         missing: the texts that stand for a missing value.
         declared: the card's categories.
     """
-    absent, known = frozenset(missing), frozenset(declared)
+    categories, stand_ins = tuple(declared), tuple(missing)
+    known, absent = frozenset(categories), frozenset((*stand_ins, *map(canonical, stand_ins)))
+    forms = {canonical(category): category for category in reversed(categories)}
 
     def read(value: object) -> str | None:
         text = _text(value)
@@ -50,9 +53,12 @@ def texts(
         text = text.strip()
         if text in known:
             return text
-        if text in absent or not text:
+        form = canonical(text)
+        if form in known:
+            return form
+        if not form or text in absent or form in absent:
             return None
-        return canonical(text)
+        return forms.get(form, form)
 
     return _mapped(column, read)
 
@@ -60,69 +66,81 @@ def texts(
 def numbers(
     column: pd.Series[Any], *, missing: Iterable[str], decimal: str = "."
 ) -> tuple[npt.NDArray[np.float64], int]:
-    """The column's numbers, NaN where there is none; and how many values were neither that nor missing."""
-    if column.dtype.kind in "fiub":  # a table of numbers: nothing to parse
-        values = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    """The column's numbers, NaN where there is none; and how many values were neither that nor missing.
+
+    Args:
+        column: as the source holds it.
+        missing: the texts that stand for a missing value; `-9` stands for -9.0 too.
+        decimal: the decimal sign.
+    """
+    absent = frozenset(missing)
+    if column.dtype.kind == "f":  # a table of numbers: nothing to parse
+        values = column.to_numpy(dtype=np.float64)
     else:
-        absent = frozenset(missing)
-        known: dict[str, float] = {}
-        values = np.empty(len(column), dtype=np.float64)
-        for place, value in enumerate(column.tolist()):
-            if not isinstance(value, str):
-                values[place] = _number(value)
-                continue
-            if value not in known:
-                known[value] = _parsed(value.strip(), absent, decimal)
-            values[place] = known[value]
+        read = (
+            _parsed(value, absent, decimal) if type(value) is str else _number(value, absent, decimal)
+            for value in column.tolist()
+        )
+        values = np.fromiter(read, dtype=np.float64, count=len(column))
+    stand_ins = [_parsed(text, frozenset(), decimal) for text in absent]
+    values = np.where(np.isin(values, [one for one in stand_ins if math.isfinite(one)]), np.nan, values)
     unreadable = np.isinf(values)
     return np.where(unreadable, np.nan, values) + 0.0, int(unreadable.sum())
 
 
 def _parsed(text: str, absent: frozenset[str], decimal: str) -> float:
     """NaN where it is missing, infinite where it is no number."""
+    text = text.strip()
     if not text or text in absent:
         return math.nan
     if decimal != ".":
         text = text.replace(".", "?").replace(decimal, ".")
-    return float(text) if _NUMBER.fullmatch(text) else math.inf
+    if not text.isascii() or "_" in text:  # Python reads 1_000, and digits of any script
+        return math.inf
+    try:
+        number = float(text)
+    except ValueError:
+        return _TRUTH.get(text, math.inf)
+    return number if math.isfinite(number) else math.inf
 
 
 def _mapped(column: pd.Series[Any], read: Callable[[object], str | None]) -> npt.NDArray[np.object_]:
-    known: dict[tuple[type, object], str | None] = {}
-    found = np.empty(len(column), dtype=object)
-    for place, value in enumerate(column.tolist()):
-        try:
-            key = (type(value), value)
-            if key not in known:
-                known[key] = read(value)
-            found[place] = known[key]
-        except TypeError:  # a value that cannot be a key
-            found[place] = read(value)
+    """Each value read, equal texts once. Other equal values may read otherwise, as 1.50 and 1.5 do."""
+    values, found = column.tolist(), np.empty(len(column), dtype=object)
+    texts = {value for value in values if type(value) is str}
+    known = {text: read(text) for text in texts}
+    found[:] = [known[value] if type(value) is str else read(value) for value in values]
     return found
 
 
 def _text(value: object) -> str | None:  # noqa: PLR0911 - a line a type
     """Without the frills of its type; None where it is missing."""
     if isinstance(value, str):
-        return value
+        return str(value)
     if value is None or _is_missing(value):
         return None
     if isinstance(value, bool | np.bool_):
         return str(bool(value))
     if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
+        return value.decode("utf-8", "backslashreplace")
     if isinstance(value, datetime.datetime):
-        return value.date().isoformat() if value.time() == datetime.time() else value.isoformat()
+        return value.isoformat(sep=" ")
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))
-    return str(value)
+    try:
+        return str(value)
+    except ValueError:  # a whole number of thousands of digits
+        return f"{value:x}" if isinstance(value, int) else None
 
 
-def _number(value: object) -> float:
+def _number(value: object, absent: frozenset[str], decimal: str) -> float:
     """NaN where it is missing, infinite where it is no number."""
     if value is None or _is_missing(value):
         return math.nan
-    if isinstance(value, bool | int | float | Decimal | np.number | np.bool_):
+    if isinstance(value, str | bytes):
+        text = value if isinstance(value, str) else value.decode("utf-8", "backslashreplace")
+        return _parsed(text, absent, decimal)
+    if isinstance(value, bool | int | float | Decimal | np.floating | np.integer | np.bool_):
         try:
             return float(value)
         except OverflowError:
@@ -134,5 +152,5 @@ def _is_missing(value: object) -> bool:
     """NaN, NaT, NA: what is not equal to itself, or says nothing about it."""
     try:
         return bool(value != value)  # noqa: PLR0124
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, ArithmeticError):
         return True

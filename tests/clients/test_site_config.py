@@ -17,6 +17,11 @@ kind = "csv"
 path = "rows"
 """
 
+CARD = """[card]
+columns = [{ name = "age", kind = "numeric" }]
+time = { column = "month" }
+"""
+
 SQL = """
 name = "north-clinic"
 stated_rows = 200
@@ -50,6 +55,24 @@ def test_paths_are_relative_to_the_file_and_caps_are_on(tmp_path: Path) -> None:
     assert config.policy.epsilon_cap == 8.0
 
 
+def test_a_site_offers_its_card_once_it_is_no_draft(tmp_path: Path) -> None:
+    card = read_site_config(write(tmp_path, GOOD + CARD)).offered
+    assert card.names == ("age", "month")
+    for text, sentence in ((GOOD, "no card"), (f"{GOOD}{CARD}draft = true\n", "is a draft")):
+        with pytest.raises(SiteConfigError, match=sentence) as caught:
+            _ = read_site_config(write(tmp_path, text)).offered
+        assert "site 'north-clinic'" in str(caught.value)
+        assert caught.value.remedy
+
+
+def test_how_a_csv_file_is_written_is_said_by_the_site(tmp_path: Path) -> None:
+    text = f'separator = ";"\ndecimal = ","\nline_breaks = true\nmissing = {{ age = ["-9"] }}\n{CARD}'
+    source = read_site_config(write(tmp_path, GOOD + text)).data
+    assert (source.separator, source.decimal, source.line_breaks) == (";", ",", True)
+    assert source.missing == {"age": ("-9",)}
+    assert source.na_values == ("", "NA", "NaN")
+
+
 def test_a_relative_sqlite_file_is_the_one_beside_the_site_file(tmp_path: Path) -> None:
     text = GOOD.replace('kind = "csv"\npath = "rows"', 'kind = "sql"\nurl = "sqlite:///rows.db"\ntable = "t"')
     config = read_site_config(write(tmp_path, text))
@@ -79,7 +102,21 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
         (('path = "rows"', ""), "kind = 'csv' needs path"),
         (('path = "rows"', 'path = "rows"\ntable = "t"'), "go with kind = 'sql'"),
         (('kind = "csv"', 'kind = "sql"\nurl = "sqlite://"'), "either table or query"),
-        (('path = "rows"', 'path = "rows"\nholdout_share = 1.0'), "data.holdout_share"),
+        (('path = "rows"', 'path = "rows"\nholdout_share = 0.2'), "unknown key 'data.holdout_share'"),
+        (('path = "rows"', 'path = "rows"\ndecimal = ","'), "decimal and separator are both ','"),
+        (('path = "rows"', "path = 'rows'\nseparator = '\"'"), "separator cannot be"),
+        (('path = "rows"', 'path = "rows"\nseparator = ";;"'), "data.separator"),
+        (('path = "rows"', f'path = "rows"\n{CARD}[card.holdout]\nshare = 1.0'), "card.holdout.share"),
+        (('path = "rows"', 'path = "rows"\n[card]\ncolumns = []'), "card.columns"),
+        (
+            ('path = "rows"', f'path = "rows"\nmissing = {{ agee = ["9"] }}\n{CARD}'),
+            "names 'agee', which is not",
+        ),
+        (
+            ('path = "rows"', f'path = "rows"\ncolumns = {{ agee = "x" }}\n{CARD}'),
+            "names 'agee', which is not",
+        ),
+        (('path = "rows"', 'path = "rows"\n[policy]\ndelta_cap = 0.005'), "not below 1/200"),
         (('path = "rows"', 'path = "rows"\n[policy]\nepsilon_cap = 0'), "policy.epsilon_cap"),
         (
             ('path = "rows"', 'path = "rows"\n[policy]\napproved_experiments = []'),

@@ -1,53 +1,71 @@
-"""Which records two tasks share: the ledger's blocks mean the same rows only where the split is one."""
+"""Which records two plans share: the ledger's blocks mean the same rows only where the split is one."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from clients.site import Site
-from clients.site_config import read_site_config
-from contract.experiment import Label, NumericFeature, Task
+from clients.site import close_site, open_site
 
-AGE = NumericFeature(name="age", kind="numeric", low=0, high=120)
-DOSE = NumericFeature(name="dose", kind="numeric", low=0, high=9)
-TASK = Task(label=Label(column="ill"), features=(AGE,), time="window")
+AGE = '{ name = "age", kind = "numeric", low = 0, high = 120 }'
+ILL = '{ name = "ill", kind = "categorical", categories = ["0", "1"] }'
+DOSE = '{ name = "dose", kind = "numeric", low = 0, high = 9 }'
+CARD = f'columns = [{AGE}, {ILL}]\ntime = {{ column = "window" }}\n'
 OTHERS = {
-    "another feature": TASK.model_copy(update={"features": (AGE, DOSE)}),
-    "another label": TASK.model_copy(update={"label": Label(column="cured")}),
-    "another time": TASK.model_copy(update={"time": "month"}),
-    "by person": TASK.model_copy(update={"person": "patient"}),
+    "another column": CARD.replace(ILL, f"{ILL}, {DOSE}"),
+    "a column of another kind": CARD.replace(AGE, ILL.replace("ill", "age")),
+    "another time": CARD.replace("window", "month"),
+    "no time": CARD.partition("time")[0],
+    "by person": f'{CARD}person = "patient"\n',
+    "another share": f"{CARD}holdout = {{ share = 0.2 }}\n",
+    "by column": f'{CARD}holdout = {{ column = "side" }}\n',
+}
+SAME = {
+    "another range": CARD.replace("high = 120", "high = 150"),
+    "no range": CARD.replace(", low = 0, high = 120", ""),
+    "another category": CARD.replace('"1"]', '"1", "2"]'),
+    "a meaning": CARD.replace('name = "age"', 'name = "age", meaning = "years"'),
+    "a description": f'description = "visits"\n{CARD}',
 }
 
 
-def site(folder: Path, more: str = "") -> Site:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "site.toml"
-    path.write_text(f'name = "north"\nstated_rows = 90\n[data]\nkind = "csv"\npath = "rows.csv"\n{more}')
-    return Site(read_site_config(path))
+@pytest.fixture
+def split(tmp_path: Path) -> Iterator[object]:
+    """The name of the split of a site with that card; sites of one name have one key."""
+    path = tmp_path / "site.toml"
+
+    def named(card: str, folder: str = "tidegate") -> str:
+        path.write_text(
+            f'name = "north"\nstated_rows = 90\n[data]\nkind = "csv"\npath = "rows.csv"\n'
+            f'[storage]\nfolder = "{folder}"\n[card]\n{card}'
+        )
+        return open_site(path).split
+
+    yield named
+    close_site(path)
 
 
-@pytest.mark.parametrize("task", OTHERS.values(), ids=OTHERS)
-def test_records_dealt_by_their_values_are_dealt_anew_by_another_task(tmp_path: Path, task: Task) -> None:
-    here = site(tmp_path)
-    wider = AGE.model_copy(update={"high": 150.0})
-    assert here.split(TASK) == here.split(TASK.model_copy(update={"features": (wider,)}))
-    assert here.split(task) != here.split(TASK)
+@pytest.mark.parametrize("card", OTHERS.values(), ids=OTHERS)
+def test_a_card_that_deals_records_otherwise_is_another_split(split: object, card: str) -> None:
+    assert callable(split)
+    assert split(card) != split(CARD)
 
 
-def test_a_column_that_says_the_side_says_it_to_every_task(tmp_path: Path) -> None:
-    here = site(tmp_path, 'holdout_column = "side"\n')
-    assert here.split(OTHERS["another feature"]) == here.split(TASK)
-    assert here.split(OTHERS["another time"]) != here.split(TASK)
+@pytest.mark.parametrize("card", SAME.values(), ids=SAME)
+def test_ranges_categories_and_meanings_deal_nothing(split: object, card: str) -> None:
+    assert callable(split)
+    assert split(card) == split(CARD)
 
 
-def test_persons_are_dealt_by_their_name_whatever_the_features(tmp_path: Path) -> None:
-    here, task = site(tmp_path), OTHERS["by person"]
-    assert here.split(task.model_copy(update={"features": (AGE, DOSE)})) == here.split(task)
+def test_another_key_deals_anew_but_where_a_column_says_the_side(split: object) -> None:
+    assert callable(split)
+    assert split(CARD, "one") != split(CARD, "other")
+    assert split(OTHERS["by column"], "one") == split(OTHERS["by column"], "other")
 
 
-def test_another_share_or_key_deals_anew(tmp_path: Path) -> None:
-    first = site(tmp_path / "a").split(TASK)
-    assert site(tmp_path / "a", "holdout_share = 0.2\n").split(TASK) != first
-    assert site(tmp_path / "b").split(TASK) != first
+def test_persons_are_dealt_by_their_name_whatever_the_columns(split: object) -> None:
+    assert callable(split)
+    card = OTHERS["by person"]
+    assert split(card) == split(card.replace(ILL, f"{ILL}, {DOSE}"))

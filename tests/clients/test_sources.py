@@ -1,26 +1,30 @@
+"""What a source must be before a row is read, and that no row makes reading fail."""
+
 from __future__ import annotations
 
+import gzip
+import sqlite3
+from csv import QUOTE_ALL, QUOTE_MINIMAL, QUOTE_NONNUMERIC
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import sqlalchemy as sa
+from pyarrow import parquet as pq
 
-from clients.rows.sources import HOLDOUT, load_frame, locate
-from clients.site_config import DataSource, SiteConfig
+from clients.rows.rows import Rows, read_rows
+from clients.rows.sources import check_source, column_names
+from clients.site_config import SiteConfig
+from contract.card import Card
 from contract.errors import DataError
-from contract.experiment import CategoricalFeature, Label, NumericFeature, Task
+from tests.rows_of_a_site import KEY, card_of, numeric, one_of, site
 
-TASK = Task(
-    label=Label(column="ill"),
-    features=(
-        NumericFeature(name="age", kind="numeric", low=0, high=120),
-        CategoricalFeature(name="ward", kind="categorical", categories=("1", "2", "east")),
-    ),
-    person="patient",
-    time="week",
-)
+AGE, WARD, ILL = numeric("age", 0, 120), one_of("ward", "1", "2", "east"), one_of("ill", "0", "1")
+CARD = card_of(AGE, WARD, ILL, person="patient", time={"column": "week"})
+TWO = card_of(AGE, WARD)
 ROWS = pd.DataFrame(
     {
         "age": [30.5, None, 70.0],
@@ -33,14 +37,18 @@ ROWS = pd.DataFrame(
 )
 
 
-def site(**data: Any) -> SiteConfig:
-    return SiteConfig(name="s", stated_rows=3, data=DataSource(**data))
+def read(config: SiteConfig, card: Card = CARD) -> Rows:
+    check_source(config, card)
+    return read_rows(config, card, key=KEY)
 
 
-def refusal(config: SiteConfig, task: Task = TASK) -> str:
+def refusal(config: SiteConfig, card: Card = CARD) -> str:
+    """Of both: what is refused once rows are read was refused before."""
     with pytest.raises(DataError) as caught:
-        load_frame(config, task)
-    assert caught.value.where
+        check_source(config, card)
+    with pytest.raises(DataError):
+        read_rows(config, card, key=KEY)
+    assert "site 'north'" in caught.value.where
     assert caught.value.remedy
     return str(caught.value)
 
@@ -50,8 +58,14 @@ def csv(path: Path, frame: pd.DataFrame = ROWS, **options: Any) -> SiteConfig:
     return site(kind="csv", path=str(path))
 
 
-def parquet(path: Path) -> SiteConfig:
-    ROWS.assign(ward=pd.array([1, 2, None], dtype="Int64")).to_parquet(path)
+def lines(path: Path, *text: str | bytes, **data: Any) -> SiteConfig:
+    written = [line if isinstance(line, bytes) else line.encode("utf-8", "surrogatepass") for line in text]
+    path.write_bytes(b"\n".join([*written, b""]))
+    return site(kind="csv", path=str(path), **data)
+
+
+def parquet(path: Path, **columns: Any) -> SiteConfig:
+    pq.write_table(pa.table(columns), path)
     return site(kind="parquet", path=str(path))
 
 
@@ -61,13 +75,13 @@ def database(path: Path, **data: Any) -> SiteConfig:
         connection.execute(
             sa.text(
                 "CREATE TABLE visits "
-                "(age REAL, ward INTEGER, patient TEXT, week TEXT, ill INTEGER, secret_note TEXT)"
+                "(age REAL, ward INTEGER, patient TEXT, week TEXT, ill INTEGER, secret_note TEXT, day DATE)"
             )
         )
         connection.execute(
             sa.text(
-                "INSERT INTO visits VALUES "
-                "(30.5,1,'a','w01',0,'x'), (NULL,2,'a','w01',1,'y'), (70,NULL,'b','w02',0,'z')"
+                "INSERT INTO visits VALUES (30.5,1,'a','w01',0,'x',NULL), "
+                "(NULL,2,'a','w01',1,'y',NULL), (70,NULL,'b','w02',0,'z',NULL)"
             )
         )
     engine.dispose()
@@ -75,58 +89,58 @@ def database(path: Path, **data: Any) -> SiteConfig:
 
 
 def kinds(folder: Path) -> dict[str, SiteConfig]:
+    ROWS.assign(ward=pd.array([1, 2, None], dtype="Int64")).to_parquet(folder / "rows.parquet")
     return {
         "csv": csv(folder / "rows.csv"),
-        "parquet": parquet(folder / "rows.parquet"),
+        "parquet": site(kind="parquet", path=str(folder / "rows.parquet")),
         "table": database(folder / "table.db"),
-        "query": database(folder / "query.db", query="SELECT * FROM visits ORDER BY rowid"),
+        "query": database(folder / "query.db", query="SELECT * FROM visits ORDER BY rowid -- all"),
     }
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "table", "query"])
-def test_every_source_gives_the_same_frame_of_the_columns_needed(tmp_path: Path, kind: str) -> None:
-    frame = load_frame(kinds(tmp_path)[kind], TASK)
-    assert list(frame.columns) == ["age", "ward", "ill", "patient", "week"]
-    assert frame["age"].dtype == "float64"
-    assert frame["age"].isna().tolist() == [False, True, False]
-    assert frame["ward"].tolist() == ["1", "2", None]
-    assert frame["ill"].tolist() == ["0", "1", "0"]
-    assert locate(frame, 2).endswith("row 3")
+def test_every_source_gives_the_same_rows_of_the_columns_of_the_card(tmp_path: Path, kind: str) -> None:
+    config = kinds(tmp_path)[kind]
+    found = read(config)
+    assert list(found.frame.columns) == ["age", "ward", "ill"]
+    np.testing.assert_array_equal(found.frame["age"], [30.5, np.nan, 70.0])
+    assert found.frame["ward"].tolist() == ["1", "2", None]
+    assert found.frame["ill"].tolist() == ["0", "1", "0"]
+    assert found.person is not None
+    assert found.person.tolist() == ["a", "a", "b"]
+    assert found.window is not None
+    assert found.window.tolist() == ["w01", "w01", "w02"]
+    assert {"age", "secret_note"} <= set(column_names(config))
 
 
-def test_text_is_kept_as_it_is_in_the_file(tmp_path: Path) -> None:
-    config = csv(tmp_path / "rows.csv", ROWS.assign(ward=["01", "1.0", "None"]))
-    assert load_frame(config, TASK)["ward"].tolist() == ["01", "1.0", "None"]
+def test_new_files_in_a_folder_are_new_rows(tmp_path: Path) -> None:
+    csv(tmp_path / "a.csv")
+    config = site(kind="csv", path=str(tmp_path))
+    assert len(read(config)) == 3
+    (tmp_path / "b.csv.gz").write_bytes(gzip.compress((tmp_path / "a.csv").read_bytes()))
+    assert len(read(config)) == 6
+    csv(tmp_path / "c.csv", ROWS[ROWS.columns[::-1]])
+    assert read(config).frame["age"].sum() == 3 * 100.5
+    assert len(read(site(kind="csv", path=str(tmp_path / "c*.csv")))) == 3
 
 
-def test_new_files_in_a_folder_are_new_rows_and_each_row_knows_its_file(tmp_path: Path) -> None:
-    config = csv(tmp_path / "a.csv").model_copy(update={"data": DataSource(kind="csv", path=str(tmp_path))})
-    assert len(load_frame(config, TASK)) == 3
-    csv(tmp_path / "b.csv")
-    frame = load_frame(config, TASK)
-    assert len(frame) == 6
-    assert locate(frame, 3) == "b.csv, row 1"
-    pattern = site(kind="csv", path=str(tmp_path / "b*.csv"))
-    assert len(load_frame(pattern, TASK)) == 3
+def test_columns_are_found_by_the_names_of_the_source(tmp_path: Path) -> None:
+    frame = ROWS.rename(columns={"age": "AGE_Y"}).assign(side=["train", "holdout", "other"])
+    csv(tmp_path / "rows.csv", frame)
+    card = card_of(AGE, holdout={"column": "set"})
+    columns = {"age": "AGE_Y", "set": "side"}
+    found = read(site(kind="csv", path=str(tmp_path / "rows.csv"), columns=columns), card)
+    assert found.frame["age"].iloc[0] == 30.5
+    assert found.holdout.tolist() == [False, True]
+    assert found.reading.without_side == 1
 
 
-def test_columns_and_the_holdout_column_are_found_by_the_names_of_the_source(tmp_path: Path) -> None:
-    csv(
-        tmp_path / "rows.csv",
-        ROWS.rename(columns={"age": "AGE_Y"}).assign(side=["train", "holdout", "train"]),
-    )
-    config = site(
-        kind="csv", path=str(tmp_path / "rows.csv"), columns={"age": "AGE_Y"}, holdout_column="side"
-    )
-    frame = load_frame(config, TASK)
-    assert frame["age"].iloc[0] == 30.5
-    assert frame[HOLDOUT].tolist() == ["train", "holdout", "train"]
-
-
-def test_separator_and_missing_values_are_the_sites_own(tmp_path: Path) -> None:
-    csv(tmp_path / "rows.csv", ROWS, sep=";", na_rep="?")
-    config = site(kind="csv", path=str(tmp_path / "rows.csv"), separator=";", na_values=("?",))
-    assert load_frame(config, TASK)["age"].isna().sum() == 1
+def test_separator_decimal_and_missing_values_are_the_sites_own(tmp_path: Path) -> None:
+    csv(tmp_path / "rows.csv", ROWS, sep=";", na_rep="?", decimal=",")
+    config = site(kind="csv", path=str(tmp_path / "rows.csv"), separator=";", decimal=",", na_values=("?",))
+    found = read(config)
+    np.testing.assert_array_equal(found.frame["age"], [30.5, np.nan, 70.0])
+    assert found.reading.unreadable == {}
 
 
 def test_a_wrong_separator_is_named(tmp_path: Path) -> None:
@@ -139,44 +153,184 @@ def test_a_missing_file_an_empty_folder_and_an_empty_file_are_named(tmp_path: Pa
     assert "no such file" in refusal(site(kind="csv", path=str(tmp_path / "rows.csv")))
     assert "no such file" in refusal(site(kind="csv", path=str(tmp_path / "*.csv")))
     assert "holds no .csv" in refusal(site(kind="csv", path=str(tmp_path)))
-    (tmp_path / "rows.csv").write_text("")
-    assert "the file is empty" in refusal(site(kind="csv", path=str(tmp_path / "rows.csv")))
+    for text in ("", "\n", "\n\nage,ward\n", " , ,\n"):
+        (tmp_path / "rows.csv").write_text(text)
+        message = refusal(site(kind="csv", path=str(tmp_path)))
+        assert str(tmp_path / "rows.csv") in message
+        assert "no header" in message
 
 
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_a_file_without_rows_is_named(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / f"rows.{kind}"
-    if kind == "csv":
-        ROWS.head(0).to_csv(path, index=False)
+@pytest.mark.parametrize("kind", ["csv", "csv without line break", "parquet", "sql"])
+def test_a_source_without_rows_is_a_source(tmp_path: Path, kind: str) -> None:
+    if kind == "sql":
+        config = database(tmp_path / "rows.db", query="SELECT * FROM visits WHERE age > 1000")
+    elif kind == "parquet":
+        ROWS.head(0).to_parquet(tmp_path / "rows.parquet")
+        config = site(kind="parquet", path=str(tmp_path))
     else:
-        ROWS.head(0).to_parquet(path)
-    assert "no rows" in refusal(site(kind=kind, path=str(path)))
+        (tmp_path / "rows.csv").write_text(",".join(ROWS.columns) + ("\n" if kind == "csv" else ""))
+        config = site(kind="csv", path=str(tmp_path))
+    found = read(config)
+    assert len(found) == 0
+    assert len(found.of(("w01",), holdout=True)) == 0
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "table", "query"])
-def test_a_missing_feature_is_refused_with_the_nearest_column(tmp_path: Path, kind: str) -> None:
-    age = NumericFeature(name="agee", kind="numeric", low=0, high=1)
-    message = refusal(kinds(tmp_path)[kind], TASK.model_copy(update={"features": (age,)}))
-    assert "column 'agee' is missing (nearest: 'age')" in message
+def test_a_column_that_is_not_there_is_refused_with_the_nearest(tmp_path: Path, kind: str) -> None:
+    message = refusal(kinds(tmp_path)[kind], card_of(numeric("agee", 0, 1)))
+    assert "column 'agee' of the card is missing (nearest: 'age')" in message
     assert "data.columns" in message
 
 
-def test_a_value_that_is_no_number_is_named_with_its_row(tmp_path: Path) -> None:
-    message = refusal(csv(tmp_path / "rows.csv", ROWS.assign(age=["31", "4O", "x"])))
-    assert "rows.csv, row 2: column 'age' holds '4O', which is not a number" in message
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    twice = lines(tmp_path / "rows.csv", "age, ward ,ward", "1,2,3")
+    assert f"{tmp_path / 'rows.csv'}: column 'ward' is there 2 times" in refusal(twice, TWO)
+    assert len(read(twice, card_of(AGE))) == 1
+    table = pa.table([pa.array([1]), pa.array([2]), pa.array([3])], names=["age", "ward", "ward"])
+    pq.write_table(table, tmp_path / "rows.parquet")
+    message = refusal(site(kind="parquet", path=str(tmp_path / "rows.parquet")), TWO)
+    assert f"{tmp_path / 'rows.parquet'}: column 'ward' is there 2 times" in message
+    query = database(tmp_path / "rows.db", query="SELECT age, ward, patient AS ward FROM visits")
+    assert "column 'ward' is there 2 times" in refusal(query, TWO)
 
 
-def test_a_row_with_too_many_fields_is_refused_not_shifted(tmp_path: Path) -> None:
+def test_a_header_in_the_midst_of_joined_files_is_no_row(tmp_path: Path) -> None:
+    found = read(lines(tmp_path / "rows.csv", "age,ward", "1,2", " age,ward", "2,1"), TWO)
+    assert found.frame["age"].tolist() == [1, 2]
+    assert found.reading.left_out == {str(tmp_path / "rows.csv"): 1}
+
+
+@pytest.mark.parametrize("kind", [pa.timestamp("us", "UTC"), pa.duration("s"), pa.time64("us"), pa.date64()])
+def test_dates_for_numbers_are_refused_where_a_file_says_so(tmp_path: Path, kind: pa.DataType) -> None:
+    config = parquet(tmp_path / "rows.parquet", age=pa.array([0], kind))
+    with pytest.raises(DataError, match=r"north.*rows\.parquet: column 'age' holds dates") as caught:
+        check_source(config, card_of(AGE))
+    assert caught.value.remedy
+    assert read_rows(config, card_of(AGE), key=KEY).reading.unreadable == {"age": 1}
+
+
+def test_dates_for_numbers_are_refused_where_a_table_says_so(tmp_path: Path) -> None:
+    dated = database(tmp_path / "rows.db", table="visits", columns={"age": "day"})
+    with pytest.raises(DataError, match=r"north.*table 'visits': column 'day' holds dates"):
+        check_source(dated, CARD)
+
+
+def test_dates_in_the_text_of_a_numeric_column_are_counted(tmp_path: Path) -> None:
+    found = read(lines(tmp_path / "rows.csv", "age,ward", "2026-03-02,1", "4O,1", "31,1"), TWO)
+    np.testing.assert_array_equal(found.frame["age"], [np.nan, np.nan, 31])
+    assert found.reading.unreadable == {"age": 2}
+
+
+ODD = {
+    "too many": "1,2,3",
+    "too few": "1",
+    "an open quote": '"1,2',
+    "an open quote at the end": '1,"2',
+    "text after a quote": '1,"2"x',
+    "bytes": b'\xff"\xfe',
+    "a long one": "x" * 200_000 + ',"',
+}
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+def test_a_line_that_does_not_fit_is_left_out_by_itself(tmp_path: Path, odd: str | bytes) -> None:
+    """Before, between and after good lines: a second quotation mark does not close the first."""
+    found = read(lines(tmp_path / "rows.csv", "age,ward", odd, "1,2", odd, "2,east", odd), TWO)
+    assert found.frame["age"].tolist() == [1, 2]
+    assert found.frame["ward"].tolist() == ["2", "east"]
+    assert found.reading.left_out == {str(tmp_path / "rows.csv"): 3}
+
+
+@pytest.mark.parametrize("quoting", [QUOTE_MINIMAL, QUOTE_ALL, QUOTE_NONNUMERIC])
+def test_values_with_separators_and_quotes_are_read_as_csv(tmp_path: Path, quoting: Any) -> None:
+    frame = pd.DataFrame({"age": [1, 2], "ward": ['a,"b"', "1"]})
+    assert read(csv(tmp_path / "rows.csv", frame, quoting=quoting), TWO).frame["ward"].tolist() == [
+        'a,"b"',
+        "1",
+    ]
+
+
+def test_line_breaks_within_values_are_read_where_the_site_says_so(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
-    path.write_text("age,ward,patient,week,ill\n30,1,a,w01,0,7\n31,1,a,w01,0,7\n")
-    assert "more fields than the header" in refusal(site(kind="csv", path=str(path)))
+    text = ("age,ward,note", '1,2,"two\nlines"', '2,1,"a ""word"""')
+    found = read(lines(path, *text), TWO)
+    assert found.frame["age"].tolist() == [2]
+    assert found.reading.left_out == {str(path): 2}
+    found = read(lines(path, *text, "1,2", "", '3,1,"open', line_breaks=True), TWO)
+    assert found.frame["age"].tolist() == [1, 2, 3]
+    assert found.reading.left_out == {str(path): 1}
 
 
-def test_bytes_that_are_no_text_or_no_parquet_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").write_bytes(b"age,ward,patient,week,ill\n\xff\xfe,1,a,w,0\n")
-    assert "not UTF-8" in refusal(site(kind="csv", path=str(tmp_path / "rows.csv")))
-    (tmp_path / "rows.parquet").write_bytes(b"age,ward\n")
-    assert "not a Parquet file" in refusal(site(kind="parquet", path=str(tmp_path / "rows.parquet")))
+def test_the_header_is_the_first_line_whatever_follows(tmp_path: Path) -> None:
+    assert "no header" in refusal(lines(tmp_path / "rows.csv", '"age,ward', '1",2'), TWO)
+
+
+def test_bytes_that_are_no_text_spoil_their_own_value(tmp_path: Path) -> None:
+    """Two persons of a Latin-1 file stay two."""
+    named = card_of(AGE, person="name")
+    text = (b"age,name", "1,Müller".encode("latin-1"), "2,Möller".encode("latin-1"), b"3,a\0b", b"\xc3,a")
+    found = read(lines(tmp_path / "rows.csv", *text), named)
+    assert found.person is not None
+    assert found.person.tolist() == ["M\\xfcller", "M\\xf6ller", "a\0b", "a"]
+    np.testing.assert_array_equal(found.frame["age"], [1, 2, 3, np.nan])
+    path = tmp_path / "rows.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE visits (age, name)")
+        connection.execute(
+            "INSERT INTO visits VALUES (1, CAST(x'4dfc6c6c6572' AS TEXT)), (2, x'4df66c6c6572')"
+        )
+    connection.close()
+    found = read(site(kind="sql", url=f"sqlite:///{path}", table="visits"), named)
+    assert found.person is not None
+    assert found.person.tolist() == ["M\\xfcller", "M\\xf6ller"]
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    assert len(read(lines(tmp_path / "rows.csv", b"\xef\xbb\xbfage,ward\r", b"1,2\r"), TWO)) == 1
+
+
+def test_what_python_has_not_is_read_from_parquet(tmp_path: Path) -> None:
+    """A lone surrogate, and dates beyond the year 9999, beside good values."""
+    texts = pa.array([b"a", b"\xed\xa0\x80", None, "ü".encode()], pa.binary())
+    config = parquet(
+        tmp_path / "rows.parquet",
+        ward=pa.Array.from_buffers(pa.string(), 4, texts.buffers()),
+        day=pa.array([0, 2**50, None, 86_400], pa.timestamp("s")),
+        age=pa.array([1, None, 2**60, -1], pa.int64()),
+        list=pa.array([[1], None, [], [2, None]]),
+        code=pa.array(["1", "2", None, "1"]).dictionary_encode(),
+    )
+    card = card_of(AGE, WARD, one_of("day", "1970-01-01"), one_of("list", "x"), one_of("code", "1"))
+    found = read(config, card).frame
+    assert found["ward"].tolist() == ["a", "\\xed\\xa0\\x80", None, "ü"]
+    assert found["day"].tolist()[::3] == ["1970-01-01", "1970-01-02"]
+    assert str(2**50) in found["day"][1]
+    assert found["day"][2] is None
+    np.testing.assert_array_equal(found["age"], [1, np.nan, 2**60, -1])
+    assert found["code"].tolist() == ["1", "2", None, "1"]
+
+
+def test_a_parquet_file_that_pandas_wrote_with_an_index_has_its_columns(tmp_path: Path) -> None:
+    ROWS.set_index("age").to_parquet(tmp_path / "rows.parquet")
+    assert read(site(kind="parquet", path=str(tmp_path)), card_of(AGE)).frame["age"].tolist()[::2] == [
+        30.5,
+        70,
+    ]
+
+
+@pytest.mark.parametrize("text", [b"age,ward\n", b"PAR1" * 9, b""])
+def test_what_is_no_parquet_file_is_refused(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "rows.parquet").write_bytes(text)
+    message = refusal(site(kind="parquet", path=str(tmp_path / "rows.parquet")))
+    assert f"{tmp_path / 'rows.parquet'}" in message
+    assert "broken" in message
+
+
+def test_a_broken_gzip_file_is_named(tmp_path: Path) -> None:
+    whole = gzip.compress(ROWS.to_csv(index=False).encode())
+    for text in (b"age,ward\n", whole[:15], b""):
+        (tmp_path / "rows.csv.gz").write_bytes(text)
+        assert str(tmp_path / "rows.csv.gz") in refusal(site(kind="csv", path=str(tmp_path)))
 
 
 def test_a_database_that_is_not_there_is_named_and_not_made(tmp_path: Path) -> None:
@@ -205,4 +359,8 @@ def test_a_server_that_does_not_answer_is_named_without_its_password(
 
 def test_a_query_cannot_write(tmp_path: Path) -> None:
     config = database(tmp_path / "a.db", query="DELETE FROM visits RETURNING *")
-    assert "readonly" in refusal(config)
+    assert "refused" in refusal(config)
+    assert len(read(config.model_copy(update={"data": database(tmp_path / "b.db").data}))) == 3
+    with sqlite3.connect(tmp_path / "a.db") as connection:
+        assert connection.execute("SELECT count(*) FROM visits").fetchone() == (3,)
+    connection.close()

@@ -15,11 +15,14 @@ import pytest
 import sqlalchemy as sa
 
 from clients.app import app
-from clients.rows.sources import HOLDOUT, load_frame
+from clients.rows.databases import _connected
+from clients.rows.rows import Rows, read_rows
+from clients.rows.sources import check_source
 from clients.site import open_site
 from clients.site_config import SiteConfig, read_site_config
+from contract.card import Card
 from contract.errors import DataError, InputError, SiteConfigError
-from contract.experiment import CategoricalFeature, Experiment, Label, NumericFeature, Task
+from contract.experiment import Experiment
 from contract.experiment_file import parse_experiment
 from experiments.runtimes.inline import InlineGrid
 from server.app import run_job
@@ -28,6 +31,7 @@ from server.line.flower import assume_identity
 from server.registry.registry import Registry
 from server.settings import read_settings
 from tests.postgres import ROLE_WITH_PASSWORD
+from tests.rows_of_a_site import KEY, card_of, numeric, one_of
 
 PASSWORD = "s3cret:/@%p w"  # noqa: S105  # every character that has a meaning in a URL
 VARIABLE = "TIDEGATE_TEST_CLINIC_PASSWORD"
@@ -73,6 +77,34 @@ private = false
 seed = 7
 """
 
+CARD = """\
+[card]
+time = { column = "day" }
+[[card.columns]]
+name = "age"
+kind = "numeric"
+[[card.columns]]
+name = "dose"
+kind = "numeric"
+low = 0
+high = 10
+[[card.columns]]
+name = "smoker"
+kind = "numeric"
+[[card.columns]]
+name = "grade"
+kind = "categorical"
+categories = ["1", "2", "none"]
+[[card.columns]]
+name = "ward"
+kind = "categorical"
+categories = ["a", "b"]
+[[card.columns]]
+name = "ill"
+kind = "categorical"
+categories = ["False", "True"]
+"""
+
 CREATE = """\
 CREATE TABLE clinic.visits (
     number integer PRIMARY KEY, age integer, dose numeric(4, 2) NOT NULL, smoker boolean NOT NULL,
@@ -93,7 +125,7 @@ def visits(seed: int) -> pd.DataFrame:
             "number": np.arange(ROWS) + seed * ROWS,
             "age": pd.array([None if row % 9 == 0 else int(age[row]) for row in range(ROWS)], dtype="Int64"),
             "dose": [f"{value:.2f}" for value in rng.uniform(0, 10, ROWS)],
-            "smoker": rng.integers(0, 2, ROWS),
+            "smoker": rng.integers(0, 2, ROWS) == 1,
             "grade": pd.array([(1, 2, None)[row % 3] for row in range(ROWS)], dtype="Int64"),
             "ward": ["ab"[row % 2] for row in range(ROWS)],
             "day": ["2026-03-02" if row < ROWS // 2 else "2026-03-09" for row in range(ROWS)],
@@ -138,7 +170,7 @@ def fill(owner: sa.Connection) -> None:
     """The visits of both sites, in one table."""
     owner.execute(sa.text(CREATE))
     rows = pd.concat([visits(seed) for seed in range(len(SITES))])
-    values: list[dict[Any, Any]] = rows.assign(smoker=rows["smoker"] == 1).astype(object).to_dict("records")
+    values: list[dict[Any, Any]] = rows.astype(object).to_dict("records")
     known = [{key: None if pd.isna(value) else value for key, value in row.items()} for row in values]
     names = ", ".join(rows.columns)
     marks = ", ".join(f":{name}" for name in rows.columns)
@@ -150,7 +182,7 @@ def site(folder: Path, name: str, data: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "site.toml"
     path.write_text(
-        f'name = "{name}"\nstated_rows = 80\n[data]\n{data}\n[policy]\nrequire_private = false\n',
+        f'name = "{name}"\nstated_rows = 80\n[data]\n{data}\n[policy]\nrequire_private = false\n{CARD}',
         encoding="utf-8",
     )
     key = open_site(path).config.storage.holdout_key  # the ledger comes before the key, or the site was used
@@ -243,23 +275,26 @@ AS_TEXT = {
 }
 
 
+def read(config: SiteConfig, card: Card) -> Rows:
+    check_source(config, card)
+    return read_rows(config, card, key=KEY)
+
+
 def test_every_type_comes_out_as_its_text_in_a_csv_file(
     tmp_path: Path, owner: sa.Connection, reader: str
 ) -> None:
     """Whole numbers stay whole beside NULL, a numeric keeps its digits, and NULL is missing."""
     for statement in TYPES.split(";\n"):
         owner.exec_driver_sql(statement)
-    names = list(AS_TEXT)[:-1]
-    features = tuple(
-        CategoricalFeature(name=name, kind="categorical", categories=("a", "b")) for name in names
-    )
-    task = Task(label=Label(column="ill"), features=features)
-    frame = load_frame(sql_config(tmp_path / "sql", reader, "table = 'clinic.types'"), task)
-    assert frame.iloc[0].to_dict() == AS_TEXT
-    assert frame.iloc[1].to_dict() == {**dict.fromkeys(names), "ill": "1"}
+    card = card_of(*(one_of(name, "a", "b") for name in AS_TEXT))
+    found = read(sql_config(tmp_path / "sql", reader, "table = 'clinic.types'"), card)
+    assert found.frame.iloc[0].to_dict() == AS_TEXT
+    assert found.frame.iloc[1].to_dict() == {**dict.fromkeys(AS_TEXT), "ill": "1"}
     path = site(tmp_path / "csv", "north", "kind = 'csv'\npath = 'rows.csv'")
     pd.DataFrame([AS_TEXT, {"ill": "1"}]).to_csv(path.with_name("rows.csv"), index=False)
-    pd.testing.assert_frame_equal(load_frame(read_site_config(path), task), frame)
+    in_csv = read(read_site_config(path), card)
+    pd.testing.assert_frame_equal(in_csv.frame, found.frame)
+    assert in_csv.holdout.tolist() == found.holdout.tolist()
 
 
 def test_every_type_of_number_and_a_boolean_are_numbers(
@@ -268,37 +303,85 @@ def test_every_type_of_number_and_a_boolean_are_numbers(
     for statement in TYPES.split(";\n"):
         owner.exec_driver_sql(statement)
     numbers = {"small": 1.0, "whole": 9007199254740992.0, "exact": 2.5, "real": 0.1, "flag": 1.0}
-    features = tuple(NumericFeature(name=name, kind="numeric", low=0, high=1) for name in numbers)
-    task = Task(label=Label(column="ill"), features=features)
-    frame = load_frame(sql_config(tmp_path, reader, "table = 'clinic.types'"), task)[list(numbers)]
+    frame = read(
+        sql_config(tmp_path, reader, "table = 'clinic.types'"), card_of(*(numeric(name) for name in numbers))
+    ).frame
     assert set(frame.dtypes.astype(str)) == {"float64"}
     assert frame.iloc[0].to_dict() == numbers
     assert frame.iloc[1].isna().all()
 
 
+ODD = """\
+CREATE TABLE clinic.odd (day date, moment timestamp, zoned timestamptz, clock time, span interval,
+    exact numeric, real double precision, raw bytea, days date[], number integer);
+INSERT INTO clinic.odd VALUES
+    ('infinity', '-infinity', '10000-01-01 00:00:00Z', '24:00', '10000000 years', 'NaN', 'NaN',
+     '\\xff', '{infinity}', 0),
+    ('0044-03-15 BC', 'infinity', 'infinity', '08:30', '1 day', 'Infinity', '-Infinity', NULL, '{}', 1),
+    ('2026-03-02', '2026-03-02', NULL, NULL, NULL, 1.0, 1.0, 'ab', NULL, 2)"""
+
+
+def test_what_python_has_not_is_read_as_the_text_of_the_database(
+    tmp_path: Path, owner: sa.Connection, reader: str
+) -> None:
+    """One date without an end, one time at 24:00 or one year 10000 does not make the table unreadable."""
+    for statement in ODD.split(";\n"):
+        owner.exec_driver_sql(statement)
+    texts = ("day", "moment", "zoned", "clock", "span", "raw", "days")
+    card = card_of(
+        numeric("exact"), numeric("real"), *(one_of(name, "a") for name in texts), one_of("number", "0")
+    )
+    for number, source in enumerate(
+        ("table = 'clinic.odd'", "query = 'SELECT * FROM clinic.odd ORDER BY number'")
+    ):
+        frame = read(sql_config(tmp_path / str(number), reader, source), card).frame
+        assert frame["day"].tolist() == ["infinity", "0044-03-15 BC", "2026-03-02"]
+        assert frame["moment"].tolist() == ["-infinity", "infinity", "2026-03-02"]
+        assert frame["zoned"].tolist()[1:] == ["infinity", None]
+        assert frame["clock"].tolist() == ["24:00:00", "08:30:00", None]
+        assert frame["span"][0] == "10000000 years"
+        assert frame["raw"].tolist() == ["\\xff", None, "ab"]
+        assert frame["exact"].tolist()[2:] == frame["real"].tolist()[2:] == [1.0]
+        assert frame["exact"][:2].isna().all()
+        assert frame["real"][:2].isna().all()
+
+
+def test_dates_for_numbers_are_refused_before_a_row_is_read(
+    tmp_path: Path, owner: sa.Connection, reader: str
+) -> None:
+    owner.execute(sa.text("CREATE TABLE clinic.dated (age date, at timestamptz, gone interval)"))
+    config = sql_config(tmp_path, reader, "table = 'clinic.dated'")
+    for name in ("age", "at", "gone"):
+        with pytest.raises(DataError, match=f"site 'north'.*column '{name}' holds dates"):
+            check_source(config, card_of(numeric(name)))
+
+
 def test_columns_go_by_the_names_of_the_database(tmp_path: Path, owner: sa.Connection, reader: str) -> None:
     owner.execute(
-        sa.text('CREATE TABLE clinic."Visits" AS SELECT 30 AS "Age (years)", \'train\' AS side, 1 AS ill')
+        sa.text('CREATE TABLE clinic."Visits" AS SELECT 30 AS "Age (years)", \'holdout\' AS side, 1 AS ill')
     )
-    source = "table = 'clinic.Visits'\nholdout_column = 'side'\ncolumns = { age = 'Age (years)' }"
-    frame = load_frame(sql_config(tmp_path, reader, source), AGE)
-    assert frame["age"].tolist() == [30.0]
-    assert frame[HOLDOUT].tolist() == ["train"]
+    source = "table = 'clinic.Visits'\ncolumns = { age = 'Age (years)' }"
+    config = sql_config(tmp_path, reader, source)
+    found = read(config, card_of(numeric("age"), holdout={"column": "side"}))
+    assert found.frame["age"].tolist() == [30.0]
+    assert found.holdout.tolist() == [True]
 
 
 def test_the_url_may_leave_the_driver_out(tmp_path: Path, owner: sa.Connection, reader: str) -> None:
     fill(owner)
     url = reader.replace("postgresql+psycopg:", "postgresql:")
-    assert len(load_frame(sql_config(tmp_path, url, "table = 'clinic.visits'"), AGE)) == len(SITES) * ROWS
+    assert len(read(sql_config(tmp_path, url, "table = 'clinic.visits'"), AGE)) == len(SITES) * ROWS
 
 
-AGE = Task(label=Label(column="ill"), features=(NumericFeature(name="age", kind="numeric", low=0, high=120),))
+AGE = card_of(numeric("age", 0, 120), one_of("ill", "0", "1"))
 
 
-def refusal(config: SiteConfig, kind: type[InputError] = DataError, task: Task = AGE) -> str:
+def refusal(config: SiteConfig, kind: type[InputError] = DataError, card: Card = AGE) -> str:
     """The one sentence; it says where and what to do, in one line and without the password."""
     with pytest.raises(kind) as caught:
-        load_frame(config, task)
+        check_source(config, card)
+    with pytest.raises(kind):
+        read_rows(config, card, key=KEY)
     message = str(caught.value)
     assert caught.value.where
     assert caught.value.remedy
@@ -324,7 +407,7 @@ def test_a_wrong_password_is_told_and_not_shown(
 ) -> None:
     fill(owner)
     config = sql_config(tmp_path, reader, "table = 'clinic.visits'")
-    assert len(load_frame(config, AGE)) == len(SITES) * ROWS
+    assert len(read(config, AGE)) == len(SITES) * ROWS
     monkeypatch.setenv(VARIABLE, "wr0ng-Secret")
     message = refusal(config)
     assert f'password authentication failed for user "{ROLE_WITH_PASSWORD}"' in message
@@ -362,36 +445,39 @@ def test_a_missing_table_and_a_missing_column_are_told(
     assert "there is no table 'clinic.visit'" in refusal(
         sql_config(tmp_path / "a", reader, "table = 'clinic.visit'")
     )
-    aged = AGE.model_copy(update={"features": (NumericFeature(name="agee", kind="numeric", low=0, high=1),)})
+    aged = card_of(numeric("agee", 0, 1))
     for number, source in enumerate(("table = 'clinic.visits'", "query = 'SELECT * FROM clinic.visits'")):
-        message = refusal(sql_config(tmp_path / f"b{number}", reader, source), task=aged)
-        assert "column 'agee' is missing (nearest: 'age')" in message
+        message = refusal(sql_config(tmp_path / f"b{number}", reader, source), card=aged)
+        assert "column 'agee' of the card is missing (nearest: 'age')" in message
         assert "data.columns" in message
     wrong = sql_config(tmp_path / "c", reader, "query = 'SELECT agee FROM clinic.visits'")
     assert 'column "agee" does not exist' in refusal(wrong)
 
 
-def test_a_table_that_may_not_be_read_and_an_empty_one_are_told(
+def test_a_table_that_may_not_be_read_is_told_and_an_empty_one_is_read(
     tmp_path: Path, owner: sa.Connection, reader: str
 ) -> None:
     owner.execute(sa.text("CREATE TABLE clinic.empty (age integer, ill integer)"))
     config = sql_config(tmp_path, reader, "table = 'clinic.empty'")
-    assert "there are no rows" in refusal(config)
+    assert len(read(config, AGE)) == 0
     owner.execute(sa.text(f"REVOKE ALL ON clinic.empty FROM {ROLE_WITH_PASSWORD}"))
     assert "permission denied for table empty" in refusal(config)
 
 
-def test_a_value_that_is_no_number_is_told_with_its_row(
-    tmp_path: Path, owner: sa.Connection, reader: str
-) -> None:
+def test_a_value_that_is_no_number_is_counted(tmp_path: Path, owner: sa.Connection, reader: str) -> None:
     owner.execute(sa.text("CREATE TABLE clinic.texts AS SELECT '3O' AS age, 0 AS ill"))
-    message = refusal(sql_config(tmp_path, reader, "table = 'clinic.texts'"))
-    assert "clinic.texts, row 1: column 'age' holds '3O', which is not a number" in message
+    found = read(sql_config(tmp_path, reader, "table = 'clinic.texts'"), AGE)
+    assert found.reading.unreadable == {"age": 1}
 
 
 def test_a_query_cannot_write(tmp_path: Path, owner: sa.Connection, reader: str) -> None:
     fill(owner)
     owner.execute(sa.text(f"GRANT ALL ON clinic.visits TO {ROLE_WITH_PASSWORD}"))
     config = sql_config(tmp_path, reader, "query = 'DELETE FROM clinic.visits RETURNING age, ill'")
-    assert "read-only transaction" in refusal(config)
+    assert "the database refused" in refusal(config)
+    with (
+        _connected(config.data, "north") as connection,
+        pytest.raises(sa.exc.InternalError, match="read-only"),
+    ):
+        connection.execute(sa.text(str(config.data.query)))
     assert owner.execute(sa.text("SELECT count(*) FROM clinic.visits")).scalar() == len(SITES) * ROWS

@@ -74,7 +74,13 @@ def test_categories_have_cells_for_the_undeclared_and_the_missing() -> None:
     frame = table([(1, 1, plan, plan) for plan in plans])
     counts = count_features(frame, TASK, 3)
     assert counts["plan"].tolist() == [3, 1, 1, 1, 2]
-    assert counts["visits"].tolist() == [0, 3, 5]
+    assert counts["visits"].tolist() == [0, 3, 3, 2]
+
+
+def test_a_label_that_is_not_there_yet_is_not_an_undeclared_one() -> None:
+    labels = ["0", None, "1", math.nan, "", "2"]
+    counts = count_features(table([(1, 1, "1", label) for label in labels]), TASK, 3)
+    assert counts["visits"].tolist() == [1, 1, 2, 2]
 
 
 def test_integer_categories_survive_a_missing_value_that_turns_them_into_decimals() -> None:
@@ -97,7 +103,7 @@ def test_cells_are_named_on_the_scale_of_the_data() -> None:
     assert age.cells == ("[0, 50)", "[50, 100]", "missing")
     assert income.cells == ("[0, 6.389)", "[6.389, 53.6]", "missing")
     assert plan.cells == ("1", "2", "free", "undeclared", "missing")
-    assert label.cells == ("0", "1", "undeclared")
+    assert label.cells == ("0", "1", "undeclared", "missing")
 
 
 def test_a_column_that_is_not_there_is_named() -> None:

@@ -1,0 +1,160 @@
+"""Reads CSV files, line by line: a line is a row, whatever the lines around it are.
+
+A CSV reader lets a quoted value go on over line breaks. One stray quotation mark then takes
+the following lines with it, as far as the next one: a row would change other rows, and a
+person's influence would be more than that person's rows. So a line whose quotation marks do
+not match is left out, by itself, as one with too few or too many values is; they are counted.
+A site whose files have line breaks within values, and are written by a program that quotes
+properly, says so with `data.line_breaks`.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clients.rows.parts import Part, require_columns
+from clients.site_config import DataSource
+from contract.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["csv_header", "read_csv"]
+
+_BATCH = 500
+
+
+def csv_header(path: Path, source: DataSource, *, where: str) -> list[str]:
+    """The names in the first line.
+
+    Raises:
+        DataError: there are none.
+    """
+    with _opened(path) as lines:
+        return _names(lines.readline(), source, where)
+
+
+def read_csv(
+    path: Path, source: DataSource, wanted: dict[str, str], numeric: set[str], *, where: str
+) -> Part:
+    """Every line that fits the header.
+
+    Args:
+        path: the file.
+        source: says how it is written.
+        wanted: the file's name of each column of the card.
+        numeric: the card's names of those that are numeric.
+        where: names the site and the file.
+
+    Raises:
+        DataError: the header has not the columns that are wanted.
+    """
+    with _opened(path) as lines:
+        header = _names(lines.readline(), source, where)
+        require_columns(header, wanted, where=where)
+        records = _across_lines(lines, source) if source.line_breaks else _by_line(lines, source)
+        columns = [_Column(name, header.index(wanted[name]), name not in numeric) for name in wanted]
+        left_out = _fill(columns, records, header)
+    return Part(name=str(path), frame=_frame(columns), left_out=left_out)
+
+
+class _Column:
+    """Values of a column; texts, which come often, are kept once."""
+
+    def __init__(self, name: str, place: int, often: bool) -> None:
+        self.name = name
+        self.place = place
+        self.often = often
+        self.values: list[str] = []
+
+    def extend(self, values: Iterable[str]) -> None:
+        self.values.extend(map(sys.intern, values) if self.often else values)
+
+
+def _fill(columns: list[_Column], records: Iterable[list[str]], header: list[str]) -> int:
+    """Give the columns the values of the records that fit the header; how many do not."""
+    batch: list[list[str]] = []
+    left_out = 0
+    for record in records:
+        if len(record) == len(header) and not _is_header(record, header):
+            batch.append(record)
+            if len(batch) == _BATCH:
+                _append(columns, batch)
+                batch.clear()
+        else:
+            left_out += 1
+    _append(columns, batch)
+    return left_out
+
+
+def _is_header(record: list[str], header: list[str]) -> bool:
+    """Files that were joined have it in their midst."""
+    return record[0].strip() == header[0] and [name.strip() for name in record] == header
+
+
+def _append(columns: list[_Column], records: list[list[str]]) -> None:
+    if records:
+        turned = list(zip(*records, strict=True))
+        for column in columns:
+            column.extend(turned[column.place])
+
+
+def _frame(columns: list[_Column]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame({column.name: pd.Series(column.values, dtype=object) for column in columns})
+
+
+def _names(line: str, source: DataSource, where: str) -> list[str]:
+    names = [name.strip() for name in _fields(line, source.separator)]
+    if not any(names):
+        raise DataError(
+            "the file has no header in its first line", where=where, remedy="Deliver it with header and rows"
+        )
+    return names
+
+
+def _by_line(lines: Iterable[str], source: DataSource) -> Iterator[list[str]]:
+    """The values of each line, none where its quotation marks do not match; blank lines are no rows."""
+    separator = source.separator
+    for line in lines:
+        if not line.isspace():
+            yield _fields(line, separator)
+
+
+def _fields(line: str, separator: str) -> list[str]:
+    if '"' not in line:
+        return line.rstrip("\r\n").split(separator)
+    try:
+        return next(csv.reader([line], delimiter=separator, strict=True), [])
+    except csv.Error:
+        return []
+
+
+def _across_lines(lines: Iterable[str], source: DataSource) -> Iterator[list[str]]:
+    """The values of each record, which may go on over line breaks."""
+    reader = csv.reader(lines, delimiter=source.separator)
+    while True:
+        try:
+            record = next(reader)
+        except StopIteration:
+            return
+        except csv.Error:
+            yield []
+            continue
+        if record:
+            yield record
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Bytes that are no UTF-8 are shown as such in their own value: two of them stay two."""
+    options: dict[str, Any] = {"encoding": "utf-8-sig", "errors": "backslashreplace", "newline": ""}
+    with gzip.open(path, "rt", **options) if path.suffix == ".gz" else path.open("r", **options) as file:
+        yield file

@@ -1,0 +1,214 @@
+"""Reads tables and queries of any database that SQLAlchemy knows, without writing.
+
+A query is the administrator's own: one that fails for some row (a cast, a division) makes reading
+fail for it, and nothing here can help that. Values come as objects, so that whole numbers stay
+whole beside NULL: a category 1 is not read as 1.0.
+
+Facts: SQLite's driver fails for a text that is no UTF-8, and psycopg for a date or a time that
+Python has not (`infinity`, `24:00`, the year 10000), for the whole answer. Both give the text here.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from clients.rows.parts import Part, dates_for_numbers, require_columns
+from clients.site_config import DataSource, database_url
+from contract.errors import DataError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
+__all__ = ["check_database", "database_names", "read_database"]
+
+
+def database_names(source: DataSource, *, site: str) -> list[str]:
+    """The names of the columns of the table or query.
+
+    Raises:
+        DataError: the database refuses.
+    """
+    with _connected(source, site) as connection:
+        return [name for name, _ in _columns(connection, source)]
+
+
+def check_database(source: DataSource, wanted: dict[str, str], numeric: set[str], *, site: str) -> None:
+    """The table or query has the columns; the table has no dates for numbers. No row is read.
+
+    Args:
+        source: names the database, and table or query.
+        wanted: the source's name of each column of the card.
+        numeric: the card's names of those that are numeric.
+        site: the site's name.
+
+    Raises:
+        DataError: with what is wrong.
+    """
+    import sqlalchemy as sa
+
+    where = _where(source, site)
+    with _connected(source, site) as connection:
+        columns = _columns(connection, source)
+        require_columns([name for name, _ in columns], wanted, where=where)
+        if source.table is not None:  # whether it may be read
+            connection.execute(_statement(source, wanted).where(sa.false()))
+    types = dict(columns)
+    for name in numeric:
+        if _is_of_time(types[wanted[name]]):
+            raise dates_for_numbers(wanted[name], where=where)
+
+
+def read_database(source: DataSource, wanted: dict[str, str], *, site: str) -> Part:
+    """Every row.
+
+    Raises:
+        DataError: the database refuses, or has not the columns.
+    """
+    import pandas as pd
+
+    with _connected(source, site) as connection:
+        present = [name for name, _ in _columns(connection, source)]
+        require_columns(present, wanted, where=_where(source, site))
+        result = connection.execute(_statement(source, wanted))
+        names = list(result.keys())
+        columns = list(zip(*result, strict=True)) or [()] * len(names)
+    values = {name: columns[names.index(column)] for name, column in wanted.items()}
+    return Part(
+        name=source.table or "data.query",
+        frame=pd.DataFrame({name: pd.Series(list(found), dtype=object) for name, found in values.items()}),
+    )
+
+
+def _where(source: DataSource, site: str) -> str:
+    address = database_url(source).render_as_string(hide_password=True)
+    return f"site '{site}', {address}, " + (f"table '{source.table}'" if source.table else "data.query")
+
+
+@contextmanager
+def _connected(source: DataSource, site: str) -> Iterator[Connection]:
+    from sqlalchemy.exc import NoSuchModuleError, NoSuchTableError, SQLAlchemyError
+
+    where = _where(source, site)
+    try:
+        engine = _read_only_engine(source)
+        try:
+            with engine.connect() as connection:
+                yield connection
+        finally:
+            engine.dispose()
+    except NoSuchTableError as exc:
+        raise DataError(
+            f"there is no table '{source.table}'", where=where, remedy="Correct data.table in site.toml"
+        ) from exc
+    except (NoSuchModuleError, ImportError) as exc:
+        raise DataError(
+            "the driver of this database is not installed", where=where, remedy="Install the driver's package"
+        ) from exc
+    except SQLAlchemyError as exc:
+        raise DataError(
+            f"the database refused or cannot be reached: {_first_line(exc)}",
+            where=where,
+            remedy="Check data.url, the password variable and data.query in site.toml",
+        ) from exc
+
+
+def _read_only_engine(source: DataSource) -> Engine:
+    """An engine that cannot write, where the database has such a mode.
+
+    SQLite would create a missing file; opened by `mode=ro` it refuses instead.
+    """
+    from urllib.parse import quote
+
+    from sqlalchemy import create_engine, event
+    from sqlalchemy.pool import NullPool
+
+    url = database_url(source)
+    options: dict[str, Any] = {}
+    if url.get_backend_name() == "sqlite":
+        url = url.set(database=f"file:{quote(str(url.database))}", query={"mode": "ro", "uri": "true"})
+    elif url.get_backend_name() == "postgresql":
+        options = {"execution_options": {"postgresql_readonly": True}}
+    engine = create_engine(url, poolclass=NullPool, **options)
+    if engine.driver == "pysqlite":
+        event.listen(engine, "connect", _with_any_text)
+    elif engine.driver == "psycopg":
+        event.listen(engine, "connect", _with_any_time)
+    return engine
+
+
+def _with_any_text(connection: Any, record: object) -> None:
+    del record
+    connection.text_factory = lambda raw: raw.decode("utf-8", "backslashreplace")
+
+
+def _with_any_time(connection: Any, record: object) -> None:
+    from psycopg.pq import Format
+    from psycopg.types.string import TextLoader
+
+    del record
+    for name in ("date", "timestamp", "timestamptz", "time", "timetz"):
+        oid = connection.adapters.types[name].oid
+        known = connection.adapters.get_loader(oid, Format.TEXT)
+        connection.adapters.register_loader(oid, _or_text(known))
+    connection.adapters.register_loader("interval", TextLoader)  # psycopg's own wraps around at 2**31 days
+
+
+def _or_text(known: Any) -> Any:
+    """A loader that gives the database's own text where `known` fails."""
+    from psycopg import Error
+    from psycopg.adapt import Loader
+
+    class OrText(Loader):
+        def __init__(self, oid: int, context: Any = None) -> None:
+            super().__init__(oid, context)
+            self._known = known(oid, context)
+
+        def load(self, data: Any) -> object:
+            try:
+                return self._known.load(data)
+            except (Error, ValueError, ArithmeticError):
+                return bytes(data).decode("utf-8", "backslashreplace")
+
+    return OrText
+
+
+def _columns(connection: Connection, source: DataSource) -> list[tuple[str, Any]]:
+    """The columns in their order, with their types where there is a table."""
+    import sqlalchemy as sa
+
+    if source.table is not None:
+        schema, _, name = source.table.rpartition(".")
+        found = sa.inspect(connection).get_columns(name, schema=schema or None)
+        return [(str(item["name"]), item["type"]) for item in found]
+    query = str(source.query).strip().rstrip(";")  # the administrator's own
+    limited = f"SELECT * FROM (\n{query}\n) AS rows_of_the_site WHERE 1 = 0"  # noqa: S608
+    names = list(connection.execute(sa.text(limited)).keys())
+    if connection.dialect.name == "sqlite":  # calls a second `a` `a:1`
+        names = [re.sub(r":\d+$", "", name) for name in names]
+    return [(name, None) for name in names]
+
+
+def _is_of_time(kind: Any) -> bool:
+    try:
+        return issubclass(kind.python_type, datetime.date | datetime.time | datetime.timedelta)
+    except (AttributeError, NotImplementedError):  # a query's columns have no type, some types no Python one
+        return False
+
+
+def _statement(source: DataSource, wanted: dict[str, str]) -> Any:
+    import sqlalchemy as sa
+
+    if source.table is None:
+        return sa.text(str(source.query))
+    schema, _, name = source.table.rpartition(".")
+    columns = (sa.column(one) for one in dict.fromkeys(wanted.values()))  # type: ignore[var-annotated]
+    return sa.select(sa.table(name, *columns, schema=schema or None))
+
+
+def _first_line(error: Exception) -> str:
+    cause = getattr(error, "orig", None) or error
+    return str(cause).strip().partition("\n")[0]

@@ -1,0 +1,120 @@
+"""Reads Parquet files. Each value becomes what Python has for it, by itself.
+
+Facts: pyarrow checks no text for UTF-8 until it becomes a Python one, and dates reach far beyond
+Python's; `to_pylist` then fails for the whole column. pandas would make decimals of whole numbers
+beside a missing one, and takes columns into its index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clients.rows.parts import Part, dates_for_numbers, require_columns
+from contract.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["check_parquet", "parquet_names", "read_parquet"]
+
+
+def parquet_names(path: Path, *, where: str) -> list[str]:
+    """The names of the columns.
+
+    Raises:
+        DataError: it is no Parquet file.
+    """
+    return list(_schema(path, where).names)
+
+
+def check_parquet(path: Path, wanted: dict[str, str], numeric: set[str], *, where: str) -> None:
+    """The schema has the columns, and no dates for numbers.
+
+    Args:
+        path: the file.
+        wanted: the file's name of each column of the card.
+        numeric: the card's names of those that are numeric.
+        where: names the site and the file.
+
+    Raises:
+        DataError: with what is wrong.
+    """
+    import pyarrow as pa
+
+    schema = _schema(path, where)
+    require_columns(list(schema.names), wanted, where=where)
+    for name in numeric:
+        if pa.types.is_temporal(schema.field(wanted[name]).type):
+            raise dates_for_numbers(wanted[name], where=where)
+
+
+def read_parquet(path: Path, wanted: dict[str, str], numeric: set[str], *, where: str) -> Part:
+    """Every row.
+
+    Raises:
+        DataError: the file is broken, or has not the columns.
+    """
+    import pandas as pd
+    from pyarrow import parquet
+
+    require_columns(parquet_names(path, where=where), wanted, where=where)
+    with _unbroken(where), parquet.ParquetFile(path) as file:
+        table = file.read(columns=list(dict.fromkeys(wanted.values())))
+    columns = {
+        name: _numbers(table.column(column)) if name in numeric else _objects(table.column(column))
+        for name, column in wanted.items()
+    }
+    return Part(name=str(path), frame=pd.DataFrame(columns))
+
+
+def _schema(path: Path, where: str) -> pa.Schema:
+    from pyarrow import parquet
+
+    with _unbroken(where):
+        return parquet.read_schema(path)
+
+
+@contextmanager
+def _unbroken(where: str) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except pa.ArrowException as exc:
+        raise DataError("not a Parquet file, or a broken one", where=where, remedy="Write it again") from exc
+
+
+def _numbers(column: pa.ChunkedArray[Any]) -> npt.NDArray[Any]:
+    """As float64 where the type is a number's; else as they are."""
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_integer(kind) or pa.types.is_float32(kind) or pa.types.is_float64(kind):
+        return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
+    return _objects(column)
+
+
+def _objects(column: pa.ChunkedArray[Any]) -> npt.NDArray[np.object_]:
+    found = np.empty(len(column), dtype=object)
+    try:
+        found[:] = column.to_pylist()
+    except (ValueError, ArithmeticError, TypeError):  # one value that Python has not: each by itself
+        for place, value in enumerate(column):
+            found[place] = _object(value)
+    return found
+
+
+def _object(value: pa.Scalar[Any]) -> object:
+    try:
+        return value.as_py()
+    except (ValueError, ArithmeticError, TypeError):
+        pass
+    if hasattr(value, "as_buffer"):  # a text that is no UTF-8
+        return value.as_buffer().to_pybytes()
+    return f"{value.type} {getattr(value, 'value', '')}"
