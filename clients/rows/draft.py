@@ -136,6 +136,8 @@ def marked_lines(text: str) -> list[int]:
 def _columns(config: SiteConfig) -> tuple[list[str], dict[str, str]]:
     """The card's names of the columns that every file has once, and why others are left out."""
     headers = _headers(config)
+    for place, header in headers.items():
+        _require_separated(config, place, header)
     own = {source: name for name, source in config.data.columns.items()}
     names: list[str] = []
     left_out: dict[str, str] = {}
@@ -158,6 +160,17 @@ def _columns(config: SiteConfig) -> tuple[list[str], dict[str, str]]:
             remedy="Deliver a header, or give names under data.columns in site.toml",
         )
     return names, left_out
+
+
+def _require_separated(config: SiteConfig, place: str, header: list[str]) -> None:
+    """Refuse a file whose columns are all one, because another sign stands between them."""
+    sign = next((sign for sign in ";\t|," if len(header) == 1 and sign in header[0]), None)
+    if config.data.kind == "csv" and sign is not None:
+        raise DataError(
+            f"all columns are one, '{shown(header[0], limit=60)}'",
+            where=f"site '{config.name}', {place}",
+            remedy=f"Set data.separator = {json.dumps(sign)} in site.toml",
+        )
 
 
 def _headers(config: SiteConfig) -> dict[str, list[str]]:

@@ -144,6 +144,13 @@ def test_columns_that_not_every_file_has_or_that_are_there_twice(tmp_path: Path)
     assert parsed(found.text).card.names == ("age",)
 
 
+@pytest.mark.parametrize(("sign", "told"), [(";", '";"'), ("\t", r'"\\t"')])
+def test_another_separator_is_told(tmp_path: Path, sign: str, told: str) -> None:
+    write(tmp_path, VISITS, sign)
+    with pytest.raises(DataError, match=rf"north.*rows\.csv: all columns are one.*data\.separator = {told}"):
+        draft_card(config(tmp_path))
+
+
 def test_nothing_to_offer_is_an_error_that_says_why(tmp_path: Path) -> None:
     write(tmp_path, {"number": VISITS["number"]})
     with pytest.raises(DataError, match=r"north.*no column can be offered.*like ids"):
