@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clients.cli.card import card, card_in_words
+from clients.cli.check import check
 from clients.cli.cost import cost
-from clients.cli.ledger import Json, Key, SiteFile, check, ledger
+from clients.cli.ledger import Json, Key, SiteFile, ledger
+from clients.cli.ledger import check as evidence
 
 if TYPE_CHECKING:
     import threading
@@ -27,22 +30,48 @@ app = typer.Typer(no_args_is_help=True, help="For a site: what runs here, what i
 _PAUSE = 5.0
 """Seconds before a server that has forgotten the site is asked again."""
 
-_TEMPLATE = """# A Tidegate site. Everything here is public to you alone but `name` and `stated_rows`.
+_TEMPLATE = """\
+# A Tidegate site. Of this file `name`, `stated_rows` and [card] are public, and nothing else.
 name = "{name}"
 # The rough number of training rows, which you state; nobody counts them.
 stated_rows = {rows}
 
 [data]
-kind = "csv"            # or "parquet" or "sql"
-path = "rows"           # a file, a folder of files, or a pattern
+kind = "csv"                    # or "parquet" or "sql"
+path = "rows"                   # a file, a folder of files, or a pattern
+# separator = ";"
+# decimal = ","
+# na_values = ["", "NA", "NaN"]  what stands for a missing value in every column
 
 [policy]
-epsilon_cap = 8.0       # the most that any data block may ever spend
-delta_cap = 1e-4
+epsilon_cap = 8.0               # the most that any data block may ever spend
+delta_cap = {delta}
 require_private = true
 
 [storage]
-folder = "tidegate"     # ledger, reports and logs
+folder = "tidegate"             # ledger, reports and logs
+
+# The card says in public what the rows are: without one the site answers nobody. Draft it from the rows with
+# `tidegate site card site.toml --write`, then write what is publicly known in the place of what they said.
+#
+# [card]
+# description = "Visits of adult patients of our hospital"
+# person = "patient"            # whose a row is; leave it out if nobody has two rows
+# time = {{ column = "month" }}   # a column whose values name windows
+# holdout = {{ share = 0.3 }}
+#
+# [[card.columns]]
+# name = "age"
+# kind = "numeric"
+# meaning = "Years"
+# low = 18.0                    # from a form, a code book, a reference: never computed from the rows
+# high = 100.0
+#
+# [[card.columns]]
+# name = "ill"
+# kind = "categorical"
+# meaning = "1 = the diagnosis was made"
+# categories = ["0", "1"]
 """
 
 
@@ -57,15 +86,46 @@ def init(
     from contract.errors import InputError
     from terminal.output import say
 
-    path = folder / "site.toml"
+    path, text = folder / "site.toml", _site_toml(name, rows)
     if path.exists():
         raise InputError("there is a site already", where=str(path), remedy="Edit it, or name another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "rows").mkdir(exist_ok=True)
-    path.write_text(_TEMPLATE.format(name=name, rows=rows), encoding="utf-8")
+    for part in (folder, folder / "rows", folder / "keys"):
+        _make_own_folder(part)
+    path.write_text(text, encoding="utf-8")
     _, public = make_node_key(folder / "keys")
     say(f"made {path}")
     say(f"put the rows into {folder / 'rows'}, and give {public} to the federation's operator")
+    say(f"next: `tidegate site card {path} --write` drafts what the site says of its rows")
+
+
+def _site_toml(name: str, rows: int) -> str:
+    """The file's text; refused here where the site would refuse it later."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from contract.errors import InputError
+    from contract.names import SiteName
+
+    try:
+        TypeAdapter(SiteName).validate_python(name)
+    except ValidationError as exc:
+        raise InputError(
+            f"a site cannot be named {name!r}",
+            where="--name",
+            remedy="Use letters, digits, blanks and . _ - (at most 100), beginning with a letter or a digit",
+        ) from exc
+    if not 1 <= rows <= 10**12:
+        raise InputError(f"{rows} rows are none that can be stated", where="--rows", remedy="State 1 or more")
+    delta = f"1e-{max(4, len(str(rows)))}"  # below 1 / rows, and 1e-4 at most
+    return _TEMPLATE.format(name=name, rows=rows, delta=delta)
+
+
+def _make_own_folder(folder: Path) -> None:
+    """This user's alone, whatever the umask; one that is there stays as it is."""
+    try:
+        folder.mkdir(parents=True, exist_ok=False)
+    except FileExistsError:
+        return
+    folder.chmod(0o700)
 
 
 @app.command()
@@ -169,7 +229,7 @@ def work(file: SiteFile, descriptor: int) -> None:
 
 @app.command()
 def status(file: SiteFile, json: Json = False) -> None:
-    """What the site is, whether its ledger verifies, and its worst data block."""
+    """What the site is and offers, whether its ledger verifies, and its worst data block."""
     from rich.text import Text
 
     from clients.cli.block_table import bar, epsilon, worst
@@ -182,13 +242,19 @@ def status(file: SiteFile, json: Json = False) -> None:
     config, cap, entries = site.config, site.ledger.cap, site.ledger.verify()
     block, agent = worst(block_totals(site.ledger)), _agent_state(config.storage.logs / "agent.log")
     if json:
-        values = {"site": config.name, "stated_rows": config.stated_rows, "data": config.data.kind}
+        values: dict[str, object] = {
+            "site": config.name,
+            "stated_rows": config.stated_rows,
+            "data": config.data.kind,
+        }
+        values["card"] = None if config.card is None else config.card.model_dump(mode="json")
         worst_block = None if block is None else block.as_dict()
         print_json({**values, "cap": vars(cap), "entries": entries, "agent": agent, "worst": worst_block})
         return
     approved = config.policy.approved_experiments
     rows: list[tuple[str, str | Text]] = [
         ("site", f"{config.name}, {config.stated_rows} rows stated, {config.data.kind}"),
+        ("card", Text(card_in_words(config.card), "" if config.card and not config.card.draft else "yellow")),
         ("allows", "any experiment" if approved is None else f"{len(approved)} approved experiments"),
         (
             "",
@@ -211,7 +277,9 @@ def status(file: SiteFile, json: Json = False) -> None:
 
 app.command()(cost)
 app.command()(ledger)
+app.command()(card)
 app.command()(check)
+app.command("evidence")(evidence)
 
 
 @app.command()

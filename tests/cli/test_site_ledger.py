@@ -1,4 +1,4 @@
-"""`tidegate site ledger`, `status` and `check`: what a person sees, and with which exit code."""
+"""`tidegate site ledger`, `status` and `evidence`: what a person sees, and with which exit code."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_what_is_not_private_is_red_everywhere(tidegate: Command, plain: Path, t
         ("ledger", plain),
         ("ledger", plain, "--entries"),
         ("status", plain),
-        ("check", evidence),
+        ("evidence", evidence),
     ):
         told = tidegate("site", *command, colour=True)
         lines = [line for line in told.splitlines() if "NOT PRIVATE" in line]
@@ -159,16 +159,16 @@ def test_evidence_is_exported_and_checked_without_the_site(
     charge(open_site(site).ledger, "run-3", "w3/train")
     assert f"wrote {second}" in tidegate("site", "ledger", site, "--export", second)
     site.rename(tmp_path / "elsewhere.toml")
-    assert "claim" in tidegate("site", "check", first)
-    found = tidegate("site", "check", second, "--public-key", key, "--after", first)
+    assert "claim" in tidegate("site", "evidence", first)
+    found = tidegate("site", "evidence", second, "--public-key", key, "--after", first)
     for words in ("It holds: 11 entries", "the given key's", "4 entries were added", "w3/train"):
         assert words in found
     assert "claim" not in found
-    values = json.loads(tidegate("site", "check", first, "--public-key", key, "--json"))
+    values = json.loads(tidegate("site", "evidence", first, "--public-key", key, "--json"))
     assert values["holds"]
     assert (values["entries"], values["head"]) == (told["entries"], told["head"])
     assert values["fingerprint"] == told["fingerprint"]
-    rewound = tidegate("site", "check", first, "--public-key", key, "--after", second, code=1)
+    rewound = tidegate("site", "evidence", first, "--public-key", key, "--after", second, code=1)
     assert rewound.count("error: ") == 1
     assert "rewound" in rewound
 
@@ -220,7 +220,7 @@ def test_what_was_changed_ends_with_one_sentence_and_exit_code_1(
     values = json.loads(path.read_text())
     tamper(values)
     path.write_text(json.dumps(values))
-    told = tidegate("site", "check", path, code=1)
+    told = tidegate("site", "evidence", path, code=1)
     assert told.startswith(f"error: {path}: ")
     assert sentence in told
     assert len(told.splitlines()) == 1
@@ -230,13 +230,13 @@ def test_another_key_ends_with_exit_code_1(tidegate: Command, site: Path, tmp_pa
     path = tmp_path / "evidence.json"
     tidegate("site", "ledger", site, "--export", path)
     _, other = make_node_key(tmp_path / "other")
-    assert "it is signed with the key" in tidegate("site", "check", path, "--public-key", other, code=1)
+    assert "it is signed with the key" in tidegate("site", "evidence", path, "--public-key", other, code=1)
 
 
 def test_what_is_not_evidence_ends_with_exit_code_2_as_a_program(site: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.json").write_text("")
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.cli.main", "site", "check", str(tmp_path / "empty.json")],
+        [sys.executable, "-m", "experiments.cli.main", "site", "evidence", str(tmp_path / "empty.json")],
         capture_output=True,
         text=True,
         check=False,
@@ -248,8 +248,8 @@ def test_what_is_not_evidence_ends_with_exit_code_2_as_a_program(site: Path, tmp
 
 
 def test_files_that_are_missing_or_folders_end_with_exit_code_2(tidegate: Command, tmp_path: Path) -> None:
-    assert "no such file" in tidegate("site", "check", tmp_path / "nothing.json", code=2)
-    assert "a folder, not a file" in tidegate("site", "check", tmp_path, code=2)
+    assert "no such file" in tidegate("site", "evidence", tmp_path / "nothing.json", code=2)
+    assert "a folder, not a file" in tidegate("site", "evidence", tmp_path, code=2)
 
 
 @pytest.mark.parametrize(("name", "begins"), [("a.png", b"\x89PNG"), ("a.SVG", b"<?xml")])

@@ -1,0 +1,271 @@
+"""A draft of a site's card from its rows, as TOML that its administrator corrects.
+
+A card is written from public knowledge; what it would look like is quicker said by the rows. So
+the draft is marked twice: `draft = true`, with which the site answers nobody, and a comment at
+each line whose content came from rows. The name of a column that a card cannot hold (a control
+character, a mark that turns the direction of writing) appears in a comment alone, escaped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clients.rows.guesses import (
+    Categories,
+    LeftOut,
+    Numbers,
+    Seen,
+    are_sides,
+    are_windows,
+    guess,
+    is_name,
+    person_of,
+)
+from clients.rows.sources import column_names, read_source, source_files
+from clients.rows.values import numbers, texts
+from clients.site_config import SiteConfig
+from contract.card import Card, CategoricalColumn
+from contract.errors import DataError
+from contract.outside import shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Draft", "draft_card", "draft_of", "marked_lines"]
+
+_MARK = "REPLACE:"  # begins each comment on what came from the rows
+_FROM_ROWS = f"# {_MARK} from the rows; write what is publicly known"
+_COMMENT_AT = 32  # the column at which comments begin
+_WIDEST = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A drafted card.
+
+    Attributes:
+        text: TOML with a `[card]` table.
+        rows: how many rows were looked at.
+        left_out: the columns that are not on it, by the source's names, and why.
+    """
+
+    text: str
+    rows: int
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def draft_card(config: SiteConfig) -> Draft:
+    """A card for the rows of a site.
+
+    Raises:
+        DataError: the source cannot be read, has no row or no column that a card can offer.
+    """
+    import pandas as pd
+
+    names, left_out = _columns(config)
+    reading = Card(
+        columns=tuple(CategoricalColumn(name=name, kind="categorical", categories=("-",)) for name in names)
+    )
+    parts = read_source(config, reading)
+    frame = pd.concat([part.frame for part in parts], ignore_index=True)
+    if frame.empty:
+        raise DataError("there are no rows", where=_where(config), remedy="Deliver them, and draft again")
+    source = config.data
+    seen = [
+        _seen(frame[name], name, (*source.na_values, *source.missing.get(name, ())), source.decimal)
+        for name in names
+    ]
+    return draft_of(seen, rows=len(frame), left_out=left_out, where=_where(config))
+
+
+def draft_of(columns: list[Seen], *, rows: int, left_out: dict[str, str], where: str) -> Draft:
+    """A card of columns.
+
+    Args:
+        columns: those that a card can name.
+        rows: how many rows there were.
+        left_out: other columns, and why they are left out.
+        where: the site, for the error.
+
+    Raises:
+        DataError: none of the columns can be offered.
+    """
+    side = next((seen for seen in columns if are_sides(seen)), None)
+    time = next((seen for seen in columns if are_windows(seen) and seen is not side), None)
+    person = person_of([seen for seen in columns if seen not in (side, time)])
+    offered: dict[str, Numbers | Categories] = {}
+    for seen in columns:
+        found = None if seen in (side, time, person) else guess(seen)
+        if isinstance(found, LeftOut):
+            left_out[seen.name] = found.why
+        elif found is not None:
+            offered[seen.name] = found
+    if person is not None and side is not None:
+        left_out[side.name] = (
+            "a person's rows are on one side; it can be the hold-out of a card without person"
+        )
+    if not offered:
+        reasons = "; ".join(f"'{shown(name, limit=60)}': {why}" for name, why in left_out.items())
+        raise DataError(
+            f"no column can be offered ({shown(reasons, limit=600)})",
+            where=where,
+            remedy="Write [card] by hand, or deliver columns of numbers and categories",
+        )
+    lines = [
+        *_head(rows),
+        *_roles(person, time, side),
+        *(line for name, found in offered.items() for line in _column(name, found)),
+        *_left_out(left_out),
+    ]
+    return Draft(text="\n".join(lines) + "\n", rows=rows, left_out=left_out)
+
+
+def marked_lines(text: str) -> list[int]:
+    """The lines of a site.toml, counted from 1, in which a comment says that something is to be replaced."""
+    return [
+        number for number, line in enumerate(text.splitlines(), start=1) if _MARK in line.partition("#")[2]
+    ]
+
+
+def _columns(config: SiteConfig) -> tuple[list[str], dict[str, str]]:
+    """The card's names of the columns that every file has once, and why others are left out."""
+    headers = _headers(config)
+    for place, header in headers.items():
+        _require_separated(config, place, header)
+    own = {source: name for name, source in config.data.columns.items()}
+    names: list[str] = []
+    left_out: dict[str, str] = {}
+    for column in dict.fromkeys(column for header in headers.values() for column in header):
+        lacking = [place for place, header in headers.items() if column not in header]
+        if any(header.count(column) > 1 for header in headers.values()):
+            left_out[column] = "it is there more than once"
+        elif lacking:
+            left_out[column] = f"{lacking[0]} has no such column"
+        elif not is_name(own.get(column, column)):
+            left_out[column] = "no card can name it; give it another name under data.columns in site.toml"
+        elif own.get(column, column) in names:
+            left_out[column] = "another column has its name under data.columns"
+        else:
+            names.append(own.get(column, column))
+    if not names:
+        raise DataError(
+            "there is no column that a card can name",
+            where=_where(config),
+            remedy="Deliver a header, or give names under data.columns in site.toml",
+        )
+    return names, left_out
+
+
+def _require_separated(config: SiteConfig, place: str, header: list[str]) -> None:
+    """Refuse a file whose columns are all one, because another sign stands between them."""
+    sign = next((sign for sign in ";\t|," if len(header) == 1 and sign in header[0]), None)
+    if config.data.kind == "csv" and sign is not None:
+        raise DataError(
+            f"all columns are one, '{shown(header[0], limit=60)}'",
+            where=f"site '{config.name}', {place}",
+            remedy=f"Set data.separator = {json.dumps(sign)} in site.toml",
+        )
+
+
+def _headers(config: SiteConfig) -> dict[str, list[str]]:
+    """The columns of each file, or of the one table."""
+    if config.data.kind == "sql":
+        return {config.data.table or "data.query": column_names(config)}
+    found = {}
+    for path in source_files(config.data):
+        one = config.data.model_copy(update={"path": str(path)})
+        found[path.name] = column_names(config.model_copy(update={"data": one}))
+    return found
+
+
+def _where(config: SiteConfig) -> str:
+    place = config.data.table or "data.query" if config.data.kind == "sql" else Path(str(config.data.path))
+    return f"site '{config.name}', {place}"
+
+
+def _seen(column: pd.Series, name: str, missing: tuple[str, ...], decimal: str) -> Seen:
+    words = texts(column, missing=missing)
+    there = np.fromiter((word is not None for word in words), np.bool_, count=len(words))
+    figures, _ = numbers(column, missing=missing, decimal=decimal)
+    return Seen(name=name, texts=list(words[there]), numbers=figures[there])
+
+
+# -- TOML -----------------------------------------------------------------------------------
+
+
+def _head(rows: int) -> Iterator[str]:
+    yield f"# What this site offers. Drafted from {rows:,} rows: correct it before anybody sees it."
+    yield "# Everything on a card is public. Where a line says REPLACE, put what is publicly known (a form,"
+    yield "# a code book, a clinical reference) in the place of what the rows said, and remove the comment."
+    yield "[card]"
+    yield _line("draft = true", "the site answers nobody until this line is gone")
+    yield _line('description = ""', "what the rows are, for data scientists")
+
+
+def _roles(person: Seen | None, time: Seen | None, side: Seen | None) -> Iterator[str]:
+    if person is None:
+        yield '# person = "…"                 the column that says whose a row is, where a person has several'
+    else:
+        why = (
+            f"{_MARK} guessed, for ids that repeat; remove this comment if each is one person, else the line"
+        )
+        yield _line(f"person = {_string(person.name)}", why)
+    if time is None:
+        yield '# time = { column = "…" }        a column whose values name windows, such as 2026-01'
+    else:
+        why = f"{_MARK} guessed; remove this comment if each value names one window, else the line"
+        yield _line(f"time = {{ column = {_string(time.name)} }}", why)
+    if person is None and side is not None:
+        why = f"{_MARK} guessed, for its values train and holdout; remove this comment if it is so"
+        yield _line(f"holdout = {{ column = {_string(side.name)} }}", why)
+    else:
+        unit = "record" if person is None else "person"
+        yield _line("holdout = { share = 0.3 }", f"the chance of a {unit} to be kept for evaluation")
+
+
+def _column(name: str, found: Numbers | Categories) -> Iterator[str]:
+    yield ""
+    yield "[[card.columns]]"
+    yield f"name = {_string(name)}"
+    yield _line('kind = "numeric"' if isinstance(found, Numbers) else 'kind = "categorical"', found.note)
+    yield _line('meaning = ""', "what it is, with its unit or its codes")
+    if isinstance(found, Categories):
+        yield from _list(found.values)
+    elif found.low is None or found.high is None:
+        yield "# low = …, high = …             the public range; without one, nobody can be told a range"
+    else:
+        yield _line(f"low = {found.low!r}", _FROM_ROWS[2:])
+        yield _line(f"high = {found.high!r}", _FROM_ROWS[2:])
+
+
+def _list(values: tuple[str, ...]) -> Iterator[str]:
+    inside = ", ".join(_string(value) for value in values)
+    if len(inside) < _WIDEST:
+        yield _FROM_ROWS
+        yield f"categories = [{inside}]"
+        return
+    yield f"categories = [  {_FROM_ROWS}"
+    yield from (f"    {_string(value)}," for value in values)
+    yield "]"
+
+
+def _left_out(reasons: dict[str, str]) -> Iterator[str]:
+    if reasons:
+        yield ""
+        yield "# Not offered:"
+        yield from (f"#   '{shown(name, limit=100)}': {shown(why)}" for name, why in reasons.items())
+
+
+def _line(code: str, comment: str) -> str:
+    return f"{code:<{_COMMENT_AT - 1}} # {comment}" if comment else code
+
+
+def _string(text: str) -> str:
+    """A TOML string: JSON's escapes are TOML's."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,185 @@
+"""How a site's rows suit an experiment, in exact counts: for the administrator, and nobody else.
+
+Nothing of this is released, and nothing is charged for it. It must not be sent on: a count of rows is
+a statement about persons.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+
+from clients.rows.rows import Rows
+from clients.rows.table import Fit, prepare
+from contract.card import Card, CategoricalColumn
+from contract.experiment import Experiment
+
+__all__ = ["ColumnFit", "Persons", "Suitability", "WindowFit", "suitability"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnFit:
+    """What became of a column's values, on both sides of the hold-out.
+
+    Attributes:
+        name: the card's.
+        role: `feature` or `label`.
+        read: values that could be read.
+        missing: those that were not there, or could not be read.
+        unreadable: of these, in all rows of the site, those that were there and are no number.
+        undeclared: values that the card does not declare, with their counts.
+        other, filled, clamped: values that fell to the category for undeclared ones, were missing
+            and got the stand-in, or were set to the nearer end of the range.
+        left_out: rows left out for this column, by reason; one may count for several columns.
+    """
+
+    name: str
+    role: str
+    read: int
+    missing: int
+    unreadable: int
+    undeclared: dict[str, int]
+    other: int
+    filled: int
+    clamped: int
+    left_out: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowFit:
+    """Rows of one window and how many of them fit, by side; None is where a row names no window."""
+
+    window: str | None
+    train: int
+    train_kept: int
+    holdout: int
+    holdout_kept: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Persons:
+    """Whose rows these are.
+
+    Attributes:
+        count: how many persons.
+        most_rows: the most rows of one.
+        above: persons with more rows than the experiment uses of one.
+        unnamed: rows that name nobody.
+    """
+
+    count: int
+    most_rows: int
+    above: int
+    unnamed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suitability:
+    """How the rows of some windows, or of all, suit an experiment.
+
+    Attributes:
+        rows: how many there are.
+        columns: of the experiment, its label last.
+        windows: rows by window; one line without a name where the card has no time.
+        persons: None where the card names no person.
+    """
+
+    rows: int
+    columns: tuple[ColumnFit, ...]
+    windows: tuple[WindowFit, ...]
+    persons: Persons | None
+
+    @property
+    def train_kept(self) -> int:
+        """Training rows that fit."""
+        return sum(window.train_kept for window in self.windows)
+
+    @property
+    def holdout_kept(self) -> int:
+        """Held-out rows that fit."""
+        return sum(window.holdout_kept for window in self.windows)
+
+
+def suitability(rows: Rows, experiment: Experiment, card: Card, windows: Collection[str] = ()) -> Suitability:
+    """Count how the rows suit; the experiment must be one that the card offers.
+
+    Args:
+        rows: all of the site.
+        experiment: what would be run.
+        card: the site's.
+        windows: those that it would be run on; none means all rows.
+    """
+    chosen = rows.of(windows)
+    fit = prepare(chosen, experiment, card).fit
+    names = [feature.name for feature in experiment.task.features]
+    return Suitability(
+        rows=len(chosen),
+        columns=(
+            *(_column(chosen, card, fit, name, "feature") for name in names),
+            _column(chosen, card, fit, experiment.task.label.column, "label"),
+        ),
+        windows=tuple(_window(chosen, experiment, card, name) for name in _windows(chosen, windows)),
+        persons=_persons(chosen, experiment.privacy.rows_per_person),
+    )
+
+
+def _column(rows: Rows, card: Card, fit: Fit, name: str, role: str) -> ColumnFit:
+    values = rows.frame[name].to_numpy()
+    if values.dtype == np.float64:
+        missing, undeclared = int(np.isnan(values).sum()), Counter[str]()
+    else:
+        column = card.column(name)
+        known = frozenset(column.categories) if isinstance(column, CategoricalColumn) else frozenset()
+        missing = sum(value is None for value in values)
+        undeclared = Counter(value for value in values if value is not None and value not in known)
+    return ColumnFit(
+        name=name,
+        role=role,
+        read=len(rows) - missing,
+        missing=missing,
+        unreadable=rows.reading.unreadable.get(name, 0),
+        undeclared=dict(undeclared.most_common()),
+        other=fit.other.get(name, 0),
+        filled=fit.filled.get(name, 0),
+        clamped=fit.clamped.get(name, 0),
+        left_out=fit.left_out.get(name, {}),
+    )
+
+
+def _windows(rows: Rows, asked: Collection[str]) -> list[str | None]:
+    """Those that were asked for, else those of the rows, in the order of their names."""
+    if asked:
+        return list(dict.fromkeys(asked))
+    if rows.window is None or not len(rows):
+        return [None]
+    return sorted(set(rows.window), key=lambda name: (name is None, name or ""))
+
+
+def _window(rows: Rows, experiment: Experiment, card: Card, name: str | None) -> WindowFit:
+    held = rows
+    if rows.window is not None:
+        held = rows.chosen(np.fromiter((one == name for one in rows.window), np.bool_, count=len(rows)))
+    sides = {side: held.of((), holdout=side) for side in (False, True)}
+    kept = {side: prepare(part, experiment, card).fit.kept for side, part in sides.items()}
+    return WindowFit(
+        window=name,
+        train=len(sides[False]),
+        train_kept=kept[False],
+        holdout=len(sides[True]),
+        holdout_kept=kept[True],
+    )
+
+
+def _persons(rows: Rows, rows_per_person: int) -> Persons | None:
+    if rows.person is None:
+        return None
+    counts = Counter(name for name in rows.person if name is not None)
+    return Persons(
+        count=len(counts),
+        most_rows=max(counts.values(), default=0),
+        above=sum(count > rows_per_person for count in counts.values()),
+        unnamed=sum(name is None for name in rows.person),
+    )
