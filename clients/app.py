@@ -107,8 +107,7 @@ class _Exchange:
         """Refuse what the card does not offer, and see that the source is there."""
         instruction = self.instruction
         windows = (*instruction.windows, *instruction.reference_windows)
-        self.site.card.require(self.experiment, windows=windows, unranged=unranged)
-        self.site.check_source()
+        self.site.require_offered(self.experiment, windows, unranged=unranged)
 
     def require_no_model(self) -> None:
         """Refuse arrays where none are needed."""

@@ -21,7 +21,7 @@ from clients.rows.sources import check_source, source_files
 from clients.rows.table import Table, prepare
 from clients.site_config import SiteConfig, holdout_key, read_site_config
 from contract.card import Card
-from contract.errors import LedgerError
+from contract.errors import CardError, LedgerError
 from contract.experiment import Experiment
 
 __all__ = ["Site", "close_site", "open_site"]
@@ -81,12 +81,24 @@ class Site:
         key = None if self.card.holdout.column is not None else self._key_name()
         return hashlib.sha256(json.dumps([self.card.dealing, key]).encode()).hexdigest()[:16]
 
-    def check_source(self) -> None:
-        """See that the rows could be read, without reading one.
+    def require_offered(
+        self, experiment: Experiment, windows: tuple[str, ...], *, unranged: tuple[str, ...] = ()
+    ) -> None:
+        """See that the card offers what is asked for, and that the rows could be read. None is read.
+
+        Args:
+            experiment: what is asked for.
+            windows: the windows that it is asked on.
+            unranged: features whose range is asked for.
 
         Raises:
+            CardError: the card does not offer it.
             DataError: the source is missing, or has not the card's columns.
         """
+        try:
+            self.card.require(experiment, windows=windows, unranged=unranged)
+        except CardError as exc:
+            raise CardError(exc.what, where=f"site '{self.config.name}'", remedy=exc.remedy) from exc
         check_source(self.config, self.card)
 
     def rows(self, windows: tuple[str, ...], *, holdout: bool | None = None) -> Rows:

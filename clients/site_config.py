@@ -118,11 +118,14 @@ class Agent(_Frozen):
         memory_mb: the most data that a task may hold in memory; None sets no limit.
         task_seconds: after which a task is ended.
         stop_seconds: how long a task may go on once the agent is told to stop.
+        reply_seconds: a reply goes out when a whole number of so many seconds has passed since its message
+            came, so that it tells less of how long the rows took; 0 sends it at once.
     """
 
     memory_mb: Annotated[int, Field(ge=256)] | None = None
     task_seconds: Annotated[float, Field(gt=0)] = 3600.0
     stop_seconds: Annotated[float, Field(ge=0)] = 60.0
+    reply_seconds: Annotated[float, Field(ge=0, le=3600)] = 0.0
 
 
 class Storage(_Frozen):

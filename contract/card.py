@@ -165,19 +165,26 @@ class Card(_Frozen):
     ) -> None:
         """Refuse an experiment that asks for what the card does not offer. No row is read for it.
 
-        Args:
-            experiment: what is asked for.
-            windows: the windows that it is asked on.
-            unranged: features whose range is asked for: that of the experiment says nothing.
-
         Raises:
-            CardError: with everything that does not fit.
+            CardError: with everything that does not fit (see `complaints`).
         """
-        complaints = [*self._roles(experiment, windows), *self._columns(experiment, unranged)]
+        complaints = self.complaints(experiment, windows=windows, unranged=unranged)
         if complaints:
             raise CardError(
                 "; ".join(complaints), remedy="Choose among what the card offers (`tidegate site card`)"
             )
+
+    def complaints(
+        self, experiment: Experiment, *, windows: Collection[str] = (), unranged: Collection[str] = ()
+    ) -> list[str]:
+        """What an experiment asks for and the card does not offer, a sentence each; none where it fits.
+
+        Args:
+            experiment: what is asked for.
+            windows: the windows that it is asked on.
+            unranged: features whose range is asked for: that of the experiment says nothing.
+        """
+        return [*self._roles(experiment, windows), *self._columns(experiment, unranged)]
 
     def _roles(self, experiment: Experiment, windows: Collection[str]) -> list[str]:
         task, complaints = experiment.task, []

@@ -13,6 +13,7 @@
     ├── AuditError               an audit could not be carried out
     ├── LedgerError              the ledger cannot be read, written or trusted
     ├── ReleaseError             a reply that the gate may not make
+    ├── SilentError              a message that gets no answer
     ├── RoundError               a round that did not reach its quorum
     ├── RegistryError            the model registry refused or is away
     └── StorageError             the state database refused or is away
@@ -45,6 +46,7 @@ __all__ = [
     "RegistryError",
     "ReleaseError",
     "RoundError",
+    "SilentError",
     "SiteConfigError",
     "StorageError",
     "TakenOverError",
@@ -149,6 +151,10 @@ class LedgerError(TidegateError):
 
 class ReleaseError(TidegateError):
     """A reply that may not be made, or that cannot be taken."""
+
+
+class SilentError(TidegateError):
+    """A message gets no answer: the site has refused too many."""
 
 
 class RoundError(TidegateError):

@@ -203,8 +203,7 @@ def _check_sites(request: Request) -> None:
     for path in request.sites:
         site = open_site(path)
         site.ledger.verify()
-        site.card.require(experiment, windows=request.windows)
-        site.check_source()
+        site.require_offered(experiment, request.windows)
         require_rows(site, experiment, request.windows)
         site.gate.check(experiment, run_plans(request.run, experiment, request.windows, site.split))
 

@@ -108,8 +108,7 @@ def check_sites(request: Request) -> None:
     for path in request.sites:
         site = open_site(path)
         site.ledger.verify()
-        site.card.require(request.experiment, windows=request.windows, unranged=question.features)
-        site.check_source()
+        site.require_offered(request.experiment, request.windows, unranged=question.features)
         plan = ranges_plan(request.experiment, instruction, site.split)
         if not site.ledger.plans(plan.run):  # otherwise it was asked and paid for
             site.gate.check(request.experiment, [plan])

@@ -73,10 +73,8 @@ def _require_offered(
     from contract.errors import CardError
     from terminal.output import print_json, say
 
-    try:
-        card.require(experiment, windows=windows, unranged=unranged)
-    except CardError as exc:
-        complaints = exc.what.split("; ")
+    complaints = card.complaints(experiment, windows=windows, unranged=unranged)
+    if complaints:
         if json:
             print_json({"site": site, "experiment": experiment.name, "complaints": complaints})
         else:
@@ -87,7 +85,7 @@ def _require_offered(
             f"{'complaint' if len(complaints) == 1 else 'complaints'})",
             where=f"site '{site}'",
             remedy="Change the experiment, or the card if it is wrong (`tidegate site card` shows it)",
-        ) from exc
+        )
 
 
 def _values(

@@ -41,7 +41,7 @@ from clients.line.flower import (
 from clients.line.spool import Spool, has_reply, read_reply, read_work
 from clients.line.worker import TaskFailedError, Worker
 from contract.code import BUNDLED_PACKAGES, code_hash
-from contract.errors import LedgerError, RefusalCode, SiteConfigError
+from contract.errors import LedgerError, RefusalCode, SilentError, SiteConfigError
 from contract.messages import HOLD
 from terminal.health import Health
 
@@ -79,6 +79,8 @@ def serve(
     spool: Spool | None = None,
     health: Health | None = None,
     rest: Callable[[], None] = lambda: None,
+    refuse: Callable[[str, str], None] = lambda _request, _word: None,
+    reply_seconds: float = 0.0,
 ) -> None:
     """Answer messages until `stop` is set or the server forgets this site; first those that were left behind.
 
@@ -93,8 +95,10 @@ def serve(
         spool: keeps what is not answered yet; without, a crash loses it.
         health: is told how the agent stands.
         rest: called after ten minutes without a message.
+        refuse: enters a refusal of the agent's own into the egress log.
+        reply_seconds: as `agent.reply_seconds` of site.toml says.
     """
-    agent = _Agent(connection, answer, stop, spool, health or Health(""))
+    agent = _Agent(connection, answer, stop, spool, health or Health(""), refuse, reply_seconds)
     last_message, rested = -math.inf, False
     left, was_away = agent.left_behind(), True
     while not stop.is_set():
@@ -189,9 +193,11 @@ class _Agent:
         stop: threading.Event,
         spool: Spool | None,
         health: Health,
+        refuse: Callable[[str, str], None],
+        grid: float,
     ) -> None:
         self._connection, self._answer, self._stop = connection, answer, stop
-        self._spool, self._health = spool, health
+        self._spool, self._health, self._refuse, self._grid = spool, health, refuse, grid
         self._broken = False
 
     def left_behind(self) -> list[Work]:
@@ -269,9 +275,11 @@ class _Agent:
         self._health.say("answering", work.request)
         try:
             reply = self._reply(work)
-            seconds = time.monotonic() - began
+            self._wait_for_the_grid(began)
             self._health.say("sending", work.request)
-            self._insist("the reply could not be sent", lambda: self._connection.send(reply, seconds))
+            self._insist("the reply could not be sent", lambda: self._connection.send(reply))
+        except SilentError as exc:
+            _log.error("no answer to %s: %s", work.request, exc)
         except ServerRefusedError as exc:
             _log.error("the server does not take an answer to %s any more (%s)", work.request, exc)
         except InterruptedError:
@@ -280,6 +288,24 @@ class _Agent:
         if self._spool is not None:
             self._spool.done(work)
         self._health.say("connected", answered=1)
+
+    def _wait_for_the_grid(self, began: float) -> None:
+        """Until a whole number of `reply_seconds` has passed.
+
+        Raises:
+            InterruptedError: the agent is to stop.
+        """
+        if self._grid and self._stop.wait(-(time.monotonic() - began) % self._grid):
+            raise InterruptedError
+
+    def _refused(self, work: Work, code: str) -> PackedReply:
+        """One word, which is a line of the egress log.
+
+        Raises:
+            SilentError: there were too many.
+        """
+        self._refuse(work.request, code)
+        return pack(error_reply(work.message, code))
 
     def _reply(self, work: Work) -> PackedReply:
         bundle = self._insist(
@@ -292,17 +318,17 @@ class _Agent:
                 work.request,
                 bundle.sha256[:12],
             )
-            return pack(error_reply(work.message, RefusalCode.INPUT))
+            return self._refused(work, RefusalCode.INPUT)
         try:
             return self._answer(work)
-        except InterruptedError:
+        except (InterruptedError, SilentError):
             raise
         except TaskFailedError as exc:
             _log.error("failed %s: %s", work.request, exc)
         except Exception:
             # Its text may hold a data value: it stays in the site's log.
             _log.exception("failed %s", work.request)
-        return pack(error_reply(work.message, RefusalCode.FAILED))
+        return self._refused(work, RefusalCode.FAILED)
 
     def _insist(self, trouble: str, ask: Callable[[], _Asked]) -> _Asked:
         """Ask the server until it answers.

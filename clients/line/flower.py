@@ -193,8 +193,8 @@ class FleetConnection:
         with _refusals():
             return self._run(run)[1]
 
-    def send(self, reply: PackedReply, seconds: float) -> None:
-        """Send a reply with all its objects.
+    def send(self, reply: PackedReply) -> None:
+        """Send a reply with all its objects; the seconds that computing took, which Flower asks for, are 0.
 
         Raises:
             ServerRefusedError: the run is over, or the server has forgotten the message.
@@ -205,7 +205,7 @@ class FleetConnection:
 
         envelope = message_from_proto(EnvelopeProto.FromString(reply.envelope))
         with _refusals():
-            wanted, session = self._send(envelope, ObjectTree.FromString(reply.tree), seconds)
+            wanted, session = self._send(envelope, ObjectTree.FromString(reply.tree), 0.0)
             for object_id, content in reply.objects.items():
                 if object_id in wanted:
                     self._push_object(reply.run, session, object_id, content)

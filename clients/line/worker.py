@@ -25,7 +25,7 @@ from flwr.app import Context, Message
 
 from clients.line.flower import pack
 from clients.line.spool import read_work, write_reply
-from contract.errors import LedgerError, TidegateError
+from contract.errors import LedgerError, SilentError, TidegateError
 
 __all__ = ["Limits", "TaskFailedError", "Worker", "answer_tasks"]
 
@@ -89,6 +89,7 @@ class Worker:
 
         Raises:
             TaskFailedError: it took too long, or ended every worker that tried it.
+            SilentError: it gets no answer.
             InterruptedError: it was given up.
         """
         for attempt in range(1, _TRIES + 1):
@@ -103,6 +104,8 @@ class Worker:
                     raise
                 _log.error("the worker died over a task (%s; try %d of %d)", self._death(), attempt, _TRIES)
                 continue
+            if answered["silent"]:
+                raise SilentError(answered["error"])
             if answered["error"]:
                 raise TaskFailedError(answered["error"])
             return
@@ -155,18 +158,28 @@ def answer_tasks(
             try:
                 path = Path(line.recv_bytes().decode())
                 signal.setitimer(signal.ITIMER_REAL, limits.seconds + 10)  # for a worker without an agent
-                error = _done(path, answer)
+                silent = False
+                try:
+                    error = _done(path, answer)
+                except SilentError as exc:
+                    error, silent = str(exc), True
                 signal.setitimer(signal.ITIMER_REAL, 0)
-                line.send_bytes(json.dumps({"error": error}).encode())
+                line.send_bytes(json.dumps({"error": error, "silent": silent}).encode())
             except (EOFError, BrokenPipeError):
                 return
 
 
 def _done(path: Path, answer: Callable[[Message, Context], Message]) -> str | None:
-    """What went wrong, for the site's log; None if the reply is there."""
+    """What went wrong, for the site's log; None if the reply is there.
+
+    Raises:
+        SilentError: there is to be none.
+    """
     try:
         work = read_work(path)
         write_reply(path, pack(answer(work.message, work.context)))
+    except SilentError:
+        raise
     except MemoryError:
         return "the task ran out of the memory that the site allows (agent.memory_mb)"
     except TidegateError as exc:

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from contract.errors import ExperimentError
 from contract.experiment import Experiment
 from contract.experiment_file import parse_experiment
+from contract.names import RunName, WindowName
 
 __all__ = ["Job", "RangeQuestion", "read_job"]
 
@@ -60,6 +61,24 @@ class Job:
     window: str = ""
     trigger: str = "a data scientist"
     question: RangeQuestion | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse names that no site would take.
+
+        Raises:
+            ExperimentError: of a run or a window.
+        """
+        named = (*self.windows, *((self.window,) if self.window else ()))
+        for kind, names, pattern in (("run", (self.run,), RunName), ("window", named, WindowName)):
+            for name in names:
+                try:
+                    TypeAdapter(pattern).validate_python(name)
+                except ValidationError as exc:
+                    raise ExperimentError(
+                        f"{name[:100]!r} cannot be the name of a {kind}",
+                        where=kind,
+                        remedy="Use letters, digits and . _ -, beginning with a letter or a digit",
+                    ) from exc
 
     def to_run_config(self) -> dict[str, str]:
         """As values for Flower's run configuration."""

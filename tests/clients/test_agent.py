@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from flwr.app import Message, RecordDict
@@ -19,7 +19,7 @@ from clients.line.agent import installed_code_hash, serve
 from clients.line.flower import Bundle, PackedReply, ServerRefusedError, Work, pack
 from clients.line.spool import Spool, write_reply
 from contract.code import BUNDLED_PACKAGES, code_hash
-from contract.errors import LedgerError, RefusalCode
+from contract.errors import LedgerError, RefusalCode, SilentError
 from server.line.flower import assume_identity
 from terminal.health import Health, serve_health
 from tests.works import make_work
@@ -45,7 +45,7 @@ class Line:
         self.stop = threading.Event()
         self.sent: list[Message] = []
         self.confirmed: list[str] = []
-        self.seconds: list[float] = []
+        self.at: list[float] = []
         self.tries = 0
         self.refuses = False
         self._events = list(events)
@@ -68,14 +68,14 @@ class Line:
         assert run in (5, 6)
         return Bundle(files=self._files, sha256="ab" * 32)
 
-    def send(self, reply: PackedReply, seconds: float) -> None:
+    def send(self, reply: PackedReply) -> None:
         self.tries += 1
         if self.tries <= self._cuts:
             raise ConnectionError("cut")
         if self.refuses:
             raise ServerRefusedError("404: no such run")
         self.sent.append(unpacked(reply))
-        self.seconds.append(seconds)
+        self.at.append(time.monotonic())
 
 
 def unpacked(reply: PackedReply) -> Message:
@@ -124,7 +124,31 @@ def test_a_server_with_the_installed_code_is_answered() -> None:
     run(line, answering)
     assert len(answering.asked) == len(line.sent) == 2
     assert all(message.has_content() for message in line.sent)
-    assert all(0 <= seconds < 5 for seconds in line.seconds)
+
+
+def test_a_reply_goes_out_on_the_grid_of_stated_seconds() -> None:
+    line, answering = Line(make_work()), Answering()
+    began, connection = time.monotonic(), cast(Any, line)
+    serve(connection, answering, line.stop, reply_seconds=0.3)
+    assert len(line.sent) == 1
+    assert line.at[0] - began >= 0.29  # the answer itself takes next to nothing
+
+
+def test_a_refusal_of_the_agents_own_is_entered_and_a_flood_gets_no_answer() -> None:
+    refused: list[tuple[str, str]] = []
+
+    def refuse(request: str, word: str) -> None:
+        refused.append((request, word))
+        if len(refused) > 1:
+            raise SilentError("too many")
+
+    def fail(_work: Work) -> PackedReply:
+        raise ValueError("a row")
+
+    line = Line(make_work(), None, make_work())
+    serve(cast(Any, line), fail, line.stop, refuse=refuse)
+    assert [word for _, word in refused] == ["failed", "failed"]
+    assert [message.error.reason for message in line.sent] == ["failed"]
 
 
 def test_what_is_no_code_of_the_bundle_does_not_matter() -> None:
