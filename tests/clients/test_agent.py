@@ -127,7 +127,7 @@ def test_a_server_with_the_installed_code_is_answered() -> None:
 
 
 def test_a_reply_goes_out_on_the_grid_of_stated_seconds() -> None:
-    line, answering = Line(make_work()), Answering()
+    line, answering = Line(make_work(), None), Answering()
     began, connection = time.monotonic(), cast(Any, line)
     serve(connection, answering, line.stop, reply_seconds=0.3)
     assert len(line.sent) == 1
@@ -294,7 +294,7 @@ def test_a_message_that_was_kept_and_comes_again_is_answered_once(tmp_path: Path
 
 def test_a_damaged_message_is_said_and_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "5-abc.message").write_bytes(b"no zip")
-    line, answering = Line(make_work()), Answering()
+    line, answering = Line(make_work(), None), Answering()
     run(line, answering, Spool(tmp_path))
     assert len(line.sent) == 1
     assert "5-abc.message" in caplog.text
@@ -357,7 +357,7 @@ def test_a_message_that_no_site_understands_is_refused_and_the_agent_goes_on() -
 
 
 def test_nothing_is_received_once_it_is_to_stop() -> None:
-    line, answering = Line(make_work()), Answering()
+    line, answering = Line(make_work(), None), Answering()
     line.stop.set()
     run(line, answering)
     assert answering.asked == []
