@@ -41,7 +41,10 @@ __all__ = [
 
 
 def _counts(values: object) -> npt.NDArray[np.float64]:
-    counts = np.asarray(values, dtype=np.float64)
+    try:
+        counts = np.asarray(values, dtype=np.float64)
+    except OverflowError as exc:
+        raise ValueError("counts are numbers, and not of hundreds of digits") from exc
     if counts.ndim != 1:
         raise ValueError("counts are one row of numbers")
     return counts
@@ -170,6 +173,20 @@ class ScoreHistogram:
             binary=self.binary,
         )
 
+    @property
+    def rows(self) -> float:
+        """Estimated number of rows."""
+        return float(self.negative.sum() + self.positive.sum())
+
+    def times(self, weight: float) -> ScoreHistogram:
+        """The counts when each row counts for so much; and the noise in them."""
+        return ScoreHistogram(
+            negative=weight * self.negative,
+            positive=weight * self.positive,
+            noise_deviation=weight * self.noise_deviation,
+            binary=self.binary,
+        )
+
     def metrics(self) -> Metrics:
         """Log loss, Brier score, AUC and accuracy of the counted scores, with their standard errors.
 
@@ -203,7 +220,7 @@ class ScoreHistogram:
 
     def _mean(self, negative: Array, positive: Array) -> tuple[float, float]:
         """Mean over the rows of a value by cell, with its standard error."""
-        rows = float(self.negative.sum() + self.positive.sum())
+        rows = self.rows
         mean = float(self.negative @ negative + self.positive @ positive) / rows
         return mean, self._error((negative - mean) / rows, (positive - mean) / rows)
 
@@ -260,6 +277,12 @@ class Comparison:
             gain=self.gain + other.gain,
             rows=self.rows + other.rows,
             noise_deviation=math.hypot(self.noise_deviation, other.noise_deviation),
+        )
+
+    def times(self, weight: float) -> Comparison:
+        """The comparison when each row counts for so much."""
+        return Comparison(
+            gain=weight * self.gain, rows=weight * self.rows, noise_deviation=weight * self.noise_deviation
         )
 
     @property

@@ -8,13 +8,19 @@ A check of a site (and the pooled check) raises a false alarm with a chance of a
 most `drift.false_alarm_rate` over all its features together. So with S sites a
 clean window raises some alarm with a chance of at most (S + 1) times that rate,
 and the retraining policy waits for alarms to persist.
+
+A site's counts are its own word. Within what its stated rows allow it can raise an
+alarm of its own, and then the verdict says that all rests on it (`rests_on`). It has no
+part in what the others show by themselves, and in the pool it weighs no more than the
+caller lets it (`weights`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -71,13 +77,22 @@ class SiteVerdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The outcome of one drift check over all sites that answered."""
+    """The outcome of one drift check over all sites that answered.
+
+    Attributes:
+        window, reference_window: what was compared with what.
+        false_alarm_rate: the promised one, of a site's check and of the pooled one.
+        sites: each by itself.
+        pooled: all together.
+        rests_on: the one of several sites without which there would be no alarm; empty if there is none.
+    """
 
     window: str
     reference_window: str
     false_alarm_rate: float
     sites: tuple[SiteVerdict, ...]
     pooled: SiteVerdict
+    rests_on: str = ""
 
     @property
     def alarm(self) -> bool:
@@ -108,6 +123,7 @@ class Verdict:
                 false_alarm_rate=float(values["false_alarm_rate"]),
                 sites=tuple(_site(site) for site in values["sites"]),
                 pooled=_site(values["pooled"]),
+                rests_on=str(values.get("rests_on", "")),  # of an older program without
             )
         except (KeyError, TypeError, ValueError) as exc:
             raise ReleaseError(
@@ -115,13 +131,20 @@ class Verdict:
             ) from exc
 
 
-def form_verdict(summaries: Mapping[str, DriftSummary], *, drift: Drift, rng: np.random.Generator) -> Verdict:
+def form_verdict(
+    summaries: Mapping[str, DriftSummary],
+    *,
+    drift: Drift,
+    rng: np.random.Generator,
+    weights: Mapping[str, float] = MappingProxyType({}),
+) -> Verdict:
     """Judge each site and all together.
 
     Args:
         summaries: of the same window and bins, by site.
         drift: the promised false-alarm rate.
         rng: for the simulated null distributions.
+        weights: for how much a row of a site counts in the pool; 1 if it is not named.
 
     Raises:
         RoundError: no site answered.
@@ -130,26 +153,37 @@ def form_verdict(summaries: Mapping[str, DriftSummary], *, drift: Drift, rng: np
     first = _first(summaries)
     _check(first, summaries)
     sites = tuple(
-        _judge(site, (summary,), drift=drift, rng=rng) for site, summary in sorted(summaries.items())
+        _judge(site, {site: summary}, drift=drift, rng=rng) for site, summary in sorted(summaries.items())
     )
-    pooled = (
-        SiteVerdict(site=POOLED, features=sites[0].features)
-        if len(sites) == 1
-        else _judge(POOLED, tuple(summaries.values()), drift=drift, rng=rng)
-    )
+
+    def together(some: Mapping[str, DriftSummary]) -> SiteVerdict:
+        return _judge(POOLED, some, drift=drift, rng=rng, weights=weights)
+
+    pooled = SiteVerdict(site=POOLED, features=sites[0].features) if len(sites) == 1 else together(summaries)
+    in_alarm = [site.site for site in sites if site.alarm]
+    alone = in_alarm[0] if len(in_alarm) == 1 and len(sites) > 1 else ""
+    if alone and pooled.alarm and len(sites) > 2:
+        others = {site: summary for site, summary in summaries.items() if site != alone}
+        alone = "" if together(others).alarm else alone
     return Verdict(
         window=first.window,
         reference_window=first.reference_window,
         false_alarm_rate=drift.false_alarm_rate,
         sites=sites,
         pooled=pooled,
+        rests_on=alone,
     )
 
 
 def _judge(
-    site: str, summaries: Sequence[DriftSummary], *, drift: Drift, rng: np.random.Generator
+    site: str,
+    summaries: Mapping[str, DriftSummary],
+    *,
+    drift: Drift,
+    rng: np.random.Generator,
+    weights: Mapping[str, float] = MappingProxyType({}),
 ) -> SiteVerdict:
-    strata = _strata(summaries)
+    strata = _strata(summaries, weights)
     draws = draws_for(drift.false_alarm_rate, len(strata))
     p_values = {feature: homogeneity(counts, rng=rng, draws=draws) for feature, counts in strata.items()}
     drifted = holm(p_values, drift.false_alarm_rate)
@@ -167,15 +201,18 @@ def _judge(
     )
 
 
-def _strata(summaries: Sequence[DriftSummary]) -> dict[str, tuple[Stratum, ...]]:
+def _strata(
+    summaries: Mapping[str, DriftSummary], weights: Mapping[str, float]
+) -> dict[str, tuple[Stratum, ...]]:
     strata: dict[str, tuple[Stratum, ...]] = {}
-    for summary in summaries:
+    for site, summary in summaries.items():
         for counts in summary.features:
             stratum = Stratum(
                 reference=counts.reference,
                 current=counts.current,
                 reference_deviation=summary.reference_deviation,
                 current_deviation=summary.current_deviation,
+                weight=weights.get(site, 1.0),
             )
             strata[counts.feature] = (*strata.get(counts.feature, ()), stratum)
     return strata

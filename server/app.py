@@ -5,7 +5,8 @@
             (server/cycle.py)
     ranges  one question for the ranges of features (server/jobs/ranges.py)
 
-The same function serves Flower's own processes and the inline runtime.
+The same function serves Flower's own processes and the inline runtime. However a job ends, the state
+database says so (`server.jobs.ending`).
 """
 
 from __future__ import annotations
@@ -44,11 +45,14 @@ def main(grid: Grid, context: Context) -> None:
     """Flower's entry."""
     apply_quiet_environment()
     quicken_grid()
-    job = read_job(context.run_config, fallback_run=name_run("run"))
     try:
+        job = read_job(context.run_config, fallback_run=name_run("run"))
         run_job(job, grid, read_settings(), watch=_log_round)
     except TidegateError as exc:
         _log.error("%s", exc)
+        raise
+    except Exception:
+        _log.exception("the run ended in an error that should not be")
         raise
 
 

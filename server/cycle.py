@@ -21,19 +21,20 @@ from typing import Any
 
 import numpy as np
 
-from contract.errors import RefusalCode, RegistryError, TidegateError
+from contract.errors import RefusalCode, RegistryError
 from contract.experiment import Experiment
 from contract.messages import CHALLENGER, COMPARE, DRIFT_QUERY, Instruction, Reply
 from contract.releases import DriftSummary
 from monitoring.policy import Decision, WindowOutcome, decide
 from monitoring.verdict import Verdict, form_verdict
-from server.code import server_code_hash
 from server.exchange.answers import Answers, Patience
 from server.exchange.asking import Question, ask
 from server.exchange.checks import check_comparison, check_drift, check_public
+from server.exchange.weights import row_weights
 from server.jobs.acceptance import Acceptance, judge
+from server.jobs.ending import recorded_end
 from server.jobs.job import Job
-from server.jobs.training_job import Services, TrainedModel, run_training, write_passport
+from server.jobs.training_job import Services, TrainedModel, open_record, run_training, write_passport
 from server.registry.passport import ModelComparison
 from server.registry.registry import CHAMPION
 from server.state.storage import State
@@ -57,29 +58,24 @@ def run_cycle(job: Job, services: Services) -> None:
         RoundError: too few sites answered.
     """
     state = services.state
-    if state.run(job.run) is None:
-        state.start_run(
-            job.run, experiment=job.experiment, job="cycle", trigger=job.trigger, code_hash=server_code_hash()
-        )
-    try:
+    with recorded_end(job.run, state.take_over(job.run), state):
+        open_record(job, state)
         champion = champion_of(job.experiment.name, state)
         answers = _ask_for_drift(job, champion, services)
         verdict = _save_verdict(job, answers, services)
-        decision = _decide(job, answers, state)
+        decision = _decide(job, answers, verdict, state)
         outcome: dict[str, Any] = {
             "window": job.window,
             "decision": decision.action,
             "reason": decision.reason,
         }
         outcome |= {"alarm": verdict.alarm, "sites_in_alarm": list(verdict.sites_in_alarm)}
+        outcome |= {"rests_on": verdict.rests_on}
         outcome |= {"drifted": {site.site: list(site.drifted) for site in verdict.sites if site.alarm}}
         if decision.action == "retrain":
             outcome |= _retrain(job, champion, verdict, decision, services)
         state.link_run(job.run, result=json.dumps(outcome))
         state.finish_run(job.run, "partial" if answers.failures else "succeeded", error=_failures(answers))
-    except TidegateError as exc:
-        state.finish_run(job.run, "failed", error=str(exc))
-        raise
 
 
 def champion_of(model: str, state: State) -> Champion:
@@ -117,11 +113,22 @@ def _ask(
     arrays: Mapping[str, np.ndarray[Any, Any]] | None,
     services: Services,
 ) -> Answers:
-    memory = services.memory("")
+    memory, drift = services.memory(""), kind == DRIFT_QUERY
+    asked = {"drift"} if drift else {"scores", "challenger_scores", "comparison"}
+    window, reference = "+".join(instruction.windows), "+".join(instruction.reference_windows)
 
     def check(reply: Reply) -> None:
-        check_public(reply, experiment, request=instruction.request(kind), stated={})
-        (check_drift if kind == DRIFT_QUERY else check_comparison)(reply, experiment)
+        check_public(
+            reply,
+            experiment,
+            asked=asked,
+            request=instruction.request(kind),
+            stated=memory.stated_rows(instruction.run),
+        )
+        if drift:
+            check_drift(reply, experiment, window=window, reference_window=reference)
+        else:
+            check_comparison(reply, experiment)
 
     question = Question(
         kind=kind,
@@ -135,7 +142,8 @@ def _ask(
 
 def _save_verdict(job: Job, answers: Answers, services: Services) -> Verdict:
     name, summaries = job.experiment.name, _summaries(answers)
-    verdict = form_verdict(summaries, drift=job.experiment.drift, rng=services.rng)
+    weights = row_weights({site: _rows(summary) for site, summary in summaries.items()})
+    verdict = form_verdict(summaries, drift=job.experiment.drift, rng=services.rng, weights=weights)
     for site, summary in summaries.items():
         services.state.save_drift(name, window=job.window, site=site, summary=_json(summary))
     services.state.save_verdict(
@@ -148,8 +156,14 @@ def _summaries(answers: Answers) -> dict[str, DriftSummary]:
     return {site: reply.drift for site, reply in answers.replies.items() if reply.drift is not None}
 
 
-def _decide(job: Job, answers: Answers, state: State) -> Decision:
-    """The policy's word on the verdicts so far, entered among the decisions."""
+def _rows(summary: DriftSummary) -> float:
+    """How many rows both windows have: each feature counts each."""
+    counts = [float(item.reference.sum() + item.current.sum()) for item in summary.features]
+    return sum(counts) / len(counts)
+
+
+def _decide(job: Job, answers: Answers, verdict: Verdict, state: State) -> Decision:
+    """The policy's word on the verdicts so far, entered among the decisions with whose word it rests on."""
     name = job.experiment.name
     history = [
         WindowOutcome(window=item.window, index=index, alarm=item.alarm)
@@ -164,13 +178,14 @@ def _decide(job: Job, answers: Answers, state: State) -> Decision:
     )
     if any(item.window == job.window and item.kind == decision.action for item in state.decisions(name)):
         return decision  # of this very cycle, before it was killed
+    alone = f" In this window '{verdict.rests_on}' alone shows drift." if verdict.rests_on else ""
     state.record_decision(
         name,
         window=job.window,
         kind=decision.action,
         subject="retraining",
         by="policy",
-        reason=decision.reason,
+        reason=f"{decision.reason}{alone}",
     )
     return decision
 

@@ -7,6 +7,7 @@ import os
 import secrets
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +25,7 @@ __all__ = [
     "admit",
     "dismiss",
     "project_root",
+    "readmit",
     "running_control",
     "running_federation",
 ]
@@ -156,6 +158,7 @@ def admit(
     control: ControlClient,
     settings: ServerSettings,
     federation: str | None = None,
+    stated_rows: int | None = None,
 ) -> int:
     """Let the site with this key connect, and remember whose it is; return its node id.
 
@@ -165,13 +168,31 @@ def admit(
         control: of the SuperLink.
         settings: name the state database.
         federation: the SuperLink's name; None for the one that `running_control` reaches.
+        stated_rows: the rows that it must state; None for those of its first answer.
     """
     node = control.register(public_key, name)
     federation = federation or running_federation(settings)
     with open_state(settings.state_url) as state:
         key = hashlib.sha256(public_key.read_bytes()).hexdigest()
-        state.admit_site(name, federation=federation, node_id=node, key=key)
+        state.admit_site(name, federation=federation, node_id=node, key=key, stated_rows=stated_rows)
     return node
+
+
+def readmit(name: str, settings: ServerSettings, stated_rows: int | None = None) -> None:
+    """Hold an admitted site to nothing that it said of its rows and its ledger before.
+
+    Args:
+        name: the site's.
+        settings: name the state database.
+        stated_rows: the rows that it must state from now on; None for those of its next answer.
+
+    Raises:
+        InputError: no site of that name is admitted.
+    """
+    federation = running_federation(settings)
+    with open_state(settings.state_url) as state:
+        if not state.readmit_site(name, federation=federation, stated_rows=stated_rows):
+            raise _not_admitted(name, [site.name for site in state.admitted_sites(federation)])
 
 
 def dismiss(name: str, control: ControlClient, settings: ServerSettings) -> None:
@@ -184,13 +205,17 @@ def dismiss(name: str, control: ControlClient, settings: ServerSettings) -> None
     with open_state(settings.state_url) as state:
         nodes = {site.name: site.node_id for site in state.admitted_sites(federation)}
         if name not in nodes:
-            raise InputError(
-                f"no site '{name}' is admitted",
-                where="NAME",
-                remedy=f"Admitted are: {', '.join(nodes)}" if nodes else "`tidegate server sites` lists them",
-            )
+            raise _not_admitted(name, list(nodes))
         control.unregister(nodes[name])
         state.dismiss_site(name, federation=federation)
+
+
+def _not_admitted(name: str, admitted: Sequence[str]) -> InputError:
+    return InputError(
+        f"no site '{name}' is admitted",
+        where="NAME",
+        remedy=f"Admitted are: {', '.join(admitted)}" if admitted else "`tidegate server sites` lists them",
+    )
 
 
 def running_federation(settings: ServerSettings) -> str:

@@ -14,6 +14,8 @@ answered the round give their stored reply, so nothing is charged twice.
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -32,6 +34,7 @@ from server.exchange.asking import Question, SiteMemory, ask, require
 from server.exchange.checkpoint import Checkpoint
 from server.exchange.checks import check_public, check_scores, check_update, model_shapes
 from server.exchange.strategies import aggregate, build_strategy, restore_strategy, strategy_state
+from server.exchange.weights import row_weights
 
 __all__ = ["Memory", "RoundReport", "Training", "TrainingResult", "pooled", "train"]
 
@@ -141,14 +144,13 @@ def train(training: Training, grid: Grid, memory: Memory, rng: np.random.Generat
 
 
 def pooled(scores: Mapping[str, ScoreHistogram]) -> Metrics | None:
-    """Metrics over the rows of all sites: counts are added, metrics never averaged."""
-    histograms = list(scores.values())
-    if not histograms:
-        return None
-    total = histograms[0]
-    for histogram in histograms[1:]:
-        total = total + histogram
-    return total.metrics()
+    """Metrics over the rows of all sites: counts are added, metrics never averaged.
+
+    No site is more than a share of the sum (`server.exchange.weights`).
+    """
+    weights = row_weights({site: histogram.rows for site, histogram in scores.items()})
+    counts = [histogram.times(weights[site]) for site, histogram in scores.items()]
+    return functools.reduce(operator.add, counts).metrics() if counts else None
 
 
 def _resume(training: Training, memory: Memory, strategy: FedAvg, rng: np.random.Generator) -> Checkpoint:
@@ -165,8 +167,10 @@ def _round(training: Training, number: int, checkpoint: Checkpoint, grid: Grid, 
     every = training.experiment.strategy.evaluate_every
     evaluate = (number - 1) % every == 0
 
+    asked = {"update", "scores"} if evaluate else {"update"}
+
     def check(reply: Reply) -> None:
-        _check(training, question, memory, reply)
+        _check(training, question, memory, reply, asked)
         check_update(reply, training.experiment, checkpoint.arrays)
         if evaluate:
             check_scores(reply, training.experiment, evaluations=training.experiment.strategy.evaluations)
@@ -184,10 +188,11 @@ def _round(training: Training, number: int, checkpoint: Checkpoint, grid: Grid, 
     return answers
 
 
-def _check(training: Training, question: Question, memory: Memory, reply: Reply) -> None:
+def _check(training: Training, question: Question, memory: Memory, reply: Reply, asked: set[str]) -> None:
     check_public(
         reply,
         training.experiment,
+        asked=asked,
         request=question.instruction.request(question.kind),
         stated=memory.stated_rows(training.run),
     )
@@ -234,7 +239,7 @@ def _evaluate_result(
     rounds = training.experiment.strategy.rounds
 
     def check(reply: Reply) -> None:
-        _check(training, question, memory, reply)
+        _check(training, question, memory, reply, {"scores"})
         check_scores(reply, training.experiment, evaluations=training.experiment.strategy.evaluations)
 
     question = Question(

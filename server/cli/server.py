@@ -12,6 +12,13 @@ __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="For the operator: the server, its sites, the drift schedule.")
 
+_LOOK_SECONDS = 1.0
+"""Between two looks at the server's processes, and for runs whose process is gone."""
+
+Rows = Annotated[
+    int | None,
+    typer.Option(min=1, help="The rows that the site must state; otherwise those of its next answer."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -28,11 +35,14 @@ def up(
     """Run SuperLink and MLflow UI in the foreground until Ctrl-C or SIGTERM."""
     import signal
     import threading
+    from contextlib import suppress
 
+    from contract.errors import StorageError
     from server.federation import Federation
     from server.line.processes import Processes, free_port, require_free
     from server.registry.registry import Registry
     from server.settings import apply_quiet_environment, read_settings
+    from server.state.storage import open_state
     from terminal.health import Health, serve_health
     from terminal.output import say
 
@@ -44,6 +54,7 @@ def up(
     health, stop = Health("server"), threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     with (
+        open_state(settings.state_url) as state,
         serve_health(health, health_port) as answers_at,
         Processes(logs=settings.home / "logs") as processes,
     ):
@@ -60,14 +71,18 @@ def up(
             say(f"health      http://127.0.0.1:{answers_at}/health")
         say("Ctrl-C stops both. Let a site in with: tidegate server admit NAME NODE.PUB")
         health.say("running")
-        while not stop.wait(1):
+        while not stop.wait(_LOOK_SECONDS):
             processes.require_running()
+            with suppress(StorageError):  # a full disk, say: the next look does it
+                for run in state.end_dead_runs():
+                    say(f"run '{run}' failed: its process is gone")
 
 
 @app.command()
 def admit(
     name: Annotated[str, typer.Argument(help="The site's name.")],
     public_key: Annotated[Path, typer.Argument(help="The site's public key, from `tidegate site init`.")],
+    rows: Rows = None,
 ) -> None:
     """Let the site with this key connect. Only it may then answer under that name."""
     from server.federation import admit as admit_key
@@ -75,8 +90,23 @@ def admit(
     from server.settings import read_settings
     from terminal.output import say
 
-    node = admit_key(name, public_key, running_control(), read_settings())
+    node = admit_key(name, public_key, running_control(), read_settings(), stated_rows=rows)
     say(f"site '{name}' may connect as node {node}")
+
+
+@app.command()
+def readmit(name: Annotated[str, typer.Argument(help="The site's name.")], rows: Rows = None) -> None:
+    """Let an admitted site state other rows than before, or go on with an older ledger.
+
+    How many rows a site states, and how long its ledger is, is held over all runs to what it said first.
+    """
+    from server.federation import readmit as readmit_site
+    from server.settings import read_settings
+    from terminal.output import say
+
+    readmit_site(name, read_settings(), rows)
+    stated = "what its next answer states" if rows is None else f"{rows:,} rows"
+    say(f"site '{name}' is held to {stated} from now on")
 
 
 @app.command()

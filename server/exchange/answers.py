@@ -6,8 +6,8 @@ the others were given their grace; or at the deadline. It never passes off a
 subset as the whole: whoever was asked and did not count is named with a reason.
 In a simulation nobody is left out for being slow: a virtual node waits for a worker,
 and a result that depended on how busy the machine is could not be repeated.
-Nothing that a site sends ends it: what is not a reply to this very message, or fails
-its checks, is refused or ignored, and said.
+Nothing that a site sends ends it: what is no message, is not a reply to this very one, or fails
+its checks, is refused or ignored, and said. It costs no other site anything.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from flwr.serverapp import Grid
 from contract.errors import RefusalCode, ReleaseError, RoundError
 from contract.experiment import Strategy
 from contract.messages import Instruction, Reply
-from server.line.flower import NO_ANSWER, is_simulated, pull_messages
-from server.state.participation import LOST, NAME_REFUSED, TWICE, told
+from server.line.flower import NO_ANSWER, UNREADABLE, is_simulated, pull_messages
+from server.state.participation import LOST, NAME_REFUSED, NOT_UNDERSTOOD, TWICE, printable, told
 
 __all__ = ["LOST", "Answers", "Patience", "connected_sites", "exchange", "instruct"]
 
@@ -243,6 +243,9 @@ class _Desk:
     def take(self, message: Message, node: int) -> None:
         """Enter the reply if it counts; otherwise the reason."""
         if message.has_error():
+            if message.error.code == UNREADABLE:
+                self.refused.add(self.fail(node, NOT_UNDERSTOOD))
+                return
             reason = message.error.reason
             self.fail(node, reason if reason in RefusalCode.ALL else LOST)
             return
@@ -252,6 +255,10 @@ class _Desk:
             self.check(reply)
         except ReleaseError as exc:
             self.refused.add(self.fail(node, exc.what))
+            return
+        except Exception:  # of whatever kind: it is about this reply, and the others are as good as before
+            _log.exception("the reply of %s could not be checked", self.name(node))
+            self.refused.add(self.fail(node, NOT_UNDERSTOOD))
             return
         if reply.site in self.replies:
             name = f"{self.name(node)} as {reply.site}"
@@ -287,4 +294,4 @@ class _Desk:
         """A node answers under its own name; one without, under nobody else's."""
         own = self.admitted.get(node, site)
         if site != own or (node not in self.admitted and site in self.admitted.values()):
-            raise ReleaseError(f"{NAME_REFUSED}: it answered as '{site[:100]}'")
+            raise ReleaseError(f"{NAME_REFUSED}: it answered as '{printable(site, 100)}'")

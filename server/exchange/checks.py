@@ -5,15 +5,16 @@ old version or another's site.toml, or from one that means harm. What fails is n
 round's report and the round goes on without it; nothing here can end a run. Sizes are looked
 at before anything is unpacked (`contract.messages.unpack`).
 
-Checks bound what one update can do, and do not find a bad one that keeps within the bounds:
-for that there is `strategy.aggregation`.
+Checks bound what one reply can do, and do not find a bad one that keeps within the bounds:
+a site can say what its rows might be. For updates there is `strategy.aggregation`; whatever
+is added up over sites weighs no site above a share (`server.exchange.weights`).
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,26 +23,44 @@ from contract.errors import ReleaseError
 from contract.experiment import Experiment
 from contract.messages import Reply
 from contract.models import parameter_shapes
-from contract.norm_bound import (
-    ROWS_OVER_STATED,
-    gaussian_multiplier,
-    greatest_normal,
-    l2_norm,
-    update_bound,
-)
+from contract.norm_bound import greatest_normal, l2_norm, update_bound
 from contract.quantization import distance, is_quantized, step_shapes
-from contract.releases import COMPARISON_SENSITIVITY, SCORE_BINS, Comparison, ScoreHistogram, Spent
+from contract.releases import SCORE_BINS, FeatureCounts, RangeCounts, ScoreHistogram, Spent
 from monitoring.binning import feature_bins
+from monitoring.verdict import POOLED
+from server.exchange.bounds import (
+    comparison_deviation,
+    drift_deviation,
+    evaluation_deviation,
+    most_rows,
+    ranges_deviation,
+    require_counts,
+    require_deviation,
+)
+from server.state.participation import printable
 
-__all__ = ["check_comparison", "check_drift", "check_public", "check_scores", "check_update", "model_shapes"]
+__all__ = [
+    "check_comparison",
+    "check_drift",
+    "check_public",
+    "check_ranges",
+    "check_scores",
+    "check_update",
+    "model_shapes",
+]
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 _SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
+_UNKNOWN_NODE = re.compile(r"node \d+.*")
+"""As who was never heard of is spoken of (`server.exchange.answers`)."""
 _MOST_ROWS = 10**12
-_LONGEST_TEXT = 10_000
-_SAME_DEVIATION = 1e-3
-"""Site and server compute a deviation each for itself, and both to nine digits."""
+_LONGEST_TEXT = 2_000
+_LARGEST_PARAMETER = 1e9
+"""Where nothing is clipped: beyond any model that fits anything, and its squares and sums are finite."""
+_CHARGED_AGAIN = 10
+"""How many times its plan a run may have cost a site: an answer that a crash took is charged again."""
+_LARGEST_EPSILON = 1e9
 
 
 def model_shapes(experiment: Experiment) -> dict[str, tuple[int, ...]]:
@@ -51,38 +70,49 @@ def model_shapes(experiment: Experiment) -> dict[str, tuple[int, ...]]:
 
 
 def check_public(
-    reply: Reply, experiment: Experiment, *, request: str | None = None, stated: Mapping[str, int]
+    reply: Reply,
+    experiment: Experiment,
+    *,
+    asked: Collection[str],
+    request: str | None = None,
+    stated: Mapping[str, int],
+    question_epsilon: float = 0.0,
 ) -> None:
-    """What a site says of itself.
+    """What a site says of itself, and that it says nothing else than it was asked.
 
     Args:
         reply: what came.
         experiment: the plan.
+        asked: the releases that were asked for, by name; whether they are there, the others say.
         request: what the reply must say that it answers; None where sites answer a question once and for all.
-        stated: the rows that each site stated before, in this run.
+        stated: the rows that each site stated before: in this run, and where sites are admitted by key
+            at its admission.
+        question_epsilon: what a question beside the experiment may cost.
 
     Raises:
         ReleaseError: with what is wrong.
     """
     if request is not None and reply.request != request:
-        raise ReleaseError(f"old reply: it answers '{reply.request[:200]}' and not '{request}'")
+        raise ReleaseError(f"old reply: it answers '{printable(reply.request)}' and not '{request}'")
     if not _SITE_NAME.fullmatch(reply.site):
         raise ReleaseError("reply refused: its site's name is none")
-    if not 1 <= reply.stated_rows <= _MOST_ROWS:
-        raise ReleaseError(f"reply refused: it states {_shown(reply.stated_rows)} rows")
-    before = stated.get(reply.site, reply.stated_rows)
-    if reply.stated_rows != before:
-        raise ReleaseError(
-            f"reply refused: it states {reply.stated_rows:,} rows, and stated {before:,} in this run before"
-        )
+    if reply.site == POOLED or _UNKNOWN_NODE.fullmatch(reply.site):
+        raise ReleaseError(f"reply refused: '{reply.site}' is no site's name")
+    if unasked := sorted(reply.releases().keys() - set(asked)):
+        raise ReleaseError(f"reply refused: it holds {', '.join(unasked)}, which was not asked for")
+    _check_rows(reply, stated)
     if reply.private != experiment.privacy.private:
         raise ReleaseError(
             f"reply refused: it is {'' if reply.private else 'not '}private, contrary to the experiment"
         )
-    if not all(_sound(spent) for spent in (reply.spent_in_run, reply.spent_in_total)):
-        raise ReleaseError("reply refused: the ε that it says was spent is none")
-    if len(reply.mechanism) > _LONGEST_TEXT:
-        raise ReleaseError(f"reply refused: its mechanism has {len(reply.mechanism):,} characters")
+    privacy = experiment.privacy
+    plan = privacy.epsilon * privacy.runs + 2 * privacy.evaluation_epsilon + experiment.drift.epsilon
+    in_run = _CHARGED_AGAIN * (plan + question_epsilon) if privacy.private else math.inf
+    for spent, most in ((reply.spent_in_run, in_run), (reply.spent_in_total, math.inf)):
+        _check_spent(spent, most, privacy.delta)
+    for text in (reply.mechanism, *(_words(reply.spent_in_run)), *(_words(reply.spent_in_total))):
+        if len(text) > _LONGEST_TEXT or not text.isprintable():
+            raise ReleaseError("reply refused: a text is too long, or cannot be printed")
 
 
 def check_update(reply: Reply, experiment: Experiment, model: Arrays) -> None:
@@ -124,45 +154,93 @@ def check_scores(reply: Reply, experiment: Experiment, *, evaluations: int) -> N
     """
     if reply.scores is None:
         raise ReleaseError("scores refused: there are none")
-    _check_histogram(reply.scores, reply, experiment, _deviation(experiment, evaluations))
+    _check_histogram(reply.scores, reply, experiment, evaluation_deviation(experiment, evaluations))
 
 
 def check_comparison(reply: Reply, experiment: Experiment) -> None:
-    """Both evaluations, and the paired difference.
+    """Both evaluations, and the paired difference: of no row more than 1 either way.
 
     Raises:
         ReleaseError: with what is wrong.
     """
-    deviation = COMPARISON_SENSITIVITY * _deviation(experiment, 1)
+    deviation = comparison_deviation(experiment)
     if reply.scores is None or reply.challenger_scores is None or reply.comparison is None:
         raise ReleaseError("scores refused: a comparison has two evaluations and a paired difference")
     for histogram in (reply.scores, reply.challenger_scores):
         _check_histogram(histogram, reply, experiment, deviation)
-    _check_deviation(reply.comparison, deviation)
-    most = ROWS_OVER_STATED * reply.stated_rows + deviation * greatest_normal(2)
-    if not max(abs(reply.comparison.gain), abs(reply.comparison.rows)) <= most:
-        raise ReleaseError(f"scores refused: a paired difference of more than {most:,.0f} rows")
+    found = reply.comparison
+    require_deviation([found.noise_deviation], deviation)
+    most, noise = most_rows(reply.stated_rows), deviation * greatest_normal(2)
+    if not -noise <= found.rows <= most + noise:
+        raise ReleaseError(f"scores refused: a paired difference of more than {most:,.0f} rows, or of none")
+    if not abs(found.gain) <= max(found.rows, 0.0) + 2 * noise + _rounding_of(found.rows):
+        raise ReleaseError("scores refused: a paired difference of more than 1 a row")
 
 
-def check_drift(reply: Reply, experiment: Experiment) -> None:
-    """The counts of a drift check are over the bins that the task makes.
+def check_drift(reply: Reply, experiment: Experiment, *, window: str, reference_window: str) -> None:
+    """The counts of a drift check are of the windows that were asked for, over the bins that the task makes.
+
+    Each row is in one cell of every feature, so the counts of each are bounded by the rows.
 
     Raises:
         ReleaseError: with what is wrong.
     """
     if reply.drift is None:
         raise ReleaseError("scores refused: there are no counts for the drift check")
+    if (reply.drift.window, reply.drift.reference_window) != (window, reference_window):
+        raise ReleaseError(
+            f"scores refused: the drift check is of '{printable(reply.drift.window)}' against "
+            f"'{printable(reply.drift.reference_window)}', and '{window}' against '{reference_window}' "
+            "was asked for"
+        )
     bins = feature_bins(experiment.task, experiment.drift.bins)
-    expected = [(item.feature, len(item.cells)) for item in bins]
-    features = reply.drift.features
-    for counts in ([item.reference for item in features], [item.current for item in features]):
-        if [(item.feature, len(found)) for item, found in zip(features, counts, strict=True)] != expected:
+    features, expected = reply.drift.features, [(item.feature, (len(item.cells),)) for item in bins]
+    for shapes in (_shapes(features, "reference"), _shapes(features, "current")):
+        if shapes != expected:
             raise ReleaseError("scores refused: the drift check's counts are over other features or bins")
-        if not all(np.isfinite(found).all() for found in counts):
-            raise ReleaseError("scores refused: a count of the drift check is not finite")
-    deviations = (reply.drift.reference_deviation, reply.drift.current_deviation)
-    if not all(math.isfinite(deviation) and deviation >= 0 for deviation in deviations):
-        raise ReleaseError("scores refused: the noise of the drift check's counts is not stated")
+    deviation = drift_deviation(experiment)
+    require_deviation((reply.drift.reference_deviation, reply.drift.current_deviation), deviation)
+    for item in features:
+        require_counts(item.reference, reply.stated_rows, deviation)
+        require_counts(item.current, reply.stated_rows, deviation)
+
+
+def check_ranges(reply: Reply, experiment: Experiment, *, features: Collection[str], epsilon: float) -> None:
+    """The counts that ranges are told from are of the features that were asked for.
+
+    Args:
+        reply: what came; `check_public` has passed it.
+        experiment: whose task has the features, and whose δ the answer.
+        features: what was asked for.
+        epsilon: what the answer may cost.
+
+    Raises:
+        ReleaseError: with what is wrong.
+    """
+    counted: tuple[RangeCounts, ...] = () if reply.ranges is None else reply.ranges.features
+    if reply.ranges is None or sorted(item.feature for item in counted) != sorted(features):
+        raise ReleaseError("scores refused: they do not count the features that were asked for")
+    deviation = ranges_deviation(experiment, epsilon, len(features))
+    require_deviation([reply.ranges.noise_deviation], deviation)
+    for item in counted:
+        require_counts(item.counts, reply.stated_rows, deviation)
+
+
+def _check_rows(reply: Reply, stated: Mapping[str, int]) -> None:
+    if not 1 <= reply.stated_rows <= _MOST_ROWS:
+        raise ReleaseError(f"reply refused: it states {_shown(reply.stated_rows)} rows")
+    before = stated.get(reply.site, reply.stated_rows)
+    if reply.stated_rows != before:
+        raise ReleaseError(
+            f"reply refused: it states {reply.stated_rows:,} rows, and stated {before:,} before"
+        )
+
+
+def _check_spent(spent: Spent, most: float, delta: float) -> None:
+    """Infinite only where nothing is guaranteed, now or in the past; never NaN."""
+    total = spent.epsilon == math.inf or 0 <= spent.epsilon <= _LARGEST_EPSILON
+    if not (total and spent.epsilon <= most and 0 <= spent.delta <= delta * (1 + 1e-9)):
+        raise ReleaseError("reply refused: the ε or δ that it says was spent is none that the plan allows")
 
 
 def _check_arrays(arrays: Arrays, shapes: Mapping[str, tuple[int, ...]], dtype: type[np.number[Any]]) -> None:
@@ -174,8 +252,11 @@ def _check_arrays(arrays: Arrays, shapes: Mapping[str, tuple[int, ...]], dtype: 
         )
     if {name: array.shape for name, array in arrays.items()} != shapes:
         raise ReleaseError("update refused: its parameters are of other names or shapes than the model's")
-    if not all(np.isfinite(array).all() for array in arrays.values()):
-        raise ReleaseError("update refused: it holds a number that is not finite")
+    for array in arrays.values():
+        if not np.isfinite(array).all():
+            raise ReleaseError("update refused: it holds a number that is not finite")
+        if array.dtype != np.int8 and array.size and np.abs(array).max() > _LARGEST_PARAMETER:
+            raise ReleaseError(f"update refused: it holds a number above {_LARGEST_PARAMETER:g}")
 
 
 def _check_histogram(
@@ -185,31 +266,12 @@ def _check_histogram(
         raise ReleaseError(f"scores refused: {len(histogram.negative):,} bins, where {SCORE_BINS} are agreed")
     if histogram.binary != (len(experiment.task.label.classes) == 2):
         raise ReleaseError("scores refused: they are of a task of another number of classes")
-    _check_deviation(histogram, deviation)
-    counts = np.concatenate([histogram.negative, histogram.positive])
-    noise = deviation * greatest_normal(len(counts))
-    most = ROWS_OVER_STATED * reply.stated_rows
-    if not np.isfinite(counts).all() or counts.min() < -noise or counts.max() > most + noise:
-        raise ReleaseError(
-            f"scores refused: a count is not between 0 and {most:,.0f} rows, give or take noise"
-        )
+    require_deviation([histogram.noise_deviation], deviation)
+    require_counts(np.concatenate([histogram.negative, histogram.positive]), reply.stated_rows, deviation)
 
 
-def _check_deviation(released: ScoreHistogram | Comparison, deviation: float) -> None:
-    if not math.isclose(released.noise_deviation, deviation, rel_tol=_SAME_DEVIATION):
-        raise ReleaseError(
-            f"scores refused: their noise has a deviation of {released.noise_deviation:.4g}, "
-            f"by the experiment {deviation:.4g}"
-        )
-
-
-def _deviation(experiment: Experiment, times: int) -> float:
-    """Of the noise in each count, when `times` evaluations share the budget for them; 0 if none."""
-    privacy = experiment.privacy
-    if not privacy.private:
-        return 0.0
-    multiplier = gaussian_multiplier(privacy.evaluation_epsilon, privacy.delta, times)
-    return multiplier * privacy.rows_per_person
+def _shapes(features: Collection[FeatureCounts], side: str) -> list[tuple[str, tuple[int, ...]]]:
+    return [(item.feature, getattr(item, side).shape) for item in features]
 
 
 def _rounding(model: Arrays) -> float:
@@ -217,9 +279,13 @@ def _rounding(model: Arrays) -> float:
     return 1e-6 * l2_norm(model.values())
 
 
-def _sound(spent: Spent) -> bool:
-    words = len(spent.method) <= _LONGEST_TEXT and len(spent.block) <= _LONGEST_TEXT
-    return words and spent.epsilon >= 0 and 0 <= spent.delta < 1  # infinite where nothing is guaranteed
+def _rounding_of(rows: float) -> float:
+    """What adding up that many numbers of at most 1 may be off by."""
+    return 1e-9 * abs(rows)
+
+
+def _words(spent: Spent) -> tuple[str, str]:
+    return spent.method, spent.block
 
 
 def _shown(rows: int) -> str:

@@ -23,6 +23,7 @@ from contract.errors import RoundError
 from contract.experiment import Strategy
 from contract.messages import ARRAYS, CONFIG, METRICS, WEIGHT, Reply, arrays_from_record, arrays_to_record
 from contract.quantization import parameters
+from server.exchange.weights import site_weights
 
 __all__ = ["aggregate", "build_strategy", "restore_strategy", "strategy_state"]
 
@@ -32,7 +33,8 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 def build_strategy(strategy: Strategy) -> FedAvg:
     """The strategy that the experiment names.
 
-    With the aggregation `mean`, stated rows weigh an update. With any other a site has one vote,
+    With the aggregation `mean`, stated rows weigh an update, none above a share of the round
+    (`server.exchange.weights`). With any other a site has one vote,
     however many rows it states, so that nobody gets more weight by stating more; a small site's
     noisier update then counts as much as a large one's. Of private updates a median, and all the
     more the one that Krum takes, keeps more noise than their mean: robustness is paid for in it.
@@ -94,7 +96,8 @@ def aggregate(strategy: FedAvg, number: int, model: Arrays, replies: Mapping[str
         replies: by site, with checked updates; taken in the order of names, so that sums are repeatable.
 
     Raises:
-        RoundError: there is nothing to aggregate.
+        RoundError: there is nothing to aggregate, or the model leaves what float32 can hold. Checked
+            updates are far from that: then the experiment's server_learning_rate is too high.
     """
     if not replies:
         raise RoundError(f"round {number} has no reply to aggregate")
@@ -103,12 +106,19 @@ def aggregate(strategy: FedAvg, number: int, model: Arrays, replies: Mapping[str
     # Krum's squared distances, in float32 and from scalar products, drown in the model's own norm;
     # they are the same between differences from it.
     origin = model if isinstance(strategy, Krum) else {}
-    updates = [_message(reply, model, origin) for _, reply in sorted(replies.items())]
+    weights = site_weights({site: reply.stated_rows for site, reply in replies.items()})
+    updates = [_message(reply, model, origin, weights[site]) for site, reply in sorted(replies.items())]
     record, _ = strategy.aggregate_train(number, updates)
     if record is None:
         raise RoundError(f"round {number} gave nothing to aggregate")
     arrays = arrays_from_record(ArrayRecord(dict(record.items())))
-    return {name: value + origin[name] if origin else value for name, value in arrays.items()}
+    result = {name: value + origin[name] if origin else value for name, value in arrays.items()}
+    if not all(np.isfinite(value).all() for value in result.values()):
+        raise RoundError(
+            f"the model of round {number} holds a number that is not finite",
+            remedy="Lower strategy.server_learning_rate",
+        )
+    return result
 
 
 @dataclass(frozen=True)
@@ -126,13 +136,11 @@ class _Answered:
         return self.nodes
 
 
-def _message(reply: Reply, model: Arrays, origin: Arrays) -> Message:
+def _message(reply: Reply, model: Arrays, origin: Arrays, weight: float) -> Message:
     assert reply.update is not None  # server.exchange.checks has looked  # noqa: S101
     update = parameters(reply.update, model)  # in the model's order, by which FedAvgM goes
     arrays = {name: value - origin[name] for name, value in update.items()} if origin else update
-    content = RecordDict(
-        {ARRAYS: arrays_to_record(arrays), METRICS: MetricRecord({WEIGHT: reply.stated_rows})}
-    )
+    content = RecordDict({ARRAYS: arrays_to_record(arrays), METRICS: MetricRecord({WEIGHT: weight})})
     return Message(content=content, dst_node_id=1, message_type=MessageType.TRAIN)
 
 

@@ -18,6 +18,7 @@ from operator import add
 from contract.experiment import Gate
 from contract.messages import Reply
 from contract.releases import Comparison, Metrics, ScoreHistogram
+from server.exchange.weights import row_weights
 
 __all__ = ["Acceptance", "judge"]
 
@@ -35,6 +36,7 @@ class Acceptance:
         gain: mean gain a row, over all sites; positive where the challenger is better.
         error: standard error of `gain` that the noise causes; 0 where it is not known.
         comparisons: the paired differences that the sites released.
+        overall_comparison: their sum, in which no site weighs more than it may (`server.exchange.weights`).
     """
 
     accepted: bool
@@ -44,11 +46,7 @@ class Acceptance:
     gain: float
     error: float
     comparisons: Mapping[str, Comparison]
-
-    @property
-    def overall_comparison(self) -> Comparison | None:
-        """The paired difference over the rows of all sites."""
-        return reduce(add, self.comparisons.values()) if self.comparisons else None
+    overall_comparison: Comparison | None
 
 
 def judge(replies: Mapping[str, Reply], gate: Gate) -> Acceptance:
@@ -61,9 +59,11 @@ def judge(replies: Mapping[str, Reply], gate: Gate) -> Acceptance:
     by_site = {site: (one.metrics(), other.metrics()) for site, (one, other) in pairs.items()}
     overall = _pooled(pairs)
     comparisons = {site: reply.comparison for site, reply in replies.items() if reply.comparison is not None}
-    paired = gate.metric in ("log_loss", "brier")
-    if paired and comparisons:
-        gain, error = _gain(reduce(add, comparisons.values()))
+    weights = row_weights({site: comparison.rows for site, comparison in comparisons.items()})
+    together = [comparison.times(weights[site]) for site, comparison in comparisons.items()]
+    overall_comparison = reduce(add, together) if together else None
+    if gate.metric in ("log_loss", "brier") and overall_comparison is not None:
+        gain, error = _gain(overall_comparison)
         gains = {site: _gain(comparison) for site, comparison in comparisons.items()}
     else:
         gain, error = _difference(overall, gate.metric), 0.0
@@ -82,6 +82,7 @@ def judge(replies: Mapping[str, Reply], gate: Gate) -> Acceptance:
         gain=gain,
         error=error,
         comparisons=comparisons,
+        overall_comparison=overall_comparison,
     )
 
 
@@ -100,7 +101,9 @@ def _difference(pair: tuple[Metrics, Metrics] | None, metric: str) -> float:
 def _pooled(pairs: Mapping[str, tuple[ScoreHistogram, ScoreHistogram]]) -> tuple[Metrics, Metrics] | None:
     if not pairs:
         return None
-    champions, challengers = zip(*pairs.values(), strict=True)
+    weights = row_weights({site: max(one.rows, other.rows) for site, (one, other) in pairs.items()})
+    champions = [champion.times(weights[site]) for site, (champion, _) in pairs.items()]
+    challengers = [challenger.times(weights[site]) for site, (_, challenger) in pairs.items()]
     return reduce(add, champions).metrics(), reduce(add, challengers).metrics()
 
 

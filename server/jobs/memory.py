@@ -37,6 +37,8 @@ class RunMemory:
         watch: is told of each round: a progress bar, a log.
         admitted: gives the admitted site of each node, as it is now.
         turn: of the process that runs it, as `State.take_over` gave it.
+        federation: to which sites are admitted by key, and are held over all its runs to the rows that they
+            stated first; None where nobody is, in one process.
     """
 
     def __init__(
@@ -47,6 +49,8 @@ class RunMemory:
         watch: Watch = lambda _: None,
         admitted: Callable[[], Mapping[int, str]] = dict,
         turn: int | None = None,
+        *,
+        federation: str | None = None,
     ) -> None:
         self._state = state
         self._registry = registry
@@ -54,6 +58,7 @@ class RunMemory:
         self._watch = watch
         self._admitted = admitted
         self._turn = turn
+        self._federation = federation
         self._heard: dict[int, str] = {}
         self._stated: dict[str, int] | None = None
         self._shown: tuple[Step, Mapping[str, SiteStatus]] | None = None
@@ -83,13 +88,19 @@ class RunMemory:
         return {site.node_id: site.name for site in self._state.sites()}
 
     def stated_rows(self, run: str) -> dict[str, int]:
-        """The rows that each site stated in this run, before a kill too."""
+        """The rows that each site must state: as at its admission, or as in this run, before a kill too."""
         if self._stated is None:
-            self._stated = {}
+            self._stated = self._at_admission()
             for item in self._state.participation(run):
                 if item.stated_rows is not None:
                     self._stated.setdefault(item.site, item.stated_rows)
         return self._stated
+
+    def _at_admission(self) -> dict[str, int]:
+        if self._federation is None:
+            return {}
+        sites = self._state.admitted_sites(self._federation)
+        return {site.name: site.stated_rows for site in sites if site.stated_rows is not None}
 
     def record_sites(self, step: Step, sites: Mapping[str, SiteStatus], *, ended: bool) -> None:
         """Write how far each site came: when the exchange has ended; before, a few times a second."""
@@ -113,11 +124,14 @@ class RunMemory:
         return {site: sum(site in record.counted for record in rounds) for site in sorted(sites)}
 
     def _remember(self, step: Step, sites: Mapping[str, SiteStatus]) -> None:
-        stated = self.stated_rows(step.run)
+        stated, new = self.stated_rows(step.run), {}
         for site, status in sites.items():
             if status.node is not None and status.stated_rows is not None:
                 self._heard[status.node] = site
-                stated.setdefault(site, status.stated_rows)
+                if site not in stated:
+                    stated[site] = new[site] = status.stated_rows
+        if new and self._federation is not None:
+            self._state.pin_rows(new, federation=self._federation)
 
 
 def metric_names(

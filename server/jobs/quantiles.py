@@ -96,16 +96,23 @@ class RangeEstimate:
     reason: str = ""
 
 
-def pool(summaries: Iterable[RangeSummary]) -> PooledCounts:
-    """Add the counts of all sites; independent noise adds in variance."""
+def pool(summaries: Iterable[RangeSummary], weights: Sequence[float] | None = None) -> PooledCounts:
+    """Add the counts of all sites; independent noise adds in variance.
+
+    Args:
+        summaries: one a site, of the same features.
+        weights: for how much a row of each counts; 1 each without.
+    """
     summaries = list(summaries)
+    weights = [1.0] * len(summaries) if weights is None else weights
     total: dict[str, Array] = {}
-    for summary in summaries:
+    for summary, weight in zip(summaries, weights, strict=True):
         for feature in summary.features:
-            total[feature.feature] = total.get(feature.feature, 0.0) + feature.counts
-    return PooledCounts(
-        counts=total, noise_deviation=math.hypot(*(summary.noise_deviation for summary in summaries))
+            total[feature.feature] = total.get(feature.feature, 0.0) + weight * feature.counts
+    deviations = (
+        weight * summary.noise_deviation for summary, weight in zip(summaries, weights, strict=True)
     )
+    return PooledCounts(counts=total, noise_deviation=math.hypot(*deviations))
 
 
 def least_share(*, rows: float, noise_deviation: float, features: int) -> float:

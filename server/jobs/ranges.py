@@ -13,16 +13,17 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from contract.errors import ExperimentError, ReleaseError, TidegateError
+from contract.errors import ExperimentError
 from contract.json_values import finite
 from contract.messages import RANGES_QUERY, Instruction, Reply
-from server.code import server_code_hash
 from server.exchange.answers import Answers, Patience
 from server.exchange.asking import Question, ask
-from server.exchange.checks import check_public
+from server.exchange.checks import check_public, check_ranges
+from server.exchange.weights import row_weights
+from server.jobs.ending import recorded_end
 from server.jobs.job import Job, RangeQuestion
 from server.jobs.quantiles import estimate_range, pool
-from server.jobs.training_job import Services
+from server.jobs.training_job import Services, open_record
 
 __all__ = ["run_ranges"]
 
@@ -39,23 +40,13 @@ def run_ranges(job: Job, services: Services) -> None:
         raise ExperimentError(
             "there is no question for ranges, or its share is not between 0 and 0.5", where="run config"
         )
-    if state.run(job.run) is None:
-        state.start_run(
-            job.run,
-            experiment=job.experiment,
-            job="ranges",
-            trigger=job.trigger,
-            code_hash=server_code_hash(),
-        )
-    try:
+    with recorded_end(job.run, state.take_over(job.run), state):
+        open_record(job, state)
         answers = _ask(job, question, services)
         answers.require(job.experiment.strategy.quorum, f"the question '{job.run}'")
         state.link_run(job.run, result=json.dumps(_result(job, question, answers)))
         reasons = "; ".join(f"{site}: {reason}" for site, reason in sorted(answers.failures.items()))
         state.finish_run(job.run, "partial" if answers.failures else "succeeded", error=reasons)
-    except TidegateError as exc:
-        state.finish_run(job.run, "failed", error=str(exc))
-        raise
 
 
 def _ask(job: Job, question: RangeQuestion, services: Services) -> Answers:
@@ -63,11 +54,17 @@ def _ask(job: Job, question: RangeQuestion, services: Services) -> Answers:
         run=job.run, windows=job.windows, features=question.features, epsilon=question.epsilon
     )
 
+    memory = services.memory("")
+
     def check(reply: Reply) -> None:
-        counted = () if reply.ranges is None else (item.feature for item in reply.ranges.features)
-        if sorted(counted) != sorted(question.features):
-            raise ReleaseError("scores refused: they do not count the features that were asked for")
-        check_public(reply, job.experiment, stated={})
+        check_public(
+            reply,
+            job.experiment,
+            asked={"ranges"},
+            stated=memory.stated_rows(job.run),
+            question_epsilon=question.epsilon,
+        )
+        check_ranges(reply, job.experiment, features=question.features, epsilon=question.epsilon)
 
     asked = Question(
         kind=RANGES_QUERY,
@@ -75,12 +72,14 @@ def _ask(job: Job, question: RangeQuestion, services: Services) -> Answers:
         patience=Patience.of(job.experiment.strategy),
         check=check,
     )
-    return ask(asked, services.grid, services.memory(""))
+    return ask(asked, services.grid, memory)
 
 
 def _result(job: Job, question: RangeQuestion, answers: Answers) -> dict[str, Any]:
     replies = answers.replies
-    pooled = pool(reply.ranges for reply in replies.values() if reply.ranges is not None)
+    counted = {site: reply.ranges for site, reply in replies.items() if reply.ranges is not None}
+    weights = row_weights({site: pool([summary]).rows for site, summary in counted.items()})
+    pooled = pool(counted.values(), [weights[site] for site in counted])
     estimates = [estimate_range(pooled, feature, question.share) for feature in question.features]
     return {
         "run": job.run,

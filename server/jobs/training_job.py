@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from contract.experiment import NumericFeature
 from contract.json_values import finite
 from contract.releases import Metrics
 from server.code import server_code_hash
+from server.jobs.ending import recorded_end
 from server.jobs.job import Job
 from server.jobs.memory import RunMemory, Watch, metric_names
 from server.jobs.passports import passport_of
@@ -35,7 +36,7 @@ from server.state.participation import advice, kind_of, runs_of, told
 from server.state.records import RoundRecord, RunRecord, RunStatus
 from server.state.storage import State
 
-__all__ = ["Services", "TrainedModel", "run_training", "write_passport"]
+__all__ = ["Services", "TrainedModel", "open_record", "run_training", "write_passport"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ class Services:
         registry: MLflow.
         rng: initial values of a model; noise is none of the server's business.
         watch: is told of each round.
-        federation: whose admitted sites may take part (`server.settings`).
+        federation: whose admitted sites may take part (`server.settings`), and are held to what they said.
         admitted: the sites by node where nobody is admitted by key, in one process.
     """
 
@@ -62,7 +63,15 @@ class Services:
 
     def memory(self, mlflow_run: str, turn: int | None = None) -> RunMemory:
         """Where a run is remembered; `turn` of whoever has taken it over."""
-        return RunMemory(self.state, self.registry, mlflow_run, self.watch, self._admitted, turn)
+        return RunMemory(
+            self.state,
+            self.registry,
+            mlflow_run,
+            self.watch,
+            self._admitted,
+            turn,
+            federation=self.federation if self.admitted is None else None,
+        )
 
     def _admitted(self) -> Mapping[int, str]:
         if self.admitted is not None:
@@ -88,9 +97,10 @@ def run_training(
     Raises:
         TidegateError: the run ended without a model; the state database says why.
     """
+    _require_same_experiment(job, services.state)
     turn = services.state.take_over(job.run)
-    record, mlflow_run = _open_run(job, services)
-    with _recorded_failure(job.run, turn, mlflow_run, services):
+    with recorded_end(job.run, turn, services.state, lambda status: _publish_failure(job, status, services)):
+        record, mlflow_run = _open_run(job, services)
         memory = services.memory(mlflow_run, turn)
         training = Training(
             run=job.run,
@@ -115,19 +125,19 @@ def write_passport(
     services.registry.log_text(model.mlflow_run, passport, "passport.md")
 
 
-def _open_run(job: Job, services: Services) -> tuple[RunRecord, str]:
-    """The run's records: new ones, or those of the run that was killed."""
-    record = services.state.run(job.run)
-    if record is None:
-        record = services.state.start_run(
-            job.run, experiment=job.experiment, job="train", trigger=job.trigger, code_hash=server_code_hash()
-        )
-    elif record.experiment_digest != job.experiment.digest:
+def _require_same_experiment(job: Job, state: State) -> None:
+    record = state.run(job.run)
+    if record is not None and record.experiment_digest != job.experiment.digest:
         raise InputError(
             "the run was started with another experiment",
             where=f"run '{job.run}'",
             remedy="Resume it with the experiment file that it began with, or start a new run",
         )
+
+
+def _open_run(job: Job, services: Services) -> tuple[RunRecord, str]:
+    """The run's records: new ones, or those of the run that was killed."""
+    record = open_record(job, services.state)
     if record.mlflow_run_id is not None:
         services.registry.resume_run(record.mlflow_run_id)
         return record, record.mlflow_run_id
@@ -141,6 +151,17 @@ def _open_run(job: Job, services: Services) -> tuple[RunRecord, str]:
     mlflow_run = services.registry.start_run(job.experiment, run_name=job.run, tags=tags)
     services.state.link_run(job.run, mlflow_run_id=mlflow_run)
     return record, mlflow_run
+
+
+def open_record(job: Job, state: State) -> RunRecord:
+    """The run in the state database, which is running from now on: a new one, or one that has ended."""
+    record = state.run(job.run)
+    if record is not None:
+        state.resume_run(job.run)
+        return record
+    return state.start_run(
+        job.run, experiment=job.experiment, job=job.kind, trigger=job.trigger, code_hash=server_code_hash()
+    )
 
 
 def _publish(job: Job, result: TrainingResult, mlflow_run: str, services: Services) -> None:
@@ -308,15 +329,11 @@ def _declared_digest(job: Job, site: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-@contextmanager
-def _recorded_failure(run: str, turn: int, mlflow_run: str, services: Services) -> Iterator[None]:
-    """Write down why a run ended without a model, then let the error through."""
-    try:
-        yield
-    except TidegateError as exc:
-        services.state.require_turn(run, turn)  # otherwise it is not for this process to say how it ended
-        services.state.finish_run(run, "failed", error=str(exc))
-        with suppress(TidegateError):  # what ended the run is to be told, not that MLflow is away too
-            _publish_sites(run, mlflow_run, services)
-        services.registry.finish_run(mlflow_run, "failed")
-        raise
+def _publish_failure(job: Job, status: RunStatus, services: Services) -> None:
+    """Tell MLflow too that a run ended without a model."""
+    record = services.state.run(job.run)
+    if record is None or record.mlflow_run_id is None:
+        return
+    with suppress(TidegateError):
+        _publish_sites(job.run, record.mlflow_run_id, services)
+    services.registry.finish_run(record.mlflow_run_id, status)

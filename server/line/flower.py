@@ -15,16 +15,17 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
+import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from flwr.app import Message
+from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
@@ -33,6 +34,7 @@ from contract.transport import with_pool
 
 __all__ = [
     "NO_ANSWER",
+    "UNREADABLE",
     "ControlClient",
     "RunState",
     "assume_identity",
@@ -49,7 +51,11 @@ NO_ANSWER = frozenset(
 )
 """Flower's own errors in place of a reply: of a site that is away or a line that was cut."""
 
+UNREADABLE = -1
+"""Code of the error that `pull_messages` gives in the place of what is no message; Flower's begin at 0."""
+
 _PULL_BACKOFF, _PULL_BACKOFF_CAP = 0.02, 0.25
+_log = logging.getLogger("flwr")
 _LONGEST_PULL = 8.0
 """Seconds that a part of a reply may be on its way."""
 _SIDE_BY_SIDE = 3
@@ -97,10 +103,18 @@ def quicken_grid() -> None:
 
 
 def pull_messages(grid: Grid, message_ids: list[str]) -> Iterator[Message]:
-    """What `grid.pull_messages` gives, one after the other, while the next are on their way."""
+    """What `grid.pull_messages` gives, one after the other, while the next are on their way.
+
+    The objects of a reply are a site's own bytes. Where Flower cannot make a message of them, an error with
+    the code `UNREADABLE` comes in its place: one for that site, and the others as they are.
+    """
+    if is_simulated(grid):  # its nodes are of this machine, and are not hostile
+        yield from grid.pull_messages(message_ids)
+        return
     module: Any = sys.modules.get("flwr.superlink.grid.http_grid")  # imported by whoever made such a grid
     if module is None or not isinstance(grid, module.HttpGrid):
-        yield from grid.pull_messages(message_ids)
+        for name in message_ids:
+            yield from _readable(functools.partial(grid.pull_messages, [name]), name)
         return
     from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 
@@ -111,8 +125,53 @@ def pull_messages(grid: Grid, message_ids: list[str]) -> Iterator[Message]:
         for message, tree in zip(found.messages_list, found.message_object_trees, strict=True)
     ]
     with ThreadPoolExecutor(_SIDE_BY_SIDE) as threads:
-        for pulled in threads.map(lambda one: _with_answer(grid, one).pull_messages(()), single):
+        for pulled in threads.map(functools.partial(_pull_one, grid), single):
             yield from pulled
+
+
+def _pull_one(grid: Grid, found: Any) -> list[Message]:
+    """One reply, to the message that the SuperLink says, whatever its body says."""
+    name = found.messages_list[0].metadata.reply_to_message_id
+    pulled = _readable(lambda: _with_answer(grid, found).pull_messages(()), name)
+    for message in pulled:
+        message.metadata.__dict__["_reply_to_message_id"] = name
+    return pulled
+
+
+def _readable(pull: Callable[[], Iterable[Message]], name: str) -> list[Message]:
+    """What is pulled in answer to a message; where it is no message, an error in its place.
+
+    Raises:
+        OSError, httpx.HTTPError: the line or the SuperLink is at fault, and no site.
+    """
+    import httpx
+
+    try:
+        return list(pull())
+    except (OSError, httpx.HTTPError):
+        raise
+    except Exception:  # of many kinds, on bytes that were made to harm
+        _log.exception("the reply to message %s is none", name)
+        return [_unreadable(name)]
+
+
+def _unreadable(name: str) -> Message:
+    from flwr.app import Metadata
+    from flwr.app.message import make_message
+    from flwr.supercore.constant import SYSTEM_MESSAGE_TYPE
+
+    metadata = Metadata(
+        run_id=0,
+        message_id="",
+        src_node_id=0,
+        dst_node_id=0,
+        reply_to_message_id=name,
+        group_id="",
+        created_at=time.time(),
+        ttl=0.0,
+        message_type=SYSTEM_MESSAGE_TYPE,
+    )
+    return make_message(metadata=metadata, error=Error(code=UNREADABLE, reason="no message"))
 
 
 def _with_answer(grid: Grid, found: Any) -> Grid:

@@ -51,6 +51,7 @@ ENDINGS: Mapping[RunStatus, str] = {
     "succeeded": "FINISHED",
     "partial": "FINISHED",
     "failed": "FAILED",
+    "stopped": "KILLED",
     "refused": "KILLED",
 }
 

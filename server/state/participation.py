@@ -28,6 +28,7 @@ __all__ = [
     "Step",
     "advice",
     "kind_of",
+    "printable",
     "runs_of",
     "told",
 ]
@@ -52,7 +53,10 @@ _ADVICE = {
     "update refused": "have its administrator look at the site's log, rows and stated_rows; until it is "
     "known why, do without the site, or set strategy.aggregation to one that bears bad updates",
     "scores refused": "install the server's version of Tidegate at the site, and look at its stated_rows",
-    "reply refused": "have its administrator look at the site's log and site.toml",
+    "reply refused": "have its administrator look at the site's log and site.toml; if it is to have other "
+    "rows from now on, `tidegate server readmit NAME`",
+    "ledger refused": "have its administrator find out which copy of the ledger is open there; if it is "
+    "right so, `tidegate server readmit NAME`",
     "old reply": f"restart its agent; {_RETURNS}",
     RefusalCode.BUDGET: "ask its administrator what `tidegate site cost` says of the experiment",
     RefusalCode.INPUT: "install the server's version of Tidegate at the site",
@@ -100,6 +104,15 @@ class SiteStatus:
     reason: str = ""
     node: int | None = None
     stated_rows: int | None = None
+
+
+def printable(text: str, most: int = 200) -> str:
+    """What a site wrote, as a reason may hold it: the beginning, on one line, with nothing that steers.
+
+    >>> printable("north\\n\\x1b[2J")
+    'north??[2J'
+    """
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:most])
 
 
 def kind_of(reason: str) -> str:

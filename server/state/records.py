@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 Job = Literal["train", "cycle", "ranges"]
-RunStatus = Literal["running", "succeeded", "partial", "failed", "refused"]
+RunStatus = Literal["running", "succeeded", "partial", "failed", "stopped", "refused"]
 DecisionKind = Literal["retrain", "watch", "none", "blocked", "promote", "refuse", "rollback", "approve"]
 
 
@@ -48,6 +48,7 @@ class AdmittedSite:
         federation: which SuperLink: `server.settings.ServerSettings.federation`.
         node_id: what the SuperLink calls it.
         key: SHA-256 of its public key.
+        stated_rows: the rows that it must state: as the operator said, or its first answer; None before.
     """
 
     federation: str
@@ -55,6 +56,7 @@ class AdmittedSite:
     node_id: int
     key: str
     admitted: datetime
+    stated_rows: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,7 @@ class RunRecord:
         job: `train` is one training, `cycle` a drift check with what follows from it, `ranges` a question.
         trigger: who or what started it, in words.
         status: `partial` when it ended without some site, `refused` when sites or a
-            budget did not allow it.
+            budget did not allow it, `stopped` when a person or the system ended its process.
         error: what went wrong, in one sentence; empty otherwise.
         result: what the run ended with, as JSON, for whoever started it.
     """

@@ -9,7 +9,6 @@ concluded from it is evidence: the first one saved stays.
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -20,10 +19,11 @@ from typing import Any, Self, TypeVar
 from sqlalchemy import Connection, Row, Select, Table, select, update
 from sqlalchemy.exc import IntegrityError
 
-from contract.errors import StorageError, TakenOverError
+from contract.errors import ReleaseError, StorageError, TakenOverError
 from contract.experiment import Experiment
 from server.state import tables
 from server.state.database import Database, open_database
+from server.state.owner import is_dead, this_process
 from server.state.participation import SiteStatus, Step
 from server.state.records import (
     AdmittedSite,
@@ -45,6 +45,10 @@ Record = TypeVar("Record")
 
 _TURNS = "run "
 """How the claims begin by which processes take over a run."""
+_DIED = (
+    "the process that did it ended without a word: it was killed, or the machine went down. "
+    "Go on with `tidegate run FILE --resume RUN`"
+)
 
 
 def open_state(url: str) -> State:
@@ -93,15 +97,82 @@ class State:
         rows = self._rows(select(*_columns(tables.sites, SiteRecord)).order_by(tables.sites.c.id))
         return tuple(SiteRecord(**{**row._mapping, "node_id": int(row.node_id)}) for row in rows)
 
-    def admit_site(self, name: str, *, federation: str, node_id: int, key: str) -> None:
-        """Note that the operator let the site with this key connect, in the place of an earlier one."""
+    def admit_site(
+        self, name: str, *, federation: str, node_id: int, key: str, stated_rows: int | None = None
+    ) -> None:
+        """Note that the operator let the site with this key connect, in the place of an earlier one.
+
+        Args:
+            name: the site's.
+            federation: to which it is admitted.
+            node_id: what the SuperLink calls it.
+            key: SHA-256 of its public key.
+            stated_rows: what it must state; None for what its first answer states.
+        """
         table = tables.admitted_sites
-        values = {"node_id": str(node_id), "key": key, "admitted": _now()}
+        values = {"node_id": str(node_id), "key": key, "admitted": _now(), "stated_rows": stated_rows}
         with self.database.write() as connection:
             same = (table.c.federation == federation) & (table.c.name == name)
             known = connection.execute(update(table).where(same).values(values))
             if not known.rowcount:
                 connection.execute(table.insert().values(federation=federation, name=name, **values))
+            _forget_anchor(connection, federation, name)
+
+    def readmit_site(self, name: str, *, federation: str, stated_rows: int | None = None) -> bool:
+        """Take the site's word anew of its rows and of where its ledger ends; false if none is admitted.
+
+        Args:
+            name: the site's.
+            federation: to which it is admitted.
+            stated_rows: what it must state from now on; None for what its next answer states.
+        """
+        table = tables.admitted_sites
+        same = (table.c.federation == federation) & (table.c.name == name)
+        with self.database.write() as connection:
+            known = connection.execute(update(table).where(same).values(stated_rows=stated_rows))
+            _forget_anchor(connection, federation, name)
+        return bool(known.rowcount)
+
+    def pin_rows(self, stated: Mapping[str, int], *, federation: str) -> None:
+        """Hold admitted sites to the rows that they stated in their first answer."""
+        table = tables.admitted_sites
+        with self.database.write() as connection:
+            for name, rows in stated.items():
+                free = (table.c.federation == federation) & (table.c.name == name)
+                free &= table.c.stated_rows.is_(None)
+                connection.execute(update(table).where(free).values(stated_rows=rows))
+
+    def remember_anchor(self, site: str, entries: int, head: str, *, federation: str) -> None:
+        """Note where a site's ledger ends. It may only grow.
+
+        Args:
+            site: whose ledger.
+            entries: how many there are.
+            head: hash of the last, 64 hexadecimal digits.
+            federation: to which the site is admitted.
+
+        Raises:
+            ReleaseError: the ledger has fewer entries than it had, or as many and another end: it was
+                replaced by an older copy, and what was spent since is not in it.
+        """
+        table = tables.ledger_anchors
+        same = (table.c.federation == federation) & (table.c.site == site)
+        values = {"entries": entries, "head": head, "at": _now()}
+        with self.database.write() as connection:
+            before = connection.execute(select(table.c.entries, table.c.head).where(same)).one_or_none()
+            if before is None:
+                connection.execute(table.insert().values(federation=federation, site=site, **values))
+                return
+            if entries < before.entries:
+                raise ReleaseError(
+                    f"ledger refused: that of '{site}' is shorter than it was: {entries:,} entries, "
+                    f"and {before.entries:,} before"
+                )
+            if entries == before.entries and head != before.head:
+                raise ReleaseError(
+                    f"ledger refused: that of '{site}' has {entries:,} entries, as before, and ends otherwise"
+                )
+            connection.execute(update(table).where(same).values(values))
 
     def dismiss_site(self, name: str, *, federation: str) -> None:
         """Forget that a site was admitted; what it did stays."""
@@ -186,6 +257,24 @@ class State:
         """All runs, oldest first."""
         return self._select(tables.runs, RunRecord, **_given(experiment=experiment))
 
+    def resume_run(self, name: str) -> None:
+        """Mark a run that ended, or whose process did, as running again."""
+        self._update_run(name, {"status": "running", "error": "", "ended": None})
+
+    def end_dead_runs(self) -> tuple[str, ...]:
+        """Mark as failed the runs whose process has ended without a word; give their names.
+
+        Runs of a process on another machine are left: nothing is known of it here.
+        """
+        with self.database.read() as connection:
+            if not _dead_runs(connection):
+                return ()
+        table, values = tables.runs, {"status": "failed", "error": _DIED, "ended": _now()}
+        with self.database.write() as connection:  # and looks again: one may have been taken over meanwhile
+            dead = _dead_runs(connection)
+            connection.execute(update(table).where(table.c.name.in_(dead)).values(values))
+        return tuple(dead)
+
     def unfinished_runs(self) -> tuple[RunRecord, ...]:
         """Runs still marked `running`: those in progress and those that were killed."""
         return self._select(tables.runs, RunRecord, status="running")
@@ -215,7 +304,7 @@ class State:
         """
         with self.database.read() as connection:
             turn = _last_turn(connection, run) + 1
-        while not self.claim(_TURNS + run, str(turn), f"process {os.getpid()}"):
+        while not self.claim(_TURNS + run, str(turn), this_process()):
             turn += 1
         return turn
 
@@ -348,6 +437,24 @@ class State:
     def _rows(self, wanted: Select[Any]) -> list[Row[Any]]:
         with self.database.read() as connection:
             return list(connection.execute(wanted))
+
+
+def _dead_runs(connection: Connection) -> list[str]:
+    """The running runs whose last process has ended, or is not named (older programs)."""
+    table, claims = tables.runs, tables.claims
+    running = connection.execute(select(table.c.name).where(table.c.status == "running")).scalars().all()
+    dead = []
+    for name in running:
+        last = {"job": _TURNS + name, "slot": str(_last_turn(connection, name))}
+        owner = connection.execute(select(claims.c.owner).filter_by(**last)).scalar_one_or_none()
+        if owner is None or is_dead(owner):
+            dead.append(name)
+    return dead
+
+
+def _forget_anchor(connection: Connection, federation: str, site: str) -> None:
+    table = tables.ledger_anchors
+    connection.execute(table.delete().where((table.c.federation == federation) & (table.c.site == site)))
 
 
 def _last_turn(connection: Connection, run: str) -> int:

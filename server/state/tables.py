@@ -36,6 +36,7 @@ __all__ = [
     "claims",
     "decisions",
     "drift_summaries",
+    "ledger_anchors",
     "metadata",
     "participation",
     "rounds",
@@ -44,7 +45,7 @@ __all__ = [
     "verdicts",
 ]
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest revision under `migrations/versions`."""
 
 metadata = MetaData(
@@ -83,9 +84,13 @@ def _run() -> Column[str]:
     return Column("run", String(200), ForeignKey("runs.name"), nullable=False)
 
 
+def _whole(name: str, *, nullable: bool = False) -> Column[int]:
+    """A number that may pass PostgreSQL's 32 bits; SQLite has one kind of integer."""
+    return Column(name, BigInteger().with_variant(Integer(), "sqlite"), nullable=nullable)
+
+
 def _rows(*, nullable: bool = False) -> Column[int]:
-    """Stated rows pass PostgreSQL's 32 bits; SQLite has one kind of integer."""
-    return Column("stated_rows", BigInteger().with_variant(Integer(), "sqlite"), nullable=nullable)
+    return _whole("stated_rows", nullable=nullable)
 
 
 sites = Table(
@@ -108,7 +113,20 @@ admitted_sites = Table(
     Column("node_id", String(32), nullable=False),
     Column("key", String(64), nullable=False),
     Column("admitted", Moment, nullable=False),
+    _rows(nullable=True),
     UniqueConstraint("federation", "name"),
+)
+
+ledger_anchors = Table(
+    "ledger_anchors",
+    metadata,
+    _order(),
+    Column("federation", String(100), nullable=False),
+    Column("site", String(200), nullable=False),
+    _whole("entries"),
+    Column("head", String(64), nullable=False),
+    Column("at", Moment, nullable=False),
+    UniqueConstraint("federation", "site"),
 )
 
 runs = Table(

@@ -12,11 +12,23 @@ import numpy as np
 from flwr.app import Context, Error, Message, RecordDict
 
 from contract.experiment import Experiment, Label, NumericFeature, Privacy, Strategy, Task
-from contract.messages import Instruction, Reply
-from contract.releases import PLAIN_METHOD, SCORE_BINS, ModelUpdate, ScoreHistogram, Spent
+from contract.messages import CHALLENGER, COMPARE, DRIFT_QUERY, RANGES_QUERY, Instruction, Reply
+from contract.range_grid import CELLS, cells_of
+from contract.releases import (
+    PLAIN_METHOD,
+    SCORE_BINS,
+    Comparison,
+    DriftSummary,
+    FeatureCounts,
+    ModelUpdate,
+    RangeCounts,
+    RangeSummary,
+    ScoreHistogram,
+    Spent,
+)
 from experiments.runtimes.inline import InlineGrid
 
-__all__ = ["Arrays", "Behaviour", "FakeFederation", "Quiet", "honest", "plan"]
+__all__ = ["Arrays", "Behaviour", "FakeFederation", "Quiet", "honest", "honest_reply", "plan"]
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 Behaviour = Callable[[Reply, Instruction, Arrays], "Reply | RecordDict | str | None"]
@@ -105,28 +117,96 @@ def rows_of(node: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     return features, (rng.random(ROWS) < 1 / (1 + np.exp(-law))).astype(float)
 
 
+def honest_reply(site: str, *, kind: str, instruction: Instruction, model: Arrays, node: int = 1) -> Reply:
+    """What an honest site answers."""
+    return _honest(site, node, instruction, kind, model)
+
+
 def _honest(name: str, node: int, instruction: Instruction, kind: str, model: Arrays) -> Reply:
     features, labels = rows_of(node)
-    score = 1 / (1 + np.exp(-(features @ model["layers.0.weight"][0] + model["layers.0.bias"][0])))
-    error = score - labels
-    update = {
-        "layers.0.weight": (model["layers.0.weight"] - 2.0 * (error @ features / ROWS)).astype(np.float32),
-        "layers.0.bias": (model["layers.0.bias"] - 2.0 * error.mean()).astype(np.float32),
-    }
-    cells = np.minimum((score * SCORE_BINS).astype(int), SCORE_BINS - 1)
-    counts = [np.bincount(cells[labels == label], minlength=SCORE_BINS).astype(float) for label in (0, 1)]
-    return Reply(
+    request = "ranges/1" if kind == RANGES_QUERY else instruction.request(kind)
+    reply = Reply(
         site=name,
         stated_rows=ROWS,
         mechanism="none",
         spent_in_run=SPENT,
         spent_in_total=SPENT,
         private=False,
-        request=instruction.request(kind),
+        request=request,
+    )
+    if kind == DRIFT_QUERY:
+        return replace(reply, drift=_drift(features, labels, instruction))
+    if kind == RANGES_QUERY:
+        counts = [np.bincount(cells_of(column), minlength=CELLS).astype(float) for column in features.T]
+        asked = [counts[int(feature.removeprefix("x"))] for feature in instruction.features]
+        ranges = tuple(
+            RangeCounts(feature=feature, counts=found)
+            for feature, found in zip(instruction.features, asked, strict=True)
+        )
+        return replace(reply, ranges=RangeSummary(features=ranges, noise_deviation=0.0))
+    if kind == COMPARE:
+        other = {name.removeprefix(CHALLENGER): value for name, value in model.items() if CHALLENGER in name}
+        gains = _losses(features, labels, model) - _losses(features, labels, other)
+        return replace(
+            reply,
+            scores=_scores(features, labels, model),
+            challenger_scores=_scores(features, labels, other),
+            comparison=Comparison(
+                gain=float(np.clip(gains, -1, 1).sum()), rows=float(ROWS), noise_deviation=0.0
+            ),
+        )
+    error = _score(features, model) - labels
+    update = {
+        "layers.0.weight": (model["layers.0.weight"] - 2.0 * (error @ features / ROWS)).astype(np.float32),
+        "layers.0.bias": (model["layers.0.bias"] - 2.0 * error.mean()).astype(np.float32),
+    }
+    return replace(
+        reply,
         update=ModelUpdate(arrays=update) if kind == "train" else None,
-        scores=ScoreHistogram(negative=counts[0], positive=counts[1], noise_deviation=0.0)
-        if instruction.evaluate
-        else None,
+        scores=_scores(features, labels, model) if instruction.evaluate else None,
+    )
+
+
+def _score(features: np.ndarray[Any, Any], model: Arrays) -> np.ndarray[Any, Any]:
+    scores: np.ndarray[Any, Any] = 1 / (
+        1 + np.exp(-(features @ model["layers.0.weight"][0] + model["layers.0.bias"][0]))
+    )
+    return scores
+
+
+def _losses(
+    features: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], model: Arrays
+) -> np.ndarray[Any, Any]:
+    score = np.clip(_score(features, model), 1e-9, 1 - 1e-9)
+    losses: np.ndarray[Any, Any] = -np.log(np.where(labels == 1, score, 1 - score))
+    return losses
+
+
+def _scores(features: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], model: Arrays) -> ScoreHistogram:
+    cells = np.minimum((_score(features, model) * SCORE_BINS).astype(int), SCORE_BINS - 1)
+    counts = [np.bincount(cells[labels == label], minlength=SCORE_BINS).astype(float) for label in (0, 1)]
+    return ScoreHistogram(negative=counts[0], positive=counts[1], noise_deviation=0.0)
+
+
+def _drift(
+    features: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], instruction: Instruction
+) -> DriftSummary:
+    """Every other row is of the reference; ten bins over [-1, 1], and one for missing values."""
+    found = []
+    for number, column in enumerate(features.T):
+        counts = np.histogram(column[::2], 10, (-1, 1))[0], np.histogram(column[1::2], 10, (-1, 1))[0]
+        found.append((f"x{number}", *(np.append(count, 0).astype(float) for count in counts)))
+    sides = (np.bincount(side.astype(int), minlength=3).astype(float) for side in (labels[::2], labels[1::2]))
+    found.append(("ill", *sides))
+    return DriftSummary(
+        window="+".join(instruction.windows),
+        reference_window="+".join(instruction.reference_windows),
+        features=tuple(
+            FeatureCounts(feature=feature, reference=before, current=after)
+            for feature, before, after in found
+        ),
+        reference_deviation=0.0,
+        current_deviation=0.0,
     )
 
 

@@ -11,17 +11,35 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, RecordDict
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clients.ledger.plans import evaluate_plan
+from clients.ledger.plans import drift_plan, evaluate_plan, ranges_plan
+from clients.mechanisms.drift import drift_deviation as deviation_of_drift
 from clients.mechanisms.noise import SystemNoise, noisy
+from clients.mechanisms.ranges import ranges_deviation as deviation_of_ranges
 from contract.errors import ReleaseError
-from contract.experiment import Experiment, Privacy
+from contract.experiment import Drift, Experiment, Privacy
 from contract.messages import ARRAYS, REPLY, Instruction, Reply
-from contract.releases import SCORE_BINS, Comparison, DriftSummary, FeatureCounts, ScoreHistogram, Spent
+from contract.range_grid import CELLS
+from contract.releases import (
+    SCORE_BINS,
+    Comparison,
+    DriftSummary,
+    FeatureCounts,
+    RangeCounts,
+    RangeSummary,
+    ScoreHistogram,
+    Spent,
+)
 from monitoring.binning import feature_bins
-from server.exchange.checks import check_comparison, check_drift, check_public, check_scores
+from server.exchange.checks import (
+    check_comparison,
+    check_drift,
+    check_public,
+    check_ranges,
+    check_scores,
+)
 from server.rounds import pooled
 from server.state.participation import advice, kind_of, runs_of, told
 from tests.server.federation import plan
@@ -91,15 +109,34 @@ PUBLIC: dict[str, Callable[[Reply], Reply]] = {
     "a name without end": lambda sent: replace(sent, site="n" * 101),
     "a name of two lines": lambda sent: replace(sent, site="north\nsouth"),
     "other rows than before": lambda sent: replace(sent, stated_rows=101),
+    "an ε beyond the plan": lambda sent: replace(sent, spent_in_run=replace(SPENT, epsilon=100.0)),
+    "an ε without end in a private run": lambda sent: replace(
+        sent, spent_in_run=replace(SPENT, epsilon=math.inf)
+    ),
+    "an ε in total that nobody spends": lambda sent: replace(
+        sent, spent_in_total=replace(SPENT, epsilon=1e300)
+    ),
+    "a δ beyond the plan": lambda sent: replace(sent, spent_in_total=replace(SPENT, delta=1.1e-5)),
+    "a δ that is no number": lambda sent: replace(sent, spent_in_run=replace(SPENT, delta=math.nan)),
+    "a method that steers a terminal": lambda sent: replace(
+        sent, spent_in_total=replace(SPENT, method="\x1b[2J")
+    ),
+    "a block of two lines": lambda sent: replace(sent, spent_in_run=replace(SPENT, block="a\nb")),
+    "the pool's name": lambda sent: replace(sent, site="all sites"),
+    "what was not asked for": lambda sent: replace(
+        sent, comparison=Comparison(gain=0.0, rows=1.0, noise_deviation=0.0)
+    ),
 }
 
 
 @pytest.mark.parametrize("fault", PUBLIC)
 def test_what_a_site_says_of_itself_is_checked(fault: str) -> None:
     sent = reply()
-    check_public(sent, private(), request="r/train/1", stated={"north": 100, "south": 7})
+    check_public(sent, private(), asked={"scores"}, request="r/train/1", stated={"north": 100, "south": 7})
     with pytest.raises(ReleaseError) as raised:
-        check_public(PUBLIC[fault](sent), private(), request="r/train/1", stated={"north": 100})
+        check_public(
+            PUBLIC[fault](sent), private(), asked={"scores"}, request="r/train/1", stated={"north": 100}
+        )
     assert advice(raised.value.what)
 
 
@@ -123,30 +160,132 @@ def test_a_comparison_is_whole_and_of_the_agreed_noise() -> None:
         with pytest.raises(ReleaseError, match="scores refused"):
             check_comparison(replace(whole, **changed), experiment)
 
+    lost = replace(whole, comparison=Comparison(gain=-3.0, rows=0.0, noise_deviation=deviation))
+    check_comparison(lost, experiment)
+    far = 400 + 30 * deviation  # a gain of many rows, by none
+    lost = replace(whole, comparison=Comparison(gain=far, rows=0.0, noise_deviation=deviation))
+    with pytest.raises(ReleaseError, match="more than 1 a row"):
+        check_comparison(lost, experiment)
 
-def test_drift_counts_are_over_the_bins_of_the_task() -> None:
-    experiment = private()
-    cells = feature_bins(experiment.task, experiment.drift.bins)
-    counts = tuple(
-        FeatureCounts(
-            feature=item.feature, reference=np.ones(len(item.cells)), current=np.ones(len(item.cells))
-        )
-        for item in cells
+
+NOISES = {
+    "plain": private(),
+    "much noise": private().model_copy(update={"drift": Drift(epsilon=0.05)}),
+    "persons": private(unit="person", rows_per_person=7),
+    "none": plan(),
+}
+
+
+def drift_summary(experiment: Experiment, rows: int = 90) -> DriftSummary:
+    """As an honest site makes it, of so many rows in each window."""
+    multiplier = drift_plan(experiment, Instruction(run="r", windows=("w2",)), "s").noise_multiplier
+    deviation, noise = deviation_of_drift(experiment, multiplier), SystemNoise()
+
+    def counts(cells: int) -> np.ndarray[Any, Any]:
+        dealt = np.bincount(np.random.default_rng().integers(0, cells, rows), minlength=cells)
+        return noisy(dealt.astype(float), deviation, noise)
+
+    return DriftSummary(
+        window="w2",
+        reference_window="w0+w1",
+        features=tuple(
+            FeatureCounts(
+                feature=item.feature, reference=counts(len(item.cells)), current=counts(len(item.cells))
+            )
+            for item in feature_bins(experiment.task, experiment.drift.bins)
+        ),
+        reference_deviation=deviation,
+        current_deviation=deviation,
     )
-    summary = DriftSummary(
-        window="w2", reference_window="w1", features=counts, reference_deviation=1.0, current_deviation=1.0
-    )
-    check_drift(reply(drift=summary), experiment)
-    endless = replace(counts[0], current=np.full(len(cells[0].cells), np.inf))
-    for features in (counts[1:], counts[::-1], (replace(counts[0], current=np.ones(3)), *counts[1:]), ()):
-        with pytest.raises(ReleaseError, match="other features or bins"):
-            check_drift(reply(drift=replace(summary, features=features)), experiment)
-    with pytest.raises(ReleaseError, match="not finite"):
-        check_drift(reply(drift=replace(summary, features=(endless, *counts[1:]))), experiment)
-    with pytest.raises(ReleaseError, match="noise"):
-        check_drift(reply(drift=replace(summary, current_deviation=math.nan)), experiment)
+
+
+def checked_drift(summary: DriftSummary | None, experiment: Experiment) -> None:
+    check_drift(reply(drift=summary), experiment, window="w2", reference_window="w0+w1")
+
+
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("rows", [0, 90, 400])
+def test_an_honest_drift_check_passes_whatever_its_windows_hold(noise: str, rows: int) -> None:
+    """Four times the stated rows at most, and none at all."""
+    for _ in range(20):
+        checked_drift(drift_summary(NOISES[noise], rows), NOISES[noise])
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_a_drift_check_is_of_what_was_asked_and_of_rows_that_can_be(noise: str) -> None:
+    experiment = NOISES[noise]
+    good = drift_summary(experiment)
+    first, *others = good.features
+    most = 400 + 9 * good.current_deviation * math.sqrt(len(first.current))
+    fault: dict[str, list[DriftSummary]] = {
+        "other features or bins": [
+            replace(good, features=features)
+            for features in (
+                (),
+                tuple(others),
+                (*others, first),
+                (replace(first, current=np.ones(3)), *others),
+            )
+        ],
+        "was asked for": [replace(good, window="w3"), replace(good, reference_window="w1")],
+        "noise has a deviation": [
+            replace(good, current_deviation=value)
+            for value in (math.nan, math.inf, -1.0, 1.1 * good.current_deviation + 1)
+        ],
+        "not finite": [replace(good, features=(replace(first, current=first.current * math.nan), *others))],
+        "between 0 and": [replace(good, features=(replace(first, current=first.current + 1e6), *others))],
+        "counts are of": [
+            replace(
+                good,
+                features=(replace(first, reference=np.full(len(first.current), np.ceil(most / 8))), *others),
+            )
+        ],
+    }
+    for words, summaries in fault.items():
+        for summary in summaries:
+            with pytest.raises(ReleaseError, match=words):
+                checked_drift(summary, experiment)
     with pytest.raises(ReleaseError, match="no counts"):
-        check_drift(reply(), experiment)
+        checked_drift(None, experiment)
+
+
+def test_counts_without_noise_are_whole() -> None:
+    good = drift_summary(plan())
+    first, *others = good.features
+    part = replace(first, current=first.current + 0.5)
+    with pytest.raises(ReleaseError, match="not whole"):
+        checked_drift(replace(good, features=(part, *others)), plan())
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_an_honest_answer_for_ranges_passes_and_no_other(noise: str) -> None:
+    experiment = NOISES[noise]
+    asked = Instruction(run="r", features=("x0", "x2"), epsilon=0.7)
+    multiplier = ranges_plan(experiment, asked, "s").noise_multiplier
+    deviation = deviation_of_ranges(experiment, 2, multiplier)
+
+    def answer(rows: float, stated: float = deviation) -> Reply:
+        counts = np.zeros(CELLS)
+        counts[200] = rows
+        made = tuple(
+            RangeCounts(feature=name, counts=noisy(counts, deviation, SystemNoise()))
+            for name in asked.features
+        )
+        return reply(ranges=RangeSummary(features=made, noise_deviation=stated))
+
+    def check(sent: Reply, *features: str) -> None:
+        check_ranges(sent, experiment, features=features or asked.features, epsilon=0.7)
+
+    for rows in (0, 100, 400):
+        check(answer(rows))
+    for stated in (math.nan, math.inf, 1.01 * deviation + 0.1):
+        with pytest.raises(ReleaseError, match="noise has a deviation"):
+            check(answer(100, stated))
+    with pytest.raises(ReleaseError, match="between 0 and"):
+        check(answer(401 + 20 * deviation))
+    for features in (("x0",), ("x0", "x1"), ("x0", "x0")):
+        with pytest.raises(ReleaseError, match="do not count the features"):
+            check(answer(100), *features)
 
 
 def test_words_for_a_person() -> None:
@@ -170,6 +309,7 @@ ANYTHING = st.recursive(
 )
 
 
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.dictionaries(st.sampled_from([*WHOLE, "unknown"]), ANYTHING, max_size=3),
     st.dictionaries(st.sampled_from(list(WHOLE["scores"])), ANYTHING, max_size=2),
@@ -188,7 +328,7 @@ def test_whatever_a_site_says_it_passes_or_is_refused(
     experiment = private()
     try:
         found = Reply.from_records(records, most_bytes=0)
-        check_public(found, experiment, request="r/train/1", stated={"north": 100})
+        check_public(found, experiment, asked={"scores"}, request="r/train/1", stated={"north": 100})
         check_scores(found, experiment, evaluations=1)
     except ReleaseError as exc:
         refused = exc.what

@@ -213,7 +213,7 @@ def test_the_rows_that_a_site_states_stay_for_the_run_and_over_a_restart(state: 
     run.train()
     assert run.history("west")[1] == ("trained", "reply refused")
     (reason,) = state.rounds("r")[1].failures.values()
-    assert reason == "reply refused: it states 5,000 rows, and stated 200 in this run before"
+    assert reason == "reply refused: it states 5,000 rows, and stated 200 before"
     again = Run(state, plan(rounds=3), three())
     assert again.memory.stated_rows("r") == dict.fromkeys(SITES, 200)
 

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
 
-from contract.errors import StorageError, TakenOverError
+from contract.errors import ReleaseError, StorageError, TakenOverError
 from contract.experiment import Experiment
 from server.state.participation import SiteStatus, Step
 from server.state.records import RoundRecord
@@ -353,3 +353,45 @@ def test_storage_loads_alembic_only_to_migrate(tmp_path: Path) -> None:
         for _ in range(2)
     ]
     assert loaded == [True, False]
+
+
+def test_a_ledger_may_only_grow(state: State) -> None:
+    one, other = "a" * 64, "b" * 64
+    state.remember_anchor("north", 5, one, federation="home")
+    state.remember_anchor("north", 5, one, federation="home")
+    state.remember_anchor("north", 7, other, federation="home")
+    with pytest.raises(ReleaseError, match="that of 'north' is shorter than it was: 5 entries, and 7 before"):
+        state.remember_anchor("north", 5, one, federation="home")
+    with pytest.raises(ReleaseError, match="has 7 entries, as before, and ends otherwise"):
+        state.remember_anchor("north", 7, one, federation="home")
+    state.remember_anchor("north", 7, other, federation="home")  # nothing was noted of those
+    state.remember_anchor("north", 1, one, federation="elsewhere")
+    state.remember_anchor("south", 10**12, one, federation="home")
+
+
+def test_an_operator_may_accept_an_older_ledger_and_a_new_site_begins_with_its_own(state: State) -> None:
+    state.admit_site("north", federation="home", node_id=1, key="k")
+    state.remember_anchor("north", 7, "a" * 64, federation="home")
+    assert state.readmit_site("north", federation="home")
+    state.remember_anchor("north", 2, "b" * 64, federation="home")
+    state.dismiss_site("north", federation="home")
+    state.admit_site("north", federation="home", node_id=2, key="other")
+    state.remember_anchor("north", 1, "c" * 64, federation="home")
+    assert not state.readmit_site("nobody", federation="home")
+
+
+def test_rows_are_pinned_once_and_for_the_admitted_alone(state: State) -> None:
+    def pinned(federation: str = "home") -> dict[str, int | None]:
+        return {site.name: site.stated_rows for site in state.admitted_sites(federation)}
+
+    state.admit_site("north", federation="home", node_id=1, key="k")
+    state.admit_site("north", federation="other", node_id=1, key="k")
+    state.admit_site("south", federation="home", node_id=2, key="k", stated_rows=50)
+    state.pin_rows({"north": 10**12, "south": 7, "nobody": 3}, federation="home")
+    assert pinned() == {"north": 10**12, "south": 50}
+    state.pin_rows({"north": 9}, federation="home")
+    assert pinned() == {"north": 10**12, "south": 50}
+    assert pinned("other") == {"north": None}
+    state.readmit_site("south", federation="home", stated_rows=70)
+    state.readmit_site("north", federation="home")
+    assert pinned() == {"north": None, "south": 70}

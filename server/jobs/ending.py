@@ -1,0 +1,61 @@
+"""However a run ends, the state database says so, with its reason.
+
+An error of ours, an error that nobody thought of, Ctrl-C, a process that is told to stop: each leaves the
+run as failed or stopped. Of a process that was killed outright `State.end_dead_runs` says so later.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from contract.errors import TakenOverError, TidegateError
+from server.state.participation import printable
+from server.state.records import RunStatus
+from server.state.storage import State
+
+__all__ = ["recorded_end"]
+
+_log = logging.getLogger("flwr")
+_LONGEST = 500
+
+
+@contextmanager
+def recorded_end(
+    run: str, turn: int, state: State, then: Callable[[RunStatus], None] = lambda _: None
+) -> Iterator[None]:
+    """Write down why a run ended before its work was done, then let the error through.
+
+    Args:
+        run: its name; it need not be there yet.
+        turn: of this process. What another has taken over since is not this one's to end.
+        state: the state database.
+        then: what else is to be done with a run that ended so.
+
+    Raises:
+        TakenOverError: another process goes on with the run.
+    """
+    try:
+        yield
+    except BaseException as exc:
+        status, reason = _ending(exc)
+        try:
+            state.require_turn(run, turn)
+            if state.run(run) is not None:
+                state.finish_run(run, status, error=reason)
+                then(status)
+        except TakenOverError:
+            raise
+        except TidegateError as away:  # what ended the run is to be told, and not what is away too
+            _log.error("run '%s' was not marked as %s: %s", run, status, away)
+        raise
+
+
+def _ending(error: BaseException) -> tuple[RunStatus, str]:
+    if isinstance(error, TidegateError):
+        return "failed", str(error)
+    if not isinstance(error, Exception):
+        return "stopped", "its process was stopped. Go on with `tidegate run FILE --resume RUN`"
+    said = printable(f"{type(error).__name__}: {error}", _LONGEST)
+    return "failed", f"an error that should not be ({said}). The server's log has the whole of it"
