@@ -178,15 +178,10 @@ def read(message: Message) -> Answer:
     """What is in a site's message."""
     if message.has_error():
         return Answer(word=message.error.reason or "(no word)")
-    fields = message.content.config_records["reply"]
-    said, packed_arrays = fields["reply"], fields.get("arrays", b"")
-    if isinstance(said, bytes):  # the text is one of the arrays
-        packed_arrays = said
-    assert isinstance(packed_arrays, bytes)
-    found = sorted(load(packed_arrays).items()) if packed_arrays else []
-    arrays = {name.partition("/")[2]: array for name, array in found}
-    text = arrays.pop("reply.json").tobytes().decode() if isinstance(said, bytes) else str(said)
-    return Answer(reply=json.loads(text), arrays=arrays)
+    written = message.content.config_records["reply"]["reply"]
+    assert isinstance(written, bytes)
+    arrays = {name.partition("/")[2]: array for name, array in sorted(load(written).items())}
+    return Answer(reply=json.loads(arrays.pop("reply.json").tobytes()), arrays=arrays)
 
 
 def main() -> None:

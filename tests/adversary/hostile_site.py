@@ -138,14 +138,11 @@ class HostileGrid(Grid):
 
 def records(reply: Json, arrays: Mapping[str, np.ndarray[Any, Any]] | bytes = b"") -> RecordDict:
     """A reply as it travels."""
-    text = json.dumps(reply)
-    if not wire.CARDS:
-        content = arrays if isinstance(arrays, bytes) else packed(arrays)
-        return RecordDict({"reply": ConfigRecord({"reply": text, "arrays": content})})
-    if isinstance(arrays, bytes):
-        return RecordDict({"reply": ConfigRecord({"reply": arrays or packed({"reply.json": _bytes(text)})})})
-    whole = {"reply.json": _bytes(text), **arrays}
-    return RecordDict({"reply": ConfigRecord({"reply": packed(whole)})})
+    if not isinstance(arrays, bytes):
+        arrays = packed({"reply.json": _bytes(json.dumps(reply)), **arrays})
+    return RecordDict(
+        {"reply": ConfigRecord({"reply": arrays or packed({"reply.json": _bytes(json.dumps(reply))})})}
+    )
 
 
 def _bytes(text: str) -> np.ndarray[Any, Any]:

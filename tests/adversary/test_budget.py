@@ -335,7 +335,7 @@ def test_a_person_does_not_pay_twice_for_lying_on_both_sides(lay: LaySite, figur
         for person, row in enumerate(sides(400))
         for side in ("train", "holdout")
     ]
-    server = HostileServer(lay(both, cap=60.0, stated_rows=400, person=wire.CARDS))
+    server = HostileServer(lay(both, cap=60.0, stated_rows=400, person=True))
     plan = wire.base_experiment()
     plan["task"]["person"] = "patient"
     plan["privacy"] |= {**LOUD, "clipping_norm": 10.0}
@@ -357,7 +357,7 @@ def test_the_server_does_not_say_which_column_is_a_person(
     one: Rows = [
         {**row, "patient": 7, "window": "w1", "secret": f"s{place}"} for place, row in enumerate(rows)
     ]
-    server = HostileServer(lay(one, cap=100.0, person=wire.CARDS))
+    server = HostileServer(lay(one, cap=100.0, person=True))
     plan = wire.base_experiment()
     plan["task"]["person"] = column
     plan["privacy"] |= LOUD

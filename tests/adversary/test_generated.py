@@ -46,9 +46,11 @@ from tests.adversary.test_server import plan as server_plan
 LONG = os.environ.get("TIDEGATE_ADVERSARY") == "long"
 pytestmark = pytest.mark.timeout(6 * 3600 if LONG else 120)
 CAP = 3.0
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
+"""Where what is synced at each step costs no time."""
 
 generated = settings(
-    max_examples=10_000 if LONG else 25,
+    max_examples=10_000 if LONG else 15,
     derandomize=not LONG,
     deadline=None,
     database=None,
@@ -240,7 +242,7 @@ class Twins:
 
 @contextmanager
 def twins(one: str = text(ONE), other: str = text(OTHER)) -> Iterator[Twins]:
-    with tempfile.TemporaryDirectory(prefix="tidegate-adversary-") as folder:
+    with tempfile.TemporaryDirectory(prefix="tidegate-adversary-", dir=MEMORY) as folder:
         pair = Twins(Path(folder), one, other)
         try:
             yield pair
@@ -420,14 +422,9 @@ def test_the_agent_outlives_any_bytes(data: st.DataObject) -> None:
     assert served[-1].reply.run == 2
 
 
-@pytest.fixture(scope="module")
-def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("servers")
-
-
 @generated
 @given(data=st.data())
-def test_any_reply(state_folder: Path, data: st.DataObject) -> None:
+def test_any_reply(data: st.DataObject) -> None:
     def rogue(question: Question) -> RecordDict:
         reply = data.draw(mutated(public(question, scores=scores(), more=None)))
         model = dict(question.model.items())
@@ -436,7 +433,7 @@ def test_any_reply(state_folder: Path, data: st.DataObject) -> None:
                 model[name] = data.draw(ARRAYS)
         return records(reply, model if data.draw(st.booleans()) else data.draw(broken(packed(model))))
 
-    with tempfile.TemporaryDirectory(dir=state_folder) as folder, wire.states(Path(folder)) as state:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder, wire.states(Path(folder)) as state:
         grid = HostileGrid({"north": honest, "south": rogue, "west": honest})
         trained = wire.train(server_plan(rounds=1), grid, grid.names, state)
         assert trained.counted["north"] == trained.counted["west"] == 1
@@ -445,13 +442,13 @@ def test_any_reply(state_folder: Path, data: st.DataObject) -> None:
 
 @generated
 @given(data=st.data())
-def test_any_drift_summary(state_folder: Path, data: st.DataObject) -> None:
+def test_any_drift_summary(data: st.DataObject) -> None:
     def rogue(question: Question) -> RecordDict:
         valid = json.loads(str(json.dumps(public(question, drift=None))))
         counts = data.draw(mutated(DRIFT_COUNTS))
         return records({**valid, "drift": counts})
 
-    with tempfile.TemporaryDirectory(dir=state_folder) as folder, wire.states(Path(folder)) as state:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder, wire.states(Path(folder)) as state:
         grid = HostileGrid({"north": drift_reply, "south": rogue, "west": drift_reply})
         status, result, _ = wire.check_drift(server_plan(), grid, grid.names, state, window="w2")
         assert status in ("partial", "succeeded")

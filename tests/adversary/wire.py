@@ -8,7 +8,6 @@ site's own books, and the command line. Whoever moves or renames one of these ch
 from __future__ import annotations
 
 import functools
-import importlib
 import io
 import json
 import shutil
@@ -28,12 +27,24 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from clients.app import app as client_app
+from clients.app import warm_up
+from clients.keys import make_node_key
+from clients.line.agent import serve
+from clients.line.flower import Bundle, Work, pack
 from clients.site import close_site, open_site
-from clients.site_config import SiteConfig
+from contract.code import BUNDLED_PACKAGES
 from contract.experiment import Experiment
+from contract.models import parameter_shapes
+from experiments.cli.main import main as tidegate
+from server.cycle import run_cycle
+from server.jobs.job import Job
+from server.jobs.memory import RunMemory
+from server.jobs.training_job import Services
+from server.rounds import Training
+from server.rounds import train as train_rounds
+from server.state.storage import open_state
 
 __all__ = [
-    "CARDS",
     "WORDS",
     "Served",
     "answer",
@@ -54,9 +65,6 @@ __all__ = [
 ]
 
 Json = dict[str, Any]
-
-CARDS = "card" in SiteConfig.model_fields
-"""Whether a site says in a card what its columns are."""
 
 WORDS = frozenset({"input", "card", "policy", "budget", "ledger", "source", "failed"})
 """The words with which a site refuses; none of them says anything of its rows."""
@@ -117,12 +125,11 @@ def lay_site(
     """
     folder.mkdir(parents=True)
     (folder / "rows.csv").write_bytes(rows if isinstance(rows, bytes) else rows.encode())
-    sides = "" if CARDS or person else 'holdout_column = "side"\n'
     (folder / "site.toml").write_text(
         f'name = "north"\nstated_rows = {stated_rows}\n'
-        f'[data]\nkind = "csv"\npath = "rows.csv"\n{sides}'
+        f'[data]\nkind = "csv"\npath = "rows.csv"\n'
         f"[policy]\nepsilon_cap = {cap!r}\ndelta_cap = {delta_cap!r}\n{policy}\n"
-        + (_card(person) if CARDS else "")
+        f"{_card(person)}"
     )
     shutil.copytree(_keys(), folder / "keys")
     return folder / "site.toml"
@@ -143,8 +150,6 @@ def rows_text(rows: Sequence[Mapping[str, object]]) -> str:
 
 @functools.cache
 def _keys() -> Path:
-    from experiments.runtimes.certificates import make_node_key
-
     folder = Path(tempfile.mkdtemp(prefix="tidegate-adversary-")) / "keys"
     make_node_key(folder)
     return folder
@@ -161,13 +166,6 @@ def answer(message: Message, context: Context) -> Message:
 def assume_identity(run: int = 1) -> None:
     """Give this process the identity without which Flower makes no message."""
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run, 1
-
-
-def warm_up() -> None:
-    """Import PyTorch, and what else takes seconds, once."""
-    from clients.app import warm_up as warm
-
-    warm()
 
 
 def forget(site: Path) -> None:
@@ -224,21 +222,19 @@ def serve_agent(
         contents: of each message its id, and its objects by id.
         answers: stands for the worker.
     """
-    flower = _first_of("clients.flower", "clients.line.flower")
-    packing = _first_of("clients.flower", "clients.line.packing")
-    agent = _first_of("clients.agent", "clients.line.agent")
-    line = _Line(flower, contents)
-    agent.serve(line, lambda work: packing.pack(answers(work)), line.stop)
-    return line.served
+    line: Any = _Line(contents)
+    serve(line, lambda work: pack(answers(work)), line.stop)
+    served: list[Served] = line.served
+    return served
 
 
 class _Line:
     """A connection that brings some messages and then stops the agent."""
 
-    def __init__(self, flower: Any, contents: Sequence[tuple[str, Mapping[str, bytes]]]) -> None:
-        self._bundle = flower.Bundle(files=_bundled_files(), sha256="ab" * 32)
+    def __init__(self, contents: Sequence[tuple[str, Mapping[str, bytes]]]) -> None:
+        self._bundle = Bundle(files=_bundled_files(), sha256="ab" * 32)
         self._waiting = [
-            flower.Work(
+            Work(
                 run=number,
                 message_id=message_id,
                 contents=objects,
@@ -271,8 +267,6 @@ class _Line:
 
 @functools.cache
 def _bundled_files() -> dict[str, bytes]:
-    from contract.code import BUNDLED_PACKAGES
-
     root = Path(str(sys.modules["clients.app"].__file__)).parents[1]
     return {
         path.relative_to(root).as_posix(): path.read_bytes()
@@ -296,7 +290,7 @@ class Trained:
 @functools.cache
 def _empty_state() -> Path:
     path = Path(tempfile.mkdtemp(prefix="tidegate-adversary-")) / "empty.db"
-    _first_of("server.storage", "server.state.storage").open_state(f"sqlite:///{path}").close()
+    open_state(f"sqlite:///{path}").close()
     return path
 
 
@@ -305,7 +299,7 @@ def states(folder: Path) -> Iterator[Any]:
     """A new state database: a copy of an empty one, for its migrations take a while."""
     folder.mkdir(parents=True, exist_ok=True)
     copy = shutil.copy(_empty_state(), folder / "state.db")
-    with _first_of("server.storage", "server.state.storage").open_state(f"sqlite:///{copy}") as state:
+    with open_state(f"sqlite:///{copy}") as state:
         yield state
 
 
@@ -318,13 +312,9 @@ class _NoMlflow:
 
 def train(experiment: Json, grid: Grid, names: Mapping[int, str], state: Any, *, run: str = "r") -> Trained:
     """One training run of the real server over this grid."""
-    from server.rounds import Training
-    from server.rounds import train as train_rounds
-
     plan = Experiment.model_validate_json(json.dumps(experiment))
     registry: Any = _NoMlflow()
-    memories = _first_of("server.memory", "server.jobs.memory")
-    memory = memories.RunMemory(state, registry, "", admitted=lambda: dict(names))
+    memory = RunMemory(state, registry, "", admitted=lambda: dict(names))
     if state.run(run) is None:
         state.start_run(run, experiment=plan, job="train", trigger="test", code_hash="c0de")
     result = train_rounds(Training(run=run, experiment=plan), grid, memory, np.random.default_rng(0))
@@ -336,12 +326,6 @@ def check_drift(
     experiment: Json, grid: Grid, names: Mapping[int, str], state: Any, *, window: str
 ) -> tuple[str, Json, str]:
     """One closed window through the real loop: the run's status, its result, and its error."""
-    from server.cycle import run_cycle
-
-    jobs, training = (
-        _first_of("server.jobs", "server.jobs.jobs"),
-        _first_of("server.training_job", "server.jobs.training_job"),
-    )
     plan = Experiment.model_validate_json(json.dumps(experiment))
     name = plan.name
     if not state.decisions(name):
@@ -351,12 +335,12 @@ def check_drift(
             name, window="w1", kind="promote", subject="version 1", by="policy", reason="test"
         )
     registry: Any = _NoMlflow()
-    services = training.Services(
+    services = Services(
         grid=grid, state=state, registry=registry, rng=np.random.default_rng(1), admitted=dict(names)
     )
     run = f"cycle-{window}"
     try:
-        run_cycle(jobs.Job(kind="cycle", run=run, experiment=plan, window=window), services)
+        run_cycle(Job(kind="cycle", run=run, experiment=plan, window=window), services)
     except Exception:  # what matters is what the state says of it
         traceback.print_exc()
     record = state.run(run)
@@ -365,8 +349,6 @@ def check_drift(
 
 def model_shapes(experiment: Json) -> dict[str, tuple[int, ...]]:
     """Of the experiment's parameters, by name."""
-    from contract.models import parameter_shapes
-
     plan = Experiment.model_validate_json(json.dumps(experiment))
     task = plan.task
     return parameter_shapes(plan.model, inputs=task.width, classes=len(task.label.classes))
@@ -380,14 +362,12 @@ def command(*arguments: str) -> tuple[int, str]:
 
     What it prints goes through UTF-8, as on a terminal; an exception that comes out of it is a 70.
     """
-    from experiments.cli.main import main
-
     printed = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
     before, sys.argv = sys.argv, ["tidegate", *arguments]
     code = 0
     try:
         with redirect_stdout(printed), redirect_stderr(printed):
-            main()
+            tidegate()
     except SystemExit as exc:
         code = exc.code if isinstance(exc.code, int) else int(exc.code is not None)
     except Exception:
@@ -397,13 +377,3 @@ def command(*arguments: str) -> tuple[int, str]:
         sys.argv = before
     buffer: Any = printed.buffer
     return code, buffer.getvalue().decode()
-
-
-def _first_of(*names: str) -> Any:
-    """The module, by the first of these names that it has: some moved to where they belong."""
-    for name in names[:-1]:
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError:
-            continue
-    return importlib.import_module(names[-1])
