@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check install pictures audits failure clean
+.PHONY: demo test check install pictures audits failure adversary clean
 
 demo: $(VENV)/.demo
 	$(BIN)/tidegate demo
@@ -37,6 +37,10 @@ audits: $(VENV)/.test
 # federations beside each other, 23 minutes.
 failure: $(VENV)/.test
 	TIDEGATE_FAILURE=long $(BIN)/pytest tests/failure -n 3 --dist loadgroup --no-loadscope-reorder -v --durations=10
+
+# Attacks on a site and on the server by hand-made messages, and 10,000 generated ones of each kind.
+adversary: $(VENV)/.test
+	TIDEGATE_ADVERSARY=long $(BIN)/pytest tests/adversary -n auto --dist load --timeout 21600
 
 clean:
 	rm -rf $(VENV) demo .tidegate

@@ -1,0 +1,102 @@
+"""What the attacks share: libraries loaded once, a site, and a list of what each attack found."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.adversary import wire
+from tests.adversary.rows import Figure, Rows, make_rows, text
+
+LaySite = Callable[..., Path]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A warning ends no message at a site, so it ends none here: what matters is what comes out."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.filterwarnings("ignore::RuntimeWarning"))
+            item.add_marker(pytest.mark.filterwarnings("ignore::UserWarning"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What each attack found, whether it was repelled or not."""
+    reports = [one for found in terminalreporter.stats.values() for one in found]
+    lines = [
+        f"{'repelled' if one.passed else 'SUCCEEDS'}  {one.nodeid.rpartition('/')[2]}: {text}"
+        for one in reports
+        if getattr(one, "when", None) == "call"
+        for name, text in one.user_properties
+        if name == "figure"
+    ]
+    if lines:
+        terminalreporter.write_sep("=", "what the attacks found")
+        for line in sorted(set(lines)):
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def figure(record_property: Callable[[str, object], None]) -> Figure:
+    return lambda found: record_property("figure", found)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm() -> None:
+    wire.assume_identity()
+    wire.warm_up()
+
+
+@pytest.fixture
+def rows() -> Rows:
+    return make_rows()
+
+
+@pytest.fixture
+def lay(tmp_path: Path) -> Iterator[LaySite]:
+    """Lays sites out in folders of their own; their ledgers are closed afterwards."""
+    made: list[Path] = []
+
+    def lay_site(rows: Rows | str | bytes, **how: Any) -> Path:
+        content = text(rows) if isinstance(rows, list) else rows
+        site = wire.lay_site(tmp_path / f"outside-{len(made)}" / "site", content, **how)
+        made.append(site)
+        return site
+
+    yield lay_site
+    for site in made:
+        wire.forget(site)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def drawn() -> Iterator[list[tuple[Any, ...]]]:
+    """Drift reports that were to be drawn, with what they would have been drawn of.
+
+    Drawing takes seconds in a process of its own; the tests of reports have that process.
+    """
+    asked: list[tuple[Any, ...]] = []
+
+    def submit(_pool: object, task: Any, *arguments: Any, **named: Any) -> Any:
+        asked.append((task, arguments, named))
+        done: concurrent.futures.Future[str] = concurrent.futures.Future()
+        done.set_result("not drawn")
+        return done
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(concurrent.futures.ProcessPoolExecutor, "submit", submit)
+        yield asked
+
+
+@pytest.fixture
+def really_drawn(drawn: list[tuple[Any, ...]]) -> Callable[[], None]:
+    """Draws, in this process, what was asked for since the test began."""
+    before = len(drawn)
+
+    def draw() -> None:
+        for task, arguments, named in drawn[before:]:
+            task(*arguments, **named)
+
+    return draw

@@ -1,0 +1,379 @@
+"""Everything of Tidegate that the attacks touch, in one place.
+
+The attacks speak raw records, as a program of somebody else would. What they need of Tidegate is
+its two entries (a site's ClientApp and the server's loops), a site that is laid out on disk, the
+site's own books, and the command line. Whoever moves or renames one of these changes this file.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import shutil
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import Context, Message
+from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
+
+from clients.app import app as client_app
+from clients.app import warm_up
+from clients.keys import make_node_key
+from clients.line.agent import serve
+from clients.line.flower import Bundle, Work, pack
+from clients.site import close_site, open_site
+from contract.code import BUNDLED_PACKAGES
+from contract.experiment import Experiment
+from contract.models import parameter_shapes
+from experiments.cli.main import main as tidegate
+from server.cycle import run_cycle
+from server.jobs.job import Job
+from server.jobs.memory import RunMemory
+from server.jobs.training_job import Services
+from server.rounds import Training
+from server.rounds import train as train_rounds
+from server.state.storage import open_state
+
+__all__ = [
+    "WORDS",
+    "Served",
+    "answer",
+    "assume_identity",
+    "base_experiment",
+    "command",
+    "digest",
+    "entries",
+    "forget",
+    "lay_site",
+    "rows_text",
+    "serve_agent",
+    "spent",
+    "states",
+    "train",
+    "warm_up",
+    "write_drift_report",
+]
+
+Json = dict[str, Any]
+
+WORDS = frozenset({"input", "card", "policy", "budget", "ledger", "source", "failed"})
+"""The words with which a site refuses; none of them says anything of its rows."""
+
+COLUMNS = ("level", "ward", "ill", "window", "patient", "side", "secret")
+"""Of every site here. The card offers the first three; `secret` is on no card."""
+
+_COLUMNS_OF_CARD = """\
+[[card.columns]]
+name = "level"
+kind = "numeric"
+low = 0.0
+high = 100.0
+[[card.columns]]
+name = "ward"
+kind = "categorical"
+categories = ["a", "b", "c"]
+[[card.columns]]
+name = "ill"
+kind = "categorical"
+categories = ["0", "1"]
+"""
+
+
+def base_experiment() -> Json:
+    """A valid experiment on the sites here, as JSON says it."""
+    level = {"name": "level", "kind": "numeric", "low": 0.0, "high": 100.0}
+    ward = {"name": "ward", "kind": "categorical", "categories": ["a", "b", "c"]}
+    return {
+        "name": "hostile",
+        "task": {"label": {"column": "ill"}, "features": [level, ward], "time": "window"},
+        "strategy": {"rounds": 1, "evaluate_every": 1},
+        "privacy": {"epsilon": 1.0, "delta": 1e-5, "evaluation_epsilon": 1.0},
+    }
+
+
+def lay_site(
+    folder: Path,
+    rows: str | bytes,
+    *,
+    cap: float = 2.0,
+    stated_rows: int = 60,
+    policy: str = "",
+    person: bool = False,
+    delta_cap: float = 1e-5,
+) -> Path:
+    """Lay a site out on disk; return its site.toml.
+
+    Args:
+        folder: made for it.
+        rows: the text of its CSV file.
+        cap: ε that each of its data blocks may spend.
+        stated_rows: public.
+        policy: further lines of that section.
+        person: whether `patient` is a person, of whom a hash says on which side; if not, the column `side`
+            says so of each row.
+        delta_cap: the δ of the cap.
+    """
+    folder.mkdir(parents=True)
+    (folder / "rows.csv").write_bytes(rows if isinstance(rows, bytes) else rows.encode())
+    (folder / "site.toml").write_text(
+        f'name = "north"\nstated_rows = {stated_rows}\n'
+        f'[data]\nkind = "csv"\npath = "rows.csv"\n'
+        f"[policy]\nepsilon_cap = {cap!r}\ndelta_cap = {delta_cap!r}\n{policy}\n"
+        f"{_card(person)}"
+    )
+    shutil.copytree(_keys(), folder / "keys")
+    return folder / "site.toml"
+
+
+def _card(person: bool) -> str:
+    whose = 'person = "patient"\n' if person else ""
+    side = "" if person else '[card.holdout]\ncolumn = "side"\n'
+    return f'[card]\n{whose}[card.time]\ncolumn = "window"\n{side}{_COLUMNS_OF_CARD}'
+
+
+def rows_text(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows as the text of a CSV file."""
+    lines = [",".join(COLUMNS)]
+    lines += [",".join(str(row[name]) for name in COLUMNS) for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+@functools.cache
+def _keys() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="tidegate-adversary-")) / "keys"
+    make_node_key(folder)
+    return folder
+
+
+# -- the site ----------------------------------------------------------------
+
+
+def answer(message: Message, context: Context) -> Message:
+    """The real ClientApp's."""
+    return client_app(message, context)
+
+
+def assume_identity(run: int = 1) -> None:
+    """Give this process the identity without which Flower makes no message."""
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run, 1
+
+
+def forget(site: Path) -> None:
+    """What the end of the process would do."""
+    close_site(site)
+
+
+def entries(site: Path) -> list[Json]:
+    """The lines of the site's ledger, oldest first."""
+    return [{**vars(entry), "body": dict(entry.body)} for entry in open_site(site).ledger.entries()]
+
+
+def spent(site: Path) -> float:
+    """ε that the worst data block has spent, by the site's own account."""
+    return float(open_site(site).ledger.spent().epsilon)
+
+
+def digest(experiment: Json) -> str:
+    """What the administrator enters to approve an experiment."""
+    return Experiment.model_validate_json(json.dumps(experiment)).digest
+
+
+def write_drift_report(path: Path, values: Sequence[str], categories: Sequence[str]) -> str:
+    """The local drift report of one categorical column, as HTML."""
+    import pandas as pd
+
+    from contract.experiment import CategoricalFeature, Drift, Label, Task
+    from monitoring.report import write_report
+
+    column = CategoricalFeature(name="ward", kind="categorical", categories=tuple(categories))
+    task = Task(label=Label(column="ill"), features=(column,))
+    frame = pd.DataFrame({"ward": list(values), "ill": ["0", "1"] * (len(values) // 2)})
+    write_report(frame, frame, task=task, drift=Drift(), path=path, rng=np.random.default_rng(0))
+    return path.read_text(encoding="utf-8")
+
+
+# -- the agent ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Served:
+    """What the agent sent for one message: the reply, and what it said beside it."""
+
+    reply: Any
+    beside: tuple[object, ...]
+
+
+def serve_agent(
+    contents: Sequence[tuple[str, Mapping[str, bytes]]], answers: Callable[[Any], Message]
+) -> list[Served]:
+    """Have the real agent answer messages that come as raw objects; what it sent, in order.
+
+    Args:
+        contents: of each message its id, and its objects by id.
+        answers: stands for the worker.
+    """
+    line: Any = _Line(contents)
+    serve(line, lambda work: pack(answers(work)), line.stop)
+    served: list[Served] = line.served
+    return served
+
+
+class _Line:
+    """A connection that brings some messages and then stops the agent."""
+
+    def __init__(self, contents: Sequence[tuple[str, Mapping[str, bytes]]]) -> None:
+        self._bundle = Bundle(files=_bundled_files(), sha256="ab" * 32)
+        self._waiting = [
+            Work(
+                run=number,
+                message_id=message_id,
+                contents=objects,
+                node_id=1,
+                node_config={},
+                run_config={},
+                made_at=0.0,
+                request=f"{number}/train/1",
+            )
+            for number, (message_id, objects) in enumerate(contents, start=1)
+        ]
+        self.stop, self.served = threading.Event(), list[Served]()
+        self.node_id = 1
+
+    def receive(self, keep: Callable[[Any], None] = lambda _: None) -> Any:
+        if not self._waiting:
+            self.stop.set()
+            return None
+        work = self._waiting.pop(0)
+        keep(work)
+        return work
+
+    def bundle(self, run: int) -> Any:
+        del run
+        return self._bundle
+
+    def send(self, reply: Any, *beside: object, **named: object) -> None:
+        self.served.append(Served(reply, (*beside, *named.values())))
+
+
+@functools.cache
+def _bundled_files() -> dict[str, bytes]:
+    root = Path(str(sys.modules["clients.app"].__file__)).parents[1]
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for package in BUNDLED_PACKAGES
+        for path in sorted((root / package).rglob("*.py"))
+    }
+
+
+# -- the server ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run of `server.rounds` ended with."""
+
+    arrays: dict[str, np.ndarray[Any, Any]]
+    counted: dict[str, int]
+    failures: list[dict[str, str]]
+
+
+@functools.cache
+def _empty_state() -> Path:
+    path = Path(tempfile.mkdtemp(prefix="tidegate-adversary-")) / "empty.db"
+    open_state(f"sqlite:///{path}").close()
+    return path
+
+
+@contextmanager
+def states(folder: Path) -> Iterator[Any]:
+    """A new state database: a copy of an empty one, for its migrations take a while."""
+    folder.mkdir(parents=True, exist_ok=True)
+    copy = shutil.copy(_empty_state(), folder / "state.db")
+    with open_state(f"sqlite:///{copy}") as state:
+        yield state
+
+
+class _NoMlflow:
+    """Stands for MLflow, which these runs do not need."""
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], *, step: int) -> None:
+        """Nothing."""
+
+
+def train(experiment: Json, grid: Grid, names: Mapping[int, str], state: Any, *, run: str = "r") -> Trained:
+    """One training run of the real server over this grid."""
+    plan = Experiment.model_validate_json(json.dumps(experiment))
+    registry: Any = _NoMlflow()
+    memory = RunMemory(state, registry, "", admitted=lambda: dict(names))
+    if state.run(run) is None:
+        state.start_run(run, experiment=plan, job="train", trigger="test", code_hash="c0de")
+    result = train_rounds(Training(run=run, experiment=plan), grid, memory, np.random.default_rng(0))
+    failures = [dict(record.failures) for record in state.rounds(run)]
+    return Trained(dict(result.arrays), dict(result.counted), failures)
+
+
+def check_drift(
+    experiment: Json, grid: Grid, names: Mapping[int, str], state: Any, *, window: str
+) -> tuple[str, Json, str]:
+    """One closed window through the real loop: the run's status, its result, and its error."""
+    plan = Experiment.model_validate_json(json.dumps(experiment))
+    name = plan.name
+    if not state.decisions(name):
+        state.start_run("first", experiment=plan, job="train", trigger="test", code_hash="c0de")
+        state.link_run("first", model_version=1, result=json.dumps({"windows": ["w1"]}))
+        state.record_decision(
+            name, window="w1", kind="promote", subject="version 1", by="policy", reason="test"
+        )
+    registry: Any = _NoMlflow()
+    services = Services(
+        grid=grid, state=state, registry=registry, rng=np.random.default_rng(1), admitted=dict(names)
+    )
+    run = f"cycle-{window}"
+    try:
+        run_cycle(Job(kind="cycle", run=run, experiment=plan, window=window), services)
+    except Exception:  # what matters is what the state says of it
+        traceback.print_exc()
+    record = state.run(run)
+    return record.status, json.loads(record.result or "{}"), record.error
+
+
+def model_shapes(experiment: Json) -> dict[str, tuple[int, ...]]:
+    """Of the experiment's parameters, by name."""
+    plan = Experiment.model_validate_json(json.dumps(experiment))
+    task = plan.task
+    return parameter_shapes(plan.model, inputs=task.width, classes=len(task.label.classes))
+
+
+# -- the command line -----------------------------------------------------------
+
+
+def command(*arguments: str) -> tuple[int, str]:
+    """`tidegate …` in this process: its exit code, and what a terminal would get.
+
+    What it prints goes through UTF-8, as on a terminal; an exception that comes out of it is a 70.
+    """
+    printed = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+    before, sys.argv = sys.argv, ["tidegate", *arguments]
+    code = 0
+    try:
+        with redirect_stdout(printed), redirect_stderr(printed):
+            tidegate()
+    except SystemExit as exc:
+        code = exc.code if isinstance(exc.code, int) else int(exc.code is not None)
+    except Exception:
+        code = 70
+        traceback.print_exc()
+    finally:
+        sys.argv = before
+    buffer: Any = printed.buffer
+    return code, buffer.getvalue().decode()
