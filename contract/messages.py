@@ -19,7 +19,7 @@ import functools
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -389,8 +389,10 @@ def _instruction_reader() -> TypeAdapter[Instruction]:
 def _reply(text: bytes, arrays: dict[str, Float32s]) -> Reply:
     """Every field checked for its type: what is read may come from anybody."""
     try:
-        values = {**json.loads(text), "update": _update(arrays) if arrays else None}
-        return _reader().validate_python(values)
+        reply = _reader().validate_json(text, strict=True)
+        if reply.update is not None:
+            raise _not_understood()
+        return replace(reply, update=_update(arrays) if arrays else None)
     except (TypeError, ValueError, RecursionError) as exc:
         raise _not_understood() from exc
 

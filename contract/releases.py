@@ -41,6 +41,8 @@ __all__ = [
 
 
 def _counts(values: object) -> npt.NDArray[np.float64]:
+    if isinstance(values, list) and not all(type(value) in (int, float) for value in values):
+        raise ValueError("counts are numbers")
     try:
         counts = np.asarray(values, dtype=np.float64)
     except OverflowError as exc:

@@ -302,10 +302,14 @@ class _Agent:
         """One word, which is a line of the egress log.
 
         Raises:
-            SilentError: there were too many.
+            SilentError: there were too many, or the message cannot be read at all.
         """
         self._refuse(work.request, code)
-        return pack(error_reply(work.message, code))
+        try:
+            return pack(error_reply(work.message, code))
+        except Exception as exc:
+            # Whatever Flower raises over bytes that are no message: there is nobody to answer.
+            raise SilentError(f"what came is no message ({type(exc).__name__})") from exc
 
     def _reply(self, work: Work) -> PackedReply:
         bundle = self._insist(

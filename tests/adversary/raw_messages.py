@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.adversary.wire import assume_identity
 __all__ = ["taken_apart"]
 
 
+@functools.cache  # a message holds the moment it was made: examples are to be the same each time
 def taken_apart(number: int, **fields: Any) -> tuple[str, dict[str, bytes]]:
     """A message's id and its objects by id."""
     assume_identity(number)

@@ -303,6 +303,9 @@ def states(folder: Path) -> Iterator[Any]:
         yield state
 
 
+FEDERATION = "hospitals"
+
+
 class _NoMlflow:
     """Stands for MLflow, which these runs do not need."""
 
@@ -314,7 +317,10 @@ def train(experiment: Json, grid: Grid, names: Mapping[int, str], state: Any, *,
     """One training run of the real server over this grid."""
     plan = Experiment.model_validate_json(json.dumps(experiment))
     registry: Any = _NoMlflow()
-    memory = RunMemory(state, registry, "", admitted=lambda: dict(names))
+    for node, name in names.items():
+        if name not in {site.name for site in state.admitted_sites(FEDERATION)}:
+            state.admit_site(name, federation=FEDERATION, node_id=node, key=name)
+    memory = RunMemory(state, registry, "", admitted=lambda: dict(names), federation=FEDERATION)
     if state.run(run) is None:
         state.start_run(run, experiment=plan, job="train", trigger="test", code_hash="c0de")
     result = train_rounds(Training(run=run, experiment=plan), grid, memory, np.random.default_rng(0))
