@@ -25,10 +25,12 @@ from contract.errors import RefusalCode, RegistryError
 from contract.experiment import Experiment
 from contract.messages import CHALLENGER, COMPARE, DRIFT_QUERY, Instruction, Reply
 from contract.releases import DriftSummary
+from monitoring.binning import feature_bins
 from monitoring.policy import Decision, WindowOutcome, decide
 from monitoring.verdict import Verdict, form_verdict
 from server.exchange.answers import Answers, Patience
 from server.exchange.asking import Question, ask
+from server.exchange.bounds import ReplySize
 from server.exchange.checks import check_comparison, check_drift, check_public
 from server.exchange.weights import row_weights
 from server.jobs.acceptance import Acceptance, judge
@@ -136,8 +138,15 @@ def _ask(
         patience=Patience.of(experiment.strategy),
         arrays=arrays,
         check=check,
+        size=_size(experiment) if drift else ReplySize(),
     )
     return ask(question, services.grid, memory)
+
+
+def _size(experiment: Experiment) -> ReplySize:
+    """Of the counts of a drift check, in both windows."""
+    bins = feature_bins(experiment.task, experiment.drift.bins)
+    return ReplySize.of_counts(2 * sum(len(item.cells) for item in bins), features=len(bins))
 
 
 def _save_verdict(job: Job, answers: Answers, services: Services) -> Verdict:

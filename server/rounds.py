@@ -31,6 +31,7 @@ from contract.models import initial_arrays
 from contract.releases import Metrics, ScoreHistogram
 from server.exchange.answers import Answers, Patience
 from server.exchange.asking import Question, SiteMemory, ask, require
+from server.exchange.bounds import ReplySize
 from server.exchange.checkpoint import Checkpoint
 from server.exchange.checks import check_public, check_scores, check_update, model_shapes
 from server.exchange.strategies import aggregate, build_strategy, restore_strategy, strategy_state
@@ -173,7 +174,7 @@ def _round(training: Training, number: int, checkpoint: Checkpoint, grid: Grid, 
         _check(training, question, memory, reply, asked)
         check_update(reply, training.experiment, checkpoint.arrays)
         if evaluate:
-            check_scores(reply, training.experiment, evaluations=training.experiment.strategy.evaluations)
+            check_scores(reply, training.experiment)
 
     question = Question(
         kind=MessageType.TRAIN,
@@ -181,7 +182,7 @@ def _round(training: Training, number: int, checkpoint: Checkpoint, grid: Grid, 
         patience=Patience.of(training.experiment.strategy),
         arrays=checkpoint.arrays,
         check=check,
-        most_bytes=packed_limit(model_shapes(training.experiment)),
+        size=ReplySize(arrays=packed_limit(model_shapes(training.experiment))),
     )
     answers = ask(question, grid, memory)
     require(answers, question)
@@ -240,7 +241,7 @@ def _evaluate_result(
 
     def check(reply: Reply) -> None:
         _check(training, question, memory, reply, {"scores"})
-        check_scores(reply, training.experiment, evaluations=training.experiment.strategy.evaluations)
+        check_scores(reply, training.experiment)
 
     question = Question(
         kind=MessageType.EVALUATE,

@@ -20,12 +20,13 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from contract.errors import RefusalCode, ReleaseError, RoundError
 from contract.experiment import Strategy
 from contract.messages import Instruction, Reply
+from server.exchange.bounds import ReplySize
 from server.line.flower import NO_ANSWER, UNREADABLE, is_simulated, pull_messages
 from server.state.participation import LOST, NAME_REFUSED, NOT_UNDERSTOOD, TWICE, printable, told
 
@@ -154,7 +155,7 @@ def exchange(
     patience: Patience,
     check: Callable[[Reply], None] = lambda _: None,
     admitted: Mapping[int, str] = MappingProxyType({}),
-    most_bytes: int | None = None,
+    size: ReplySize | None = None,
     watch: Callable[[Answers], None] = lambda _: None,
 ) -> Answers:
     """Send the messages, collect the replies.
@@ -166,7 +167,7 @@ def exchange(
         patience: quorum, deadline and grace.
         check: raises ReleaseError for a reply that must not count.
         admitted: the name under which a node must answer, and no other node may.
-        most_bytes: how long the packed arrays of a reply may be; None for no limit.
+        size: how long a reply may be; None for what `contract.messages` allows.
         watch: is told at each look how it stands.
     """
     began = time.monotonic()
@@ -177,7 +178,7 @@ def exchange(
     desk = _Desk(
         names=names,
         check=check,
-        most_bytes=most_bytes,
+        size=size,
         admitted={node: site for node, site in admitted.items() if node in asked},
     )
     pause, ends = _SHORTEST_PAUSE, began + patience.deadline
@@ -227,6 +228,12 @@ def _repeated(message: Message) -> Message:
     )
 
 
+def _size(content: RecordDict) -> int:
+    """The bytes of all values of a message that are bytes or texts."""
+    values = (value for record in content.config_records.values() for value in record.values())
+    return sum(len(value) for value in values if isinstance(value, bytes | str))
+
+
 @dataclass(kw_only=True)
 class _Desk:
     """Takes the replies of one exchange: what counts, and who does not and why."""
@@ -234,7 +241,7 @@ class _Desk:
     names: Mapping[int, str]
     check: Callable[[Reply], None]
     admitted: Mapping[int, str]
-    most_bytes: int | None
+    size: ReplySize | None
     replies: dict[str, Reply] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     nodes: dict[str, int] = field(default_factory=dict)
@@ -250,7 +257,7 @@ class _Desk:
             self.fail(node, reason if reason in RefusalCode.ALL else LOST)
             return
         try:
-            reply = Reply.from_records(message.content, most_bytes=self.most_bytes)
+            reply = self._read(message.content)
             self._check_name(reply.site, node)
             self.check(reply)
         except ReleaseError as exc:
@@ -289,6 +296,16 @@ class _Desk:
             waiting=tuple(sorted(still)),
             seconds=seconds,
         )
+
+    def _read(self, content: RecordDict) -> Reply:
+        """Its size first: a text takes many times its length when it is read."""
+        if self.size is None:
+            return Reply.from_records(content)
+        found, most = _size(content), self.size.arrays + self.size.text
+        if found > most:
+            what = "update" if self.size.arrays else "reply"
+            raise ReleaseError(f"{what} refused: it has {found:,} bytes, and may have {most:,}")
+        return Reply.from_records(content, most_bytes=self.size.arrays)
 
     def _check_name(self, site: str, node: int) -> None:
         """A node answers under its own name; one without, under nobody else's."""

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ from flwr.serverapp import Grid
 
 from contract.messages import Instruction, Reply
 from server.exchange.answers import Answers, Patience, connected_sites, exchange, instruct
+from server.exchange.bounds import ReplySize
 from server.state.participation import NOT_CONNECTED, SiteState, SiteStatus, Step
 
 __all__ = ["Question", "SiteMemory", "ask", "require"]
@@ -32,7 +33,7 @@ class Question:
         patience: quorum, deadline and grace.
         arrays: the model that it is about.
         check: raises ReleaseError for a reply that must not count.
-        most_bytes: how long the packed arrays of a reply may be.
+        size: how long a reply may be.
     """
 
     kind: str
@@ -40,7 +41,7 @@ class Question:
     patience: Patience
     arrays: Mapping[str, np.ndarray[Any, Any]] | None = None
     check: Callable[[Reply], None] = lambda _: None
-    most_bytes: int = 0
+    size: ReplySize = field(default_factory=ReplySize)
 
     @property
     def step(self) -> Step:
@@ -98,7 +99,7 @@ def ask(question: Question, grid: Grid, memory: SiteMemory) -> Answers:
         patience=question.patience,
         check=question.check,
         admitted=admitted,
-        most_bytes=question.most_bytes,
+        size=question.size,
         watch=lambda so_far: memory.record_sites(step, reached(so_far), ended=False),
     )
     sites = reached(answers)

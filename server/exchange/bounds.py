@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from contract.releases import COMPARISON_SENSITIVITY, Array
 from monitoring.binning import l2_sensitivity
 
 __all__ = [
+    "ReplySize",
     "comparison_deviation",
     "drift_deviation",
     "evaluation_deviation",
@@ -29,6 +31,12 @@ __all__ = [
     "require_counts",
     "require_deviation",
 ]
+
+_WORDS = 2**17
+"""Bytes of a reply beside its arrays and counts: names, texts as long as checks allow, two histograms."""
+_A_COUNT = 32
+_A_NAME = 2_000
+"""Two hundred letters, six bytes each, with what stands around them."""
 
 _SAME_DEVIATION = 1e-3
 """Site and server compute a deviation each for itself, and both to nine digits."""
@@ -39,6 +47,24 @@ _LARGEST_COUNT = 1e18
 def most_rows(stated_rows: int) -> float:
     """How many rows a site can have that states so many."""
     return ROWS_OVER_STATED * stated_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplySize:
+    """How many bytes a reply may have, by what was asked for. A text of 63 MB takes 1.6 GB when it is read.
+
+    Attributes:
+        arrays: for the packed arrays (`contract.messages.packed_limit`).
+        text: for all else.
+    """
+
+    arrays: int = 0
+    text: int = _WORDS
+
+    @classmethod
+    def of_counts(cls, counts: int, *, features: int) -> ReplySize:
+        """Of a reply that holds so many counts, of so many features."""
+        return cls(text=_WORDS + _A_COUNT * counts + _A_NAME * features)
 
 
 def evaluation_deviation(experiment: Experiment, times: int) -> float:

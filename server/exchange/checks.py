@@ -141,20 +141,20 @@ def check_update(reply: Reply, experiment: Experiment, model: Arrays) -> None:
         )
 
 
-def check_scores(reply: Reply, experiment: Experiment, *, evaluations: int) -> None:
+def check_scores(reply: Reply, experiment: Experiment) -> None:
     """The evaluation of a model is the histogram that the plan asks for.
 
     Args:
         reply: what came; `check_public` has passed it.
-        experiment: the plan.
-        evaluations: how many of them share `evaluation_epsilon`.
+        experiment: the plan: its evaluations share `evaluation_epsilon`.
 
     Raises:
         ReleaseError: with what is wrong.
     """
     if reply.scores is None:
         raise ReleaseError("scores refused: there are none")
-    _check_histogram(reply.scores, reply, experiment, evaluation_deviation(experiment, evaluations))
+    deviation = evaluation_deviation(experiment, experiment.strategy.evaluations)
+    _check_histogram(reply.scores, reply, experiment, deviation)
 
 
 def check_comparison(reply: Reply, experiment: Experiment) -> None:

@@ -16,8 +16,10 @@ from typing import Any
 from contract.errors import ExperimentError
 from contract.json_values import finite
 from contract.messages import RANGES_QUERY, Instruction, Reply
+from contract.range_grid import CELLS
 from server.exchange.answers import Answers, Patience
 from server.exchange.asking import Question, ask
+from server.exchange.bounds import ReplySize
 from server.exchange.checks import check_public, check_ranges
 from server.exchange.weights import row_weights
 from server.jobs.ending import recorded_end
@@ -71,6 +73,7 @@ def _ask(job: Job, question: RangeQuestion, services: Services) -> Answers:
         instruction=instruction,
         patience=Patience.of(job.experiment.strategy),
         check=check,
+        size=ReplySize.of_counts(CELLS * len(question.features), features=len(question.features)),
     )
     return ask(asked, services.grid, memory)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -9,10 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 
 from contract.experiment import Experiment, Label, NumericFeature, Privacy, Strategy, Task
-from contract.messages import CHALLENGER, COMPARE, DRIFT_QUERY, RANGES_QUERY, Instruction, Reply
+from contract.messages import (
+    CHALLENGER,
+    COMPARE,
+    DRIFT_QUERY,
+    RANGES_QUERY,
+    REPLY,
+    Instruction,
+    Reply,
+    pack,
+    unpack,
+)
 from contract.range_grid import CELLS, cells_of
 from contract.releases import (
     PLAIN_METHOD,
@@ -28,7 +39,17 @@ from contract.releases import (
 )
 from experiments.runtimes.inline import InlineGrid
 
-__all__ = ["Arrays", "Behaviour", "FakeFederation", "Quiet", "honest", "honest_reply", "plan"]
+__all__ = [
+    "Arrays",
+    "Behaviour",
+    "FakeFederation",
+    "Quiet",
+    "honest",
+    "honest_reply",
+    "plan",
+    "text_of",
+    "written",
+]
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 Behaviour = Callable[[Reply, Instruction, Arrays], "Reply | RecordDict | str | None"]
@@ -94,7 +115,8 @@ class FakeFederation(InlineGrid):
         return super().pull_messages(name for name in message_ids if name not in self._silent)
 
     def _answer(self, message: Message, context: Context) -> Message:
-        instruction, model = Instruction.from_records(message.content)
+        instruction, packed = Instruction.from_records(message.content)
+        model = unpack(packed)
         name = self.names[context.node_id]
         said = self._behaviours[name](
             _honest(name, context.node_id, instruction, message.metadata.message_type, model),
@@ -120,6 +142,21 @@ def rows_of(node: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
 def honest_reply(site: str, *, kind: str, instruction: Instruction, model: Arrays, node: int = 1) -> Reply:
     """What an honest site answers."""
     return _honest(site, node, instruction, kind, model)
+
+
+_TEXT = "reply.json"
+
+
+def text_of(reply: Reply) -> dict[str, Any]:
+    """The public part of a reply, as it travels."""
+    found: dict[str, Any] = json.loads(unpack(reply.to_bytes())[_TEXT].tobytes())
+    return found
+
+
+def written(text: object, arrays: Mapping[str, np.ndarray[Any, Any]] | None = None) -> RecordDict:
+    """A reply as records: any text, and any arrays."""
+    letters = np.frombuffer(json.dumps(text).encode(), dtype=np.uint8)
+    return RecordDict({REPLY: ConfigRecord({"reply": pack({_TEXT: letters, **(arrays or {})})})})
 
 
 def _honest(name: str, node: int, instruction: Instruction, kind: str, model: Arrays) -> Reply:

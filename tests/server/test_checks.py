@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,17 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, RecordDict
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from clients.ledger.plans import drift_plan, evaluate_plan, ranges_plan
+from clients.ledger.plans import compare_plan, drift_plan, evaluate_plan, ranges_plan
 from clients.mechanisms.drift import drift_deviation as deviation_of_drift
 from clients.mechanisms.noise import SystemNoise, noisy
 from clients.mechanisms.ranges import ranges_deviation as deviation_of_ranges
 from contract.errors import ReleaseError
 from contract.experiment import Drift, Experiment, Privacy
-from contract.messages import ARRAYS, REPLY, Instruction, Reply
+from contract.messages import Instruction, Reply
 from contract.range_grid import CELLS
 from contract.releases import (
     SCORE_BINS,
@@ -40,7 +36,6 @@ from server.exchange.checks import (
     check_ranges,
     check_scores,
 )
-from server.rounds import pooled
 from server.state.participation import advice, kind_of, runs_of, told
 from tests.server.federation import plan
 
@@ -57,9 +52,8 @@ def private(**privacy: Any) -> Experiment:
     return plan(private=True).model_copy(update={"privacy": Privacy(**privacy)})
 
 
-def deviation_at_a_site(experiment: Experiment, evaluations: int) -> float:
-    instruction = Instruction(run="r", evaluations=evaluations)
-    multiplier = evaluate_plan(experiment, instruction, "s").noise_multiplier
+def deviation_at_a_site(experiment: Experiment) -> float:
+    multiplier = evaluate_plan(experiment, Instruction(run="r"), "s").noise_multiplier
     return multiplier * experiment.privacy.rows_per_person
 
 
@@ -78,24 +72,26 @@ def histogram(deviation: float, rows: float = 5.0) -> ScoreHistogram:
     ],
     ids=["plain", "much noise", "little noise", "persons"],
 )
-@pytest.mark.parametrize("evaluations", [1, 9])
+@pytest.mark.parametrize("rounds", [1, 9])
 def test_the_noise_of_an_honest_evaluation_is_what_the_server_expects(
-    experiment: Experiment, evaluations: int
+    experiment: Experiment, rounds: int
 ) -> None:
-    deviation = deviation_at_a_site(experiment, evaluations)
+    strategy = experiment.strategy.model_copy(update={"rounds": rounds, "evaluate_every": 1})
+    experiment = experiment.model_copy(update={"strategy": strategy})
+    deviation = deviation_at_a_site(experiment)
     for _ in range(50):
-        check_scores(reply(scores=histogram(deviation)), experiment, evaluations=evaluations)
+        check_scores(reply(scores=histogram(deviation)), experiment)
     for factor in (0.0, 0.9, 1.1):
         wrong = replace(histogram(deviation), noise_deviation=factor * deviation)
         with pytest.raises(ReleaseError, match="scores refused: their noise has a deviation"):
-            check_scores(reply(scores=wrong), experiment, evaluations=evaluations)
+            check_scores(reply(scores=wrong), experiment)
 
 
 def test_scores_of_another_number_of_classes_are_refused() -> None:
     experiment = private()
-    wrong = replace(histogram(deviation_at_a_site(experiment, 1)), binary=False)
+    wrong = replace(histogram(deviation_at_a_site(experiment)), binary=False)
     with pytest.raises(ReleaseError, match="another number of classes"):
-        check_scores(reply(scores=wrong), experiment, evaluations=1)
+        check_scores(reply(scores=wrong), experiment)
 
 
 PUBLIC: dict[str, Callable[[Reply], Reply]] = {
@@ -142,7 +138,8 @@ def test_what_a_site_says_of_itself_is_checked(fault: str) -> None:
 
 def test_a_comparison_is_whole_and_of_the_agreed_noise() -> None:
     experiment = private()
-    deviation = 2 * deviation_at_a_site(experiment, 1)
+    multiplier = compare_plan(experiment, Instruction(run="r"), "s").noise_multiplier
+    deviation = 2 * multiplier * experiment.privacy.rows_per_person
     whole = reply(
         scores=histogram(deviation),
         challenger_scores=histogram(deviation),
@@ -295,45 +292,3 @@ def test_words_for_a_person() -> None:
     assert advice("never heard of") == ""
     assert runs_of([]) == ""
     assert runs_of([4, 3, 7]) == "3–4, 7"
-
-
-WHOLE = json.loads(
-    str(
-        reply(scores=histogram(deviation_at_a_site(private(), 1))).to_records().config_records[REPLY]["reply"]
-    )
-)
-ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=25) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=25,
-)
-
-
-@settings(deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    st.dictionaries(st.sampled_from([*WHOLE, "unknown"]), ANYTHING, max_size=3),
-    st.dictionaries(st.sampled_from(list(WHOLE["scores"])), ANYTHING, max_size=2),
-    st.dictionaries(st.sampled_from(list(WHOLE["spent_in_run"])), ANYTHING, max_size=2),
-)
-def test_whatever_a_site_says_it_passes_or_is_refused(
-    top: dict[str, Any], scores: dict[str, Any], spent: dict[str, Any]
-) -> None:
-    values = {
-        **WHOLE,
-        "scores": WHOLE["scores"] | scores,
-        "spent_in_run": WHOLE["spent_in_run"] | spent,
-        **top,
-    }
-    records = RecordDict({REPLY: ConfigRecord({"reply": json.dumps(values), ARRAYS: b""})})
-    experiment = private()
-    try:
-        found = Reply.from_records(records, most_bytes=0)
-        check_public(found, experiment, asked={"scores"}, request="r/train/1", stated={"north": 100})
-        check_scores(found, experiment, evaluations=1)
-    except ReleaseError as exc:
-        refused = exc.what
-    else:
-        refused = ""
-        assert found.scores is not None
-        assert pooled({"a": found.scores, "b": found.scores}) is not None
-    assert not refused or advice(refused)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterable
@@ -11,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.superlink.grid import InMemoryGrid
 
 from contract.errors import RefusalCode, ReleaseError, RoundError
-from contract.messages import ARRAYS, REPLY, Instruction, Reply
+from contract.messages import Instruction, Reply
 from contract.releases import Spent
 from experiments.runtimes.inline import InlineGrid
 from server.exchange.answers import LOST, Answers, Patience, connected_sites, exchange, instruct
 from server.line.flower import assume_identity
+from tests.server.federation import text_of, written
 
 SPENT = Spent(epsilon=1.0, delta=1e-5, unit="record", method="RDP", block="all/train")
 NAMES = {1: "north", 2: "south", 3: "west"}
@@ -32,9 +32,7 @@ def reply(site: str) -> Reply:
 
 def records(**changed: Any) -> RecordDict:
     """A reply as records, with some of its public values replaced."""
-    content = reply("north").to_records()
-    values = json.loads(str(content.config_records[REPLY]["reply"])) | changed
-    return RecordDict({REPLY: ConfigRecord({"reply": json.dumps(values), ARRAYS: b""})})
+    return written(text_of(reply("north")) | changed)
 
 
 @dataclass(frozen=True)

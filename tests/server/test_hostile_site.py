@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from google.protobuf.message import DecodeError
 
 from contract.experiment import Retraining
@@ -37,7 +37,17 @@ from server.line.flower import assume_identity
 from server.rounds import Training, TrainingResult, train
 from server.state.participation import NOT_UNDERSTOOD, advice, kind_of
 from server.state.storage import State
-from tests.server.federation import ROWS, Arrays, Behaviour, FakeFederation, Quiet, honest, plan
+from tests.server.federation import (
+    ROWS,
+    Arrays,
+    Behaviour,
+    FakeFederation,
+    Quiet,
+    honest,
+    plan,
+    text_of,
+    written,
+)
 
 SITES = ("north", "south", "west")
 HUGE = 3e38
@@ -133,6 +143,26 @@ def test_what_is_no_message_costs_one_site_one_round(state: State, error: Except
 def test_a_line_that_is_cut_is_no_sites_fault(state: State) -> None:
     with pytest.raises(ConnectionError):
         trained(state, {}, Garbling(among(honest), ConnectionError("the run is over")))
+
+
+def bomb(reply: Reply, *_: Any) -> RecordDict:
+    """A hundred times as long as any: read, it would take 25 bytes of memory a byte."""
+    return written(text_of(reply) | {"mechanism": [[]] * 4_000_000})
+
+
+def test_a_text_beyond_what_was_asked_for_is_not_read(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    whole = Reply.from_records
+
+    def reading(records: RecordDict, **limits: Any) -> Reply:
+        read.append(sum(len(value) for value in records.config_records["reply"].values()))  # type: ignore[arg-type, misc]
+        return whole(records, **limits)
+
+    monkeypatch.setattr(Reply, "from_records", reading)
+    trained(state, among(on(2, bomb)))
+    assert state.rounds("r")[1].counted == ("north", "south")
+    assert failure_of(state).startswith("update refused: it has 16,")
+    assert max(read) < 10_000
 
 
 UNASKED: dict[str, Behaviour] = {

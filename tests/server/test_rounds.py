@@ -13,18 +13,28 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import RecordDict
 
 from contract.errors import RoundError
 from contract.experiment import Experiment
-from contract.messages import ARRAYS, REPLY, Instruction, Reply, pack
+from contract.messages import Instruction, Reply
 from contract.releases import ModelUpdate
 from server.jobs.memory import RunMemory
 from server.line.flower import assume_identity
 from server.rounds import Training, TrainingResult, train
 from server.state.participation import advice, kind_of
 from server.state.storage import State, open_state
-from tests.server.federation import Arrays, Behaviour, FakeFederation, Quiet, honest, plan, scaled
+from tests.server.federation import (
+    Arrays,
+    Behaviour,
+    FakeFederation,
+    Quiet,
+    honest,
+    plan,
+    scaled,
+    text_of,
+    written,
+)
 
 SITES = ("north", "south", "west")
 
@@ -107,8 +117,7 @@ def updated(change: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]) -> B
         if reply.update is None:
             return reply
         arrays = {name: change(value) for name, value in reply.update.arrays.items()}
-        text = reply.to_records().config_records[REPLY]["reply"]
-        return RecordDict({REPLY: ConfigRecord({"reply": text, ARRAYS: pack(arrays)})})
+        return written(text_of(reply), arrays)
 
     return behave
 
@@ -290,20 +299,20 @@ def test_a_slow_site_is_left_out_said_so_and_asked_again(state: State) -> None:
 
 def test_a_round_below_its_quorum_ends_the_run_with_everything_that_helps(state: State) -> None:
     sites = three(
-        west=on(2, updated(lambda array: array * np.float32("nan"))), south=on(2, lambda *_: "data")
+        west=on(2, updated(lambda array: array * np.float32("nan"))), south=on(2, lambda *_: "failed")
     )
     run = Run(state, plan(rounds=3, quorum=2, round_timeout=0.2), sites)
     with pytest.raises(RoundError) as raised:
         run.train()
     assert raised.value.what == (
-        "round 2 of run 'r' needs 2 sites and got 1; missing: south (data), "
+        "round 2 of run 'r' needs 2 sites and got 1; missing: south (failed), "
         "west (update refused: it holds a number that is not finite)"
     )
     assert "south: ask its administrator for the site's log" in raised.value.remedy
     assert "west: have its administrator look" in raised.value.remedy
     assert "--resume" in raised.value.remedy
     assert run.history("north")[1] == ("trained", "")
-    assert run.history("south")[1] == ("connected", "data")
+    assert run.history("south")[1] == ("connected", "failed")
     again = Run(state, plan(rounds=3, quorum=2, round_timeout=0.2), three())
     assert again.train().complete
     assert again.history("south") == [("counted", "")] * 3

@@ -115,8 +115,8 @@ LOSSES: dict[str, tuple[dict[str, Any], str, str]] = {
         "west (5 of 6)",
     ),
     "refused by itself": (
-        {"west": on(3, "data")},
-        "west: data in round 3",
+        {"west": on(3, "failed")},
+        "west: failed in round 3",
         "west (5 of 6)",
     ),
     "late": (
