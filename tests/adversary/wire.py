@@ -7,6 +7,7 @@ site's own books, and the command line. Whoever moves or renames one of these ch
 
 from __future__ import annotations
 
+import atexit
 import functools
 import io
 import json
@@ -149,8 +150,16 @@ def rows_text(rows: Sequence[Mapping[str, object]]) -> str:
 
 
 @functools.cache
+def _kept() -> Path:
+    """What is made once, until this process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="tidegate-adversary-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@functools.cache
 def _keys() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="tidegate-adversary-")) / "keys"
+    folder = _kept() / "keys"
     make_node_key(folder)
     return folder
 
@@ -289,7 +298,7 @@ class Trained:
 
 @functools.cache
 def _empty_state() -> Path:
-    path = Path(tempfile.mkdtemp(prefix="tidegate-adversary-")) / "empty.db"
+    path = _kept() / "empty.db"
     open_state(f"sqlite:///{path}").close()
     return path
 
