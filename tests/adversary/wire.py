@@ -37,6 +37,7 @@ from contract.code import BUNDLED_PACKAGES
 from contract.experiment import Experiment
 from contract.models import parameter_shapes
 from experiments.cli.main import main as tidegate
+from monitoring.binning import feature_bins
 from server.cycle import run_cycle
 from server.jobs.job import Job
 from server.jobs.memory import RunMemory
@@ -51,11 +52,14 @@ __all__ = [
     "answer",
     "assume_identity",
     "base_experiment",
+    "check_drift",
     "command",
     "digest",
+    "drift_cells",
     "entries",
     "forget",
     "lay_site",
+    "model_shapes",
     "rows_text",
     "serve_agent",
     "spent",
@@ -312,6 +316,9 @@ def states(folder: Path) -> Iterator[Any]:
         yield state
 
 
+_FEDERATION = "home"
+
+
 class _NoMlflow:
     """Stands for MLflow, which these runs do not need."""
 
@@ -323,7 +330,8 @@ def train(experiment: Json, grid: Grid, names: Mapping[int, str], state: Any, *,
     """One training run of the real server over this grid."""
     plan = Experiment.model_validate_json(json.dumps(experiment))
     registry: Any = _NoMlflow()
-    memory = RunMemory(state, registry, "", admitted=lambda: dict(names))
+    _admit(names, state)
+    memory = RunMemory(state, registry, "", admitted=lambda: dict(names), federation=_FEDERATION)
     if state.run(run) is None:
         state.start_run(run, experiment=plan, job="train", trigger="test", code_hash="c0de")
     result = train_rounds(Training(run=run, experiment=plan), grid, memory, np.random.default_rng(0))
@@ -337,6 +345,7 @@ def check_drift(
     """One closed window through the real loop: the run's status, its result, and its error."""
     plan = Experiment.model_validate_json(json.dumps(experiment))
     name = plan.name
+    _admit(names, state)
     if not state.decisions(name):
         state.start_run("first", experiment=plan, job="train", trigger="test", code_hash="c0de")
         state.link_run("first", model_version=1, result=json.dumps({"windows": ["w1"]}))
@@ -345,7 +354,7 @@ def check_drift(
         )
     registry: Any = _NoMlflow()
     services = Services(
-        grid=grid, state=state, registry=registry, rng=np.random.default_rng(1), admitted=dict(names)
+        grid=grid, state=state, registry=registry, rng=np.random.default_rng(1), federation=_FEDERATION
     )
     run = f"cycle-{window}"
     try:
@@ -354,6 +363,20 @@ def check_drift(
         traceback.print_exc()
     record = state.run(run)
     return record.status, json.loads(record.result or "{}"), record.error
+
+
+def _admit(names: Mapping[int, str], state: Any) -> None:
+    """As the operator does, whose word it is which node is which site."""
+    known = {site.name for site in state.admitted_sites(_FEDERATION)}
+    for node, name in names.items():
+        if name not in known:
+            state.admit_site(name, federation=_FEDERATION, node_id=node, key="k")
+
+
+def drift_cells(experiment: Json) -> dict[str, int]:
+    """How many counts a drift check has of each feature, and of the label."""
+    plan = Experiment.model_validate_json(json.dumps(experiment))
+    return {item.feature: len(item.cells) for item in feature_bins(plan.task, plan.drift.bins)}
 
 
 def model_shapes(experiment: Json) -> dict[str, tuple[int, ...]]:
