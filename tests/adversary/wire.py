@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from flwr.app import Context, Message
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
@@ -32,6 +33,7 @@ from clients.app import warm_up
 from clients.keys import make_node_key
 from clients.line.agent import serve
 from clients.line.flower import Bundle, Work, pack
+from clients.mechanisms.drawing import ReportQueue, report_queue
 from clients.site import close_site, open_site
 from contract.code import BUNDLED_PACKAGES
 from contract.experiment import Experiment
@@ -60,6 +62,7 @@ __all__ = [
     "forget",
     "lay_site",
     "model_shapes",
+    "reports_held_back",
     "rows_text",
     "serve_agent",
     "spent",
@@ -199,6 +202,21 @@ def spent(site: Path) -> float:
 def digest(experiment: Json) -> str:
     """What the administrator enters to approve an experiment."""
     return Experiment.model_validate_json(json.dumps(experiment)).digest
+
+
+@contextmanager
+def reports_held_back(take: Callable[[Any], None]) -> Iterator[Callable[[list[Any]], None]]:
+    """Drift reports are given to `take` instead of being drawn; gives what draws some of them after all."""
+    draw = ReportQueue.add
+
+    def really(held: list[Any]) -> None:
+        for drawing in held:
+            draw(report_queue(), drawing)
+        report_queue().settle()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ReportQueue, "add", lambda _, drawing: take(drawing))
+        yield really
 
 
 def write_drift_report(path: Path, values: Sequence[str], categories: Sequence[str]) -> str:
