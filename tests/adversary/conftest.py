@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -71,32 +70,26 @@ def lay(tmp_path: Path) -> Iterator[LaySite]:
         wire.forget(site)
 
 
+@pytest.fixture(scope="session")
+def held_back() -> list[Any]:
+    """Drift reports that were to be drawn."""
+    return []
+
+
 @pytest.fixture(scope="session", autouse=True)
-def drawn() -> Iterator[list[tuple[Any, ...]]]:
-    """Drift reports that were to be drawn, with what they would have been drawn of.
-
-    Drawing takes seconds in a process of its own; the tests of reports have that process.
-    """
-    asked: list[tuple[Any, ...]] = []
-
-    def submit(_pool: object, task: Any, *arguments: Any, **named: Any) -> Any:
-        asked.append((task, arguments, named))
-        done: concurrent.futures.Future[str] = concurrent.futures.Future()
-        done.set_result("not drawn")
-        return done
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(concurrent.futures.ProcessPoolExecutor, "submit", submit)
-        yield asked
+def _draw(held_back: list[Any]) -> Iterator[Callable[[list[Any]], None]]:
+    """Drawing takes seconds in a process of its own: only a test that asks for it has that process."""
+    with wire.reports_held_back(held_back.append) as draw:
+        yield draw
 
 
 @pytest.fixture
-def really_drawn(drawn: list[tuple[Any, ...]]) -> Callable[[], None]:
-    """Draws, in this process, what was asked for since the test began."""
-    before = len(drawn)
+def really_drawn(held_back: list[Any], _draw: Callable[[list[Any]], None]) -> Callable[[], int]:
+    """Draws what was asked for since the test began, and says how many reports that are."""
+    before = len(held_back)
 
-    def draw() -> None:
-        for task, arguments, named in drawn[before:]:
-            task(*arguments, **named)
+    def draw() -> int:
+        _draw(held_back[before:])
+        return len(held_back) - before
 
     return draw

@@ -137,12 +137,12 @@ class HostileGrid(Grid):
 
 
 def records(reply: Json, arrays: Mapping[str, np.ndarray[Any, Any]] | bytes = b"") -> RecordDict:
-    """A reply as it travels."""
-    if not isinstance(arrays, bytes):
-        arrays = packed({"reply.json": _bytes(json.dumps(reply)), **arrays})
-    return RecordDict(
-        {"reply": ConfigRecord({"reply": arrays or packed({"reply.json": _bytes(json.dumps(reply))})})}
-    )
+    """A reply as it travels; bytes stand in the place of all of it."""
+    if isinstance(arrays, bytes) and arrays:
+        return RecordDict({"reply": ConfigRecord({"reply": arrays})})
+    text = _bytes(json.dumps(reply))
+    whole = {"reply.json": text, **(arrays if not isinstance(arrays, bytes) else {})}
+    return RecordDict({"reply": ConfigRecord({"reply": packed(whole)})})
 
 
 def _bytes(text: str) -> np.ndarray[Any, Any]:
@@ -185,18 +185,17 @@ def honest(question: Question, **more: Any) -> RecordDict:
     return records({**said, "scores": scores()})
 
 
-BASE = np.array([10, 12, 9, 11, 8, 10, 10, 10, 11, 9, 0], dtype=float)
-"""Rows of a window by level: ten bins, and none missing."""
-TURNED = np.array([0, 0, 0, 0, 0, 2, 8, 20, 30, 40, 0], dtype=float)
+BASE = [10.0, 12.0, 9.0, 11.0, 8.0, 10.0, 10.0, 10.0, 11.0, 9.0]
+"""Rows of a window by level, in ten bins."""
+TURNED = [0.0, 0.0, 0.0, 0.0, 0.0, 2.0, 8.0, 20.0, 30.0, 40.0]
 
 
-def drift_counts(current: Any = BASE, **more: Any) -> Json:
-    """Exact counts of `level`, `ward` and `ill` over their public bins."""
-    ward, ill = [34, 33, 33, 0, 0], [60, 40, 0, 0]
-    pairs = {"level": (BASE, current), "ward": (ward, ward), "ill": (ill, ill)}
+def drift_counts(current: list[float] = BASE, **more: Any) -> Json:
+    """Exact counts of `level`, `ward` and `ill` over their public bins; those that are not given are 0."""
+    rows = {"level": (BASE, current), "ward": ([34.0, 33.0, 33.0],) * 2, "ill": ([60.0, 40.0],) * 2}
     features = [
-        {"feature": name, "reference": list(map(float, one)), "current": list(map(float, other))}
-        for name, (one, other) in pairs.items()
+        {"feature": name, **{key: found + [0.0] * (cells - len(found)) for key, found in _pair(*rows[name])}}
+        for name, cells in wire.drift_cells(wire.base_experiment()).items()
     ]
     said = {
         "window": "w2",
@@ -206,6 +205,10 @@ def drift_counts(current: Any = BASE, **more: Any) -> Json:
         "current_deviation": 0.0,
     }
     return {**said, **more}
+
+
+def _pair(reference: list[float], current: list[float]) -> list[tuple[str, list[float]]]:
+    return [("reference", reference), ("current", current)]
 
 
 def drift_reply(question: Question, counts: Json | None = None, **more: Any) -> RecordDict:

@@ -36,7 +36,16 @@ from tests.adversary.hostile_server import (
     models_for,
     packed,
 )
-from tests.adversary.hostile_site import HostileGrid, Question, drift_reply, honest, public, records, scores
+from tests.adversary.hostile_site import (
+    HostileGrid,
+    Question,
+    drift_counts,
+    drift_reply,
+    honest,
+    public,
+    records,
+    scores,
+)
 from tests.adversary.privacy import least_epsilon
 from tests.adversary.raw_messages import taken_apart
 from tests.adversary.rows import Rows, make_rows, noise_in, text, with_row
@@ -444,33 +453,11 @@ def test_any_reply(data: st.DataObject) -> None:
 @given(data=st.data())
 def test_any_drift_summary(data: st.DataObject) -> None:
     def rogue(question: Question) -> RecordDict:
-        valid = json.loads(str(json.dumps(public(question, drift=None))))
-        counts = data.draw(mutated(DRIFT_COUNTS))
-        return records({**valid, "drift": counts})
+        counts = data.draw(mutated(drift_counts()))
+        return records(public(question, drift=counts))
 
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder, wire.states(Path(folder)) as state:
         grid = HostileGrid({"north": drift_reply, "south": rogue, "west": drift_reply})
         status, result, _ = wire.check_drift(server_plan(), grid, grid.names, state, window="w2")
         assert status in ("partial", "succeeded")
         assert "alarm" in result
-
-
-DRIFT_COUNTS = json.loads(
-    json.dumps(
-        {
-            "window": "w2",
-            "reference_window": "w1",
-            "features": [
-                {"feature": "level", "reference": [10.0] * 11, "current": [10.0] * 11},
-                {
-                    "feature": "ward",
-                    "reference": [34.0, 33.0, 33.0, 0, 0],
-                    "current": [34.0, 33.0, 33.0, 0, 0],
-                },
-                {"feature": "ill", "reference": [60.0, 40.0, 0], "current": [60.0, 40.0, 0]},
-            ],
-            "reference_deviation": 0.0,
-            "current_deviation": 0.0,
-        }
-    )
-)

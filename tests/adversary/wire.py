@@ -7,6 +7,7 @@ site's own books, and the command line. Whoever moves or renames one of these ch
 
 from __future__ import annotations
 
+import atexit
 import functools
 import io
 import json
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from flwr.app import Context, Message
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
@@ -31,11 +33,13 @@ from clients.app import warm_up
 from clients.keys import make_node_key
 from clients.line.agent import serve
 from clients.line.flower import Bundle, Work, pack
+from clients.mechanisms.drawing import ReportQueue, report_queue
 from clients.site import close_site, open_site
 from contract.code import BUNDLED_PACKAGES
 from contract.experiment import Experiment
 from contract.models import parameter_shapes
 from experiments.cli.main import main as tidegate
+from monitoring.binning import feature_bins
 from server.cycle import run_cycle
 from server.jobs.job import Job
 from server.jobs.memory import RunMemory
@@ -50,11 +54,15 @@ __all__ = [
     "answer",
     "assume_identity",
     "base_experiment",
+    "check_drift",
     "command",
     "digest",
+    "drift_cells",
     "entries",
     "forget",
     "lay_site",
+    "model_shapes",
+    "reports_held_back",
     "rows_text",
     "serve_agent",
     "spent",
@@ -149,8 +157,16 @@ def rows_text(rows: Sequence[Mapping[str, object]]) -> str:
 
 
 @functools.cache
+def _kept() -> Path:
+    """What is made once, until this process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="tidegate-adversary-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@functools.cache
 def _keys() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="tidegate-adversary-")) / "keys"
+    folder = _kept() / "keys"
     make_node_key(folder)
     return folder
 
@@ -186,6 +202,21 @@ def spent(site: Path) -> float:
 def digest(experiment: Json) -> str:
     """What the administrator enters to approve an experiment."""
     return Experiment.model_validate_json(json.dumps(experiment)).digest
+
+
+@contextmanager
+def reports_held_back(take: Callable[[Any], None]) -> Iterator[Callable[[list[Any]], None]]:
+    """Drift reports are given to `take` instead of being drawn; gives what draws some of them after all."""
+    draw = ReportQueue.add
+
+    def really(held: list[Any]) -> None:
+        for drawing in held:
+            draw(report_queue(), drawing)
+        report_queue().settle()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ReportQueue, "add", lambda _, drawing: take(drawing))
+        yield really
 
 
 def write_drift_report(path: Path, values: Sequence[str], categories: Sequence[str]) -> str:
@@ -289,7 +320,7 @@ class Trained:
 
 @functools.cache
 def _empty_state() -> Path:
-    path = Path(tempfile.mkdtemp(prefix="tidegate-adversary-")) / "empty.db"
+    path = _kept() / "empty.db"
     open_state(f"sqlite:///{path}").close()
     return path
 
@@ -303,7 +334,7 @@ def states(folder: Path) -> Iterator[Any]:
         yield state
 
 
-FEDERATION = "hospitals"
+_FEDERATION = "home"
 
 
 class _NoMlflow:
@@ -317,10 +348,8 @@ def train(experiment: Json, grid: Grid, names: Mapping[int, str], state: Any, *,
     """One training run of the real server over this grid."""
     plan = Experiment.model_validate_json(json.dumps(experiment))
     registry: Any = _NoMlflow()
-    for node, name in names.items():
-        if name not in {site.name for site in state.admitted_sites(FEDERATION)}:
-            state.admit_site(name, federation=FEDERATION, node_id=node, key=name)
-    memory = RunMemory(state, registry, "", admitted=lambda: dict(names), federation=FEDERATION)
+    _admit(names, state)
+    memory = RunMemory(state, registry, "", admitted=lambda: dict(names), federation=_FEDERATION)
     if state.run(run) is None:
         state.start_run(run, experiment=plan, job="train", trigger="test", code_hash="c0de")
     result = train_rounds(Training(run=run, experiment=plan), grid, memory, np.random.default_rng(0))
@@ -334,6 +363,7 @@ def check_drift(
     """One closed window through the real loop: the run's status, its result, and its error."""
     plan = Experiment.model_validate_json(json.dumps(experiment))
     name = plan.name
+    _admit(names, state)
     if not state.decisions(name):
         state.start_run("first", experiment=plan, job="train", trigger="test", code_hash="c0de")
         state.link_run("first", model_version=1, result=json.dumps({"windows": ["w1"]}))
@@ -342,7 +372,7 @@ def check_drift(
         )
     registry: Any = _NoMlflow()
     services = Services(
-        grid=grid, state=state, registry=registry, rng=np.random.default_rng(1), admitted=dict(names)
+        grid=grid, state=state, registry=registry, rng=np.random.default_rng(1), federation=_FEDERATION
     )
     run = f"cycle-{window}"
     try:
@@ -351,6 +381,20 @@ def check_drift(
         traceback.print_exc()
     record = state.run(run)
     return record.status, json.loads(record.result or "{}"), record.error
+
+
+def _admit(names: Mapping[int, str], state: Any) -> None:
+    """As the operator does, whose word it is which node is which site."""
+    known = {site.name for site in state.admitted_sites(_FEDERATION)}
+    for node, name in names.items():
+        if name not in known:
+            state.admit_site(name, federation=_FEDERATION, node_id=node, key="k")
+
+
+def drift_cells(experiment: Json) -> dict[str, int]:
+    """How many counts a drift check has of each feature, and of the label."""
+    plan = Experiment.model_validate_json(json.dumps(experiment))
+    return {item.feature: len(item.cells) for item in feature_bins(plan.task, plan.drift.bins)}
 
 
 def model_shapes(experiment: Json) -> dict[str, tuple[int, ...]]:
