@@ -192,7 +192,7 @@ TURNED = np.array([0, 0, 0, 0, 0, 2, 8, 20, 30, 40, 0], dtype=float)
 
 def drift_counts(current: Any = BASE, **more: Any) -> Json:
     """Exact counts of `level`, `ward` and `ill` over their public bins."""
-    ward, ill = [34, 33, 33, 0, 0], [60, 40, 0]
+    ward, ill = [34, 33, 33, 0, 0], [60, 40, 0, 0]
     pairs = {"level": (BASE, current), "ward": (ward, ward), "ill": (ill, ill)}
     features = [
         {"feature": name, "reference": list(map(float, one)), "current": list(map(float, other))}

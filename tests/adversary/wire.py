@@ -303,6 +303,9 @@ def states(folder: Path) -> Iterator[Any]:
         yield state
 
 
+_FEDERATION = "home"
+
+
 class _NoMlflow:
     """Stands for MLflow, which these runs do not need."""
 
@@ -311,10 +314,14 @@ class _NoMlflow:
 
 
 def train(experiment: Json, grid: Grid, names: Mapping[int, str], state: Any, *, run: str = "r") -> Trained:
-    """One training run of the real server over this grid."""
+    """One training run of the real server over this grid, whose sites the operator admitted."""
     plan = Experiment.model_validate_json(json.dumps(experiment))
     registry: Any = _NoMlflow()
-    memory = RunMemory(state, registry, "", admitted=lambda: dict(names))
+    before = {site.name for site in state.admitted_sites(_FEDERATION)}
+    for node, name in names.items():
+        if name not in before:
+            state.admit_site(name, federation=_FEDERATION, node_id=node, key="key")
+    memory = RunMemory(state, registry, "", admitted=lambda: dict(names), federation=_FEDERATION)
     if state.run(run) is None:
         state.start_run(run, experiment=plan, job="train", trigger="test", code_hash="c0de")
     result = train_rounds(Training(run=run, experiment=plan), grid, memory, np.random.default_rng(0))

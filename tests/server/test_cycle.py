@@ -302,7 +302,7 @@ def test_too_few_sites_end_the_cycle_with_everyones_reason_in_the_state(
     assert run.status == "failed"
     assert run.ended is not None
     assert (
-        f"the drift check of window '{CALM}' needs 2 sites and got 1; missing: south (data), west (budget)"
+        f"the drift check of window '{CALM}' needs 2 sites and got 1; missing: south (source), west (policy)"
         in run.error
     )
     assert decisions(state, "model") == [("promote", "version 1")]
