@@ -228,12 +228,13 @@ def _scores(features: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], model:
 def _drift(
     features: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], instruction: Instruction
 ) -> DriftSummary:
-    """Every other row is of the reference; ten bins over [-1, 1], and one for missing values."""
+    """Every other row is of the reference; ten bins over [-1, 1], and one for missing values. A label has two
+    cells more than classes: for others, and for missing ones."""
     found = []
     for number, column in enumerate(features.T):
         counts = np.histogram(column[::2], 10, (-1, 1))[0], np.histogram(column[1::2], 10, (-1, 1))[0]
         found.append((f"x{number}", *(np.append(count, 0).astype(float) for count in counts)))
-    sides = (np.bincount(side.astype(int), minlength=3).astype(float) for side in (labels[::2], labels[1::2]))
+    sides = (np.bincount(side.astype(int), minlength=4).astype(float) for side in (labels[::2], labels[1::2]))
     found.append(("ill", *sides))
     return DriftSummary(
         window="+".join(instruction.windows),
