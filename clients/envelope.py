@@ -2,8 +2,8 @@
 
 DSSE (Dead Simple Signing Envelope, version 1, of the in-toto project) signs the type of what is
 signed together with its bytes, so that a statement of one kind cannot pass as one of another:
-the signature is over `DSSEv1 <length> <type> <length> <bytes>`. Signatures are ECDSA with SHA-256,
-in DER.
+the signature is over `DSSEv1 <length> <type> <length> <bytes>`. Signatures are ECDSA with the curve's
+own hash (SHA-256 with P-256), in DER.
 """
 
 from __future__ import annotations
@@ -12,16 +12,13 @@ import base64
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import BaseModel, Field
 
-from clients.keys import PrivateKey, PublicKey, fingerprint
+from clients.keys import PrivateKey, PublicKey, digest_for, fingerprint
 from contract.errors import InputError
 
-__all__ = ["sign", "verify"]
-
-_ALGORITHM = ec.ECDSA(hashes.SHA256())
+__all__ = ["read", "sign", "verify"]
 
 
 def sign(payload_type: str, payload: bytes, key: PrivateKey) -> dict[str, Any]:
@@ -32,12 +29,22 @@ def sign(payload_type: str, payload: bytes, key: PrivateKey) -> dict[str, Any]:
         payload: the statement.
         key: whose word it is.
     """
-    signature = key.sign(_signed(payload_type, payload), _ALGORITHM)
+    signature = key.sign(_signed(payload_type, payload), ec.ECDSA(digest_for(key.curve)))
     return {
         "payloadType": payload_type,
         "payload": base64.b64encode(payload).decode(),
         "signatures": [{"keyid": fingerprint(key.public_key()), "sig": base64.b64encode(signature).decode()}],
     }
+
+
+def read(envelope: object) -> tuple[str, bytes]:
+    """Type and bytes of a statement that nobody has checked yet.
+
+    Raises:
+        InputError: it is no envelope.
+    """
+    payload_type, payload, _ = _parts(envelope)
+    return payload_type, payload
 
 
 def verify(envelope: object, key: PublicKey) -> bytes:
@@ -49,7 +56,7 @@ def verify(envelope: object, key: PublicKey) -> bytes:
     payload_type, payload, signatures = _parts(envelope)
     for signature in signatures:
         try:
-            key.verify(signature, _signed(payload_type, payload), _ALGORITHM)
+            key.verify(signature, _signed(payload_type, payload), ec.ECDSA(digest_for(key.curve)))
         except InvalidSignature:
             continue
         return payload

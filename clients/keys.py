@@ -1,31 +1,133 @@
-"""A site's node key: made, read, shown by its fingerprint."""
+"""A site's keys: made, read, shown by their fingerprint, and what is signed with them.
+
+The *node key*, `keys/node.key` beside site.toml, is known to the server: it signs the site's requests, and
+evidence. The *site key*, `site.key` in the storage folder, signs the ledger, and lives as long as the
+ledger does: a node key may be replaced, and the past stays signed.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import os
+import secrets
+from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from contract.errors import InputError
+from contract.errors import InputError, LedgerError
 
 __all__ = [
     "PrivateKey",
     "PublicKey",
+    "Signer",
+    "digest_for",
     "fingerprint",
     "make_node_key",
     "openssh",
     "read_bytes",
     "read_private_key",
     "read_public_key",
+    "site_signer",
+    "verifies",
 ]
 
 PrivateKey = ec.EllipticCurvePrivateKey
 PublicKey = ec.EllipticCurvePublicKey
+
+
+class Signer(Protocol):
+    """What signs a ledger's entries and its anchor."""
+
+    @property
+    def public(self) -> str:
+        """The public key, as one line in OpenSSH form."""
+
+    def sign(self, content: bytes) -> bytes:
+        """A signature of the content, which `verifies` takes."""
+
+
+class _KeySigner:
+    """Signs with an elliptic-curve key: ECDSA, DER, with the hash that goes with the curve."""
+
+    def __init__(self, key: PrivateKey) -> None:
+        self._key = key
+        self.public = openssh(key.public_key())
+
+    def sign(self, content: bytes) -> bytes:
+        return self._key.sign(content, ec.ECDSA(digest_for(self._key.curve)))
+
+
+def site_signer(folder: Path) -> Signer:
+    """Signs with the site's own key, `site.key` in this storage folder; made on first use.
+
+    Raises:
+        LedgerError: the key is gone, though a ledger was signed with it.
+        InputError: it cannot be read or made, or is no such key.
+    """
+    path = folder / "site.key"
+    if not path.exists():
+        if any(folder.glob("*.anchor")):
+            raise LedgerError(
+                "the key that signs the ledger is gone; nothing was released",
+                where=str(path),
+                remedy="Put it back from where it was kept; without it, remove ledger.anchor and run "
+                "`tidegate site restore`, which counts the cap as spent",
+            )
+        _make_site_key(path)
+    return _KeySigner(read_private_key(path, remedy="Put it back from where it was kept"))
+
+
+def _make_site_key(path: Path) -> None:
+    """Written aside and linked into place: never half-written, and the first of two writers wins."""
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _write_secret(aside, _private_openssh(ec.generate_private_key(ec.SECP256R1())))
+        try:
+            path.hardlink_to(aside)
+        except FileExistsError:
+            return
+    except OSError as exc:
+        raise InputError(
+            f"the site's key cannot be kept: {exc.strerror}",
+            where=str(path),
+            remedy="Make storage.folder writable for this user, on a disk with room",
+        ) from exc
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@lru_cache(maxsize=16)
+def _public_key(line: str) -> PublicKey | None:
+    try:
+        key = serialization.load_ssh_public_key(line.encode())
+    except (ValueError, NotImplementedError, UnsupportedAlgorithm):
+        return None
+    return key if isinstance(key, PublicKey) else None
+
+
+def verifies(public: str, signature: bytes, content: bytes) -> bool:
+    """Whether the signature of the content is that of the public key, a line in OpenSSH form."""
+    key = _public_key(public)
+    if key is None:
+        return False
+    try:
+        key.verify(signature, content, ec.ECDSA(digest_for(key.curve)))
+    except InvalidSignature:
+        return False
+    return True
+
+
+def digest_for(curve: ec.EllipticCurve) -> hashes.HashAlgorithm:
+    """The hash that goes with a curve in ECDSA."""
+    if curve.key_size <= 256:
+        return hashes.SHA256()
+    return hashes.SHA384() if curve.key_size <= 384 else hashes.SHA512()
 
 
 def fingerprint(key: PublicKey) -> str:
@@ -50,25 +152,28 @@ def make_node_key(folder: Path) -> tuple[Path, Path]:
         return private, public
     folder.mkdir(parents=True, exist_ok=True)
     key = ec.generate_private_key(ec.SECP256R1())
-    _write_secret(
-        private,
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
-        ),
-    )
+    _write_secret(private, _private_openssh(key))
     public.write_bytes(
         key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     )
     return private, public
 
 
-def read_private_key(path: Path) -> PrivateKey:
-    """The site's node key, in OpenSSH form.
+def _private_openssh(key: PrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+
+
+_NODE_KEY = "`tidegate site init` makes one beside site.toml, in keys/node.key; --key names another"
+
+
+def read_private_key(path: Path, *, remedy: str = _NODE_KEY) -> PrivateKey:
+    """A key of the site, in OpenSSH form.
 
     Raises:
         InputError: there is none, or it is not one that can sign here.
     """
-    remedy = "`tidegate site init` makes one beside site.toml, in keys/node.key; --key names another"
     content = read_bytes(path, remedy=remedy)
     try:
         key = serialization.load_ssh_private_key(content, None)
@@ -122,3 +227,5 @@ def read_bytes(path: Path, *, remedy: str) -> bytes:
 def _write_secret(path: Path, content: bytes) -> None:
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from clients.gate import Gate
+from clients.keys import site_signer
 from clients.ledger.chain import Cap, Ledger
 from clients.rows.rows import Rows, read_rows
 from clients.rows.sources import check_source, source_files
@@ -56,7 +57,13 @@ class Site:
         self.config = config
         _require_ledger_of_used_site(config)
         cap = Cap(epsilon=config.policy.epsilon_cap, delta=config.policy.delta_cap)
-        self.ledger = Ledger(config.storage.ledger, site=config.name, cap=cap, clock=_now)
+        self.ledger = Ledger(
+            config.storage.ledger,
+            site=config.name,
+            cap=cap,
+            clock=_now,
+            signer=site_signer(config.storage.folder),
+        )
         self.gate = Gate(
             site=config.name, stated_rows=config.stated_rows, policy=config.policy, ledger=self.ledger
         )

@@ -7,7 +7,12 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["gaussian_delta"]
+__all__ = ["FORESEEN", "gaussian_delta"]
+
+FORESEEN = 0.98
+"""The share of δ at which noise is chosen and foreseen mechanisms are counted; the rest is kept for what
+was not foreseen (`clients.ledger.accounting`). What was foreseen pays half a percent of ε
+at most for it; what was not pays for the logarithm of its share: a sixth of the room that half of δ gave."""
 
 
 def gaussian_delta(epsilon: float, mu: float) -> float:

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from contract.experiment import Experiment
-from contract.gaussian import gaussian_delta
+from contract.gaussian import FORESEEN, gaussian_delta
 
 __all__ = [
     "ROWS_OVER_STATED",
@@ -91,8 +91,10 @@ def greatest_normal(count: int) -> float:
 def gaussian_multiplier(epsilon: float, delta: float, times: int) -> float:
     """The noise multiplier with which `times` Gaussian mechanisms, unsampled, are (ε, δ) together.
 
-    Exact (Balle and Wang, 2018, theorem 8): together they are one with √times over it.
+    Exact (Balle and Wang, 2018, theorem 8): together they are one with √times over it. At the share of
+    δ that a site's ledger counts what was foreseen with.
     """
+    delta *= FORESEEN
     low, high = 0.0, 1.0
     while gaussian_delta(epsilon, high) < delta:
         low, high = high, 2 * high

@@ -84,6 +84,12 @@ class Spent:
         unit: `record` or `person`, under adding or removing one.
         method: the composition theorem that gives the number.
         block: the data block that has paid most.
+        guaranteed: the ε that no block will ever pass at `guaranteed_delta`, whatever is asked of the
+            site, in whatever order: the site's cap. Infinity where nothing is guaranteed.
+        guaranteed_delta: the cap's δ.
+
+    Runs are chosen from what earlier ones released, so `epsilon` is what was *counted so far*; a privacy
+    filter bounds what it may come to, and guarantees that bound (Rogers et al., 2016).
     """
 
     epsilon: float
@@ -91,6 +97,8 @@ class Spent:
     unit: Literal["record", "person"]
     method: str
     block: str
+    guaranteed: float = math.inf
+    guaranteed_delta: float = 1.0
 
 
 @with_config(READ_WHOLE)

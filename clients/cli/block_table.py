@@ -1,4 +1,4 @@
-"""A ledger on the terminal: ε by data block, with a bar against the cap."""
+"""A ledger on the terminal: ε by data block, with a bar against the cap that is guaranteed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from clients.ledger.chain import Cap
+from clients.ledger.plan import Cap
 from clients.ledger.replay import BlockTotal
 from contract.outside import shown
 from contract.releases import PLAIN_METHOD
@@ -34,7 +34,7 @@ def block_table(totals: Sequence[BlockTotal], cap: Cap, *, title: str) -> Group:
         pad_edge=False,
     )
     table.add_column("data block", overflow="fold")
-    for heading in ("ε spent", "promised", "left"):
+    for heading in ("counted\nso far", "promised", "left"):
         table.add_column(heading, justify="right", no_wrap=True)
     for heading in ("of the cap", "δ", "unit", "method"):
         table.add_column(heading, no_wrap=True)
@@ -51,6 +51,10 @@ def block_table(totals: Sequence[BlockTotal], cap: Cap, *, title: str) -> Group:
             style="red" if not total.private or not cap.holds(total.promised.epsilon) else "",
         )
     notes = [f"{number} {shown(method)}" for number, method in enumerate(methods, start=1)]
+    notes.append(
+        f"guaranteed: the cap, ε = {cap.epsilon:g} at δ = {cap.delta:g}, of every block that is private, "
+        "whatever is asked; counted so far: what ran"
+    )
     return Group(table, Text("\n".join(notes), style="dim"))
 
 

@@ -84,9 +84,10 @@ def _room(site: Site, experiment: Experiment, plans: Sequence[Plan]) -> dict[str
         if not all(item.fits for item in block_costs(site.ledger, [*entered, plan])):
             found = room_for(site.ledger, plan, beside=entered, delta=experiment.privacy.delta)
             room[plan.purpose] = found
+            if not math.isfinite(found.noise_multiplier):
+                continue
             fitting = replace(plan, noise_multiplier=found.noise_multiplier)
-        if math.isfinite(fitting.noise_multiplier):
-            entered.append(fitting)
+        entered.append(fitting)
     return room
 
 

@@ -1,4 +1,4 @@
-"""`tidegate site ledger` and `tidegate site check`: what was spent, and how others see that it is so."""
+"""`tidegate site ledger` and `tidegate site evidence`: what was spent, and how others see that it is so."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from clients.ledger.chain import Entry
+    from clients.ledger.entries import Entry
     from clients.site import Site
 
 __all__ = ["Json", "Key", "SiteFile", "check", "ledger"]
@@ -28,12 +28,12 @@ def ledger(
         Path | None, typer.Option(help="Draw ε by block over time into this .png or .svg.")
     ] = None,
     export: Annotated[
-        Path | None, typer.Option(help="Write signed evidence, which `tidegate site check` checks.")
+        Path | None, typer.Option(help="Write signed evidence, which `tidegate site evidence` checks.")
     ] = None,
     key: Key = None,
     json: Json = False,
 ) -> None:
-    """What each data block has spent and promised, and what is left of it under the cap."""
+    """What is guaranteed (the cap), what was counted so far of each data block, what is promised and left."""
     from clients.cli.block_table import block_table
     from clients.ledger.replay import block_totals
     from clients.site import open_site
@@ -137,7 +137,7 @@ def _write_plot(site: Site, path: Path) -> str:
     if suffix not in (".png", ".svg"):
         raise InputError("a plot is a .png or an .svg", where=str(path), remedy="Name the file so")
     cap, entries = site.ledger.cap, site.ledger.entries()
-    moments = history(entries, site=site.config.name, cap=cap)
+    moments = history(entries, cap=cap)
     picture = plot_ledger(moments, site=site.config.name, cap=cap, kind="png" if suffix == ".png" else "svg")
     _write(path, picture, mode="wb")
     return str(path)
@@ -150,6 +150,7 @@ def _write_evidence(site: Site, path: Path, key: Path) -> dict[str, object]:
 
     from clients.keys import fingerprint, read_private_key
     from clients.ledger.evidence import export
+    from clients.ledger.evidence_file import read_evidence
 
     private = read_private_key(key)
     evidence = export(
@@ -160,11 +161,11 @@ def _write_evidence(site: Site, path: Path, key: Path) -> dict[str, object]:
         program=f"tidegate {version('tidegate')}",
     )
     _write(path, json.dumps(evidence, indent=1, ensure_ascii=False).encode() + b"\n", mode="xb")
-    statement = evidence["statement"]
+    statement = read_evidence(path).statement
     return {
         "path": str(path),
-        "entries": statement["entries"],
-        "head": statement["head"],
+        "entries": statement.entries,
+        "head": statement.head,
         "fingerprint": fingerprint(private.public_key()),
     }
 

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from clients.cli.block_table import epsilon
-from clients.ledger.chain import Cap
+from clients.ledger.plan import Cap
 from clients.ledger.replay import BlockTotal, Moment
 from contract.errors import InputError
 
@@ -192,6 +192,6 @@ def _explain(axes: Axes, cap: Cap) -> None:
     from terminal.figures import COLOURS
 
     handles = [Patch(color=COLOURS[0]), Patch(**_HATCHED), Patch(color=RED), axes.lines[-1]]
-    names = ["spent", "promised", "not private", f"cap ε = {cap.epsilon:g}"]
+    names = ["counted so far", "promised", "not private", f"cap ε = {cap.epsilon:g}"]
     place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "ncols": 4, "frameon": False}
     axes.legend(handles, names, fontsize=9, **place)

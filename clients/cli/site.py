@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clients.cli.backup import backup, restore
 from clients.cli.card import card, card_in_words
 from clients.cli.check import check
 from clients.cli.cost import cost
@@ -280,15 +281,17 @@ app.command()(ledger)
 app.command()(card)
 app.command()(check)
 app.command("evidence")(evidence)
+app.command()(backup)
+app.command()(restore)
 
 
 @app.command()
 def egress(file: SiteFile, json: Json = False) -> None:
-    """What left the site: each reply, what it held, its size and hash."""
+    """What left the site: each reply, what it held, its size and hash; and each refusal, with its word."""
     from clients.site import open_site
     from terminal.output import cell, print_json, print_table
 
-    left = [entry for entry in open_site(file).ledger.entries() if entry.kind == "commit"]
+    left = [entry for entry in open_site(file).ledger.entries() if entry.kind in ("commit", "refuse")]
     if json:
         print_json([{"request": entry.request, **entry.body} for entry in left])
         return
@@ -298,10 +301,16 @@ def egress(file: SiteFile, json: Json = False) -> None:
             (
                 entry.body["at"],
                 entry.request,
-                ", ".join(entry.body["releases"]),
-                entry.body["bytes"],
-                "yes" if entry.body["private"] else cell("NO", "red"),
-                entry.body["sha256"][:12],
+                *(
+                    (
+                        ", ".join(entry.body["releases"]),
+                        entry.body["bytes"],
+                        "yes" if entry.body["private"] else cell("NO", "red"),
+                        entry.body["sha256"][:12],
+                    )
+                    if entry.kind == "commit"
+                    else (f"refused: {entry.body['word']}", "", "", "")
+                ),
             )
             for entry in left
         ),

@@ -21,26 +21,51 @@ released, and an ordinary composition does not cover that:
 
 Epsilons are never added, and CLT-GDP is not used at all: it falls below the
 proven lower bound for sub-sampled runs.
+
+δ is kept strictly. Whether a block is counted by the last theorem (U) or by one of the
+others (F) may depend on what was released, so δ is divided: F is evaluated at
+s δ with s = `FORESEEN`, U at the rest. Let S be any set of transcripts, S_F and S_U its parts that
+are counted by F and by U. The exchange that stops where the count would leave F is
+(ε, s δ)-private and has the transcripts of S_F in common with the real one; the one
+that stops where the filter of U would pass ε is (ε, (1-s) δ)-private and has S_U in common,
+for a filter's sum only grows. So P(S) = P(S_F) + P(S_U) ≤ e^ε Q(S) + s δ + (1-s) δ.
+Among the theorems of F there is no choice left: which plan is foreseen, if any, is
+settled before a block's first release.
+
+Accounting fails closed. A parameter that is not finite or out of its bounds is refused when an
+`Event` is made; an ε that is not a number, or that the library cannot give, is a refusal; what would
+take a privacy loss distribution of more than a million points or sampled steps has no bound (infinity).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from contract.errors import InputError
-from contract.gaussian import gaussian_delta
+from clients.ledger.event import (
+    LEAST_NOISE,
+    MOST_NOISE,
+    MOST_TIMES,
+    Event,
+    is_number,
+    require_count,
+    require_delta,
+    require_rate,
+)
+from contract.errors import BudgetError, InputError
+from contract.gaussian import FORESEEN, gaussian_delta
 
 __all__ = [
     "FILTER_GAUSSIAN",
     "FILTER_RENYI",
+    "FORESEEN",
     "PLAN_AND_GAUSSIAN",
     "PLAN_PLD",
     "Event",
     "compose",
+    "gaussian_epsilon",
     "noise_multiplier",
 ]
 
@@ -55,80 +80,92 @@ _Plan = tuple[tuple[float, float, int], ...]
 _FINEST_GRID = 2e-5
 """Interval of the finest grid of a privacy loss distribution: at half of it a plan took 10 s, for .02 %."""
 
-_MOST_NOISE = math.log(1e6)
-"""The logarithm of a noise multiplier above which there is no use in looking for one."""
+_MOST_POINTS, _MOST_STEPS = 2**20, 10**6
+"""Of a privacy loss distribution, and of one mechanism in it: with more, the library takes minutes."""
 
+_MOST_SAMPLED = 500.0
+"""The largest ε that a privacy loss distribution is asked for; noise for it is more than enough above."""
 
-@dataclass(frozen=True, kw_only=True)
-class Event:
-    """`count` uses of one mechanism on a block, as they ran.
-
-    Attributes:
-        noise_multiplier: noise standard deviation over the L2 sensitivity.
-        sampling_rate: chance with which each unit took part, independently (Poisson);
-            1 when every unit did.
-        count: how many times.
-        plan: names what fixed a sub-sampled event before the block's first release, None if
-            nothing did. Events of one name are one plan. No meaning for other events.
-    """
-
-    noise_multiplier: float
-    sampling_rate: float = 1.0
-    count: int = 1
-    plan: str | None = ""
-
-    def __post_init__(self) -> None:
-        if not (self.noise_multiplier > 0 and 0 < self.sampling_rate <= 1 and self.count >= 0):
-            raise InputError(f"not a differentially private mechanism: {self}")
+_LARGE_MU = 1e3
+"""Of a Gaussian mechanism, from which on a closed bound stands for the exact ε: half a million and more."""
 
 
 def compose(events: Iterable[Event], delta: float, *, cap: float = 8.0) -> tuple[float, str]:
     """ε of all events together at `delta`, and the theorem that gives it.
 
-    `cap` is the site's limit: the Rényi filter's order is fixed by it in advance.
+    The whole δ, whichever theorem was used: see above. `cap` is the site's limit: the Rényi
+    filter's order is fixed by it in advance.
+
+    Raises:
+        InputError: δ or the cap is no number, or out of bounds.
+        BudgetError: ε cannot be worked out.
     """
-    events = [event for event in events if event.count > 0]
+    require_delta(delta)
+    if not is_number(cap) or not 0 < cap < math.inf:
+        raise InputError(f"a cap of {cap!r:.40} is not a positive number")
+    events = list(events)
     if not events:
         return 0.0, FILTER_GAUSSIAN
+    foreseen = FORESEEN * delta
     full = [event for event in events if event.sampling_rate == 1]
     sampled = [event for event in events if event.sampling_rate < 1]
     if not sampled:
-        return gaussian_epsilon(math.sqrt(_squared_mu(full)), delta), FILTER_GAUSSIAN
+        return gaussian_epsilon(math.sqrt(_squared_mu(full)), foreseen), FILTER_GAUSSIAN
     plans = {event.plan for event in sampled}
     if None in plans or len(plans) > 1:
-        return _renyi_epsilon(_merged(events), delta, cap), FILTER_RENYI
-    return _pld_epsilon(_one_plan(events), delta), PLAN_AND_GAUSSIAN if full else PLAN_PLD
+        return _renyi_epsilon(_merged(events), delta - foreseen, cap), FILTER_RENYI
+    return _pld_epsilon(_one_plan(events), foreseen), PLAN_AND_GAUSSIAN if full else PLAN_PLD
 
 
 @lru_cache(maxsize=256)
 def noise_multiplier(*, epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
-    """The least noise multiplier with which `steps` steps stay within (ε, δ).
+    """The least noise multiplier with which `steps` steps stay within (ε, δ), as `compose` counts.
 
-    Exact without sub-sampling; otherwise within .2 %, and never below. What fits beside what was spent
-    before, the ledger knows (`clients.ledger.cost.room_for`).
+    Exact without sub-sampling; otherwise within .2 %, and never below. It ignores earlier spending; see
+    `clients.ledger.cost.room_for`.
+
+    Raises:
+        InputError: a parameter is out of bounds.
+        BudgetError: no noise multiplier within `MOST_NOISE` will do.
     """
+    require_delta(delta)
+    require_rate(sampling_rate)
+    require_count(steps, MOST_TIMES, "steps")
+    if not is_number(epsilon) or not 0 < epsilon < math.inf:
+        raise InputError(f"ε = {epsilon!r:.40} is not a positive number")
     if sampling_rate == 1:
-        return math.sqrt(steps) / _gaussian_mu(epsilon, delta)
+        found = math.sqrt(steps) / _gaussian_mu(epsilon, FORESEEN * delta)
+    else:
+        found = _sampled_noise(min(epsilon, _MOST_SAMPLED), FORESEEN * delta, sampling_rate, steps)
+    if not found <= MOST_NOISE:
+        raise BudgetError(
+            f"no noise brings {steps:,} steps to ε = {epsilon:.3g}",
+            remedy="Ask for a larger ε, or fewer steps",
+        )
+    return max(found, LEAST_NOISE)
 
+
+def _sampled_noise(epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
     from scipy.optimize import brentq
 
     def plan(log_multiplier: float) -> _Plan:
-        step = Event(noise_multiplier=math.exp(log_multiplier), sampling_rate=sampling_rate, count=steps)
-        return _one_plan((step,))
+        return ((math.exp(log_multiplier), sampling_rate, steps),)
 
     # where the central limit theorem, which is no bound, sees the root (Dong, Roth and Su, 2022)
     guess = -0.5 * math.log(math.log1p((_gaussian_mu(epsilon, delta) / sampling_rate) ** 2 / steps))
+    guess = min(guess, math.log(MOST_NOISE))
     grid = _fine_enough(plan(guess), delta)
 
     def excess(log_multiplier: float) -> float:
-        return math.log(max(_pld_on_grid(plan(log_multiplier), delta, grid), 1e-9) / epsilon)
+        found = _pld_on_grid(plan(log_multiplier), delta, grid)
+        return math.log(min(max(found, 1e-12), 1e12) / epsilon)
 
     low = high = guess
     while excess(low) < 0:
         low -= 0.2
     while excess(high) > 0:
         high += 0.2
-        if high > _MOST_NOISE:
+        if high > math.log(MOST_NOISE):
             return math.inf
     if low < high:
         high = brentq(excess, low, high, xtol=2e-4) + 2e-4
@@ -138,8 +175,21 @@ def noise_multiplier(*, epsilon: float, delta: float, sampling_rate: float, step
 
 
 def gaussian_epsilon(mu: float, delta: float) -> float:
-    """ε of a μ-Gaussian mechanism at `delta` (Balle and Wang, 2018, theorem 8)."""
-    if gaussian_delta(0.0, mu) <= delta:
+    """ε of a μ-Gaussian mechanism at `delta` (Balle and Wang, 2018, theorem 8).
+
+    From μ = 1,000 on, where differences of huge numbers would be taken, the bound of zero-concentrated
+    privacy (Bun and Steinke, 2016, proposition 1.3): μ²/2 + μ sqrt(2 log(1/δ)).
+
+    Raises:
+        InputError: μ or δ is no number, or out of bounds.
+    """
+    if not is_number(delta) or not 0 < delta < 1:
+        raise InputError(f"δ = {delta!r:.40} is not between 0 and 1")
+    if not is_number(mu) or not 0 < mu < math.inf:
+        raise InputError(f"μ = {mu!r:.40} is not a positive number")
+    if mu > _LARGE_MU:
+        return mu * (mu / 2 + math.sqrt(2 * math.log(1 / delta)))
+    if math.erf(mu / math.sqrt(8)) <= delta:  # δ at ε = 0
         return 0.0
     low, high = 0.0, 1.0
     while gaussian_delta(high, mu) > delta:
@@ -210,27 +260,64 @@ def _fine_enough(plan: _Plan, delta: float) -> float:
     interval, coarse = 1e-3, math.inf
     while True:
         fine = _pld_on_grid(plan, delta, interval)
-        if coarse - fine <= 3e-3 * fine or interval < _FINEST_GRID:
+        enough = coarse - fine <= 3e-3 * fine or not math.isfinite(fine)
+        if enough or interval < _FINEST_GRID or _width(plan) > _MOST_POINTS * interval / 2:
             return interval
         interval, coarse = interval / 2, fine
 
 
+def _width(plan: _Plan) -> float:
+    """About how far the privacy losses of a plan reach: with a grid's interval, what the grid will cost."""
+    single = sum(_reach(noise, rate) for noise, rate, _ in plan)
+    most = sum(count * _reach(noise, rate) for noise, rate, count in plan)
+    squares = sum(count * rate**2 * math.expm1(min(700.0, 1 / noise**2)) for noise, rate, count in plan)
+    return max(single, min(most, squares + 20 * math.sqrt(squares)))  # mean and 20 deviations, about
+
+
+def _reach(noise: float, rate: float) -> float:
+    """The largest loss of one step, ten deviations out."""
+    whole = 1 / (2 * noise**2) + 10 / noise
+    return math.log1p(rate * math.expm1(whole)) if whole < 700 else whole + math.log(rate)
+
+
 @lru_cache(maxsize=1024)
 def _pld_on_grid(plan: _Plan, delta: float, interval: float) -> float:
-    from dp_accounting import NeighboringRelation
-    from dp_accounting.pld import PLDAccountant
-
-    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=interval)
-    return float(accountant.compose(_dp_event(plan)).get_epsilon(delta))
+    too_many = any(rate < 1 and count > _MOST_STEPS for _, rate, count in plan)
+    if too_many or _width(plan) > _MOST_POINTS * interval:
+        return math.inf
+    return _number_of(_accountant_on_grid(interval), plan, delta)
 
 
 @lru_cache(maxsize=1024)
 def _renyi_epsilon(merged: _Plan, delta: float, cap: float) -> float:
-    from dp_accounting import NeighboringRelation
-    from dp_accounting.rdp import RdpAccountant
+    def accountant() -> Any:
+        from dp_accounting import NeighboringRelation
+        from dp_accounting.rdp import RdpAccountant
 
-    accountant = RdpAccountant([_renyi_order(delta, cap)], NeighboringRelation.ADD_OR_REMOVE_ONE)
-    return float(accountant.compose(_dp_event(merged)).get_epsilon(delta))
+        return RdpAccountant([_renyi_order(delta, cap)], NeighboringRelation.ADD_OR_REMOVE_ONE)
+
+    return _number_of(accountant, merged, delta)
+
+
+def _accountant_on_grid(interval: float) -> Callable[[], Any]:
+    def accountant() -> Any:
+        from dp_accounting import NeighboringRelation
+        from dp_accounting.pld import PLDAccountant
+
+        return PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=interval)
+
+    return accountant
+
+
+def _number_of(accountant: Callable[[], Any], plan: _Plan, delta: float) -> float:
+    """The library's ε: whatever it does but give one, nothing is admitted on it."""
+    try:
+        epsilon = float(accountant().compose(_dp_event(plan)).get_epsilon(delta))
+    except Exception as exc:  # of any kind, from numbers at the edge of what it was made for
+        raise BudgetError(f"its cost cannot be worked out ({type(exc).__name__})") from exc
+    if not epsilon >= 0:
+        raise BudgetError("its cost cannot be worked out: it is not a number")
+    return epsilon
 
 
 def _renyi_order(delta: float, cap: float) -> float:

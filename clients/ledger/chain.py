@@ -1,209 +1,41 @@
 """The site's own record of what left it and what that cost.
 
 One SQLite file at the site, append-only: every entry carries the hash of the
-one before, and triggers refuse to change or delete one. A release goes
+one before, is signed with the site's key, and triggers refuse to change or delete one. A release goes
 
     authorise a plan  →  reserve  →  (the mechanism runs)  →  commit with the reply
 
-and each arrow is a transaction that is on disk before the next step begins, and that
-knows what every other process has entered. Entries are checked against the chain
-whenever they are read, a stored reply when it is given out. A
+and each arrow is a transaction that is on disk before the next step begins, with an anchor outside the file
+(`clients.ledger.anchor`), and that knows what every other process has entered. Entries are checked against
+the chain whenever they are read, a stored reply when it is given out. A
 crash after `reserve` counts as spent. A request that was committed gets its
 stored reply again, byte for byte: no new noise, no new charge. The cap is
-checked when a plan is authorised, before anything is computed.
+checked when a plan is authorised, and again before each use.
 
-A *plan* fixes a mechanism, the blocks that it touches and how often it may run;
-an *allowance* fixes it for several runs to come, on any block. Of the training that
-was allowed when a block had its first release, the whole allowance counts on that
-block from then on, and composes exactly (`clients.ledger.accounting`); sub-sampled training
-that was not foreseen then composes in a Rényi filter, with everything else.
-A *block* is the rows of one time window, training or held-out; each pays for
-what touched it and for nothing else. A plan on the whole data set touches every
-window. A record's window and side follow from the plan's `split`; of plans with
-another split nobody can say which records they share, so they count on every block.
+What the entries come to is worked out in `clients.ledger.spending`, which reads and writes nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import math
-import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import sqlalchemy as sa
+from clients.keys import Signer
+from clients.ledger.anchor import Anchor, AnchorFile, require_new, require_whole
+from clients.ledger.entries import FIRST_HASH, BrokenChainError, Entry, walk
+from clients.ledger.plan import WHOLE, Cap, Plan, as_name, require_name
+from clients.ledger.reading import Reading, require_intact
+from clients.ledger.spending import Spending
+from clients.ledger.store import Append, Store, tampered, translated
+from contract.errors import InputError, LedgerError, RefusalCode
+from contract.releases import Spent
 
-from clients.ledger.accounting import FILTER_RENYI, Event, compose
-from contract.errors import BudgetError, LedgerError
-from contract.releases import PLAIN_METHOD, Spent
-
-__all__ = ["FIRST_HASH", "FORMAT", "WHOLE", "Cap", "Entry", "Ledger", "Plan", "entry_hash"]
-
-Unit = Literal["record", "person"]
-
-WHOLE = "all"
-"""The window of a block that is the whole data set, all windows together."""
-
-FORMAT = 1
-"""Version of the file's form."""
-
-FIRST_HASH = "0" * 64
-"""What the first entry carries as the hash of the one before."""
-
-_UNFORESEEN = 0.1
-"""Share of the cap's δ for what was not foreseen. Which theorem bounds a block can depend on what was
-released, so the δ of both count: the cap holds at 1.1 δ over everything that a server can do."""
-
-_metadata = sa.MetaData()
-_about = sa.Table(
-    "about",
-    _metadata,
-    sa.Column("site", sa.String, primary_key=True),
-    sa.Column("version", sa.Integer, nullable=False),
-)
-_entries = sa.Table(
-    "entries",
-    _metadata,
-    sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("kind", sa.String, nullable=False),
-    sa.Column("plan", sa.String, nullable=False),
-    sa.Column("request", sa.String, nullable=False),
-    sa.Column("body", sa.Text, nullable=False),
-    sa.Column("hash", sa.String(64), nullable=False, unique=True),
-)
-_replies = sa.Table(
-    "replies",
-    _metadata,
-    sa.Column("request", sa.String, primary_key=True),
-    sa.Column("reply", sa.LargeBinary, nullable=False),
-)
-_TRIGGERS = tuple(
-    f"CREATE TRIGGER IF NOT EXISTS {table}_no_{verb} BEFORE {verb.upper()} ON {table} "
-    f"BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
-    for table in ("entries", "replies", "about")
-    for verb in ("update", "delete")
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cap:
-    """The most that any block may ever spend: ε at δ."""
-
-    epsilon: float
-    delta: float
-
-    def holds(self, epsilon: float) -> bool:
-        """Whether a block may have paid that at `delta`, but for the arithmetic's last digits."""
-        return epsilon <= self.epsilon * (1 + 1e-9)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a run may do to some blocks, fixed before its first release.
-
-    Attributes:
-        name: unique; the run's name and the purpose.
-        run: the run that it belongs to.
-        purpose: what the releases are for.
-        blocks: the data blocks that each use touches.
-        noise_multiplier, sampling_rate: of one use; a noise multiplier of 0 marks
-            a run that is not private.
-        uses: how often at most.
-        steps: mechanism applications in one use.
-        unit: `record` or `person`.
-        split: names how records are dealt into windows and sides (`Site.split`).
-        allowance: names what this plan is one run of; of the same mechanism, `runs` of them
-            may use a block.
-        runs: how many.
-    """
-
-    name: str
-    run: str
-    purpose: Literal["train", "evaluate", "drift", "ranges"]
-    blocks: tuple[str, ...]
-    noise_multiplier: float
-    uses: int
-    sampling_rate: float = 1.0
-    steps: int = 1
-    unit: Unit = "record"
-    split: str = ""
-    allowance: str = ""
-    runs: int = 1
-
-    @property
-    def foreseen(self) -> str:
-        """Names everything that must be fixed in advance to compose several runs as one plan."""
-        mechanism = (self.noise_multiplier, self.sampling_rate, self.uses, self.steps, self.runs)
-        return f"{self.allowance or self.name} {mechanism}"
-
-    @property
-    def sampled(self) -> bool:
-        """Whether a use looks at a random part of the rows."""
-        return self.sampling_rate < 1
-
-    def covers(self, split: str, block: str) -> bool:
-        """Whether the allowance is for that block: another run of it may touch it."""
-        kinds = {own.rpartition("/")[2] for own in self.blocks}
-        return self.split == split and block.rpartition("/")[2] in kinds
-
-    def touches(self, split: str, block: str) -> bool:
-        """Whether a record of that block may be among the rows that a use looks at."""
-        whole = f"{WHOLE}/{block.rpartition('/')[2]}"
-        return self.split != split or block in self.blocks or whole in self.blocks
-
-    @property
-    def private(self) -> bool:
-        """Whether its releases carry noise."""
-        return self.noise_multiplier > 0
-
-    def events(self, uses: int, plan: str | None = None) -> list[Event]:
-        """What `uses` uses cost; `plan` names what fixed them in advance."""
-        if not self.private:
-            return []
-        return [
-            Event(
-                noise_multiplier=self.noise_multiplier,
-                sampling_rate=self.sampling_rate,
-                count=uses * self.steps,
-                plan=plan,
-            )
-        ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One line of the ledger."""
-
-    sequence: int
-    kind: Literal["authorise", "reserve", "commit", "close"]
-    plan: str
-    request: str
-    body: Mapping[str, Any]
-    hash: str
-
-
-class _Append:
-    """Adds entries to the chain within a transaction."""
-
-    def __init__(
-        self, connection: sa.Connection, sequence: int, last_hash: str, clock: Callable[[], str]
-    ) -> None:
-        self.connection = connection
-        self._sequence, self._last_hash, self._clock = sequence, last_hash, clock
-
-    def __call__(
-        self, kind: str, plan: str, request: str = "", body: Mapping[str, Any] | None = None
-    ) -> None:
-        self._sequence += 1
-        text = json.dumps({**(body or {}), "at": self._clock()}, sort_keys=True)
-        self._last_hash = entry_hash(self._last_hash, self._sequence, kind, plan, request, text)
-        values = {"kind": kind, "plan": plan, "request": request, "body": text, "hash": self._last_hash}
-        self.connection.execute(_entries.insert().values(sequence=self._sequence, **values))
+__all__ = ["WHOLE", "Cap", "Entry", "Ledger", "Plan"]
 
 
 class Ledger:
@@ -214,34 +46,36 @@ class Ledger:
         site: the site's name; a file of another site is refused.
         cap: the site's limit on every block.
         clock: gives the time of an entry as an ISO 8601 text.
+        signer: signs the entries and the anchor with the site's key; without, there is neither
+            signature nor anchor, and a copy from earlier is not told from the ledger.
 
     Raises:
-        LedgerError: the file cannot be read or written, is damaged, belongs to
-            another site or was written by a newer version. It is left as it is.
+        LedgerError: the file cannot be read or written, is damaged, is older than its anchor, belongs to
+            another site or key, or was written by another version. It is left as it is.
     """
 
-    def __init__(self, path: Path, *, site: str, cap: Cap, clock: Callable[[], str]) -> None:
+    def __init__(
+        self, path: Path, *, site: str, cap: Cap, clock: Callable[[], str], signer: Signer | None = None
+    ) -> None:
         self.path = path
-        self._site = site
         self._cap = cap
         self._clock = clock
+        self._signer = signer
         self._lock = threading.RLock()
+        self._spending = Spending(cap, site=site)
+        self._read = Reading(path, self._spending)
+        self._answers = self._read.answers
+        self._anchored = 0
         with self._translated():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if not path.exists():
-                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            self._engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
-            sa.event.listen(self._engine, "connect", _prepare_connection)
-            self._create()
-        self._plans: dict[str, Plan] = {}
-        self._uses: dict[str, int] = {}
-        self._open: set[str] = set()
-        self._trainings: list[tuple[int, Plan]] = []
-        self._first_use: dict[str, int] = {}
-        self._committed: dict[str, str] = {}
-        self._seen = 0
-        self._last_hash = FIRST_HASH
-        self._catch_up()
+            self._anchor = None if signer is None else AnchorFile(path, site=site, signer=signer)
+            self._store = Store(path, site=site)
+            try:
+                with self._one_process():
+                    self._open()
+            except BaseException:
+                self._store.engine.dispose()
+                raise
 
     # -- what a release does, in order ---------------------------------------
 
@@ -249,12 +83,16 @@ class Ledger:
         """The reply that was committed for this request, if it was.
 
         Raises:
-            LedgerError: it is not the one that was committed.
+            LedgerError: it is not the one that was committed, or has expired.
         """
         with self._lock:
             self._catch_up()
-            with self._translated(), self._engine.connect() as connection:
-                return self._stored(request, connection)
+            with self._translated(), self._store.engine.connect() as connection:
+                reply = self._read.stored_reply(request, connection)
+            if reply is not None and self._answers.committed[request].sequence > self._anchored:
+                with self._translated(), self._one_process():  # its writer was stopped before it could
+                    self._anchor_all()
+            return reply
 
     def check(self, plan: Plan) -> None:
         """Refuse what `authorise` would refuse for the cap, and enter nothing.
@@ -264,10 +102,12 @@ class Ledger:
         """
         with self._lock:
             self._catch_up()
-            self._admit_plan(plan)
+            self._spending.admit_plan(plan)
 
     def authorise(self, plan: Plan) -> None:
         """Enter the plan, or do nothing if it is entered with the same content.
+
+        Replies that nobody can still wait for are removed with it (`clients.ledger.answers`).
 
         Raises:
             BudgetError: some block would pass the cap; nothing was entered.
@@ -275,37 +115,40 @@ class Ledger:
         """
         with self._lock:
             self._catch_up()
-            if plan.name not in self._open:
-                self._admit_plan(plan)  # it may compose for a second, and must not keep others waiting
+            if plan.name not in self._spending.open:
+                # it may compose for a second, and must not keep others waiting
+                self._spending.admit_plan(plan)
             with self._transaction() as append:
-                known = self._plans.get(plan.name)
+                known = self._spending.plans.get(plan.name)
                 if known is not None and known != plan:
                     raise LedgerError(
                         f"plan '{plan.name}' was entered with other parameters", where=str(self.path)
                     )
-                if plan.name not in self._open:
-                    self._admit_plan(plan)
-                    for name in sorted(self._of_other_runs(plan)):
+                if plan.name not in self._spending.open:
+                    self._spending.admit_plan(plan)
+                    for name in sorted(self._spending.of_other_runs(plan)):
                         append("close", name)
                     append("authorise", plan.name, body=asdict(plan))
+                    self._expire(append)
 
     def reserve(self, request: str, *plans: str) -> None:
         """Spend one use of each plan for this request, before it is computed; all of them or none.
 
-        A request that was reserved and never committed (a crash) is charged again.
+        The cap is asked again, with everything that will have run. A request that was reserved and never
+        committed (a crash) is charged again.
 
         Raises:
-            BudgetError: a plan's uses are spent, or another run has ended it, and one more would
-                pass the cap.
+            InputError: the request's name is none.
+            BudgetError: one more use would pass the cap.
+            LedgerError: a plan was never authorised, or the request was answered and its reply has expired.
         """
+        require_name(request)
         with self._lock, self._transaction() as append:
-            beyond = {
-                name: self._uses[name] + 1
-                for name in plans
-                if name not in self._open or self._uses[name] >= self._plans[name].uses
-            }
-            for name in beyond:
-                self._admit(self._plans[name], beyond)
+            unknown = [name for name in plans if name not in self._spending.plans]
+            if unknown or not plans:
+                raise LedgerError("a use was asked of a plan that was never entered", where=str(self.path))
+            self._read.require_not_expired(request)
+            self._spending.admit_uses(plans)
             for name in plans:
                 append("reserve", name, request)
 
@@ -316,13 +159,32 @@ class Ledger:
             The reply that may go out: this one, or that of another answer to the same request
             that was committed first.
         """
+        require_name(request)
         body = {**releases, "bytes": len(reply), "sha256": hashlib.sha256(reply).hexdigest()}
         with self._lock, self._transaction() as append:
-            first = self._stored(request, append.connection)
+            first = self._read.stored_reply(request, append.connection)
             if first is None:
                 append("commit", plan, request, body)
-                append.connection.execute(_replies.insert().values(request=request, reply=reply))
+                Store.add_reply(append.connection, request, reply)
         return reply if first is None else first
+
+    def refuse(self, request: str, word: str) -> bool:
+        """Enter that a request was refused, for the site's egress log.
+
+        Args:
+            request: as it was named, by whom it may be: what is no name is cut to one.
+            word: of `RefusalCode`.
+
+        Returns:
+            Whether it was entered. If not, there were too many within a day, and no answer may go out.
+        """
+        if word not in RefusalCode.ALL:
+            raise InputError("a refusal has one of a few words")
+        with self._lock, self._transaction() as append:
+            if not self._answers.may_refuse(self._clock()):
+                return False
+            append("refuse", "", as_name(request), {"word": word})
+        return True
 
     # -- what a person asks ----------------------------------------------------
 
@@ -337,18 +199,17 @@ class Ledger:
         delta = self._cap.delta if delta is None else delta
         blocks = self.spent_by_block(run=run, delta=delta, promised=promised)
         if not blocks:
-            return Spent(epsilon=0.0, delta=delta, unit="record", method=compose([], delta)[1], block="")
+            return self._spending.nothing(delta)
         return max(blocks.values(), key=lambda spent: spent.epsilon)
 
     def spent_by_block(
         self, *, run: str | None = None, delta: float | None = None, promised: bool = False
     ) -> dict[str, Spent]:
-        """What each block has spent."""
-        delta = self._cap.delta if delta is None else delta
+        """What was counted so far of each block."""
         with self._lock:
             self._catch_up()
-            plans = [plan for plan in self._plans.values() if run is None or plan.run == run]
-            return _most(self._spent_on(*place, plans, delta, promised, run) for place in _places(plans))
+            delta = self._cap.delta if delta is None else delta
+            return self._spending.by_block(run=run, delta=delta, promised=promised)
 
     def would_spend(self, plans: Sequence[Plan]) -> dict[str, Spent]:
         """What each block that these plans of one run touch would have paid once they ran to their end.
@@ -358,321 +219,130 @@ class Ledger:
         """
         with self._lock:
             self._catch_up()
-            totals = {plan.name: max(plan.uses, self._uses.get(plan.name, 0)) for plan in plans}
-            closing = {name for plan in plans for name in self._of_other_runs(plan)}
-            known = {**self._plans, **{plan.name: plan for plan in plans}}
-            totalled: list[Spent] = []
-            for split, block in _places(known.values()):
-                if not any(plan.touches(split, block) for plan in plans):
-                    continue
-                uses = self._uses_on(split, block, known, totals, closing)
-                used = [known[name] for name, times in uses.items() if times]
-                epsilon, method = self._counted(split, block, known, uses, entering=plans)
-                if not all(plan.private for plan in used):
-                    epsilon, method = math.inf, PLAIN_METHOD
-                unit, delta = _unit(used), self._cap.delta
-                totalled.append(Spent(epsilon=epsilon, delta=delta, unit=unit, method=method, block=block))
-            return _most(totalled)
+            return self._spending.would_spend(plans)
 
     def plans(self, run: str) -> list[Plan]:
         """The plans of a run, in the order in which they were authorised."""
         with self._lock:
             self._catch_up()
-            return [plan for plan in self._plans.values() if plan.run == run]
+            return [plan for plan in self._spending.plans.values() if plan.run == run]
 
     @property
     def cap(self) -> Cap:
         """The site's limit on every block."""
         return self._cap
 
+    @property
+    def anchor(self) -> tuple[int, str]:
+        """How many entries there are, and the hash of the last: for whoever is to remember it."""
+        with self._lock:
+            self._catch_up()
+            return self._read.seen, self._read.last_hash
+
+    @property
+    def key(self) -> str:
+        """The public key that signs the first entry, as one line; empty in a ledger without one."""
+        return self._first_key
+
     def entries(self) -> list[Entry]:
         """Every entry, oldest first."""
-        with self._translated(), self._engine.connect() as connection:
-            return self._read(connection, after=0, hash_before=FIRST_HASH)
+        with self._translated(), self._store.engine.connect() as connection:
+            return list(walk(Store.rows(connection, after=0)))
 
     def verify(self) -> int:
-        """Walk the hash chain and the stored replies; return the number of entries.
+        """Walk the hash chain, the signatures and the stored replies; return the number of entries.
 
         Raises:
             LedgerError: an entry or a reply was changed, removed or put in.
         """
-        with self._translated(), self._engine.connect() as connection:
+        with self._translated(), self._store.engine.connect() as connection:
             connection.exec_driver_sql("BEGIN")  # entries and replies as of one moment
-            entries = self._read(connection, after=0, hash_before=FIRST_HASH)
-            replies = connection.execute(sa.select(_replies).execution_options(yield_per=100))
-            digests = {row.request: hashlib.sha256(row.reply).hexdigest() for row in replies}
+            entries = list(walk(Store.rows(connection, after=0)))
+            replies = Store.replies(connection)
+            require_intact(entries, replies, key=self._first_key, path=self.path)
             connection.exec_driver_sql("ROLLBACK")
-        for entry in entries:
-            if entry.kind == "commit" and digests.pop(entry.request, None) != entry.body["sha256"]:
-                raise self._tampered(f"the stored reply of entry {entry.sequence}")
-        if digests:
-            raise self._tampered("a stored reply that no entry names")
         return len(entries)
 
     def close(self) -> None:
-        """Give the file back."""
-        self._engine.dispose()
+        """Give the file back, with everything in it."""
+        with self._lock, self._translated():
+            self._store.close()
 
     # -- inside ------------------------------------------------------------------
 
-    def _create(self) -> None:
-        """Make the tables of an empty file; refuse one that is not a ledger of this site and format."""
-        with self._engine.begin() as connection:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            page = connection.exec_driver_sql("PRAGMA page_size").scalar_one()
-            tables = set(sa.inspect(connection).get_table_names())
-            if not tables:
-                _metadata.create_all(connection)
-                for trigger in _TRIGGERS:
-                    connection.exec_driver_sql(trigger)
-                connection.execute(_about.insert().values(site=self._site, version=FORMAT))
-                return
-            if not tables >= set(_metadata.tables) or self.path.stat().st_size % page:
-                raise self._tampered("what the file holds")
-            about = connection.execute(sa.select(_about)).all()
-            if len(about) != 1 or about[0].version < 1:
-                raise self._tampered("what the file says of itself")
-            if about[0].site != self._site:
-                raise LedgerError(
-                    f"this ledger belongs to site '{about[0].site}', not '{self._site}'",
-                    where=str(self.path),
-                    remedy="Name the ledger's own site, or another storage folder",
-                )
-            if about[0].version > FORMAT:
-                raise LedgerError(
-                    f"this ledger has format {about[0].version}, newer than this program's {FORMAT}",
-                    where=str(self.path),
-                    remedy="Install the newer Tidegate",
-                )
+    def _open(self) -> None:
+        """Read what is there, and hold it against the anchor; or begin a new ledger."""
+        if self._store.is_empty():
+            anchor = None if self._anchor is None else self._anchor.read()
+            require_new(anchor, ledger=self.path)
+            if self._anchor is not None and anchor is None:
+                self._anchor.reset()
+            self.path.touch(mode=0o600)  # whatever SQLite would make it
+        key = "" if self._signer is None else self._signer.public
+        self._first_key = self._read.key = self._store.open(key)
+        anchor = None if self._anchor is None else self._anchor.read()  # before the entries, which only grow
+        self._catch_up(trusted=0 if anchor is None else anchor.entries)
+        if self._anchor is not None:
+            self._require_own_key()
+            self._require_anchored(anchor)
 
-    def _of_other_runs(self, plan: Plan) -> set[str]:
-        """Open plans that end when this one is entered."""
-        return {name for name in self._open if self._plans[name].run != plan.run}
+    def _require_own_key(self) -> None:
+        if self._signer is not None and self._read.key != self._signer.public:
+            raise LedgerError(
+                "the ledger is signed with another key than this site's; nothing was released",
+                where=str(self.path),
+                remedy="Put the site's own key back as site.key, or restore the ledger with "
+                "`tidegate site restore`",
+            )
 
-    def _admit_plan(self, plan: Plan) -> None:
-        whole = max(plan.uses, self._uses.get(plan.name, 0))
-        self._admit(plan, {plan.name: whole}, closing=self._of_other_runs(plan))
+    def _require_anchored(self, anchor: Anchor | None) -> None:
+        """Refuse a ledger that forgot; put the anchor forward where a crash had left it behind."""
+        held = require_whole(anchor, self._read.seen, ledger=self.path)
+        with self._store.engine.connect() as connection:
+            head = Store.hash_at(connection, held.entries) if held.entries else FIRST_HASH
+        if head != held.head:
+            raise tampered(f"entry {held.entries}, which its anchor names,", self.path)
+        self._anchored = held.entries
+        self._anchor_all()
 
-    def _admit(self, plan: Plan, totals: Mapping[str, int], closing: Iterable[str] = ()) -> None:
-        """Refuse so many uses of these plans if any block that `plan` touches would pass the cap."""
-        known = {**self._plans, plan.name: plan}
-        for split, block in _places(known.values()):
-            if not plan.touches(split, block):
-                continue
-            uses = self._uses_on(split, block, known, totals, closing)
-            epsilon, _ = self._counted(split, block, known, uses, entering=[plan])
-            if not self._cap.holds(epsilon):
-                raise BudgetError(
-                    f"{plan.purpose} would bring data block '{block}' to ε = {epsilon:.3g}, "
-                    f"above the site's cap of {self._cap.epsilon:g} at δ = {self._cap.delta:g}",
-                    where=f"site '{self._site}'",
-                    remedy="Train on newer rows, lower the experiment's epsilon, or raise the site's cap",
-                )
+    def _anchor_all(self) -> None:
+        if self._anchor is not None and self._read.seen > self._anchored:
+            self._anchor.write(self._read.seen, self._read.last_hash)
+            self._anchored = self._read.seen
 
-    def _uses_on(
-        self,
-        split: str,
-        block: str,
-        known: Mapping[str, Plan],
-        totals: Mapping[str, int],
-        closing: Iterable[str],
-    ) -> dict[str, int]:
-        """How often each plan that touches the block will have run: as in `totals`, or promised, or used."""
-        still_open = self._open.difference(closing)
-        uses = {}
-        for name, plan in known.items():
-            if plan.touches(split, block):
-                promised = plan.uses if name in still_open else 0
-                uses[name] = totals.get(name) or max(self._uses[name], promised)
-        return uses
-
-    def _counted(
-        self,
-        split: str,
-        block: str,
-        known: Mapping[str, Plan],
-        uses: Mapping[str, int],
-        entering: Iterable[Plan],
-    ) -> tuple[float, str]:
-        """ε of so many uses as it counts against the cap, and the theorem that gives it."""
-        new = [(self._seen + 1, plan) for plan in entering if plan.purpose == "train"]
-        allowed = self._allowance(split, block, uses, [*self._trainings, *new])
-        whole = 0 if allowed is None else allowed.runs
-        events = _events([known[name] for name in uses], uses, allowed, whole=whole)
-        epsilon, method = compose(events, self._cap.delta, cap=self._cap.epsilon)
-        if method == FILTER_RENYI:
-            epsilon, _ = compose(events, _UNFORESEEN * self._cap.delta, cap=self._cap.epsilon)
-        return epsilon, method
-
-    def _spent_on(
-        self, split: str, block: str, plans: list[Plan], delta: float, promised: bool, run: str | None
-    ) -> Spent:
-        plans = [plan for plan in plans if plan.touches(split, block)]
-        uses = {
-            plan.name: max(self._uses[plan.name], plan.uses if promised and plan.name in self._open else 0)
-            for plan in plans
-        }
-        unit = _unit(plans)
-        if any(uses[plan.name] and not plan.private for plan in plans):
-            return Spent(epsilon=float("inf"), delta=delta, unit=unit, method=PLAIN_METHOD, block=block)
-        trainings = [(entered, plan) for entered, plan in self._trainings if run in (None, plan.run)]
-        allowed = self._allowance(split, block, uses, trainings)
-        whole = 0 if not promised or allowed is None else allowed.runs if run is None else 1
-        events = _events(plans, uses, allowed, whole=whole)
-        epsilon, method = compose(events, delta, cap=self._cap.epsilon)
-        return Spent(epsilon=epsilon, delta=delta, unit=unit, method=method, block=block)
-
-    def _allowance(
-        self, split: str, block: str, touching: Iterable[str], trainings: list[tuple[int, Plan]]
-    ) -> Plan | None:
-        """The sub-sampled training that was in force when one of the plans first touched the block."""
-        first = min((self._first_use[name] for name in touching if name in self._first_use), default=math.inf)
-        in_force = [plan for entered, plan in trainings if entered < first][-1:]
-        return next((plan for plan in in_force if plan.sampled and plan.covers(split, block)), None)
+    def _expire(self, append: Append) -> None:
+        """Remove replies that nobody can still wait for; what was in them stays named in the chain."""
+        for name in self._answers.to_expire(self._clock(), self._spending.plans, self._spending.open):
+            append("expire", name)
+            requests = [entry.request for entry in self._answers.committed.values() if entry.plan == name]
+            Store.remove_replies(append.connection, requests)
 
     @contextmanager
-    def _transaction(self) -> Iterator[_Append]:
+    def _transaction(self) -> Iterator[Append]:
         """Entries that come together or not at all, by one process at a time that knows all others'."""
-        with self._translated(), self._engine.begin() as connection:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            self._read_new(connection)
-            yield _Append(connection, self._seen, self._last_hash, self._clock)
-        self._catch_up()
+        if self._read.key and self._signer is None:
+            raise LedgerError("this ledger's entries are signed, and no key was given", where=str(self.path))
+        with self._translated(), self._one_process():
+            with self._store.engine.begin() as connection:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                self._read.read_new(connection)
+                yield Append(connection, self._read.seen, self._read.last_hash, self._clock, self._signer)
+            self._catch_up()
+            self._anchor_all()
 
-    def _catch_up(self) -> None:
+    def _one_process(self) -> Any:
+        """From the transaction to its anchor; without an anchor, SQLite's own lock will do."""
+        return nullcontext() if self._anchor is None else self._anchor.locked()
+
+    def _catch_up(self, trusted: int = 0) -> None:
         """Read the entries that this object has not seen, also those of another process."""
-        with self._lock, self._translated(), self._engine.connect() as connection:
-            self._read_new(connection)
-
-    def _read_new(self, connection: sa.Connection) -> None:
-        for entry in self._read(connection, after=self._seen, hash_before=self._last_hash):
-            try:
-                self._apply(entry)
-            except (AttributeError, KeyError, TypeError) as exc:
-                raise self._tampered(f"entry {entry.sequence}") from exc
-
-    def _read(self, connection: sa.Connection, *, after: int, hash_before: str) -> list[Entry]:
-        """The entries after that one, each checked against the chain."""
-        query = sa.select(_entries).where(_entries.c.sequence > after).order_by(_entries.c.sequence)
-        entries: list[Entry] = []
-        for position, row in enumerate(connection.execute(query), start=after + 1):
-            try:
-                expected = entry_hash(hash_before, position, row.kind, row.plan, row.request, row.body)
-                body = json.loads(row.body)
-            except (TypeError, ValueError) as exc:
-                raise self._tampered(f"entry {position}") from exc
-            if row.sequence != position or row.hash != expected:
-                raise self._tampered(f"entry {position}")
-            entries.append(
-                Entry(
-                    sequence=row.sequence,
-                    kind=row.kind,
-                    plan=row.plan,
-                    request=row.request,
-                    body=body,
-                    hash=row.hash,
-                )
-            )
-            hash_before = row.hash
-        return entries
-
-    def _apply(self, entry: Entry) -> None:
-        if entry.kind == "authorise":
-            values = {key: value for key, value in entry.body.items() if key != "at"}
-            plan = Plan(**{**values, "blocks": tuple(values["blocks"])})
-            self._plans[entry.plan] = plan
-            self._uses.setdefault(entry.plan, 0)
-            self._open.add(entry.plan)
-            if plan.purpose == "train":
-                self._trainings.append((entry.sequence, plan))
-        elif entry.kind == "reserve":
-            self._uses[entry.plan] += 1
-            self._first_use.setdefault(entry.plan, entry.sequence)
-        elif entry.kind == "close":
-            self._open.discard(entry.plan)
-        elif entry.kind == "commit":
-            self._committed[entry.request] = entry.body["sha256"]
-        else:
-            raise KeyError(entry.kind)
-        self._seen, self._last_hash = entry.sequence, entry.hash
-
-    def _stored(self, request: str, connection: sa.Connection) -> bytes | None:
-        row = connection.execute(sa.select(_replies.c.reply).where(_replies.c.request == request)).first()
-        reply = None if row is None else bytes(row.reply)
-        digest = None if reply is None else hashlib.sha256(reply).hexdigest()
-        if digest != self._committed.get(request):
-            raise self._tampered(f"the stored reply to '{request}'")
-        return reply
-
-    def _tampered(self, what: str) -> LedgerError:
-        return LedgerError(
-            f"{what} does not fit the hash chain: the ledger was changed by something else",
-            where=str(self.path),
-            remedy="Restore it from the last backup that verifies; until then nothing may be released",
-        )
+        with self._lock, self._translated(), self._store.engine.connect() as connection:
+            self._read.read_new(connection, trusted)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
-            yield
-        except (sa.exc.SQLAlchemyError, OSError) as exc:
-            raise LedgerError(
-                f"the ledger cannot be read or written ({_reason(exc)}); nothing was released",
-                where=str(self.path),
-                remedy="Free disk space, or correct the file's owner and permissions, and start again",
-            ) from exc
-
-
-def _prepare_connection(connection: Any, _record: Any) -> None:
-    """Full durability: a reservation must be on disk before anything is computed."""
-    connection.isolation_level = None
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-
-
-def _events(plans: list[Plan], uses: Mapping[str, int], allowed: Plan | None, *, whole: int) -> list[Event]:
-    """What so many uses of the plans cost a block that all of them touch.
-
-    The runs of what was `allowed` in advance are one plan; `whole` of them count to their end at least.
-    """
-    runs = [plan for plan in plans if allowed is not None and plan.foreseen == allowed.foreseen]
-    beyond = any(uses[plan.name] > plan.uses for plan in runs)
-    if allowed is None or beyond or len(runs) > allowed.runs:
-        return [event for plan in plans for event in plan.events(uses[plan.name])]
-    used = max(whole * allowed.uses, sum(uses[plan.name] for plan in runs))
-    rest = [plan for plan in plans if plan not in runs]
-    return [
-        *allowed.events(used, allowed.foreseen),
-        *(event for plan in rest for event in plan.events(uses[plan.name])),
-    ]
-
-
-def _unit(plans: Iterable[Plan]) -> Unit:
-    """One run that bounds records alone leaves no bound for a person's rows together."""
-    return "person" if all(plan.unit == "person" for plan in plans) else "record"
-
-
-def _most(spent: Iterable[Spent]) -> dict[str, Spent]:
-    """The greatest ε of each block, which several splits may name."""
-    most: dict[str, Spent] = {}
-    for item in spent:
-        if item.block not in most or item.epsilon > most[item.block].epsilon:
-            most[item.block] = item
-    return most
-
-
-def _places(plans: Iterable[Plan]) -> list[tuple[str, str]]:
-    """Each block of the plans, with the split that it belongs to."""
-    return sorted({(plan.split, block) for plan in plans for block in plan.blocks})
-
-
-def entry_hash(previous: str, sequence: int, kind: str, plan: str, request: str, body: str) -> str:
-    """The hash that an entry carries; `body` is its JSON text, byte for byte."""
-    text = json.dumps([previous, sequence, kind, plan, request, body])
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _reason(exc: Exception) -> str:
-    if isinstance(exc, OSError):
-        return exc.strerror or type(exc).__name__
-    return str(getattr(exc, "orig", None) or type(exc).__name__)
+            with translated(self.path):
+                yield
+        except BrokenChainError as exc:
+            raise tampered(str(exc), self.path) from exc

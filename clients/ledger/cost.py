@@ -11,8 +11,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from clients.ledger.accounting import Event, compose
-from clients.ledger.chain import Ledger, Plan
+from clients.ledger.accounting import compose
+from clients.ledger.chain import Ledger
+from clients.ledger.event import LEAST_NOISE
+from clients.ledger.plan import Plan
 
 __all__ = ["BlockCost", "Room", "block_costs", "room_for"]
 
@@ -86,13 +88,7 @@ def room_for(ledger: Ledger, plan: Plan, *, beside: Sequence[Plan] = (), delta: 
     noise = _least(fits, start=plan.noise_multiplier)
     if noise is None:
         return Room(noise_multiplier=math.inf, epsilon=0.0)
-    event = Event(
-        noise_multiplier=noise,
-        sampling_rate=plan.sampling_rate,
-        count=plan.uses * plan.steps,
-        plan=plan.name,
-    )
-    epsilon, _ = compose([event], delta)
+    epsilon, _ = compose(replace(plan, noise_multiplier=noise).events(plan.uses, plan.name), delta)
     return Room(noise_multiplier=noise, epsilon=math.floor(1e3 * epsilon) / 1e3)
 
 
@@ -100,7 +96,9 @@ def _least(fits: Callable[[float], bool], *, start: float) -> float | None:
     """The least noise multiplier that fits, by bisection of its logarithm; None where none does."""
     low, high = start, start
     while fits(low):
-        high, low = low, low / 2
+        if low == LEAST_NOISE:
+            return low
+        high, low = low, max(low / 2, LEAST_NOISE)
     while not fits(high):
         low, high = high, 2 * high
         if high > _MOST_NOISE:

@@ -16,8 +16,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from clients.ledger.chain import Entry, Plan
-from contract.errors import LedgerError
+from clients.ledger.entries import Entry
+from clients.ledger.plan import Plan
+from contract.errors import InputError, LedgerError, RefusalCode
 
 __all__ = ["require_sound"]
 
@@ -25,7 +26,7 @@ Word = Annotated[str, Field(max_length=500)]
 
 
 class _Body(BaseModel):
-    """Of `reserve` and `close`: the time alone."""
+    """Of `reserve`, `close` and `expire`: the time alone."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
@@ -42,6 +43,31 @@ class _Commit(_Body):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
+class _Refuse(_Body):
+    """That a request was refused, with the one word that the server was told."""
+
+    word: Annotated[str, Field(pattern=f"^({'|'.join(sorted(RefusalCode.ALL))})$")]
+
+
+class _Place(BaseModel):
+    """How long a ledger was, and the hash of its last entry."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    entries: Annotated[int, Field(ge=0)]
+    head: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class _Restore(_Body):
+    """What the backup held, how far the lost ledger had come if that is known, which windows had rows."""
+
+    backup: _Place
+    lost: _Place | None
+    windows: tuple[Word, ...] | None
+    key: Word
+
+
+_BODIES: dict[str, type[_Body]] = {"commit": _Commit, "refuse": _Refuse, "restore": _Restore}
 _PLAN = TypeAdapter(Plan)
 _PLAN_FIELDS = {field.name for field in fields(Plan)}
 
@@ -64,15 +90,31 @@ def _fault(entry: Entry, plans: dict[str, Plan], reserved: set[tuple[str, str]])
     try:
         if entry.kind == "authorise":
             return _authorised(entry, plans)
-        (_Commit if entry.kind == "commit" else _Body).model_validate_json(json.dumps(dict(entry.body)))
+        _BODIES.get(entry.kind, _Body).model_validate_json(json.dumps(dict(entry.body)))
     except ValidationError as exc:
         return f"{'.'.join(map(str, exc.errors()[0]['loc']))}: {exc.errors()[0]['msg'].lower()}"
+    except InputError as exc:
+        return f"plan '{entry.plan}' is not a mechanism: {exc.what}"
+    if entry.kind in ("refuse", "restore"):
+        return _of_no_plan(entry)
     if entry.plan not in plans:
         return f"plan '{entry.plan}' was never authorised"
+    return _of_plan(entry, reserved)
+
+
+def _of_plan(entry: Entry, reserved: set[tuple[str, str]]) -> str:
     if entry.kind == "reserve":
         reserved.add((entry.plan, entry.request))
     if entry.kind == "commit" and (entry.plan, entry.request) not in reserved:
         return f"request '{entry.request}' was committed and never charged"
+    return ""
+
+
+def _of_no_plan(entry: Entry) -> str:
+    if entry.plan:
+        return f"a {entry.kind} names plan '{entry.plan}'"
+    if entry.kind == "restore" and entry.body["backup"]["entries"] != entry.sequence - 1:
+        return "the ledger was restored from a backup of another length"
     return ""
 
 
@@ -86,6 +128,4 @@ def _authorised(entry: Entry, plans: dict[str, Plan]) -> str:
     known = plans.setdefault(entry.plan, plan)
     if plan.name != entry.plan or known != plan:
         return f"plan '{entry.plan}' was authorised with other parameters"
-    if not (plan.noise_multiplier >= 0 and 0 < plan.sampling_rate <= 1 and plan.uses >= 0 and plan.steps > 0):
-        return f"plan '{entry.plan}' is not a mechanism"
     return ""

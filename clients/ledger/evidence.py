@@ -15,23 +15,20 @@ that holds more is not exported.
 
 from __future__ import annotations
 
-import base64
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-
+from clients import envelope
 from clients.keys import PrivateKey, PublicKey, fingerprint, openssh
-from clients.ledger.chain import FIRST_HASH, Cap, Ledger, entry_hash
+from clients.ledger.chain import Ledger
+from clients.ledger.entries import FIRST_HASH, Entry, canonical, entry_hash, is_signed, keys_in_force
 from clients.ledger.entry_bodies import require_sound
-from clients.ledger.evidence_file import FORMAT, LEDGER_VERSION, Evidence, StatedTotal, canonical
+from clients.ledger.evidence_file import FORMAT, LEDGER_VERSION, PAYLOAD, Evidence, StatedTotal
+from clients.ledger.plan import Cap
 from clients.ledger.replay import BlockTotal, totals_of
-from contract.errors import LedgerError
+from contract.errors import InputError, LedgerError
 
 __all__ = ["Checked", "check", "export"]
 
@@ -65,7 +62,7 @@ class Checked:
 
 
 def export(ledger: Ledger, *, site: str, key: PrivateKey, made: str, program: str) -> dict[str, Any]:
-    """The evidence of a ledger, to be written as JSON.
+    """The evidence of a ledger, in a signed envelope, to be written as JSON.
 
     Args:
         ledger: of the site; its chain and its stored replies are walked first.
@@ -87,17 +84,14 @@ def export(ledger: Ledger, *, site: str, key: PrivateKey, made: str, program: st
         "cap": {"epsilon": ledger.cap.epsilon, "delta": ledger.cap.delta},
         "entries": len(entries),
         "head": entries[-1].hash if entries else FIRST_HASH,
-        "totals": [total.as_dict() for total in totals_of(entries, site=site, cap=ledger.cap)],
+        "totals": [total.as_dict() for total in totals_of(entries, cap=ledger.cap)],
         "public_key": openssh(key.public_key()),
+        "ledger_key": ledger.key,
         "made": made,
         "program": program,
     }
-    signature = key.sign(canonical(statement), ec.ECDSA(hashes.SHA384()))
-    return {
-        "statement": statement,
-        "signature": base64.b64encode(signature).decode(),
-        "entries": [{**vars(entry), "body": dict(entry.body)} for entry in entries],
-    }
+    listed = [{**vars(entry), "body": dict(entry.body)} for entry in entries]
+    return envelope.sign(PAYLOAD, canonical({"statement": statement, "entries": listed}), key)
 
 
 def check(
@@ -136,7 +130,7 @@ def check(
         cap=evidence.cap,
         totals=totals,
         fingerprint=signer,
-        added=None if after is None else len(evidence.entries) - len(after.entries),
+        added=None if after is None else _added(evidence, after),
         notes=tuple(notes),
     )
 
@@ -144,12 +138,13 @@ def check(
 def _require_intact(evidence: Evidence) -> tuple[BlockTotal, ...]:
     """Signature, chain, head and totals, in this order; the totals as the entries give them."""
     try:
-        evidence.key.verify(evidence.signature, evidence.signed, ec.ECDSA(hashes.SHA384()))
-    except InvalidSignature as exc:
-        raise _fails(evidence, "the signature does not fit the statement: one of them was changed") from exc
+        envelope.verify(evidence.envelope, evidence.key)
+    except InputError as exc:
+        raise _fails(evidence, "the signature does not fit: what it covers was changed, or the key") from exc
     _require_chain(evidence)
     require_sound(evidence.entries, where=evidence.where)
-    totals = totals_of(evidence.entries, site=evidence.statement.site, cap=evidence.cap)
+    _require_signed(evidence)
+    totals = totals_of(evidence.entries, cap=evidence.cap)
     _require_totals(evidence, totals)
     return totals
 
@@ -157,7 +152,7 @@ def _require_intact(evidence: Evidence) -> tuple[BlockTotal, ...]:
 def _require_chain(evidence: Evidence) -> None:
     previous = FIRST_HASH
     for position, entry in enumerate(evidence.entries, start=1):
-        body = json.dumps(dict(entry.body), sort_keys=True)
+        body = canonical(dict(entry.body)).decode()
         expected = entry_hash(previous, position, entry.kind, entry.plan, entry.request, body)
         if entry.sequence != position or entry.hash != expected:
             raise _fails(
@@ -172,6 +167,12 @@ def _require_chain(evidence: Evidence) -> None:
         raise _fails(evidence, f"it holds {held} entries, and the site signed for {signed}: {what}")
     if previous != evidence.statement.head:
         raise _fails(evidence, "its entries are not those that the site signed: they end in another hash")
+
+
+def _require_signed(evidence: Evidence) -> None:
+    for entry, key in keys_in_force(evidence.entries, evidence.statement.ledger_key):
+        if not is_signed(entry, key):
+            raise _fails(evidence, f"entry {entry.sequence} is not signed with the ledger's key")
 
 
 def _require_totals(evidence: Evidence, totals: Sequence[BlockTotal]) -> None:
@@ -203,17 +204,22 @@ def _words(total: StatedTotal | None) -> str:
     if total is None:
         return "nothing"
     return (
-        f"ε = {total.spent.bound:.4g} spent, {total.promised.bound:.4g} promised, "
+        f"ε = {total.spent.bound:.4g} counted so far, {total.promised.bound:.4g} promised, "
         f"a {total.unit}, δ = {total.delta:g}, {total.spent.method}"
     )
 
 
 def _require_continued(evidence: Evidence, after: Evidence) -> None:
-    """The ledger only grew: what the earlier evidence holds is where the new one begins."""
+    """The ledger only grew: what the earlier evidence holds is where the new one begins.
+
+    Or it was restored from a backup, and says so itself where it leaves the earlier one.
+    """
     if after.statement.site != evidence.statement.site:
         raise _fails(
             evidence, f"it is of site '{evidence.statement.site}', {after.where} of '{after.statement.site}'"
         )
+    if _left(evidence, after) is not None:
+        return
     for position, (now, then) in enumerate(zip(evidence.entries, after.entries, strict=False), start=1):
         if now.hash != then.hash:
             raise _fails(
@@ -228,9 +234,29 @@ def _require_continued(evidence: Evidence, after: Evidence) -> None:
         )
 
 
+def _added(evidence: Evidence, after: Evidence) -> int:
+    restored = _left(evidence, after)
+    return len(evidence.entries) - (len(after.entries) if restored is None else restored.sequence - 1)
+
+
+def _left(evidence: Evidence, after: Evidence) -> Entry | None:
+    """The restore with which a ledger left what the earlier evidence holds, if it did."""
+    for position, now in enumerate(evidence.entries):
+        if position >= len(after.entries) or now.hash != after.entries[position].hash:
+            return now if now.kind == "restore" and position < len(after.entries) else None
+    return None
+
+
 def _changed_since(after: Evidence, evidence: Evidence) -> list[str]:
     """What may change in good order, and should be seen."""
     notes = []
+    restored = _left(evidence, after)
+    if restored is not None:
+        notes.append(
+            f"The ledger was restored at {restored.body['at']} from a backup of {restored.sequence - 1} "
+            f"entries: {len(after.entries) - restored.sequence + 1} of the earlier evidence are lost, and "
+            "every data block of that time counts as having spent the cap."
+        )
     if fingerprint(after.key) != fingerprint(evidence.key):
         notes.append(f"The earlier evidence was signed with another key, {fingerprint(after.key)}.")
     if after.cap != evidence.cap:

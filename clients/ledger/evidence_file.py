@@ -1,24 +1,20 @@
 """The form of an evidence file, and its reading. What it must show is in `clients.ledger.evidence`.
 
-One JSON object of three members:
+A DSSE envelope (`clients.envelope`), signed with the site's node key. Its payload is canonical JSON
+by RFC 8785, of type `PAYLOAD`, with two members:
 
     statement   what the site states: its name, the cap, how many entries its ledger has,
-                the hash of the last one (the head), ε by block, its public key, the time
-    signature   ECDSA with SHA-384 by the site's node key over the statement's canonical
-                JSON, DER in base64
-    entries     every entry, with what its hash covers
+                the hash of the last one (the head), ε by block, its public keys, the time
+    entries     every entry, with what its hash covers and its own signature
+                (`clients.ledger.entries` says how it is hashed and signed)
 
-Canonical JSON: members sorted by name, no white space, other than ASCII escaped, numbers
-in Python's shortest form, neither NaN nor infinity (an ε without a bound is null). The
-entries need no signature of their own: each carries the hash of the one before, and the
-head is signed. An entry's hash is the SHA-256 of the JSON list [hash before, sequence,
-kind, plan, request, body], written as Python's `json.dumps` does, with the body in it as
-the JSON text of `json.dumps(body, sort_keys=True)`. The hash before the first is 64 zeros.
+So any DSSE library checks the signature, any RFC 8785 library and SHA-256 the chain. An ε without a bound is
+null. Of each block the *guaranteed* ε is the cap, *spent* is what was counted so far, and *promised* what
+open plans may bring it to.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 import re
@@ -30,15 +26,18 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from clients.envelope import read
 from clients.keys import PublicKey, read_bytes
-from clients.ledger.chain import Cap, Entry
+from clients.ledger.entries import FORMAT as LEDGER_VERSION
+from clients.ledger.entries import Entry, Kind, canonical
+from clients.ledger.plan import Cap
 from contract.errors import InputError
 
-__all__ = ["FORMAT", "LEDGER_VERSION", "Evidence", "StatedTotal", "Statement", "canonical", "read_evidence"]
+__all__ = ["FORMAT", "LEDGER_VERSION", "PAYLOAD", "Evidence", "StatedTotal", "Statement", "read_evidence"]
 
-FORMAT = "tidegate-evidence/1"
-LEDGER_VERSION = 1
-"""The ledger's format whose entries are hashed as said above."""
+FORMAT = "tidegate-evidence/2"
+PAYLOAD = "application/vnd.tidegate.evidence+json"
+"""The envelope's type of payload."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -68,6 +67,7 @@ class StatedTotal(_Strict):
     unit: Literal["record", "person"]
     delta: float
     private: bool
+    guaranteed: float | None
     spent: _Figure
     promised: _Figure
 
@@ -75,7 +75,7 @@ class StatedTotal(_Strict):
 class Statement(_Strict):
     """What the site signs."""
 
-    format: Literal["tidegate-evidence/1"]
+    format: Literal["tidegate-evidence/2"]
     site: str
     ledger_version: int
     cap: _Cap
@@ -83,22 +83,23 @@ class Statement(_Strict):
     head: str
     totals: tuple[StatedTotal, ...]
     public_key: str
+    ledger_key: str
     made: str
     program: str
 
 
 class _Entry(_Strict):
     sequence: int
-    kind: Literal["authorise", "reserve", "commit", "close"]
+    kind: Kind
     plan: str
     request: str
     body: dict[str, Any]
     hash: str
-
-
-class _File(_Strict):
-    statement: Statement
     signature: str
+
+
+class _Payload(_Strict):
+    statement: Statement
     entries: tuple[_Entry, ...]
 
 
@@ -108,14 +109,13 @@ class Evidence:
 
     Attributes:
         where: the file, for messages.
-        signed: the bytes that the signature is over.
+        envelope: what the signature is in.
         key: the public key that the file itself names.
     """
 
     where: str
+    envelope: Any
     statement: Statement
-    signed: bytes
-    signature: bytes
     entries: tuple[Entry, ...]
     key: PublicKey
 
@@ -123,15 +123,6 @@ class Evidence:
     def cap(self) -> Cap:
         """The site's limit on every block when the evidence was made."""
         return Cap(epsilon=self.statement.cap.epsilon, delta=self.statement.cap.delta)
-
-
-def canonical(value: object) -> bytes:
-    """The bytes that are signed: canonical JSON.
-
-    >>> canonical({"b": [1.5, None], "a": "ε"}).decode()
-    '{"a":"\\\\u03b5","b":[1.5,null]}'
-    """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def read_evidence(path: Path) -> Evidence:
@@ -147,30 +138,38 @@ def read_evidence(path: Path) -> Evidence:
         fault = exc.errors()[0]
         place = ".".join(str(part) for part in fault["loc"])
         raise _not_evidence(path, f"{place}: {fault['msg'].lower()}") from exc
+    except InputError as exc:
+        raise _not_evidence(path, exc.what) from exc
     except (ValueError, RecursionError, NotImplementedError, UnsupportedAlgorithm) as exc:
         raise _not_evidence(path, str(exc) or type(exc).__name__) from exc
 
 
 def _parsed(content: bytes, where: str) -> Evidence:
-    values = json.loads(content, object_pairs_hook=_members, parse_constant=_no_number)
+    envelope = json.loads(content)
+    kind, payload_bytes = read(envelope)
+    if kind != PAYLOAD:
+        raise ValueError(f"it holds {kind!r:.80}, not {PAYLOAD!r}")
+    values = json.loads(payload_bytes, object_pairs_hook=_members, parse_constant=_no_number)
     stated = values.get("statement") if isinstance(values, dict) else None
     form = stated.get("format") if isinstance(stated, dict) else None
     if form is not None and form != FORMAT:
         raise ValueError(f"its format is {form!r}, and this program knows {FORMAT!r}")
-    file = _File.model_validate_json(content)
-    if file.statement.ledger_version != LEDGER_VERSION:
+    payload = _Payload.model_validate_json(payload_bytes)
+    if canonical(values) != payload_bytes:
+        raise ValueError("it is not in canonical form")
+    if payload.statement.ledger_version != LEDGER_VERSION:
         raise ValueError(
-            f"its ledger has format {file.statement.ledger_version}, and this program knows {LEDGER_VERSION}"
+            f"its ledger has format {payload.statement.ledger_version}, "
+            f"and this program knows {LEDGER_VERSION}"
         )
-    key = serialization.load_ssh_public_key(file.statement.public_key.encode())
+    key = serialization.load_ssh_public_key(payload.statement.public_key.encode())
     if not isinstance(key, PublicKey):
         raise ValueError("its public key is not an elliptic-curve key")  # noqa: TRY004 - of the file, not of a call
     return Evidence(
         where=where,
-        statement=file.statement,
-        signed=canonical(stated),
-        signature=base64.b64decode(file.signature, validate=True),
-        entries=tuple(Entry(**dict(entry)) for entry in file.entries),
+        envelope=envelope,
+        statement=payload.statement,
+        entries=tuple(Entry(**dict(entry)) for entry in payload.entries),
         key=key,
     )
 

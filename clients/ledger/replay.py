@@ -1,30 +1,25 @@
 """A ledger's entries played again away from its file: what they say was spent, by block, then and now.
 
-The entries alone decide what was spent, so whoever holds a copy of them gets the
-site's own figures from the site's own code: they are put into an empty ledger in
-a temporary folder. The replies are not among them, and are not needed for a sum.
+The entries alone decide what was spent (`clients.ledger.spending`), so whoever holds a copy of them gets the
+site's own figures from the site's own code.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import sqlite3
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from clients.ledger.chain import Cap, Entry, Ledger
-from contract.errors import LedgerError
+from clients.ledger.chain import Ledger
+from clients.ledger.entries import Entry
+from clients.ledger.plan import Cap
+from clients.ledger.spending import Spending
+from contract.errors import InputError, LedgerError
 from contract.releases import Spent
 
 __all__ = ["BlockTotal", "Moment", "block_totals", "history", "totals_of"]
-
-_INSERT = """INSERT INTO entries (sequence, kind, plan, request, body, hash)
-    VALUES (:sequence, :kind, :plan, :request, :body, :hash)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +28,7 @@ class BlockTotal:
 
     Attributes:
         block: its name, `window/side`.
-        spent: by what ran.
+        spent: counted so far, by what ran.
         promised: once every open plan will have run to its end; never less than `spent`.
     """
 
@@ -61,6 +56,7 @@ class BlockTotal:
             "unit": self.promised.unit,
             "delta": self.promised.delta,
             "private": self.private,
+            "guaranteed": _finite(self.promised.guaranteed),
             "spent": _statement(self.spent),
             "promised": _statement(self.promised),
         }
@@ -76,62 +72,63 @@ class Moment:
 
 def block_totals(ledger: Ledger) -> tuple[BlockTotal, ...]:
     """What each block has spent and promised at the cap's δ, by the block's name."""
-    spent, promised = ledger.spent_by_block(), ledger.spent_by_block(promised=True)
-    return tuple(
-        BlockTotal(block=block, spent=spent[block], promised=promised[block]) for block in sorted(promised)
-    )
+    return _paired(ledger.spent_by_block(), ledger.spent_by_block(promised=True))
 
 
-def totals_of(entries: Sequence[Entry], *, site: str, cap: Cap) -> tuple[BlockTotal, ...]:
+def totals_of(entries: Sequence[Entry], *, cap: Cap) -> tuple[BlockTotal, ...]:
     """What these entries add up to under that cap.
 
     Raises:
         LedgerError: they are not such as a ledger writes.
     """
-    with _replay(site, cap) as ledger:
-        _feed(ledger, entries)
-        return block_totals(ledger)
+    spending = Spending(cap)
+    with _told():
+        for entry in entries:
+            spending.apply(entry)
+        return _totals(spending)
 
 
-def history(entries: Sequence[Entry], *, site: str, cap: Cap, moments: int = 40) -> tuple[Moment, ...]:
+def history(entries: Sequence[Entry], *, cap: Cap, moments: int = 40) -> tuple[Moment, ...]:
     """The totals after every entry, or after `moments` of them, evenly, where there are more.
 
     One privacy loss distribution takes .1 s, hence the limit. The last entry is always among them.
     """
-    stops = sorted({math.ceil(len(entries) * step / moments) for step in range(1, moments + 1)} - {0})
-    found, fed = [], 0
-    with _replay(site, cap) as ledger:
-        for stop in stops:
-            _feed(ledger, entries[fed:stop])
-            found.append(Moment(at=entries[stop - 1].body["at"], totals=block_totals(ledger)))
-            fed = stop
+    stops = {math.ceil(len(entries) * step / moments) for step in range(1, moments + 1)}
+    spending, found = Spending(cap), []
+    with _told():
+        for count, entry in enumerate(entries, start=1):
+            spending.apply(entry)
+            if count in stops:
+                found.append(Moment(at=entry.body["at"], totals=_totals(spending)))
     return tuple(found)
 
 
 @contextmanager
-def _replay(site: str, cap: Cap) -> Iterator[Ledger]:
-    """An empty ledger in a temporary folder."""
-    with tempfile.TemporaryDirectory(prefix="tidegate-") as folder:
-        ledger = Ledger(Path(folder) / "ledger.db", site=site, cap=cap, clock=lambda: "")
-        try:
-            yield ledger
-        except LedgerError as exc:  # its place is the temporary one, of which nobody knows
-            raise LedgerError(f"the entries are not such as a ledger writes ({exc.what})") from exc
-        except (ArithmeticError, KeyError, TypeError, ValueError, sqlite3.Error) as exc:
-            raise LedgerError(
-                f"the entries are not such as a ledger writes ({type(exc).__name__}: {exc})"
-            ) from exc
-        finally:
-            ledger.close()
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except (ArithmeticError, AttributeError, InputError, KeyError, TypeError, ValueError) as exc:
+        raise LedgerError(
+            f"the entries are not such as a ledger writes ({type(exc).__name__}: {exc})"
+        ) from exc
 
 
-def _feed(ledger: Ledger, entries: Sequence[Entry]) -> None:
-    """Write the entries as another process would: the ledger reads what it has not seen."""
-    rows = [{**vars(entry), "body": json.dumps(dict(entry.body), sort_keys=True)} for entry in entries]
-    with closing(sqlite3.connect(ledger.path)) as connection, connection:
-        connection.executemany(_INSERT, rows)
+def _totals(spending: Spending) -> tuple[BlockTotal, ...]:
+    spent, promised = (
+        spending.by_block(run=None, delta=spending.cap.delta, promised=whole) for whole in (False, True)
+    )
+    return _paired(spent, promised)
+
+
+def _paired(spent: dict[str, Spent], promised: dict[str, Spent]) -> tuple[BlockTotal, ...]:
+    return tuple(
+        BlockTotal(block=block, spent=spent[block], promised=promised[block]) for block in sorted(promised)
+    )
 
 
 def _statement(spent: Spent) -> dict[str, Any]:
-    epsilon = spent.epsilon if math.isfinite(spent.epsilon) else None
-    return {"epsilon": epsilon, "method": spent.method}
+    return {"epsilon": _finite(spent.epsilon), "method": spent.method}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

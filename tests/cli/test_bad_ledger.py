@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from clients.keys import site_signer
 from clients.ledger.chain import Cap, Ledger, Plan
 from tests import commands
 from tests.cli.test_bad_input import EXPERIMENT, ROWS, SITE, edit, write_rows
@@ -102,9 +103,12 @@ def test_a_cap_lowered_under_what_is_spent(place: Path) -> None:
 
 def test_a_clock_that_was_set_back_changes_no_order(place: Path) -> None:
     """The sequence orders the entries; their times are for people."""
-    ledger_of(place).unlink()
-    cap = Cap(epsilon=8.0, delta=1e-4)
-    late = Ledger(ledger_of(place), site="north", cap=cap, clock=lambda: "2039-01-01T00:00:00+00:00")
+    for path in (place / "tidegate").glob("ledger.*"):
+        path.unlink()
+    cap, signer = Cap(epsilon=8.0, delta=1e-4), site_signer(place / "tidegate")
+    late = Ledger(
+        ledger_of(place), site="north", cap=cap, clock=lambda: "2039-01-01T00:00:00+00:00", signer=signer
+    )
     plan = Plan(
         name="early/train",
         run="early",
@@ -180,7 +184,7 @@ def test_a_ledger_of_a_newer_program(place: Path) -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        "update entries set body = replace(body, '\"uses\": 2', '\"uses\": 1') where sequence = 1",
+        "update entries set body = replace(body, '\"uses\":2', '\"uses\":1') where sequence = 1",
         "update entries set body = 'x' where sequence = 2",
         "update replies set reply = x'00' where rowid = 1",
         "drop table entries",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import shutil
 import sqlite3
 from collections.abc import Callable
 from dataclasses import asdict
@@ -11,14 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rfc8785
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from securesystemslib.dsse import Envelope
+from securesystemslib.signer import SSlibKey
 
-from clients.keys import fingerprint, make_node_key, read_private_key, read_public_key
-from clients.ledger.chain import Cap, Entry, Ledger, Plan
+from clients.envelope import sign
+from clients.keys import fingerprint, make_node_key, read_private_key, read_public_key, site_signer
+from clients.ledger.backup import back_up, restore
+from clients.ledger.chain import Ledger
+from clients.ledger.entries import Entry, canonical
+from clients.ledger.entries import sealed as sealed_entry
 from clients.ledger.entry_bodies import require_sound
 from clients.ledger.evidence import Checked, check, export
-from clients.ledger.evidence_file import LEDGER_VERSION, canonical, read_evidence
+from clients.ledger.evidence_file import LEDGER_VERSION, PAYLOAD, read_evidence
+from clients.ledger.plan import Cap, Plan
 from clients.ledger.replay import block_totals, history, totals_of
 from contract.errors import InputError, LedgerError
 
@@ -40,7 +50,7 @@ class Clock:
 
 
 def open_ledger(folder: Path, *, cap: Cap = CAP) -> Ledger:
-    return Ledger(folder / "ledger.db", site="north", cap=cap, clock=Clock())
+    return Ledger(folder / "ledger.db", site="north", cap=cap, clock=Clock(), signer=site_signer(folder))
 
 
 def release(ledger: Ledger, name: str, *, times: int = 1, **values: Any) -> None:
@@ -55,32 +65,42 @@ def release(ledger: Ledger, name: str, *, times: int = 1, **values: Any) -> None
 
 
 @pytest.fixture(scope="module")
-def ledger_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def ledger_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three plans, thirteen entries: written once, for every entry waits for the disk."""
-    made = open_ledger(tmp_path_factory.mktemp("ledger"))
+    folder = tmp_path_factory.mktemp("ledger")
+    made = open_ledger(folder)
     release(made, "run-1/train", times=2, uses=4, sampling_rate=0.1, noise_multiplier=1.5)
     release(made, "run-1/evaluate", blocks=("w1/holdout",))
     release(made, "run-2/train", blocks=("w2/train",), uses=2)
     made.close()
-    with sqlite3.connect(made.path) as connection:
-        connection.execute("pragma wal_checkpoint(truncate)")
-    return made.path.read_bytes()
+    return folder
 
 
 @pytest.fixture
-def ledger(tmp_path: Path, ledger_file: bytes) -> Ledger:
-    (tmp_path / "ledger.db").write_bytes(ledger_file)
+def ledger(tmp_path: Path, ledger_files: Path) -> Ledger:
+    shutil.copytree(ledger_files, tmp_path, dirs_exist_ok=True)
     return open_ledger(tmp_path)
 
 
 def made_from(ledger: Ledger, *, key: ec.EllipticCurvePrivateKey = KEY) -> Values:
+    """The envelope, as it is written."""
     return export(ledger, site="north", key=key, made="2026-04-01T00:00:00+00:00", program="tidegate 1")
+
+
+def contents(envelope: Values) -> Values:
+    """What it says: statement and entries."""
+    values: Values = json.loads(base64.b64decode(envelope["payload"]))
+    return values
+
+
+def put_in(envelope: Values, values: Values) -> Values:
+    """Other contents under the signature that is there."""
+    return {**envelope, "payload": base64.b64encode(canonical(values)).decode()}
 
 
 def signed_anew(values: Values, key: ec.EllipticCurvePrivateKey = KEY) -> Values:
     """As a site would that lies: with its own key."""
-    signature = key.sign(canonical(values["statement"]), ec.ECDSA(hashes.SHA384()))
-    return {**values, "signature": base64.b64encode(signature).decode()}
+    return sign(PAYLOAD, canonical(values), key)
 
 
 def checked(folder: Path, values: Values, **arguments: Any) -> Checked:
@@ -117,7 +137,7 @@ def test_an_empty_ledger_has_evidence_too(tmp_path: Path) -> None:
 def test_the_format_is_the_ledgers(tmp_path: Path, ledger: Ledger) -> None:
     with sqlite3.connect(ledger.path) as connection:
         assert connection.execute("select version from about").fetchall() == [(LEDGER_VERSION,)]
-    assert made_from(ledger)["statement"]["ledger_version"] == LEDGER_VERSION
+    assert contents(made_from(ledger))["statement"]["ledger_version"] == LEDGER_VERSION
 
 
 def test_what_is_not_private_or_above_the_cap_is_said(tmp_path: Path) -> None:
@@ -167,8 +187,29 @@ def raised_cap(values: Values) -> None:
     values["statement"]["cap"]["epsilon"] = 9.0
 
 
-def other_signature(values: Values) -> None:
-    values.update(signed_anew(values, OTHER_KEY))
+CHANGES = [cheaper_plan, hidden_charge, removed, removed_tail, swapped, repeated, lower_total, raised_cap]
+
+
+@pytest.mark.parametrize("tamper", CHANGES)
+def test_what_is_changed_after_the_export_is_found(
+    tmp_path: Path, ledger: Ledger, tamper: Callable[[Values], None]
+) -> None:
+    envelope = made_from(ledger)
+    values = contents(envelope)
+    tamper(values)
+    with pytest.raises(LedgerError, match="the signature does not fit"):
+        checked(tmp_path, put_in(envelope, values))
+
+
+def test_anothers_signature_and_anothers_type_are_found(tmp_path: Path, ledger: Ledger) -> None:
+    envelope = made_from(ledger)
+    other = signed_anew(contents(envelope), OTHER_KEY)
+    with pytest.raises(LedgerError, match="the signature does not fit"):
+        checked(tmp_path, other)
+    with pytest.raises(LedgerError, match="the signature does not fit"):
+        checked(tmp_path, {**envelope, "signatures": other["signatures"]})
+    with pytest.raises(InputError, match="it holds 'application/json'"):
+        checked(tmp_path, {**envelope, "payloadType": "application/json"})
 
 
 @pytest.mark.parametrize(
@@ -180,38 +221,38 @@ def other_signature(values: Values) -> None:
         (removed_tail, "it holds 12 entries, and the site signed for 13: the newest were removed"),
         (swapped, "entry 3 does not fit the hash chain"),
         (repeated, "entry 14 does not fit the hash chain"),
-        (lower_total, "the signature does not fit the statement"),
-        (raised_cap, "the signature does not fit the statement"),
-        (other_signature, "the signature does not fit the statement"),
+        (lower_total, "total of block 'w1/holdout' does not follow"),
     ],
 )
-def test_what_is_changed_after_the_export_is_found(
+def test_what_is_changed_before_the_export_is_found_though_the_site_signed_it(
     tmp_path: Path, ledger: Ledger, tamper: Callable[[Values], None], sentence: str
 ) -> None:
-    values = made_from(ledger)
+    values = contents(made_from(ledger))
     assert len(values["entries"]) == 13
     tamper(values)
     with pytest.raises(LedgerError, match=sentence):
-        checked(tmp_path, values)
+        checked(tmp_path, signed_anew(values))
 
 
-def chained_anew(values: Values) -> None:
-    """A chain over other entries, without a fault in it: the signed head is another."""
-    import hashlib
-
-    previous = "0" * 64
-    for entry in values["entries"]:
-        body = json.dumps(entry["body"], sort_keys=True)
-        text = [previous, entry["sequence"], entry["kind"], entry["plan"], entry["request"], body]
-        entry["hash"] = previous = hashlib.sha256(json.dumps(text).encode()).hexdigest()
+def chained_anew(values: Values, folder: Path | None = None) -> None:
+    """A chain over other entries, without a fault in it: signed too, where the ledger's folder is given."""
+    signer, previous = None if folder is None else site_signer(folder), "0" * 64
+    for number, entry in enumerate(values["entries"], start=1):
+        body, kept = entry["body"], entry["signature"]
+        new = sealed_entry(previous, number, entry["kind"], entry["plan"], entry["request"], body, signer)
+        values["entries"][number - 1] = {**new, "body": body, "signature": new["signature"] or kept}
+        previous = new["hash"]
 
 
 def test_a_chain_that_was_made_anew_is_not_the_signed_one(tmp_path: Path, ledger: Ledger) -> None:
-    values = made_from(ledger)
+    values = contents(made_from(ledger))
     cheaper_plan(values)
     chained_anew(values)
     with pytest.raises(LedgerError, match="not those that the site signed"):
-        checked(tmp_path, values)
+        checked(tmp_path, signed_anew(values))
+    values["statement"]["head"] = values["entries"][-1]["hash"]
+    with pytest.raises(LedgerError, match="entry 1 is not signed with the ledger's key"):
+        checked(tmp_path, signed_anew(values))
 
 
 def no_total(values: Values) -> None:
@@ -234,7 +275,7 @@ def hidden_infinity(values: Values) -> None:
 def test_totals_that_do_not_follow_are_found_though_the_site_signed_them(
     tmp_path: Path, ledger: Ledger, tamper: Callable[[Values], None]
 ) -> None:
-    values = made_from(ledger)
+    values = contents(made_from(ledger))
     tamper(values)
     with pytest.raises(LedgerError, match="total of block 'w1/holdout' does not follow from the entries"):
         checked(tmp_path, signed_anew(values))
@@ -262,6 +303,10 @@ def a_row_in_a_plan(values: Values) -> None:
     values["entries"][0]["body"]["rows"] = "63;f;1"
 
 
+def hardly_a_use(values: Values) -> None:
+    values["entries"][0]["body"]["uses"] = 1e-6
+
+
 def negative_noise(values: Values) -> None:
     values["entries"][0]["body"]["noise_multiplier"] = -1.0
 
@@ -278,6 +323,7 @@ def a_word_for_noise(values: Values) -> None:
         (no_plan, "entry 5 .* plan 'run-9/train' was never authorised"),
         (a_row, "entry 2 .* row: extra inputs are not permitted"),
         (a_row_in_a_plan, "entry 1 .* a plan has no 'rows'"),
+        (hardly_a_use, "entry 1 .* uses: input should be a valid integer"),
         (negative_noise, "entry 1 .* not a mechanism"),
         (a_word_for_noise, "entry 1 .* noise_multiplier: input should be a valid number"),
     ],
@@ -285,9 +331,9 @@ def a_word_for_noise(values: Values) -> None:
 def test_entries_that_no_ledger_writes_are_found_though_chain_and_signature_hold(
     tmp_path: Path, ledger: Ledger, tamper: Callable[[Values], None], sentence: str
 ) -> None:
-    values = made_from(ledger)
+    values = contents(made_from(ledger))
     tamper(values)
-    chained_anew(values)
+    chained_anew(values, tmp_path)
     values["statement"]["head"] = values["entries"][-1]["hash"]
     with pytest.raises(LedgerError, match=sentence):
         checked(tmp_path, signed_anew(values))
@@ -338,11 +384,10 @@ def test_a_new_key_and_another_cap_are_said(tmp_path: Path, ledger: Ledger) -> N
     assert "ε = 8" in cap
 
 
-def test_a_rewound_ledger_is_found(tmp_path: Path, ledger: Ledger, ledger_file: bytes) -> None:
+def test_a_rewound_ledger_is_found(tmp_path: Path, ledger: Ledger, ledger_files: Path) -> None:
     release(ledger, "run-3/train", blocks=("w3/train",))
     earlier = read_evidence(written(tmp_path, made_from(ledger), "earlier.json"))
-    (tmp_path / "again").mkdir()
-    (tmp_path / "again" / "ledger.db").write_bytes(ledger_file)
+    shutil.copytree(ledger_files, tmp_path / "again")
     rewound = open_ledger(tmp_path / "again")
     assert checked(tmp_path, made_from(rewound)).entries == 13  # alone it is without a fault
     with pytest.raises(LedgerError, match=r"rewound: it has 13 entries, .*earlier\.json has 17"):
@@ -353,13 +398,14 @@ def test_a_rewound_ledger_is_found(tmp_path: Path, ledger: Ledger, ledger_file: 
 
 
 def test_evidence_of_another_site_and_a_changed_earlier_one_are_found(tmp_path: Path, ledger: Ledger) -> None:
-    values = made_from(ledger)
+    envelope = made_from(ledger)
+    values = contents(envelope)
     south = signed_anew({**values, "statement": {**values["statement"], "site": "south"}})
     earlier = read_evidence(written(tmp_path, south, "earlier.json"))
     with pytest.raises(LedgerError, match=r"of site 'north', .*earlier\.json of 'south'"):
-        checked(tmp_path, values, after=earlier)
+        checked(tmp_path, envelope, after=earlier)
     lower_total(values)
-    changed = read_evidence(written(tmp_path, values, "earlier.json"))
+    changed = read_evidence(written(tmp_path, put_in(envelope, values), "earlier.json"))
     with pytest.raises(LedgerError, match=r"earlier\.json: the signature"):
         checked(tmp_path, made_from(ledger), after=changed)
 
@@ -375,9 +421,11 @@ def test_evidence_of_another_site_and_a_changed_earlier_one_are_found(tmp_path: 
         "[]",
         "null",
         "evidence",
-        '{"statement": {"format": "tidegate-evidence/2"}}',
-        '{"statement": {"format": "tidegate-evidence/1", "site": NaN}}',
         '{"statement": {"format": "tidegate-evidence/1"}, "signature": "", "entries": []}',
+        '{"payload": "", "payloadType": "", "signatures": []}',
+        '{"payload": "e30=", "payloadType": "application/vnd.tidegate.evidence+json", "signatures": [{}]}',
+        '{"payload": "!", "payloadType": 5, "signatures": 5}',
+        '{"payload": "e30=", "payloadType": "application/json", "signatures": [{"keyid": "", "sig": ""}]}',
         "[" * 100_000,
         b"\xff\xfe".decode("latin-1"),
     ],
@@ -398,30 +446,97 @@ def test_a_truncated_file_is_refused(tmp_path: Path, ledger: Ledger) -> None:
             read_evidence(path)
 
 
-def test_a_member_that_is_there_twice_and_a_control_character_are_refused(
-    tmp_path: Path, ledger: Ledger
+def holding(folder: Path, envelope: Values, payload: bytes | str) -> Path:
+    text = payload if isinstance(payload, bytes) else payload.encode()
+    return written(folder, {**envelope, "payload": base64.b64encode(text).decode()})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ('"site":"north"', '"site":"south","site":"north"', "there twice"),
+        ('["w1/train"]', r'["w1/train\u001b[2K"]', "control character"),
+        ('"sequence":1,', '"sequence": 1,', "not in canonical form"),
+        ('"sequence":1,', '"sequence":NaN,', "NaN is not a number"),
+        ("tidegate-evidence/2", "tidegate-evidence/1", "its format is 'tidegate-evidence/1'"),
+        ('"ledger_version":2', '"ledger_version":3', "its ledger has format 3"),
+    ],
+)
+def test_a_payload_that_two_readers_could_read_in_two_ways_is_refused(
+    tmp_path: Path, ledger: Ledger, old: str, new: str, sentence: str
 ) -> None:
-    path = written(tmp_path, made_from(ledger))
-    text = path.read_text()
-    path.write_text(text.replace('"site": "north"', '"site": "south", "site": "north"'))
-    with pytest.raises(InputError, match="there twice"):
-        read_evidence(path)
-    path.write_text(text.replace('["w1/train"]', r'["w1/train\u001b[2K"]'))
-    with pytest.raises(InputError, match="control character"):
-        read_evidence(path)
+    envelope = made_from(ledger)
+    text = base64.b64decode(envelope["payload"]).decode()
+    assert old in text
+    with pytest.raises(InputError, match=sentence):
+        read_evidence(holding(tmp_path, envelope, text.replace(old, new, 1)))
 
 
 def test_a_key_whose_point_is_compressed_is_refused(tmp_path: Path, ledger: Ledger) -> None:
-    values = made_from(ledger)
+    values = contents(made_from(ledger))
     kind, text = values["statement"]["public_key"].split()
     blob = bytearray(base64.b64decode(text))
     blob[-97] = 2  # in place of 4, which stands before both coordinates
     values["statement"]["public_key"] = f"{kind} {base64.b64encode(blob).decode()}"
     with pytest.raises(InputError, match="not evidence of a ledger"):
-        read_evidence(written(tmp_path, values))
+        read_evidence(written(tmp_path, signed_anew(values)))
     (tmp_path / "key.pub").write_text(values["statement"]["public_key"])
     with pytest.raises(InputError, match="not a public key"):
         read_public_key(tmp_path / "key.pub")
+
+
+# -- with others' tools ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()])
+def test_others_verify_the_envelope_and_the_chain_with_their_own_tools(
+    tmp_path: Path, ledger: Ledger, curve: ec.EllipticCurve
+) -> None:
+    """securesystemslib, which TUF and in-toto use; RFC 8785 and SHA-256; and no code of ours."""
+    key = ec.generate_private_key(curve)
+    public = SSlibKey.from_crypto(key.public_key(), keyid=fingerprint(key.public_key()))
+    envelope = Envelope.from_dict(json.loads(written(tmp_path, made_from(ledger, key=key)).read_text()))
+    assert envelope.verify([public], 1) == {public.keyid: public}
+    payload = json.loads(envelope.payload)
+    assert rfc8785.dumps(payload) == envelope.payload
+    site_key = serialization.load_ssh_public_key(payload["statement"]["ledger_key"].encode())
+    assert isinstance(site_key, ec.EllipticCurvePublicKey)
+    previous = "0" * 64
+    for entry in payload["entries"]:
+        body = rfc8785.dumps(entry["body"]).decode()
+        hashed = [previous, entry["sequence"], entry["kind"], entry["plan"], entry["request"], body]
+        previous = hashlib.sha256(rfc8785.dumps(hashed)).hexdigest()
+        assert entry["hash"] == previous
+        signed = b"tidegate-ledger-entry/2\n" + previous.encode()
+        site_key.verify(base64.b64decode(entry["signature"]), signed, ec.ECDSA(hashes.SHA256()))
+    assert payload["statement"]["head"] == previous
+
+
+def test_both_words_stand_in_the_evidence(ledger: Ledger) -> None:
+    for total in contents(made_from(ledger))["statement"]["totals"]:
+        assert total["guaranteed"] == CAP.epsilon
+        assert total["spent"]["epsilon"] <= total["promised"]["epsilon"] <= total["guaranteed"]
+
+
+def test_a_restored_ledger_says_so_beside_the_evidence_of_before(tmp_path: Path, ledger: Ledger) -> None:
+    back_up(ledger.path, tmp_path / "backup.db")
+    release(ledger, "run-3/train", blocks=("w3/train",))
+    earlier = read_evidence(written(tmp_path, made_from(ledger), "earlier.json"))
+    ledger.close()
+    ledger.path.unlink()
+    restore(
+        ledger.path,
+        tmp_path / "backup.db",
+        site="north",
+        cap=CAP,
+        clock=Clock(),
+        signer=site_signer(tmp_path),
+    )
+    found = checked(tmp_path, made_from(open_ledger(tmp_path)), after=earlier)
+    assert found.added == 1
+    (note,) = found.notes
+    assert "from a backup of 13 entries: 4 of the earlier evidence are lost" in note
+    assert all(total.spent.epsilon == CAP.epsilon for total in found.totals)
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
@@ -461,27 +576,27 @@ def test_a_replay_gives_the_ledgers_own_figures_at_every_step(tmp_path: Path) ->
     for name in ("run-1/train", "run-2/train"):
         release(ledger, name, sampling_rate=0.2, noise_multiplier=1.5, uses=2)
         seen.append((len(ledger.entries()), block_totals(ledger)))
-    moments = history(ledger.entries(), site="north", cap=CAP)
+    moments = history(ledger.entries(), cap=CAP)
     assert len(moments) == len(ledger.entries())
     assert moments[0].at == ledger.entries()[0].body["at"]
     for count, totals in seen:
         assert moments[count - 1].totals == totals
-        assert totals_of(ledger.entries()[:count], site="north", cap=CAP) == totals
+        assert totals_of(ledger.entries()[:count], cap=CAP) == totals
 
 
 def test_a_long_history_is_sampled_and_ends_at_the_end(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path)
     release(ledger, "run-1/train", times=30, uses=30, noise_multiplier=50.0)
-    moments = history(ledger.entries(), site="north", cap=CAP, moments=7)
+    moments = history(ledger.entries(), cap=CAP, moments=7)
     assert len(moments) == 7
     assert moments[-1].totals == block_totals(ledger)
-    assert history([], site="north", cap=CAP) == ()
+    assert history([], cap=CAP) == ()
 
 
 def test_entries_that_cannot_be_replayed_are_refused(ledger: Ledger) -> None:
     first = ledger.entries()[0]
     reserve = Entry(**{**asdict(first), "kind": "reserve", "plan": "none", "body": {"at": ""}})
     with pytest.raises(LedgerError, match="not such as a ledger writes"):
-        totals_of([reserve], site="north", cap=CAP)
+        totals_of([reserve], cap=CAP)
     with pytest.raises(LedgerError, match="never authorised"):
         require_sound([reserve], where="here")

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from clients.ledger.accounting import Event, compose
+from clients.ledger.accounting import compose
 from clients.ledger.chain import Entry
 from clients.site import Site
 from clients.site_config import read_site_config
@@ -240,10 +240,7 @@ def look(site: Path, step: int = 1) -> Found:
         assert ledger.verify() == len(entries)
         reserved = Counter(entry.plan for entry in entries if entry.kind == "reserve")
         owed = {
-            plan.blocks[0]: compose(
-                [Event(noise_multiplier=plan.noise_multiplier, count=plan.steps * reserved[plan.name])], 1e-4
-            )[0]
-            for plan in ledger.plans("r")
+            plan.blocks[0]: compose(plan.events(reserved[plan.name]), 1e-4)[0] for plan in ledger.plans("r")
         }
         spent = {block: spent.epsilon for block, spent in ledger.spent_by_block().items()}
         return Found(
