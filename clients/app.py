@@ -41,14 +41,16 @@ from clients.ledger.plans import (
 )
 from clients.mechanisms.noise import NoNoise, NormalSource, SystemNoise
 from clients.site import Site, open_site
-from contract.errors import MessageError, RefusalCode, SiteConfigError, TidegateError
+from contract.errors import MessageError, RefusalCode, SilentError, SiteConfigError, TidegateError
 from contract.messages import CHALLENGER, Instruction, Reply, model_arrays, read_experiment_json
 from contract.quantization import is_quantized, quantize
 from contract.releases import Array
+from terminal.logs import PlainRecords
 
 __all__ = ["app", "warm_up"]
 
 _log = logging.getLogger("tidegate.site")
+_log.addFilter(PlainRecords())  # in whichever process it is: a name of a message may be in a line
 
 app = ClientApp()
 
@@ -268,27 +270,39 @@ def _ranges(exchange: _Exchange) -> bytes:
 
 
 def _answer(message: Message, context: Context, handle: Callable[[_Exchange], bytes]) -> Message:
-    """The reply, or a refusal: one word for the server, the whole sentence for the site's own log."""
+    """The reply, or a refusal: one word for the server, the whole sentence for the site's own log.
+
+    Raises:
+        SilentError: too many were refused; there is no answer.
+    """
     try:
-        written = handle(_Exchange(message, context))
+        exchange = _Exchange(message, context)
+        written = handle(exchange)
+        return Message(Reply.records_of(written, exchange.site.gate.anchor), reply_to=message)
     except TidegateError as exc:
         _log.error("refused %s: %s", _request(message), exc)
-        return _refusal(message, context, exc.code)
+        word = exc.code
     except Exception:
         # Its text may hold a data value: it stays in the site's log.
         _log.exception("failed %s", _request(message))
-        return _refusal(message, context, RefusalCode.FAILED)
-    return Message(Reply.records_of(written), reply_to=message)
+        word = RefusalCode.FAILED
+    _enter_refusal(message, context, word)
+    return Message(Error(code=0, reason=word), reply_to=message)
+
+
+def _enter_refusal(message: Message, context: Context, word: str) -> None:
+    """A line of the egress log; where there is no ledger to write to, there is none."""
+    try:
+        open_site(_site_file(context)).gate.refuse(_request(message), word)
+    except SilentError:
+        raise
+    except TidegateError as exc:
+        _log.error("the refusal of %s is not in the egress log: %s", _request(message), exc)
 
 
 def _request(message: Message) -> str:
     """Run, kind and round, as the server calls them; without, the kind."""
     return message.metadata.group_id or message.metadata.message_type
-
-
-def _refusal(message: Message, context: Context, code: str) -> Message:
-    del context
-    return Message(Error(code=0, reason=code), reply_to=message)
 
 
 def _site_file(context: Context) -> Path:

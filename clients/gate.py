@@ -27,9 +27,9 @@ import numpy as np
 
 from clients.ledger.chain import Ledger, Plan
 from clients.site_config import Policy
-from contract.errors import PolicyError, ReleaseError, TidegateError
+from contract.errors import PolicyError, ReleaseError, SilentError, TidegateError
 from contract.experiment import Experiment
-from contract.messages import Reply
+from contract.messages import Anchor, Reply
 from contract.releases import (
     MOST_VALUES,
     Comparison,
@@ -114,6 +114,26 @@ class Gate:
             "private": reply.private,
         }
         return self._ledger.commit(request, plans[0].name, reply.to_bytes(), names)
+
+    def refuse(self, request: str, word: str) -> None:
+        """Enter a refusal into the ledger, and so into the egress log.
+
+        Raises:
+            SilentError: there were too many within a day: it gets no answer.
+            LedgerError: the ledger cannot be written.
+        """
+        if not self._ledger.refuse(request, word):
+            raise SilentError(
+                "too many requests were refused within a day",
+                where=f"site '{self._site}'",
+                remedy="See `tidegate site egress`, and ask the operator what the server is doing",
+            )
+
+    @property
+    def anchor(self) -> Anchor:
+        """Where the ledger ends now."""
+        entries, head = self._ledger.anchor
+        return Anchor(entries=entries, head=head)
 
     def check(self, experiment: Experiment, plans: Sequence[Plan]) -> None:
         """Refuse what `release` would refuse, and charge nothing.

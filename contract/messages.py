@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Annotated, Any
@@ -54,6 +55,7 @@ __all__ = [
     "RANGES_QUERY",
     "REPLY",
     "WEIGHT",
+    "Anchor",
     "Instruction",
     "Reply",
     "arrays_from_record",
@@ -88,6 +90,7 @@ _HEADER_OF_TEXT = 256
 """What the text's own entry takes in the header of a packed reply."""
 _MOST_INSTRUCTION = 2**20
 _MOST_EXPERIMENT = 2**24
+_ANCHOR = re.compile(r"(\d{1,15}) ([0-9a-f]{64})", re.ASCII)
 _LARGEST_PARAMETER = 1e30
 """No parameter that a site is asked to train or to evaluate is greater: a step from there stays a float32."""
 
@@ -167,6 +170,20 @@ class Instruction:
 
 @with_config(READ_WHOLE)
 @dataclass(frozen=True, kw_only=True)
+class Anchor:
+    """Where a site's ledger ends: for the server to remember, so that what was spent cannot be unsaid.
+
+    Attributes:
+        entries: how many there are.
+        head: hash of the last, 64 hexadecimal digits.
+    """
+
+    entries: int
+    head: str
+
+
+@with_config(READ_WHOLE)
+@dataclass(frozen=True, kw_only=True)
 class Reply:
     """What a site sends back: releases, and public facts about itself.
 
@@ -185,6 +202,8 @@ class Reply:
         reference: the counts of a reference, released once for all checks against it.
         request: the request that it answers, as `Instruction.request` names it, so that a reply
             that comes a second time, or a round late, is not taken for another.
+        anchor: where the site's ledger ended when the reply was sent. It travels beside the reply, which is
+            sent again byte for byte.
     """
 
     site: str
@@ -201,6 +220,7 @@ class Reply:
     reference: ReferenceCounts | None = None
     ranges: RangeSummary | None = None
     request: str = ""
+    anchor: Anchor | None = None
 
     def releases(self) -> dict[str, object]:
         """The releases that this reply carries, by name."""
@@ -209,12 +229,15 @@ class Reply:
 
     def to_records(self) -> RecordDict:
         """As Flower records."""
-        return self.records_of(self.to_bytes())
+        return self.records_of(self.to_bytes(), self.anchor)
 
     @staticmethod
-    def records_of(written: bytes) -> RecordDict:
-        """What `to_bytes` wrote as Flower records."""
-        return RecordDict({REPLY: ConfigRecord({"reply": written})})
+    def records_of(written: bytes, anchor: Anchor | None = None) -> RecordDict:
+        """What `to_bytes` wrote as Flower records, and beside it where the site's ledger ends now."""
+        fields: dict[str, Any] = {"reply": written}
+        if anchor is not None:
+            fields["anchor"] = f"{anchor.entries} {anchor.head}"
+        return RecordDict({REPLY: ConfigRecord(fields)})
 
     @classmethod
     def from_records(cls, records: RecordDict, *, most_bytes: int | None = None) -> Reply:
@@ -228,8 +251,9 @@ class Reply:
             ReleaseError: it is not a reply of this program's version, or is too long.
         """
         try:
-            written = records.config_records[REPLY]["reply"]
-        except (AttributeError, KeyError, TypeError) as exc:
+            record = records.config_records[REPLY]
+            written, anchor = record["reply"], _anchor(record.get("anchor"))
+        except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise _not_understood() from exc
         if not isinstance(written, bytes):
             raise _not_understood()
@@ -237,7 +261,7 @@ class Reply:
             raise ReleaseError(
                 f"update refused: it has {len(written):,} bytes, the model at most {most_bytes:,}"
             )
-        return cls.from_bytes(written, most_bytes=most_bytes)
+        return replace(cls.from_bytes(written, most_bytes=most_bytes), anchor=anchor)
 
     def to_bytes(self) -> bytes:
         """The reply as stored by the ledger."""
@@ -271,7 +295,8 @@ class Reply:
         return {**self.update.arrays, **{STEPS + name: array for name, array in self.update.steps.items()}}
 
     def _public_json(self) -> str:
-        return json.dumps({key: _plain(value) for key, value in vars(self).items() if key != "update"})
+        beside = {"update", "anchor"}
+        return json.dumps({key: _plain(value) for key, value in vars(self).items() if key not in beside})
 
 
 def read_experiment_json(text: object) -> Experiment:
@@ -390,11 +415,20 @@ def _reply(text: bytes, arrays: dict[str, Float32s]) -> Reply:
     """Every field checked for its type: what is read may come from anybody."""
     try:
         reply = _reader().validate_json(text, strict=True)
-        if reply.update is not None:
+        if reply.update is not None or reply.anchor is not None:
             raise _not_understood()
         return replace(reply, update=_update(arrays) if arrays else None)
     except (TypeError, ValueError, RecursionError) as exc:
         raise _not_understood() from exc
+
+
+def _anchor(text: object) -> Anchor | None:
+    if text is None:
+        return None
+    found = _ANCHOR.fullmatch(text) if isinstance(text, str) else None
+    if found is None:
+        raise ValueError("no anchor")
+    return Anchor(entries=int(found.group(1)), head=found.group(2))
 
 
 def _update(arrays: dict[str, Any]) -> ModelUpdate:

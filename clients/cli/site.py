@@ -197,7 +197,16 @@ def up(
                             superlink,
                             connection.node_id,
                         )
-                        serve(connection, answer, stop, spool=spool, health=health, rest=rest)
+                        serve(
+                            connection,
+                            answer,
+                            stop,
+                            spool=spool,
+                            health=health,
+                            rest=rest,
+                            refuse=lambda request, word: _enter_refusal(file, request, word),
+                            reply_seconds=config.agent.reply_seconds,
+                        )
                 except LineBrokenError as exc:
                     log.warning(
                         "the server at %s went away while it was asked (%s); trying again", superlink, exc
@@ -207,6 +216,14 @@ def up(
     finally:
         worker.stop()
     log.info("site '%s' has stopped", config.name)
+
+
+def _enter_refusal(file: Path, request: str, word: str) -> None:
+    """What the agent itself refuses is a line of the egress log too."""
+    from clients.site import close_site, open_site
+
+    open_site(file).gate.refuse(request, word)
+    close_site(file)  # the worker has it open
 
 
 @app.command(hidden=True)

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
+
+from contract.errors import SilentError
 
 __all__ = ["InlineGrid"]
 
@@ -81,8 +84,9 @@ class InlineGrid(Grid):
             message.metadata.__dict__["_message_id"] = (
                 f"{self._run_id}-{len(self._replies)}-{os.urandom(8).hex()}"
             )
-            reply = self._app(message, self._contexts[message.metadata.dst_node_id])
-            self._replies[message.metadata.message_id] = reply
+            with suppress(SilentError):
+                reply = self._app(message, self._contexts[message.metadata.dst_node_id])
+                self._replies[message.metadata.message_id] = reply
             ids.append(message.metadata.message_id)
         return ids
 

@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from contract.experiment import Experiment
+from contract.messages import Anchor
 from experiments.benchmarks.measurement import Measurement
 from experiments.data.layout import SiteRows
 from experiments.studies.heart_accuracy import HeartRun, settings_at
@@ -220,6 +221,10 @@ class _NoMemory:
         """Nobody states anything anew."""
         del run
         return {}
+
+    def remember_anchor(self, site: str, anchor: Anchor | None) -> None:
+        """The ledgers end with the run."""
+        del site, anchor
 
     def record_sites(self, step: Step, sites: Mapping[str, SiteStatus], *, ended: bool) -> None:
         """Nobody asks."""

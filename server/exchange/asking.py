@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from flwr.serverapp import Grid
 
-from contract.messages import Instruction, Reply
+from contract.messages import Anchor, Instruction, Reply
 from server.exchange.answers import Answers, Patience, connected_sites, exchange, instruct
 from server.exchange.bounds import ReplySize
 from server.state.participation import NOT_CONNECTED, SiteState, SiteStatus, Step
@@ -64,6 +64,14 @@ class SiteMemory(Protocol):
         """The rows that each site stated in this run."""
         ...
 
+    def remember_anchor(self, site: str, anchor: Anchor | None) -> None:
+        """Note where a site's ledger ends.
+
+        Raises:
+            ReleaseError: it was longer before.
+        """
+        ...
+
     def record_sites(self, step: Step, sites: Mapping[str, SiteStatus], *, ended: bool) -> None:
         """Write how far each site came; until the exchange has ended, now and then."""
         ...
@@ -87,6 +95,10 @@ def ask(question: Question, grid: Grid, memory: SiteMemory) -> Answers:
         sites = {names.get(node, f"node {node}"): SiteStatus(state="connected", node=node) for node in nodes}
         memory.record_sites(step, {**sites, **_enrolled(admitted, nodes)}, ended=False)
 
+    def check(reply: Reply) -> None:
+        question.check(reply)
+        memory.remember_anchor(reply.site, reply.anchor)
+
     def reached(answers: Answers) -> dict[str, SiteStatus]:
         return {**absent, **_statuses(question, answers)}  # who came back as another node is not absent
 
@@ -97,7 +109,7 @@ def ask(question: Question, grid: Grid, memory: SiteMemory) -> Answers:
         instruct(nodes, question.kind, question.instruction, question.arrays),
         names=names,
         patience=question.patience,
-        check=question.check,
+        check=check,
         admitted=admitted,
         size=question.size,
         watch=lambda so_far: memory.record_sites(step, reached(so_far), ended=False),

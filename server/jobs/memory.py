@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from contract.messages import Anchor
 from contract.releases import Metrics
 from server.registry.registry import Registry
 from server.rounds import RoundReport
@@ -101,6 +102,16 @@ class RunMemory:
             return {}
         sites = self._state.admitted_sites(self._federation)
         return {site.name: site.stated_rows for site in sites if site.stated_rows is not None}
+
+    def remember_anchor(self, site: str, anchor: Anchor | None) -> None:
+        """Note where an admitted site's ledger ends; one that does not say it any more has an empty one.
+
+        Raises:
+            ReleaseError: it was longer before.
+        """
+        if self._federation is not None:
+            ends = anchor or Anchor(entries=0, head="")
+            self._state.remember_anchor(site, ends.entries, ends.head, federation=self._federation)
 
     def record_sites(self, step: Step, sites: Mapping[str, SiteStatus], *, ended: bool) -> None:
         """Write how far each site came: when the exchange has ended; before, a few times a second."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from contract.errors import RoundError
-from contract.messages import Instruction
+from contract.messages import Anchor, Instruction
 from server.exchange.answers import Patience
 from server.exchange.asking import Question, ask
 from server.line.flower import assume_identity
@@ -29,6 +29,9 @@ class Memory:
 
     def stated_rows(self, run: str) -> Mapping[str, int]:
         return {}
+
+    def remember_anchor(self, site: str, anchor: Anchor | None) -> None:
+        pass
 
     def record_sites(self, step: Step, sites: Mapping[str, SiteStatus], *, ended: bool) -> None:
         self.written.append(dict(sites))
