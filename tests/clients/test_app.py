@@ -304,7 +304,7 @@ def test_what_was_reserved_for_an_answer_that_failed_stays_spent(
 ) -> None:
     _raises(site, monkeypatch)
     assert ask(site).error.reason == "failed"
-    assert entries(site) == ["authorise", "reserve"]
+    assert entries(site) == ["authorise", "reserve", "refuse"]
     assert open_site(site).ledger.spent().epsilon > 0
     rows = sqlite3.connect(site.with_name("tidegate") / "ledger.db")
     try:
