@@ -23,20 +23,15 @@ def backup(
     """Copy the ledger, whole and checked, while the agent runs."""
     from clients.ledger.backup import back_up
     from clients.site_config import read_site_config
-    from terminal.output import console, print_json
+    from terminal.output import print_json, say
 
     storage = read_site_config(file).storage
     entries, head = back_up(storage.ledger, target)
     if json:
         print_json({"path": str(target), "entries": entries, "head": head})
         return
-    console.print(
-        f"wrote {target}: {entries} entries, checked\n"
-        f"keep {storage.folder / 'site.key'} beside it: it signs the ledger, and does not change",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    say(f"wrote {target}: {entries} entries, checked")
+    say(f"keep {storage.folder / 'site.key'} beside it: it signs the ledger, and does not change")
 
 
 def restore(
@@ -68,7 +63,7 @@ def restore(
     from clients.ledger.plan import Cap
     from clients.line.agent import one_agent
     from clients.site_config import read_site_config
-    from terminal.output import console, print_json
+    from terminal.output import print_json, say
 
     config = read_site_config(file)
     storage, policy = config.storage, config.policy
@@ -102,7 +97,8 @@ def restore(
         ]
     if done.kept is not None:
         lines.append(f"the file that was there is {done.kept}")
-    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    for line in lines:
+        say(line)
 
 
 def _windows_of_rows(config: SiteConfig) -> set[str]:
