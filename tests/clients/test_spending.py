@@ -58,7 +58,7 @@ def test_one_plan_named_twice_is_two_uses(ledger: Ledger) -> None:
 def test_a_closed_plan_is_counted_as_it_will_be_once_it_ran(ledger: Ledger) -> None:
     """Another sampled training is in force when this one has its first use: it was not foreseen."""
     one, other = (
-        plan(f"{run}/train", sampling_rate=0.1, noise_multiplier=1.5, uses=10, allowance=run)
+        plan(f"{run}/train", sampling_rate=0.1, noise_multiplier=2.0, uses=10, allowance=run)
         for run in ("run-1", "run-2")
     )
     ledger.authorise(one)
@@ -66,7 +66,7 @@ def test_a_closed_plan_is_counted_as_it_will_be_once_it_ran(ledger: Ledger) -> N
     ledger.reserve("run-1/train/1", "run-1/train")
     assert ledger.spent(promised=True).method == FILTER_RENYI
     refused = False
-    for number in range(100):
+    for number in range(300):
         try:
             ledger.reserve(f"more/{number}", "run-1/train")
         except BudgetError:
