@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 from scipy.stats import kstest, norm, pearsonr
 
-from clients.mechanisms.noise import NoNoise, SystemNoise, add_noise, deviation_for, grid_of, noisy
+from clients.mechanisms import noise
+from clients.mechanisms.noise import (
+    NoNoise,
+    SystemNoise,
+    add_noise,
+    deviation_for,
+    grid_of,
+    noisy,
+    require_deviation,
+)
+from contract.errors import InputError
 
 DRAWS = 20_000
 
@@ -77,6 +87,68 @@ def test_noise_in_place_reaches_every_number_of_every_array_once() -> None:
     drawn = np.concatenate([(array.ravel() - 5.0) / 0.5 for array in arrays])
     assert kstest(drawn, "norm").pvalue > 1e-6
     assert len(np.unique(drawn)) > 0.9 * len(drawn)
+
+
+@pytest.mark.parametrize("processors", [1, 2, 5])
+def test_any_number_of_threads_adds_each_number_once(
+    processors: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(noise, "_processors", lambda: processors)
+    arrays = [np.full(size, 5.0, dtype=np.float32) for size in (200_001, 3, 70_000)]
+    add_noise(arrays, 0.5, SystemNoise())
+    drawn = np.concatenate(arrays).astype(np.float64) / 0.5 - 10
+    assert kstest(drawn, "norm").pvalue > 1e-6
+    assert abs(pearsonr(drawn[:-65_536], drawn[65_536:]).statistic) < 0.015  # of one piece and the next
+    assert len(np.unique(drawn)) > 0.9 * len(drawn)
+
+
+def test_an_error_in_a_thread_is_raised() -> None:
+    class Broken:
+        def normal(self, shape: tuple[int, ...], deviation: float) -> Any:
+            raise OSError("no entropy")
+
+    with pytest.raises(OSError, match="no entropy"):
+        add_noise([np.zeros(300_000)], 1.0, Broken())
+
+
+@pytest.mark.parametrize("by_torch", [False, True])
+def test_both_ways_to_a_tangent_give_the_same_distribution(
+    by_torch: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    way = noise._by_torch if by_torch else noise._by_numpy
+    angles = np.linspace(-np.pi / 2, np.pi / 2, 50_001)[1:-1]
+    found = angles.copy()
+    way(found)
+    np.testing.assert_allclose(np.arctan(found), angles, rtol=1e-14, atol=1e-300)
+    monkeypatch.setattr(noise, "_tangents", lambda: way)
+    assert kstest(SystemNoise().normal((DRAWS,), 2.0) / 2, "norm").pvalue > 1e-6
+
+
+class _Words:
+    """What the generator would give for the smallest and the greatest words."""
+
+    def __init__(self, word: int) -> None:
+        self._word = word
+
+    def __call__(self, count: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
+        return np.full(count, self._word, dtype=np.uint64)
+
+
+@pytest.mark.parametrize("word", [0, 1, 2**63, 2**63 - 1, 2**64 - 1])
+def test_the_extreme_words_give_finite_numbers(word: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise, "random_words", _Words(word))
+    drawn = SystemNoise().normal((8,), 1.0)
+    assert np.isfinite(drawn).all()
+    assert np.abs(drawn).max() < 8.6
+
+
+@pytest.mark.parametrize("deviation", [0.0, -1.0, np.nan, np.inf, 1e-320, 1e300])
+def test_noise_that_is_none_is_refused(deviation: float) -> None:
+    values = np.array([1.0])
+    with pytest.raises(InputError, match="standard deviation"):
+        add_noise([values], deviation, SystemNoise())
+    assert values[0] == 1.0
+    require_deviation(0.0, NoNoise())
 
 
 def test_an_array_that_is_not_contiguous_is_refused() -> None:
