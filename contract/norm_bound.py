@@ -70,7 +70,7 @@ def update_bound(experiment: Experiment, stated_rows: int, size: int) -> float:
     noise = deviation * (math.sqrt(size) + math.sqrt(2 * _U))
     signal = privacy.clipping_norm * _most_rows(stated_rows, privacy.sampling_rate)
     step = strategy.learning_rate * (signal + noise) / expected
-    return 1.001 * step * _steps(experiment)  # float32, and the grid of the noise
+    return 1.005 * step * _steps(experiment)  # float32, and the noise for rounding
 
 
 def update_norm(arrays: Arrays, began_from: Arrays) -> float:

@@ -5,36 +5,109 @@ the norm follows from what went in and what the loss's derivative by the output
 is, without the gradient itself (Goodfellow, 2015; "ghost" norms, Li et al., 2021);
 and once the norms are known, one weighted contraction of the same two tensors
 gives the clipped sum, without a second backward pass ("book-keeping", Bu et al.,
-2022). A step costs little more than a plain one. Where the gradients of single
-records are smaller than what their ghost norm needs, they are made instead.
+2022). Where the gradients of single records are smaller than what their ghost norm
+needs, they are made instead.
 
-Guarantee: a record's part in the sum has an L2 norm of `clipping_norm` at most,
-to the rounding of the arithmetic: its factor is min(1, C / (norm + 1e-6)), as in
-Opacus. A record whose gradient is not finite counts zero, for no factor would
-bound it (Opacus lets it turn the whole sum into NaN). So one record more or less
-changes the sum by `clipping_norm` at most, if, which nobody can check here, the
-module's forward treats each row by itself.
+Guarantee: one record more or less changes the sum by (1 + `SLACK`) times the
+clipping norm C at most, whatever the record, the other records and the parameters are.
+
+Proven. Forward and backward pass are in single precision, and their results are
+taken as they are. A record counts zero if anything of it is not finite (its inputs,
+its loss, an activation that a layer was given, a derivative) or greater than
+`row_gradients.GREATEST`; Opacus lets it turn the sum into NaN. The norms are in double
+precision, and right or too large; the factors are min(1, C / (norm + 1e-6)), as in
+Opacus. What a record adds is therefore at most C (1 + 1e-6) long.
+
+The rounding of the sum. Each of n - 1 additions, in any order, is off by the unit
+roundoff u times its result at most (Higham, 2002, section 4.2), and the results' norms
+add up to n (n + 1) / 2 · C at most. For two batches that differ by a record that
+makes u · n (n + 1) · C. Up to `_SINGLE` records are summed in single precision,
+u = 2⁻²⁴: this is `SLACK`, four parts in a thousand, which the noise covers
+(`clients.mechanisms.training`). More records are summed in double precision, u = 2⁻⁵³,
+with less than a thousandth of that for a hundred thousand records; it would take twice
+as long for few. What has more terms than records (a layer that is called at p
+positions and is not clipped by its single gradients) is summed in double precision.
+
+Assumed: what a record's forward and backward pass give does not depend on which other
+records are in the batch. A module that `supports` accepts mixes no rows, and batches are
+of a shape in which the libraries give each row the same bits (`clients.mechanisms.blocks`).
 """
 
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import cast
+from collections.abc import Callable, Mapping
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from clients.mechanisms.models import Layers
+from clients.mechanisms.derivatives import derivatives, own_parameters, watched
+from clients.mechanisms.row_gradients import GREATEST, RowGradients, Rows, of_layer
+from contract.errors import InputError
 
-__all__ = ["clip_factors", "clipped_sum", "supports"]
+__all__ = [
+    "SLACK",
+    "Sums",
+    "clip_factors",
+    "clipped_sum",
+    "clipped_sum_of_rows",
+    "require_clipping_norm",
+    "supports",
+    "trainable",
+]
+
+_SINGLE = 256
+"""Rows up to which a sum is in single precision."""
+
+SLACK = 0.004
+"""How much more than the clipping norm, relative to it, a record may change the sum: 257 · 256 · 2⁻²⁴, and a
+thousandth of it for all other rounding."""
+
+_LEAST_NORM, _MOST_NORM = 1e-3, 1e3
+"""Between which a clipping norm must be."""
 
 _LAYERS = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.Embedding)
 _MIXES_ROWS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+class Sums:
+    """Sums by parameter, side by side in one place that is written to again and again.
+
+    Args:
+        parameters: by name, those to sum for; their number may be large, so that the sums are held once.
+
+    Attributes:
+        flat: all numbers, in one dimension, as of the last `cleared`.
+        by_name: by the parameter's name, its part of `flat`, in its shape.
+    """
+
+    flat: Tensor
+    by_name: dict[str, Tensor]
+
+    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+        self._shapes = {name: value.shape for name, value in parameters.items()}
+        self._made: dict[torch.dtype, tuple[Tensor, dict[str, Tensor]]] = {}
+        self.cleared(torch.float32)
+
+    def cleared(self, dtype: torch.dtype) -> None:
+        """Take zeros of this type."""
+        if dtype not in self._made:
+            ends = accumulate((shape.numel() for shape in self._shapes.values()), initial=0)
+            places = list(pairwise(ends))
+            flat = torch.empty(places[-1][1] if places else 0, dtype=dtype)
+            parts = zip(self._shapes.items(), places, strict=True)
+            self._made[dtype] = (
+                flat,
+                {name: flat[begin:end].view(shape) for (name, shape), (begin, end) in parts},
+            )
+        self.flat, self.by_name = self._made[dtype]
+        self.flat.zero_()
+
+
+def trainable(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters of a module that are not frozen, by name."""
+    return {name: value for name, value in module.named_parameters() if value.requires_grad}
 
 
 def supports(module: nn.Module, example: Tensor | None = None) -> bool:
@@ -55,18 +128,22 @@ def supports(module: nn.Module, example: Tensor | None = None) -> bool:
         return False
     if any(True for _ in module.buffers()) or any(isinstance(layer, _MIXES_ROWS) for layer in layers):
         return False
-    if not all(_is_known(layer) for layer in layers if _own_parameters(layer)):
+    if not all(_is_known(layer) for layer in layers if own_parameters(layer)):
         return False
     if example is None:
         return True
-    with _watched(module) as calls:
+    with watched(module) as calls:
         module(example)
     return all(len(call.inputs) == 1 for call in calls)
 
 
 def clipped_sum(
-    module: nn.Module, inputs: Tensor, loss_of: Callable[[Tensor], Tensor], clipping_norm: float
-) -> dict[str, Tensor]:
+    module: nn.Module,
+    inputs: Tensor,
+    loss_of: Callable[[Tensor], Tensor],
+    clipping_norm: float,
+    into: Sums | None = None,
+) -> Sums:
     """The sum over rows of each row's gradient, clipped to an L2 norm of `clipping_norm`.
 
     Args:
@@ -74,276 +151,77 @@ def clipped_sum(
         inputs: the batch, of shape (rows, ...); no rows give zeros.
         loss_of: from the module's outputs to each row's loss, of shape (rows,).
         clipping_norm: the most that the gradient of a row may count.
-
-    Returns:
-        By the parameter's name, a tensor of its shape; frozen parameters are left out.
+        into: where to, made for the module's trainable parameters; a new place without.
 
     Raises:
+        InputError: the clipping norm is not one, whatever the rows are.
         ValueError: a layer was called twice or not at all, on something else than
             one entry a row, or on a tensor that was written to afterwards.
     """
-    trainable = {name: value for name, value in module.named_parameters() if value.requires_grad}
-    parts: list[tuple[list[str], _Part]] = []
-    if trainable and len(inputs):
-        if type(module) is Layers:  # a subclass may have a forward of its own
-            derivatives = _chain(module, inputs, loss_of)
-        else:
-            derivatives = _passes(module, inputs, loss_of)
-        for name, layer, given, gradient in derivatives:
-            parts += _parts(name, layer, given, gradient)
-    sums: dict[str, Tensor] = {}
-    if parts:
-        norms = functools.reduce(torch.add, [part.squared_norms() for _, part in parts]).sqrt_()
-        factors = clip_factors(norms, clipping_norm)
-        if not math.isfinite(norms.sum()):  # 0 · NaN is NaN: such rows must be out of the contraction itself
-            finite = norms.isfinite()
-            parts = [(names, part.rows(finite)) for names, part in parts]
-            factors = factors[finite]
-        while parts:
-            names, part = parts.pop()  # let go of as early as can be: it holds activations
-            sums |= zip(names, part.weighted_sums(factors), strict=True)
-    return {
-        name: sums[name].reshape(value.shape) if name in sums else torch.zeros_like(value)
-        for name, value in trainable.items()
-    }
+    require_clipping_norm(clipping_norm)
+    into = Sums(trainable(module)) if into is None else into
+    if not into.by_name or not len(inputs):
+        into.cleared(torch.float32)
+        return into
+    losses, found = derivatives(module, inputs, loss_of)
+    parts: list[_Part] = []
+    while found:
+        parts += of_layer(*found.pop())
+    return _clipped(parts, losses, clipping_norm, into)
+
+
+def clipped_sum_of_rows(
+    gradients: Mapping[str, Tensor], losses: Tensor, clipping_norm: float, into: Sums
+) -> Sums:
+    """What `clipped_sum` gives, for gradients of single rows, of shape (rows, ...), by parameter.
+
+    Raises:
+        InputError: the clipping norm is not one, whatever the rows are.
+    """
+    require_clipping_norm(clipping_norm)
+    return _clipped([([name], Rows(value)) for name, value in gradients.items()], losses, clipping_norm, into)
 
 
 def clip_factors(norms: Tensor, clipping_norm: float) -> Tensor:
     """What each row's gradient is multiplied by, shape (rows,): as in Opacus."""
-    return (clipping_norm / (norms + 1e-6)).clamp(max=1.0)
+    return (clipping_norm / (norms + 1e-6)).clamp_(max=1.0)
 
 
-@dataclass(kw_only=True)
-class _Call:
-    """What a layer was given, and where the derivative by its output passes."""
+def require_clipping_norm(clipping_norm: float) -> None:
+    """Refuse a clipping norm for which nothing is proven here: a mechanism asks before it sees a row.
 
-    name: str
-    layer: nn.Module
-    inputs: list[Tensor] = field(default_factory=list)
-    versions: list[int] = field(default_factory=list)
-    edges: list[GradientEdge] = field(default_factory=list)
-
-    def note(self, _layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """The forward hook."""
-        self.inputs.append(inputs[0].detach())
-        self.versions.append(inputs[0]._version)
-        if output.requires_grad:
-            # the edge, not the tensor: an activation may write over the output in its place
-            self.edges.append(get_gradient_edge(output))
-
-
-@contextmanager
-def _watched(module: nn.Module) -> Iterator[list[_Call]]:
-    """Notes each layer's calls within the block."""
-    layers = [(name, layer, _own_parameters(layer)) for name, layer in module.named_modules()]
-    calls = [_Call(name=name, layer=layer) for name, layer, own in layers if own]
-    hooks = [call.layer.register_forward_hook(call.note) for call in calls]
-    try:
-        yield calls
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-_Derivative = tuple[str, nn.Module, Tensor, Tensor]
-"""A layer's name, the layer, what it was given, and the losses' derivative by its output."""
-
-
-def _chain(module: Layers, inputs: Tensor, loss_of: Callable[[Tensor], Tensor]) -> Iterator[_Derivative]:
-    """The derivatives of linear layers with ReLU between them, written out: faster for a small model."""
-    layers = [(layer.weight, layer.bias) for layer in cast("list[nn.Linear]", list(module.layers))]
-    given = [inputs]
-    with torch.no_grad():
-        for weight, bias in layers[:-1]:
-            given.append(torch.addmm(bias, given[-1], weight.T).relu_())
-        outputs = torch.addmm(layers[-1][1], given[-1], layers[-1][0].T)
-    outputs.requires_grad_()
-    (gradient,) = torch.autograd.grad(_by_row(loss_of(outputs), inputs).sum(), outputs)
-    for number, layer in reversed(list(enumerate(module.layers))):
-        yield f"layers.{number}", layer, given[number], gradient
-        if number:
-            with torch.no_grad():
-                gradient = torch.ops.aten.threshold_backward(gradient @ layers[number][0], given[number], 0)
-
-
-def _by_row(losses: Tensor, inputs: Tensor) -> Tensor:
-    if losses.shape != (len(inputs),):
-        raise ValueError("loss_of must give one loss a row")
-    return losses
-
-
-def _passes(module: nn.Module, inputs: Tensor, loss_of: Callable[[Tensor], Tensor]) -> Iterator[_Derivative]:
-    """One forward and one backward pass of any module, noted by hooks."""
-    with _watched(module) as calls:
-        losses = _by_row(loss_of(module(inputs)), inputs)
-    for call in calls:
-        if len(call.edges) != 1:
-            raise ValueError(f"layer '{call.name}' was called {len(call.edges)} times in a forward, not once")
-    # asked for derivatives by outputs alone, autograd computes none by a parameter
-    gradients = torch.autograd.grad(losses.sum(), [call.edges[0] for call in calls], allow_unused=True)
-    for call, gradient in zip(calls, gradients, strict=True):
-        if gradient is None:  # the losses do not depend on the layer
-            continue
-        if call.inputs[0]._version != call.versions[0]:
-            raise ValueError(f"the input of layer '{call.name}' was written to after the call")
-        if not len(call.inputs[0]) == len(gradient) == len(inputs):
-            raise ValueError(f"layer '{call.name}' was not called on one entry a row")
-        yield call.name, call.layer, call.inputs[0], gradient
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """The gradients of single rows, shape (rows, ...)."""
-
-    gradients: Tensor
-
-    def rows(self, kept: Tensor) -> _Rows:
-        return _Rows(self.gradients[kept])
-
-    def squared_norms(self) -> Tensor:
-        return _squared_norms(self.gradients.flatten(1))
-
-    def weighted_sums(self, factors: Tensor) -> tuple[Tensor, ...]:
-        return (factors @ self.gradients.flatten(1),)
-
-
-@dataclass(frozen=True)
-class _Product:
-    """Gradients outputs ⊗ inputs, of shapes (rows, width): the norm is the product of two.
-
-    With `bias`, outputs ⊗ 1 beside it.
+    Raises:
+        InputError: it is not between 0.001 and 1000.
     """
-
-    outputs: Tensor
-    inputs: Tensor
-    bias: bool = False
-
-    def rows(self, kept: Tensor) -> _Product:
-        return _Product(self.outputs[kept], self.inputs[kept], self.bias)
-
-    def squared_norms(self) -> Tensor:
-        inputs = _squared_norms(self.inputs)
-        return _squared_norms(self.outputs).mul_(inputs + 1 if self.bias else inputs)
-
-    def weighted_sums(self, factors: Tensor) -> tuple[Tensor, ...]:
-        weighted = self.outputs * factors[:, None]
-        return (weighted.T @ self.inputs, *((factors @ self.outputs,) if self.bias else ()))
+    if not _LEAST_NORM <= clipping_norm <= _MOST_NORM:
+        raise InputError(
+            f"a clipping norm of {clipping_norm} is not between {_LEAST_NORM:g} and {_MOST_NORM:g}",
+            where="privacy.clipping_norm",
+        )
 
 
-@dataclass(frozen=True)
-class _Products:
-    """Gradients Σ outputs ⊗ inputs over positions; shapes (rows, groups, positions, width)."""
-
-    outputs: Tensor
-    inputs: Tensor
-
-    def rows(self, kept: Tensor) -> _Products:
-        return _Products(self.outputs[kept], self.inputs[kept])
-
-    def squared_norms(self) -> Tensor:
-        # Σ over pairs of positions of <outputs, outputs'> <inputs, inputs'>, which may nearly cancel:
-        # in single precision a norm could come out too small, and its row unclipped
-        return (_inner(self.outputs) * _inner(self.inputs)).sum(dim=(1, 2, 3)).clamp(min=0).to(self.outputs)
-
-    def weighted_sums(self, factors: Tensor) -> tuple[Tensor, ...]:
-        weighted = (self.outputs * factors[:, None, None, None]).transpose(0, 1).flatten(1, 2)
-        return (weighted.transpose(1, 2) @ self.inputs.transpose(0, 1).flatten(1, 2),)
+_Part = tuple[list[str], RowGradients]
 
 
-@dataclass(frozen=True)
-class _Lookups:
-    """Gradients that add `outputs`, (rows, positions, width), to the lines that `indices` names."""
-
-    outputs: Tensor
-    indices: Tensor
-    lines: int
-
-    def rows(self, kept: Tensor) -> _Lookups:
-        return _Lookups(self.outputs[kept], self.indices[kept], self.lines)
-
-    def squared_norms(self) -> Tensor:
-        same = self.indices[:, :, None] == self.indices[:, None, :]
-        return (_inner(self.outputs) * same).sum(dim=(1, 2)).clamp(min=0).to(self.outputs)
-
-    def weighted_sums(self, factors: Tensor) -> tuple[Tensor, ...]:
-        weighted = (self.outputs * factors[:, None, None]).flatten(0, 1)
-        lines = weighted.new_zeros(self.lines, weighted.shape[1])
-        return (lines.index_add_(0, self.indices.flatten(), weighted),)
-
-
-_Part = _Rows | _Product | _Products | _Lookups
-
-
-def _parts(name: str, layer: nn.Module, inputs: Tensor, gradient: Tensor) -> list[tuple[list[str], _Part]]:
-    """The gradients of a layer's trainable parameters, in the form that is cheapest to clip."""
-    wanted = _own_parameters(layer)
-    prefix = f"{name}." if name else ""
-    if isinstance(layer, nn.Linear) and gradient.dim() == 2 and "weight" in wanted:
-        return [([prefix + own for own in wanted], _Product(gradient, inputs, bias="bias" in wanted))]
-    match layer:
-        case nn.Linear():
-            found = _linear(inputs, gradient)
-        case nn.Conv2d():
-            found = _convolution(layer, inputs, gradient)
-        case nn.GroupNorm():
-            normal = nn.functional.group_norm(inputs, layer.num_groups, eps=layer.eps)
-            found = _scaling(normal, gradient, (inputs.shape[1], -1), summed=2)
-        case nn.LayerNorm():
-            normal = nn.functional.layer_norm(inputs, layer.normalized_shape, eps=layer.eps)
-            found = _scaling(normal, gradient, (-1, *layer.normalized_shape), summed=1)
-        case nn.Embedding():
-            found = _embedding(layer, inputs, gradient)
-        case _:
-            raise ValueError(f"layer '{name}' is a {type(layer).__name__}, which `supports` does not accept")
-    return [([prefix + own], found[own]) for own in wanted]
-
-
-def _linear(inputs: Tensor, gradient: Tensor) -> dict[str, _Part]:
-    rows = len(inputs)
-    outputs = gradient.reshape(rows, 1, -1, gradient.shape[-1])
-    return _weight_and_bias(outputs, inputs.reshape(rows, 1, -1, inputs.shape[-1]))
-
-
-def _convolution(layer: nn.Conv2d, inputs: Tensor, gradient: Tensor) -> dict[str, _Part]:
-    """A linear map of the patches around each position, for each group of channels."""
-    assert not isinstance(layer.padding, str)  # `supports`  # noqa: S101
-    patches = nn.functional.unfold(
-        inputs, layer.kernel_size, dilation=layer.dilation, padding=layer.padding, stride=layer.stride
-    )
-    rows, groups, positions = len(inputs), layer.groups, patches.shape[2]
-    outputs = gradient.reshape(rows, groups, -1, positions).transpose(2, 3)
-    return _weight_and_bias(outputs, patches.reshape(rows, groups, -1, positions).transpose(2, 3))
-
-
-def _weight_and_bias(outputs: Tensor, inputs: Tensor) -> dict[str, _Part]:
-    """For shapes (rows, groups, positions, width): single gradients where they are the smaller."""
-    positions, single = outputs.shape[2], outputs.shape[3] * inputs.shape[3]
-    weight: _Part = _Products(outputs, inputs)
-    if single < 2 * positions**2:
-        weight = _Rows(outputs.transpose(2, 3) @ inputs)
-    return {"weight": weight, "bias": _Rows(outputs.sum(dim=2))}
-
-
-def _scaling(normal: Tensor, gradient: Tensor, shape: tuple[int, ...], summed: int) -> dict[str, _Part]:
-    """A scale and a shift after a normalisation; a row's positions lie along dimension `summed`."""
-    rows = len(normal)
-    return {
-        "weight": _Rows((normal * gradient).reshape(rows, *shape).sum(dim=summed)),
-        "bias": _Rows(gradient.reshape(rows, *shape).sum(dim=summed)),
-    }
-
-
-def _embedding(layer: nn.Embedding, indices: Tensor, gradient: Tensor) -> dict[str, _Part]:
-    rows = len(indices)
-    if layer.padding_idx is not None:
-        gradient = gradient.masked_fill((indices == layer.padding_idx).unsqueeze(-1), 0.0)
-    outputs = gradient.reshape(rows, -1, layer.embedding_dim)
-    return {"weight": _Lookups(outputs, indices.reshape(rows, -1), layer.num_embeddings)}
-
-
-def _own_parameters(layer: nn.Module) -> list[str]:
-    """The names of the layer's own trainable parameters."""
-    return [name for name, value in layer.named_parameters(recurse=False) if value.requires_grad]
+def _clipped(parts: list[_Part], losses: Tensor, clipping_norm: float, into: Sums) -> Sums:
+    """The sums of what `parts` holds, which are let go of as early as can be: they hold activations."""
+    found = [part.squares() for _, part in parts]
+    squares = functools.reduce(torch.add, [square for square, _ in found], 0 * losses)
+    # all that must not be too great, together; NaN where the loss is not finite
+    sizes = functools.reduce(torch.add, [other for _, other in found if other is not None], squares)
+    if (
+        not float(sizes.sum()) <= GREATEST**2
+    ):  # 0 · NaN is NaN: such rows must be out of the contraction itself
+        kept = sizes <= GREATEST**2
+        parts, squares = [(names, part.rows(kept)) for names, part in parts], squares[kept]
+    factors = clip_factors(squares.sqrt(), clipping_norm)
+    if len(factors) <= _SINGLE:
+        factors = factors.float()
+    into.cleared(factors.dtype)
+    while parts:
+        names, part = parts.pop()
+        part.sum_into([into.by_name[name] for name in names], factors)
+    return into
 
 
 def _is_known(layer: nn.Module) -> bool:
@@ -352,15 +230,3 @@ def _is_known(layer: nn.Module) -> bool:
     if type(layer) is nn.Embedding:
         return layer.max_norm is None and not layer.scale_grad_by_freq and not layer.sparse
     return type(layer) in _LAYERS
-
-
-def _squared_norms(rows: Tensor) -> Tensor:
-    """Of each row of a matrix, shape (rows,)."""
-    norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
-    return norms.square_()
-
-
-def _inner(vectors: Tensor) -> Tensor:
-    """Inner products of the last dimension between all pairs of positions, in double precision."""
-    exact = vectors.double()
-    return exact @ exact.transpose(-1, -2)

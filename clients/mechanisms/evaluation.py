@@ -4,6 +4,11 @@ Accuracy, AUC, log loss and calibration are computed from the counts at the
 server. Two models are compared row by row: a paired difference needs far less
 noise than two histograms. Everything that one call releases is one Gaussian
 mechanism on one vector, whose L2 sensitivity is stated with each function.
+
+Each row counts by itself: whatever the model's arrays and the rows hold, a row is in
+one cell of a histogram, and its losses are made finite before they are subtracted,
+clipped and added, on the grid of every noise, so that the sum is exact. Its scores do
+not depend on which other rows are scored beside it (`clients.mechanisms.blocks`).
 """
 
 from __future__ import annotations
@@ -15,8 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from clients.mechanisms.blocks import in_blocks
 from clients.mechanisms.models import losses, module_for, scores
-from clients.mechanisms.noise import NormalSource, noisy
+from clients.mechanisms.noise import NormalSource, noisy, require_deviation
 from clients.rows.table import Table
 from contract.experiment import Experiment
 from contract.releases import (
@@ -30,6 +36,9 @@ from contract.releases import (
 
 __all__ = ["compare", "evaluate", "exact_scores"]
 
+_GREATEST_LOSS = 1e6
+"""What stands for a loss that is greater, infinite or NaN."""
+
 
 def evaluate(
     arrays: Mapping[str, np.ndarray[Any, Any]],
@@ -39,7 +48,12 @@ def evaluate(
     noise_multiplier: float,
     noise: NormalSource,
 ) -> ScoreHistogram:
-    """Count the scores of the rows, with noise of `noise_multiplier` (L2 sensitivity 1) in each count."""
+    """Count the scores of the rows, with noise of `noise_multiplier` (L2 sensitivity 1) in each count.
+
+    Raises:
+        InputError: the noise is none, whatever the rows are.
+    """
+    require_deviation(noise_multiplier, noise)
     score, outcome, _ = _scored(arrays, table, experiment)
     return _released(score, outcome, experiment, noise_multiplier, noise)
 
@@ -58,8 +72,12 @@ def compare(
     The joint L2 sensitivity is `COMPARISON_SENSITIVITY`, so the noise in each
     number is that many times `noise_multiplier`. Differences of the log loss, or
     of the Brier score when the gate judges by it, are clipped to [-1, 1].
+
+    Raises:
+        InputError: the noise is none, whatever the rows are.
     """
     deviation = noise_multiplier * COMPARISON_SENSITIVITY
+    require_deviation(deviation, noise)
     champion_score, champion_outcome, champion_loss = _scored(champion, table, experiment)
     score, outcome, loss = _scored(challenger, table, experiment)
     if experiment.gate.metric == "brier":
@@ -105,22 +123,24 @@ def _scored(
     arrays: Mapping[str, np.ndarray[Any, Any]], table: Table, experiment: Experiment
 ) -> tuple[Array, Array, Array]:
     module = module_for(experiment, arrays).eval()
-    labels = torch.from_numpy(table.labels)
+    rows = len(table.labels)
+    labels = in_blocks(torch.from_numpy(table.labels))
     with torch.no_grad():
-        logits = module(torch.from_numpy(table.features))
-        score, outcome = scores(logits, labels)
-        loss = losses(logits, labels)
+        logits = module(in_blocks(torch.from_numpy(table.features)))
+        found = (*scores(logits, labels), losses(logits, labels))
+    score, outcome, loss = (values[:rows] for values in found)
+    finite = np.nan_to_num(np.asarray(loss, dtype=np.float64), nan=_GREATEST_LOSS)
     return (
-        np.asarray(score, dtype=np.float64),
+        np.nan_to_num(np.asarray(score, dtype=np.float64), nan=0.5),
         np.asarray(outcome, dtype=np.float64),
-        np.nan_to_num(np.asarray(loss, dtype=np.float64), nan=math.inf, posinf=1e6),
+        np.clip(finite, -_GREATEST_LOSS, _GREATEST_LOSS),
     )
 
 
 def _released(
     score: Array, outcome: Array, experiment: Experiment, deviation: float, noise: NormalSource
 ) -> ScoreHistogram:
-    cell = np.clip((np.nan_to_num(score, nan=0.5) * SCORE_BINS).astype(np.int64), 0, SCORE_BINS - 1)
+    cell = np.clip((score * SCORE_BINS).astype(np.int64), 0, SCORE_BINS - 1)
     positive = np.bincount(cell[outcome == 1], minlength=SCORE_BINS).astype(np.float64)
     negative = np.bincount(cell[outcome == 0], minlength=SCORE_BINS).astype(np.float64)
     return ScoreHistogram(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from contract.experiment import Experiment, Model
 from contract.models import CNN_CHANNELS, outputs
 
-__all__ = ["arrays_of", "build_module", "load_arrays", "losses", "scores"]
+__all__ = ["Layers", "LogLoss", "arrays_of", "build_module", "load_arrays", "losses", "module_for", "scores"]
 
 
 class Layers(nn.Module):
@@ -87,12 +87,31 @@ def arrays_of(module: nn.Module) -> dict[str, np.ndarray[Any, np.dtype[np.float3
     return {name: value.detach().numpy().copy() for name, value in module.state_dict().items()}
 
 
+class LogLoss:
+    """The log loss of each row of a batch, and its derivative."""
+
+    def __init__(self, labels: Tensor) -> None:
+        self.labels = labels
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Log loss of each row, shape (rows,)."""
+        if logits.shape[1] == 1:
+            target = self.labels.to(logits.dtype)
+            return nn.functional.binary_cross_entropy_with_logits(logits[:, 0], target, reduction="none")
+        return nn.functional.cross_entropy(logits, self.labels, reduction="none")
+
+    def derivative(self, logits: Tensor) -> Tensor:
+        """Of each row's loss by its logits, in the logits' shape."""
+        if logits.shape[1] == 1:
+            return torch.sigmoid(logits).sub_(self.labels[:, None])
+        found = torch.softmax(logits, dim=1)
+        found[torch.arange(len(logits)), self.labels] -= 1
+        return found
+
+
 def losses(logits: Tensor, labels: Tensor) -> Tensor:
     """Log loss of each row, shape (rows,)."""
-    if logits.shape[1] == 1:
-        target = labels.to(logits.dtype)
-        return nn.functional.binary_cross_entropy_with_logits(logits[:, 0], target, reduction="none")
-    return nn.functional.cross_entropy(logits, labels, reduction="none")
+    return LogLoss(labels)(logits)
 
 
 def scores(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

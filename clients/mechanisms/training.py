@@ -1,49 +1,63 @@
 """One site's part of a training round: a few noisy gradient steps.
 
-The only module that imports Opacus, which draws true Poisson batches, and takes
-apart the gradients of modules that `clients.mechanisms.clipping` does not know. Four things
-are ours, because its defaults are not what the guarantee needs:
+The only module that imports Opacus, which takes apart the gradients of modules
+that `clients.mechanisms.clipping` does not know. Three things are ours, because
+its defaults are not what the guarantee needs:
 
-* the noise comes from the operating system (`clients.mechanisms.noise`), not from a seedable
+* batches are drawn with the rate that the experiment states, and the noise is made,
+  from the operating system's entropy (`sampling`, `noise`), not from a seedable
   generator;
 * the sum of clipped gradients is divided by a *stated* batch size (the stated rows
   times the sampling rate), for the true number of rows is data;
-* the sampling rate is what the experiment states: Opacus takes `1/len(loader)`;
-* a record whose gradient is not finite counts zero, and does not make the sum NaN.
+* a record's contribution is bounded in double precision, and is zero if anything
+  of it is not finite (`clipping`).
 
 Guarantee: each step is a Poisson-sampled Gaussian mechanism with the L2
-sensitivity `clipping_norm` (Abadi et al., 2016), for one record; with unit
-`person`, at most `rows_per_person` rows of a person take part, so the
+sensitivity `clipping_norm` · (1 + `SLACK`) (Abadi et al., 2016), for one record;
+with unit `person`, at most `rows_per_person` rows of a person take part, so the
 sensitivity is that many times as large, and the noise with it. A FedProx term
 (Li et al., 2020) depends on no record and is added after the noise.
+
+It is total: whatever the model's arrays and the rows hold, and if there is no row
+at all, an update of finite numbers comes out. What a noisy step makes infinite is
+set to float32's greatest number, and what it makes NaN to 0, after the noise, where
+nothing can tell more of the rows.
 """
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
 
-from clients.mechanisms.clipping import clip_factors, clipped_sum, supports
-from clients.mechanisms.models import arrays_of, losses, module_for
-from clients.mechanisms.noise import NormalSource, add_noise, deviation_for
+from clients.mechanisms.blocks import in_blocks
+from clients.mechanisms.clipping import (
+    SLACK,
+    Sums,
+    clipped_sum,
+    clipped_sum_of_rows,
+    require_clipping_norm,
+    supports,
+    trainable,
+)
+from clients.mechanisms.derivatives import LossOf, row_losses
+from clients.mechanisms.models import LogLoss, arrays_of, losses, module_for
+from clients.mechanisms.noise import NormalSource, add_noise, deviation_for, require_deviation
+from clients.mechanisms.sampling import poisson_sample, require_rate
 from clients.rows.table import Table
 from contract.experiment import Experiment, Strategy
 from contract.releases import ModelUpdate
 
-__all__ = ["LocalSteps", "train_locally", "train_without_privacy"]
+__all__ = ["LocalSteps", "descend", "train_locally", "train_without_privacy"]
 
 _PHYSICAL_ROWS = 4096
 """Rows whose gradients are held at once; a larger batch is summed in parts."""
 
-_TakeSum = Callable[[nn.Module, Tensor, Callable[[Tensor], Tensor], float], dict[str, Tensor]]
+_TakeSum = Callable[[nn.Module, Tensor, LossOf, float, Sums], Sums]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +81,9 @@ def train_locally(
     """Take the round's noisy steps from `arrays` on the rows of `table`.
 
     With unit `person`, the table holds at most `rows_per_person` rows of each.
+
+    Raises:
+        InputError: clipping norm, sampling rate or noise are none, whatever the rows are.
     """
     experiment = steps.experiment
     privacy, strategy = experiment.privacy, experiment.strategy
@@ -77,15 +94,20 @@ def train_locally(
     )
     deviation = deviation_for(
         steps.noise_multiplier,
-        privacy.rows_per_person * privacy.clipping_norm,
+        privacy.rows_per_person * privacy.clipping_norm * (1 + SLACK),
         sum(parameter.numel() for parameter in module.parameters()),
     )
-    start = [parameter.detach().clone() for parameter in module.parameters()]
+    require_clipping_norm(privacy.clipping_norm)
+    require_rate(privacy.sampling_rate)
+    require_deviation(deviation, noise)
+    parameters = trainable(module)
+    start, sums = _copied(parameters), Sums(parameters)
     for inputs, labels in _poisson_batches(table, privacy.sampling_rate, strategy.local_steps):
-        sums = _clip_and_sum(take_sum, module, inputs, labels, privacy.clipping_norm)
-        add_noise([summed.numpy() for summed in sums.values()], deviation, noise)
-        _descend(module, start, list(sums.values()), expected_rows, strategy)
-    return ModelUpdate(arrays=arrays_of(module))
+        sums = _clip_and_sum(take_sum, module, inputs, labels, privacy.clipping_norm, sums)
+        add_noise([sums.flat.numpy()], deviation, noise)
+        _pull(parameters, start, strategy)
+        descend(parameters, sums.by_name, strategy.learning_rate / expected_rows)
+    return _update(module)
 
 
 def train_without_privacy(
@@ -94,78 +116,100 @@ def train_without_privacy(
     """Plain gradient steps on Poisson batches drawn from `rng`; no guarantee of any kind."""
     strategy = experiment.strategy
     module = module_for(experiment, arrays)
-    start = [parameter.detach().clone() for parameter in module.parameters()]
+    parameters = trainable(module)
+    start = _copied(parameters)
     for _ in range(strategy.local_steps):
         drawn = rng.random(len(table.labels)) < experiment.privacy.sampling_rate
         inputs, labels = _tensors(table)
         expected = max(1.0, experiment.privacy.sampling_rate * len(table.labels))
         loss = losses(module(inputs[drawn]), labels[drawn]).sum()
-        _descend(module, start, torch.autograd.grad(loss, list(module.parameters())), expected, strategy)
-    return ModelUpdate(arrays=arrays_of(module))
+        gradients = torch.autograd.grad(loss, list(parameters.values()))
+        _pull(parameters, start, strategy)
+        descend(parameters, dict(zip(parameters, gradients, strict=True)), strategy.learning_rate / expected)
+    return _update(module)
 
 
-def _descend(
-    module: nn.Module, start: list[Tensor], sums: Sequence[Tensor], rows: float, strategy: Strategy
-) -> None:
-    """One step along the sums of `rows` gradients; with FedProx, pulled to where the round began.
+def _copied(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in parameters.items()}
+
+
+def _pull(parameters: Mapping[str, Tensor], start: Mapping[str, Tensor], strategy: Strategy) -> None:
+    """With FedProx, pull the parameters to where the round began, by a step."""
+    if strategy.name != "fedprox":
+        return
+    rate = _as_float32(strategy.learning_rate * strategy.proximal_mu)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.sub_(parameter - start[name], alpha=rate)
+
+
+def descend(parameters: Mapping[str, Tensor], sums: Mapping[str, Tensor], rate: float) -> None:
+    """One step of `rate` along the sums of gradients.
 
     Without torch.optim, whose first optimizer loads a compiler for a second.
     """
+    rate = _as_float32(rate)
     with torch.no_grad():
-        for parameter, origin, summed in zip(module.parameters(), start, sums, strict=True):
-            if strategy.name == "fedprox":
-                summed.add_(parameter - origin, alpha=strategy.proximal_mu * rows)
-            parameter.sub_(summed, alpha=strategy.learning_rate / rows)
+        for name, summed in sums.items():
+            parameters[name].sub_(summed.float(), alpha=rate)
+
+
+def _as_float32(rate: float) -> float:
+    """torch refuses a factor that is infinite in single precision."""
+    return min(rate, torch.finfo(torch.float32).max)
+
+
+def _update(module: nn.Module) -> ModelUpdate:
+    """The module's parameters, made finite."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.nan_to_num_(nan=0.0)
+    return ModelUpdate(arrays=arrays_of(module))
 
 
 def _poisson_batches(table: Table, rate: float, count: int) -> Iterator[tuple[Tensor, Tensor]]:
     """`count` batches, in each of which every row is with probability `rate`, independently."""
-    generator = torch.Generator().manual_seed(secrets.randbits(63))
-    if rate == 1 or len(table.labels) == 0:
-        yield from (_tensors(table) for _ in range(count))
-        return
-    from opacus.data_loader import DPDataLoader
-
-    loader = DPDataLoader(TensorDataset(*_tensors(table)), sample_rate=rate, generator=generator)
-    drawn = 0
-    while drawn < count:
-        for inputs, labels in loader:
-            if drawn == count:
-                return
-            drawn += 1
-            yield inputs, labels.long()
+    inputs, labels = _tensors(table)
+    for _ in range(count):
+        taken = torch.from_numpy(poisson_sample(len(labels), rate))
+        yield (inputs, labels) if rate == 1 else (inputs[taken], labels[taken])
 
 
 def _clip_and_sum(
-    take_sum: _TakeSum, module: nn.Module, inputs: Tensor, labels: Tensor, clipping_norm: float
-) -> dict[str, Tensor]:
-    """By parameter, the sum of the batch's clipped gradients, `_PHYSICAL_ROWS` rows at a time."""
-    sums: dict[str, Tensor] = {}
-    parts = zip(torch.split(inputs, _PHYSICAL_ROWS), torch.split(labels, _PHYSICAL_ROWS), strict=True)
-    for part, part_labels in parts:
-        found = take_sum(module, part, partial(losses, labels=part_labels), clipping_norm)
-        sums = {name: sums[name] + value if sums else value for name, value in found.items()}
-    return sums
+    take_sum: _TakeSum, module: nn.Module, inputs: Tensor, labels: Tensor, clipping_norm: float, into: Sums
+) -> Sums:
+    """The sums of the batch's clipped gradients, `_PHYSICAL_ROWS` rows at a time."""
+    if len(inputs) <= _PHYSICAL_ROWS:
+        return take_sum(module, inputs, LogLoss(labels), clipping_norm, into)
+    total = Sums(into.by_name)
+    total.cleared(torch.float64)
+    for part, some in zip(
+        torch.split(inputs, _PHYSICAL_ROWS), torch.split(labels, _PHYSICAL_ROWS), strict=True
+    ):
+        total.flat.add_(take_sum(module, part, LogLoss(some), clipping_norm, into).flat)
+    return total
 
 
 def _clipped_sum_by_opacus(
-    module: nn.Module, inputs: Tensor, loss_of: Callable[[Tensor], Tensor], clipping_norm: float
-) -> dict[str, Tensor]:
+    module: nn.Module, inputs: Tensor, loss_of: LossOf, clipping_norm: float, into: Sums
+) -> Sums:
     """What `clipped_sum` returns, for any module that Opacus takes apart: it holds every row's gradient."""
     from opacus import GradSampleModule
 
-    trainable = {name: value for name, value in module.named_parameters() if value.requires_grad}
-    if len(inputs) == 0:
-        return {name: torch.zeros_like(value) for name, value in trainable.items()}
+    if not len(inputs):
+        into.cleared(torch.float32)
+        return into
     hooked = GradSampleModule(module, loss_reduction="sum")
     # inputs without a derivative make Opacus' backward hooks warn at each step
-    loss_of(hooked(inputs.detach().requires_grad_())).sum().backward()  # type: ignore[no-untyped-call]
-    gradients: dict[str, Tensor] = {name: value.grad_sample for name, value in trainable.items()}  # type: ignore[attr-defined]
+    found = row_losses(loss_of, hooked(in_blocks(inputs.detach()).requires_grad_()), len(inputs))
+    found.sum().backward()  # type: ignore[no-untyped-call]
+    gradients: dict[str, Tensor] = {
+        name: value.grad_sample[: len(inputs)]  # type: ignore[attr-defined]
+        for name, value in trainable(module).items()
+    }
     hooked.to_standard_module()
-    norms = torch.stack([value.flatten(1).norm(dim=1) for value in gradients.values()]).norm(dim=0)
-    finite = norms.isfinite()
-    factors = clip_factors(norms[finite], clipping_norm)
-    return {name: torch.einsum("n,n...->...", factors, value[finite]) for name, value in gradients.items()}
+    finite = found.detach() + inputs.flatten(1).mul(0).sum(dim=1)  # NaN for rows that are not
+    return clipped_sum_of_rows(gradients, finite, clipping_norm, into)
 
 
 def _tensors(table: Table) -> tuple[Tensor, Tensor]:

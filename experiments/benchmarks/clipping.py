@@ -21,9 +21,10 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from clients.mechanisms.clipping import clipped_sum
-from clients.mechanisms.models import Layers, losses
+from clients.mechanisms.clipping import Sums, clipped_sum, trainable
+from clients.mechanisms.models import Layers, LogLoss
 from clients.mechanisms.noise import SystemNoise, add_noise
+from clients.mechanisms.training import descend
 from experiments.benchmarks.measurement import Measurement
 
 __all__ = ["measure"]
@@ -173,7 +174,7 @@ def _batch(setting: _Setting) -> tuple[nn.Module, torch.optim.SGD, Tensor, Calla
     inputs = torch.randn(setting.rows, *setting.shape)
     labels = torch.randint(0, setting.classes, (setting.rows,))
     optimizer = torch.optim.SGD(module.parameters(), lr=_LEARNING_RATE)
-    return module, optimizer, inputs, partial(losses, labels=labels)
+    return module, optimizer, inputs, LogLoss(labels)
 
 
 def _plain(setting: _Setting) -> Step:
@@ -189,13 +190,13 @@ def _plain(setting: _Setting) -> Step:
 
 def _private(setting: _Setting) -> Step:
     module, _, inputs, loss_of = _batch(setting)
+    parameters = trainable(module)
+    place = Sums(parameters)
 
     def step() -> None:
-        sums = clipped_sum(module, inputs, loss_of, _CLIPPING_NORM)
-        add_noise([summed.numpy() for summed in sums.values()], _CLIPPING_NORM, SystemNoise())
-        with torch.no_grad():
-            for parameter, summed in zip(module.parameters(), sums.values(), strict=True):
-                parameter.sub_(summed, alpha=_LEARNING_RATE / setting.rows)
+        sums = clipped_sum(module, inputs, loss_of, _CLIPPING_NORM, place)
+        add_noise([sums.flat.numpy()], _CLIPPING_NORM, SystemNoise())
+        descend(parameters, sums.by_name, _LEARNING_RATE / setting.rows)
 
     return step
 

@@ -16,8 +16,8 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
 from clients.mechanisms import clipping
-from clients.mechanisms.clipping import clipped_sum, supports
-from clients.mechanisms.models import Layers, SmallCnn, losses
+from clients.mechanisms.clipping import Sums, supports, trainable
+from clients.mechanisms.models import Layers, LogLoss, SmallCnn, losses
 from clients.mechanisms.training import _clipped_sum_by_opacus
 
 NORM = 0.5
@@ -89,6 +89,18 @@ def ours(module: nn.Module, inputs: Tensor, labels: Tensor, norm: float = NORM) 
     return clipped_sum(module, inputs, partial(losses, labels=labels), norm)
 
 
+def clipped_sum(
+    module: nn.Module, inputs: Tensor, loss_of: Callable[[Tensor], Tensor], norm: float
+) -> dict[str, Tensor]:
+    return clipping.clipped_sum(module, inputs, loss_of, norm).by_name
+
+
+def by_fallback(
+    module: nn.Module, inputs: Tensor, loss_of: Callable[[Tensor], Tensor], norm: float
+) -> dict[str, Tensor]:
+    return _clipped_sum_by_opacus(module, inputs, loss_of, norm, Sums(trainable(module))).by_name
+
+
 def by_opacus(module: nn.Module, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
     hooked = GradSampleModule(module, loss_reduction="sum")
     optimizer = DPOptimizer(
@@ -129,7 +141,7 @@ def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Te
 
 
 @EVERY
-@pytest.mark.parametrize("rows", [1, 33])
+@pytest.mark.parametrize("rows", [1, 33, 300])
 @pytest.mark.filterwarnings("ignore:Full backward hook:UserWarning")  # words have no derivative
 def test_the_sum_is_that_of_opacus(name: str, rows: int) -> None:
     module, inputs, labels = made(name, rows)
@@ -151,7 +163,7 @@ def test_the_fallback_gives_the_same(name: str, rows: int) -> None:
     module, inputs, labels = made(name, rows)
     exact = one_by_one(module, inputs, labels)
     for _ in range(2):  # nothing is left over from one call to the next
-        found = _clipped_sum_by_opacus(module, inputs, partial(losses, labels=labels), NORM)
+        found = by_fallback(module, inputs, partial(losses, labels=labels), NORM)
         assert length(difference(found, exact)) <= 2e-6 * length(exact)
 
 
@@ -199,7 +211,7 @@ def test_a_record_counts_the_clipping_norm_at_most_and_records_add_up(name: str)
     single = [ours(module, inputs[row : row + 1], labels[row : row + 1]) for row in range(20)]
     assert max(length(gradient) for gradient in single) <= NORM + 1e-5
     # without clipping, the claims above and below would be false: the gradients are longer than that
-    assert max(length(ours(module, inputs[[row]], labels[[row]], 1e6)) for row in range(20)) > 1.5 * NORM
+    assert max(length(ours(module, inputs[[row]], labels[[row]], 1e3)) for row in range(20)) > 1.5 * NORM
     added = {key: sum(gradient[key].double() for gradient in single) for key in whole}
     assert length(difference(whole, added)) <= 1e-5 * length(whole)
     for row in range(20):
@@ -215,6 +227,19 @@ def test_a_factor_of_one_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @EVERY
+def test_a_place_is_written_to_again_and_holds_the_last_sums_alone(name: str) -> None:
+    module, inputs, labels = made(name, 300)
+    place = Sums(trainable(module))
+    for rows in (300, 5, 0, 2, 260):  # in double precision, in single precision, and zeros
+        loss_of = partial(losses, labels=labels[:rows])
+        found = clipping.clipped_sum(module, inputs[:rows], loss_of, NORM, place)
+        fresh = clipping.clipped_sum(module, inputs[:rows], loss_of, NORM)
+        assert found.flat.dtype == (torch.float64 if rows > 256 else torch.float32)
+        assert torch.equal(found.flat, fresh.flat)
+        assert torch.equal(torch.cat([value.flatten() for value in found.by_name.values()]), found.flat)
+
+
+@EVERY
 def test_no_rows_give_zeros(name: str) -> None:
     module, inputs, labels = made(name, 0)
     found = ours(module, inputs, labels)
@@ -227,7 +252,7 @@ def test_no_rows_give_zeros(name: str) -> None:
 @pytest.mark.parametrize("name", FLOATING)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 3e38])
 @pytest.mark.parametrize("everywhere", [True, False])
-@pytest.mark.parametrize("take_sum", [clipped_sum, _clipped_sum_by_opacus])
+@pytest.mark.parametrize("take_sum", [clipped_sum, by_fallback])
 def test_a_record_without_a_finite_gradient_counts_zero(
     name: str, bad: float, everywhere: bool, take_sum: Callable[..., dict[str, Tensor]]
 ) -> None:
@@ -367,9 +392,18 @@ def test_an_input_that_is_written_to_after_the_call_is_refused() -> None:
 
 
 def test_positions_folded_into_rows_are_refused() -> None:
-    module = nn.Sequential(nn.Flatten(0, 1), nn.Linear(3, 3), nn.Unflatten(0, (4, 2)), nn.Flatten())
+    module = nn.Sequential(nn.Flatten(0, 1), nn.Linear(3, 3), nn.Unflatten(0, (-1, 2)), nn.Flatten())
     with pytest.raises(ValueError, match="one entry a row"):
         ours(module, torch.randn(4, 2, 3), torch.tensor([0, 1, 2, 0]))
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_the_derivative_of_the_log_loss_is_that_of_autograd(classes: int) -> None:
+    torch.manual_seed(0)
+    loss_of = LogLoss(torch.randint(0, max(2, classes), (40,)))
+    logits = (5 * torch.randn(40, classes)).requires_grad_()
+    (expected,) = torch.autograd.grad(loss_of(logits).sum(), logits)
+    torch.testing.assert_close(loss_of.derivative(logits.detach()), expected, rtol=1e-6, atol=1e-7)
 
 
 def test_the_parameters_grad_fields_and_hooks_stay_as_they_are() -> None:

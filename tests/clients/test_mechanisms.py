@@ -110,9 +110,9 @@ def test_poisson_batches_take_each_row_by_itself(monkeypatch: pytest.MonkeyPatch
     sizes: list[int] = []
     original = training._clip_and_sum
 
-    def watched(take_sum: Any, module: Any, inputs: Any, labels: Any, norm: float) -> Any:
+    def watched(take_sum: Any, module: Any, inputs: Any, labels: Any, *others: Any) -> Any:
         sizes.append(len(labels))
-        return original(take_sum, module, inputs, labels, norm)
+        return original(take_sum, module, inputs, labels, *others)
 
     monkeypatch.setattr(training, "_clip_and_sum", watched)
     one_step(experiment(steps=400, rate=0.2), table(100), 100, NoNoise())
