@@ -172,7 +172,8 @@ def sites(json: Json = False) -> None:
         (
             (
                 name,
-                found[name].stated_rows if name in found else "–",
+                (admitted[name].stated_rows if name in admitted else None)
+                or (found[name].stated_rows if name in found else "–"),
                 moment(admitted[name].admitted if name in admitted else None),
                 moment(found[name].first_seen if name in found else None),
                 moment(found[name].last_seen if name in found else None),

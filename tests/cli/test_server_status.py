@@ -158,3 +158,26 @@ def test_a_key_is_admitted_to_the_federation_that_runs_here(state: State, tmp_pa
     admit("west", key, control, settings)  # type: ignore[arg-type]
     assert [site.name for site in state.admitted_sites("standing-ab12")] == ["west"]
     assert state.admitted_sites("standing") == ()
+
+
+def test_an_operator_says_which_rows_a_site_must_state(
+    state: State, tidegate: Command, tmp_path: Path
+) -> None:
+    key = tmp_path / "node.pub"
+    key.write_text("a key")
+    control: object = Control()
+    admit("west", key, control, read_settings(), stated_rows=70)  # type: ignore[arg-type]
+
+    def stated() -> int | None:
+        (site,) = state.admitted_sites("standing")
+        return site.stated_rows
+
+    assert {row[0]: row[1] for row in rows(tidegate("server", "sites"))}["west"] == "70"
+    state.remember_anchor("west", 9, "a" * 64, federation="standing")
+    assert "held to 90 rows from now on" in tidegate("server", "readmit", "west", "--rows", "90")
+    assert stated() == 90
+    state.remember_anchor("west", 2, "b" * 64, federation="standing")  # an older ledger is its right now
+    assert "held to what its next answer states" in tidegate("server", "readmit", "west")
+    assert stated() is None
+    assert "no site 'east' is admitted" in tidegate("server", "readmit", "east", code=2)
+    tidegate("server", "readmit", "west", "--rows", "0", code=2)

@@ -19,8 +19,10 @@ from typing import Any
 import pytest
 
 from server.line.processes import free_port
+from server.state.storage import open_state
 from tests.cli.test_bad_input import ROWS, SITE, write_rows
 from tests.commands import plain_environment
+from tests.server.federation import plan
 
 pytestmark = pytest.mark.e2e
 
@@ -64,8 +66,13 @@ def test_server_and_agent_are_started_watched_and_ended_in_any_order(tmp_path: P
     write_rows(tmp_path, ROWS)
     port, watched, agent_watched = free_port(), free_port(), free_port()
     up = ("server", "up", "--port", str(port), "--ui-port", "0", "--health-port", str(watched))
-    server = start(tmp_path, *up)
-    assert health(watched)["state"] == "running"
+    with open_state(f"sqlite:///{tmp_path}/home/state.db") as state:
+        state.start_run("killed", experiment=plan(), job="train", trigger="test", code_hash="c0de")
+        server = start(tmp_path, *up)
+        assert health(watched)["state"] == "running"
+        while state.unfinished_runs():  # its process is none that lives
+            time.sleep(0.1)
+        assert [(run.name, run.status) for run in state.runs()] == [("killed", "failed")]
     made = start(tmp_path, "site", "init", "made", "--name", "north")
     assert made.wait(timeout=60) == 0
     assert start(tmp_path, "server", "admit", "north", "made/keys/node.pub").wait(timeout=60) == 0
@@ -77,7 +84,7 @@ def test_server_and_agent_are_started_watched_and_ended_in_any_order(tmp_path: P
     while health(agent_watched)["state"] != "connected":
         time.sleep(0.1)
     assert "has stopped" in ended(agent)
-    ended(server)
+    assert "run 'killed' failed: its process is gone" in ended(server)
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(f"http://127.0.0.1:{watched}/health")
 

@@ -343,6 +343,15 @@ class HurtFederation:
         with self.control() as control:
             self._flower_run = control.submit(project or project_root(), job.to_run_config())
 
+    def stop_run(self) -> None:
+        """Stop the run that was submitted last, as an operator does."""
+        with self.control() as control:
+            control.stop(self._flower_run)
+
+    def status(self, run: str) -> str:
+        record = self.record(run)
+        return "" if record is None else record.status
+
     def rounds(self, run: str) -> tuple[RoundRecord, ...]:
         with open_state(self.settings.state_url) as state:
             return state.rounds(run)

@@ -17,15 +17,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.supercore.inflatable.inflatable_object import add_header_to_object_body
 
 from clients.app import app, warm_up
 from clients.line.agent import serve
 from clients.line.flower import FleetConnection, PackedReply, Work, connect, pack
 from clients.line.spool import Spool
 from clients.site_config import read_site_config
-from contract.messages import ARRAYS, Instruction, Reply
-from contract.messages import pack as pack_arrays
+from contract.messages import REPLY, Instruction, Reply
 
 Arrays = dict[str, np.ndarray]
 
@@ -57,6 +57,31 @@ def ten_gigabytes(arrays: Arrays) -> bytes:
     return struct.pack("<Q", len(header)) + header + b"\0\0\0\0"
 
 
+def garbled(kind: str, body: bytes) -> type[ConfigRecord]:
+    """A record whose head says this kind, and whose body is these bytes."""
+
+    class Garbled(ConfigRecord):
+        def deflate(self) -> bytes:
+            return add_header_to_object_body(body, self)
+
+    Garbled.__qualname__ = kind
+    return Garbled
+
+
+GARBLED = {
+    "no protobuf": garbled("ConfigRecord", b"\xff" * 64),
+    "another kind": garbled("MetricRecord", ConfigRecord({"reply": "x"}).deflate()),
+    "unknown kind": garbled("os.system", b"true"),
+    "array of objects": garbled("Array", b"\x80\x04."),
+}
+TYPES = {
+    "no records": RecordDict(),
+    "texts": RecordDict({REPLY: ConfigRecord({"reply": "{}"})}),
+    "numbers": RecordDict({REPLY: MetricRecord({"reply": 1})}),
+    "arrays": RecordDict({REPLY: ArrayRecord([np.ones(3)])}),
+}
+
+
 class Rogue:
     """Makes the replies of a site that follows a script.
 
@@ -78,9 +103,9 @@ class Rogue:
             return pack(honest)
         reply = pack(Message(self._changed(wrong, honest.content), reply_to=work.message))
         if wrong == "twice":
-            self._connection.send(reply, 0.1)  # and once more by whoever called
+            self._connection.send(reply)  # and once more by whoever called
         if wrong == "half":
-            self._connection.send(replace(reply, objects={}), 0.1)  # the envelope alone
+            self._connection.send(replace(reply, objects={}))  # the envelope alone
             os.kill(os.getpid(), signal.SIGKILL)
         return reply
 
@@ -90,15 +115,16 @@ class Rogue:
         if wrong == "stale":
             assert self._before is not None
             return self._before
-        fields = dict(next(iter(honest.config_records.values())))
-        name = next(iter(honest.config_records))
-        arrays = Reply.from_records(honest).update
-        assert arrays is not None
+        if wrong in GARBLED:
+            return RecordDict({REPLY: GARBLED[wrong]({"reply": b"x"})})
+        if wrong in TYPES:
+            return TYPES[wrong]
+        reply = Reply.from_records(honest)
+        assert reply.update is not None
         if wrong == "huge":
-            fields[ARRAYS] = ten_gigabytes(dict(arrays.arrays))
-        else:
-            fields[ARRAYS] = pack_arrays(CHANGES[wrong](dict(arrays.arrays)))
-        return RecordDict({name: ConfigRecord(fields)})
+            return Reply.records_of(ten_gigabytes(dict(reply.update.arrays)))
+        changed = CHANGES[wrong](dict(reply.update.arrays))
+        return replace(reply, update=replace(reply.update, arrays=changed)).to_records()
 
 
 def main() -> None:

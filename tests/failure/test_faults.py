@@ -18,6 +18,7 @@ import pytest
 from server.federation import project_root
 from server.jobs.job import Job
 from server.registry.registry import Registry
+from server.state.participation import NOT_UNDERSTOOD
 from server.state.records import RunRecord
 from server.state.storage import open_state
 from tests.failure.conftest import plan, train
@@ -208,7 +209,7 @@ def test_wrong_updates_are_refused_with_their_reason_and_the_others_go_on(
     rounds = {one.round: one for one in federation.rounds(job.run)}
     assert all({"north", "south"} <= set(one.counted) for one in rounds.values())
     reasons = {number: one.failures.get("west", "") for number, one in rounds.items()}
-    assert [number for number, one in rounds.items() if "west" in one.counted] == [1, 6, 8], reasons
+    assert [number for number, one in rounds.items() if "west" in one.counted] == [1, 6, 8], reasons[6]
     assert "update refused" in reasons[2]
     assert "finite" in reasons[2]
     for number in (3, 4):
@@ -224,6 +225,54 @@ def test_wrong_updates_are_refused_with_their_reason_and_the_others_go_on(
     ]
     account.lost.clear()  # these were meant not to count
     tally(account)
+
+
+GARBAGE = ("no protobuf", "another kind", "unknown kind", "array of objects")
+GARBAGE += ("no records", "texts", "numbers", "arrays")
+
+
+@faults
+def test_what_is_no_message_or_no_reply_costs_its_site_the_round_and_nobody_else(
+    federation: HurtFederation, tally: Tally
+) -> None:
+    """Through Flower's own SuperLink: it stores whatever bytes a site gives it."""
+    experiment = plan(rounds=len(GARBAGE) + 2, quorum=2)
+    job = train("garbage", experiment)
+    federation.stop_site("west")
+    federation.start_rogue("west", dict(enumerate(GARBAGE, start=2)))
+    federation.wait_for_sites(3)
+    for name in GARBAGE:
+        federation.hurt(f"west sends what is no reply: {name}")
+    federation.submit(job)
+    record = federation.finish(job)
+    federation.stop_site("west")
+    rounds = federation.rounds(job.run)
+    assert all({"north", "south"} <= set(one.counted) for one in rounds)
+    reasons = {GARBAGE[one.round - 2]: one.failures["west"] for one in rounds if "west" not in one.counted}
+    assert list(reasons) == list(GARBAGE), reasons
+    assert set(reasons.values()) <= {NOT_UNDERSTOOD, "no answer"}, reasons
+    assert reasons["no protobuf"] == NOT_UNDERSTOOD
+    assert record.status == "partial"
+    account = federation.account(job.run)
+    account.lost.clear()  # these were meant not to count
+    tally(account)
+
+
+@faults
+def test_a_run_that_its_operator_stops_says_so_and_goes_on_when_it_is_resumed(
+    federation: HurtFederation, unharmed: Unharmed
+) -> None:
+    experiment = plan(rounds=FEW)
+    job = train("stopped", experiment)
+    federation.submit(job)
+    federation.wait_for_round(job.run, 2)
+    federation.hurt("the run is stopped")
+    federation.stop_run()
+    federation.wait(lambda: federation.status(job.run) != "running", "end of the run")
+    assert federation.status(job.run) == "stopped"
+    assert len(federation.rounds(job.run)) < FEW
+    federation.submit(job)
+    unharmed(job, federation.finish(job))
 
 
 @kills

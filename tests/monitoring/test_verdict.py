@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -106,3 +107,83 @@ def test_a_count_that_is_not_a_number_is_refused() -> None:
     broken = replace(good.features[0], current=np.array([1, 2, np.nan, 4]))
     with pytest.raises(ReleaseError, match="not a number"):
         form_verdict({"north": replace(good, features=(broken, *good.features[1:]))}, drift=DRIFT, rng=rng)
+
+
+def loud(rows: float, noise: float = 0.0) -> DriftSummary:
+    """So many rows in every cell of both windows: no drift, and all the weight of the world."""
+    counts = np.full(4, rows)
+    return DriftSummary(
+        window="w3",
+        reference_window="w0+w1",
+        features=tuple(
+            FeatureCounts(feature=feature, reference=counts, current=counts)
+            for feature in ("age", "disease", "visits")
+        ),
+        reference_deviation=noise,
+        current_deviation=noise,
+    )
+
+
+def test_a_site_of_many_rows_silences_the_pool_unless_its_weight_is_cut() -> None:
+    rng = np.random.default_rng(7)
+    sites = {site: summary(rng, drifted=True) for site in "abc"} | {"loud": loud(1e12, 8.0)}
+    silent = form_verdict(sites, drift=DRIFT, rng=rng)
+    cut = form_verdict(sites, drift=DRIFT, rng=rng, weights={"loud": 6000 / 8e12})
+    assert not silent.pooled.alarm
+    assert cut.pooled.alarm
+    assert silent.sites_in_alarm == cut.sites_in_alarm == ("a", "b", "c")
+    assert silent.alarm
+
+
+def test_a_weight_takes_nothing_from_the_promise() -> None:
+    """60 clean windows of three sites, one of which weighs a tenth: pooled checks at 1 %."""
+    rng = np.random.default_rng(8)
+    alarms = sum(
+        form_verdict(
+            {site: summary(rng, rows=500) for site in "abc"}, drift=DRIFT, rng=rng, weights={"a": 0.1}
+        ).pooled.alarm
+        for _ in range(60)
+    )
+    assert alarms <= stats.binom.ppf(0.999, 60, 0.01)
+
+
+def test_more_rows_than_can_be_dealt_anew_are_drawn() -> None:
+    """Counts without noise are dealt to the windows anew; numpy deals no billion."""
+    rng = np.random.default_rng(9)
+    assert not form_verdict({"a": loud(1e12)}, drift=DRIFT, rng=rng).alarm
+
+
+@pytest.mark.parametrize(
+    ("drifted", "rests_on"), [((), ""), (("a",), "a"), (("a", "b"), ""), (("a", "b", "c"), "")]
+)
+def test_an_alarm_says_whose_word_it_rests_on(drifted: tuple[str, ...], rests_on: str) -> None:
+    rng = np.random.default_rng(10)
+    verdict = form_verdict(
+        {site: summary(rng, drifted=site in drifted) for site in "abc"}, drift=DRIFT, rng=rng
+    )
+    assert verdict.sites_in_alarm == drifted
+    assert verdict.rests_on == rests_on
+    assert Verdict.from_json(verdict.to_json()) == verdict
+
+
+def test_what_the_others_show_together_rests_on_no_single_word() -> None:
+    """A small shift everywhere, and one site with a large one."""
+    rng = np.random.default_rng(11)
+
+    def moved(share: float) -> DriftSummary:
+        clean, other = summary(rng, rows=4000), np.array([0.3, 0.2, 0.2, 0.3])
+        now = rng.multinomial(4000, (1 - share) * CLEAN + share * other) + rng.normal(0, 8, 4)
+        return replace(clean, features=(replace(clean.features[0], current=now), *clean.features[1:]))
+
+    sites = {f"s{number}": moved(0.03) for number in range(16)} | {"large": moved(0.9)}
+    verdict = form_verdict(sites, drift=DRIFT, rng=rng)
+    assert verdict.pooled.alarm
+    assert verdict.sites_in_alarm == ("large",)
+    assert verdict.rests_on == ""
+
+
+def test_a_verdict_of_an_older_program_rests_on_nobody() -> None:
+    rng = np.random.default_rng(12)
+    kept = json.loads(form_verdict({"a": summary(rng)}, drift=DRIFT, rng=rng).to_json())
+    del kept["rests_on"]
+    assert Verdict.from_json(json.dumps(kept)).rests_on == ""
