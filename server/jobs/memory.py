@@ -128,15 +128,6 @@ class RunMemory:
         if ended:
             self._remember(step, sites)
 
-    def remember_anchor(self, site: str, entries: int, head: str) -> None:
-        """Note where an admitted site's ledger ends; in one process, whose sites come and go, nowhere.
-
-        Raises:
-            ReleaseError: it is shorter than it was, or as long and another.
-        """
-        if self._federation is not None:
-            self._state.remember_anchor(site, entries, head, federation=self._federation)
-
     def counted(self, run: str) -> dict[str, int]:
         """In how many of the run's rounds each site counted, of all that were asked or should have been."""
         rounds = self._state.rounds(run)
