@@ -23,7 +23,7 @@ import numpy as np
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from contract.errors import RefusalCode, ReleaseError, RoundError
+from contract.errors import RefusalCode, ReleaseError, RoundError, StorageError
 from contract.experiment import Strategy
 from contract.messages import Instruction, Reply
 from server.exchange.bounds import ReplySize
@@ -263,6 +263,8 @@ class _Desk:
         except ReleaseError as exc:
             self.refused.add(self.fail(node, exc.what))
             return
+        except StorageError:
+            raise  # it is the server's own fault, and no site's
         except Exception:  # of whatever kind: it is about this reply, and the others are as good as before
             _log.exception("the reply of %s could not be checked", self.name(node))
             self.refused.add(self.fail(node, NOT_UNDERSTOOD))

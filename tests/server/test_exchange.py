@@ -13,7 +13,7 @@ import pytest
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.superlink.grid import InMemoryGrid
 
-from contract.errors import RefusalCode, ReleaseError, RoundError
+from contract.errors import RefusalCode, ReleaseError, RoundError, StorageError
 from contract.messages import Instruction, Reply
 from contract.releases import Spent
 from experiments.runtimes.inline import InlineGrid
@@ -223,6 +223,22 @@ def test_a_reply_that_the_check_refuses_does_not_count() -> None:
     answers = ask(at("north"), at("south"), check=check)
     assert list(answers.replies) == ["north"]
     assert answers.failures == {"south": "update of the wrong shape"}
+
+
+def test_an_error_in_a_check_is_that_replys_and_one_of_the_database_is_nobodys() -> None:
+    def check(found: Reply) -> None:
+        if found.site == "south":
+            raise ZeroDivisionError
+
+    answers = ask(at("north"), at("south"), check=check)
+    assert list(answers.replies) == ["north"]
+    assert answers.failures == {"south": "a site sent a reply that this version does not understand"}
+
+    def away(found: Reply) -> None:
+        raise StorageError(f"away when {found.site} was noted")
+
+    with pytest.raises(StorageError, match="away"):
+        ask(at("north"), at("south"), check=away)
 
 
 @pytest.mark.parametrize(
