@@ -188,6 +188,8 @@ def test_a_process_that_does_not_end_is_ended(
     assert queue.process_id is None
 
 
+ROOT = Path(__file__).resolve().parents[2]
+
 PARENT = """\
 import json, sys, threading, time
 from pathlib import Path
@@ -228,7 +230,12 @@ def test_the_process_ends_when_the_worker_is_killed(by: str, tmp_path: Path) -> 
     """Killed in the middle of drawing; each of the two ways is enough."""
     program = tmp_path / "parent.py"
     program.write_text(PARENT)
-    parent = subprocess.Popen([sys.executable, str(program), str(tmp_path), by], stdout=subprocess.PIPE)
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    parent = subprocess.Popen(
+        [sys.executable, str(program), str(tmp_path), by],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
     try:
         assert parent.stdout is not None
         line = parent.stdout.readline()

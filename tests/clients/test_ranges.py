@@ -229,7 +229,7 @@ def test_a_refusal_is_one_word_and_charges_nothing(site: Path, instruction: Inst
     answer = ask(site, instruction)
     assert not answer.has_content()
     assert answer.error.reason == word
-    assert open_site(site).ledger.entries() == []
+    assert [entry.kind for entry in open_site(site).ledger.entries()] == ["refuse"]
 
 
 def test_a_reply_with_another_number_of_counts_is_not_understood(site: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_reply_with_another_number_of_counts_is_not_understood(site: Path) -> 
 def test_what_is_not_finite_does_not_pass_the_gate(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clients.mechanisms.ranges.ranges_deviation", lambda *_: float("nan"))
     assert ask(site).error.reason == "failed"
-    assert [entry.kind for entry in open_site(site).ledger.entries()] == ["authorise", "reserve"]
+    assert [entry.kind for entry in open_site(site).ledger.entries()] == ["authorise", "reserve", "refuse"]
 
 
 def test_a_plan_needs_a_positive_epsilon() -> None:

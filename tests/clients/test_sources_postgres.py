@@ -242,7 +242,8 @@ def trained(home: Path, run: str, sites: list[Path]) -> dict[str, np.ndarray[Any
     grid = InlineGrid(app, sites, job.to_run_config())
     assume_identity(grid.run_id)
     reports: list[Any] = []
-    run_job(job, grid, settings, watch=reports.append)
+    names = {node: path.parent.name for node, path in enumerate(sites, start=1)}
+    run_job(job, grid, settings, watch=reports.append, admitted=names)
     assert [(report.round, len(report.counted)) for report in reports] == [(1, 2), (2, 2)]
     version = {"csv": 1, "sql": 2}[run]
     return dict(Registry(settings.tracking_uri, settings.artifact_root).load_arrays("clinic", version))
