@@ -41,7 +41,7 @@ def cost(
 
     site, experiment = open_site(file), read_experiment(experiment_file)
     site.ledger.verify()
-    site.require_offered(experiment, tuple(window or ()))
+    site.card.require(experiment, windows=tuple(window or ()))
     plans = run_plans("(a new run)", experiment, tuple(window or ()), site.split)
     costs = block_costs(site.ledger, plans)
     fits = all(item.fits for item in costs)

@@ -9,6 +9,7 @@ canary's gradient is longer than the clipping norm.
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -166,12 +167,17 @@ def _card(experiment: Experiment) -> str:
     task = experiment.task
     person = experiment.privacy.unit == "person"
     side = 'person = "person"\nholdout = { share = 0.01 }' if person else 'holdout = { column = "side" }'
-    columns = [f'[[card.columns]]\nname = "{feature.name}"\nkind = "numeric"\n' for feature in task.features]
-    classes = ", ".join(f'"{name}"' for name in task.label.classes)
-    label = (
-        f'[[card.columns]]\nname = "{task.label.column}"\nkind = "categorical"\ncategories = [{classes}]\n'
-    )
-    return f"[card]\n{side}\n{''.join(columns)}{label}"
+    columns = [
+        _column(feature.name, () if isinstance(feature, NumericFeature) else feature.categories)
+        for feature in task.features
+    ]
+    return f"[card]\n{side}\n{''.join(columns)}{_column(task.label.column, task.label.classes)}"
+
+
+def _column(name: str, categories: Sequence[str]) -> str:
+    """Of numbers, where there are no categories."""
+    kind = f'"categorical"\ncategories = {json.dumps(list(categories))}' if categories else '"numeric"'
+    return f'[[card.columns]]\nname = "{name}"\nkind = {kind}\n'
 
 
 def _model(experiment: Experiment) -> dict[str, npt.NDArray[np.float32]]:

@@ -39,13 +39,14 @@ epsilon = 2.0
 evaluation_epsilon = 1.0
 delta = 1e-5
 """
+CARD = card_for(parse_experiment(EXPERIMENT, where="small"), holdout="side")
 SITE = f"""\
 name = "north"
 stated_rows = 50
 [data]
 kind = "csv"
 path = "rows.csv"
-{card_for(parse_experiment(EXPERIMENT, where="small"), holdout="side")}
+{CARD}
 [policy]
 epsilon_cap = 4.0
 delta_cap = 1e-4
@@ -228,6 +229,8 @@ def test_what_the_policy_would_refuse_is_said_beside_the_cost(cost: Cost, place:
 def test_the_unit_can_be_the_person(cost: Cost, place: Path) -> None:
     change(place, "[task]", '[task]\nperson = "patient"')
     change(place, "[privacy]", '[privacy]\nunit = "person"\nrows_per_person = 3')
+    experiment = parse_experiment((place / "small.toml").read_text(), where="small")
+    (place / "site.toml").write_text(SITE.replace(CARD, card_for(experiment)))
     assert [block["block"] for block in told(cost, "--window", "w1")["blocks"]] == [
         "all/holdout",
         "all/train",

@@ -260,5 +260,5 @@ def test_the_ratio_is_measured_on_the_same_splits(
 
 def test_a_hospital_whose_class_is_too_small_is_split_without_strata() -> None:
     rows = pd.DataFrame({"disease": [1] * 9 + [0], "split": "train"})
-    (found,) = resplit([SiteRows(name="one", stated_rows=10, rows=rows)], 0)
+    (found,) = resplit([SiteRows(name="one", stated_rows=10, rows=rows, card="heart-disease")], 0)
     assert (found.rows["split"] == "holdout").sum() == 4

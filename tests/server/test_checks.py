@@ -12,7 +12,7 @@ import pytest
 
 from clients.ledger.plans import compare_plan, drift_plan, evaluate_plan, ranges_plan
 from clients.mechanisms.drift import drift_deviation as deviation_of_drift
-from clients.mechanisms.noise import SystemNoise, noisy
+from clients.mechanisms.noise import NoNoise, NormalSource, SystemNoise, noisy
 from clients.mechanisms.ranges import ranges_deviation as deviation_of_ranges
 from contract.errors import ReleaseError
 from contract.experiment import Drift, Experiment, Privacy
@@ -58,7 +58,8 @@ def deviation_at_a_site(experiment: Experiment) -> float:
 
 
 def histogram(deviation: float, rows: float = 5.0) -> ScoreHistogram:
-    counts = [noisy(np.full(SCORE_BINS, rows), deviation, SystemNoise()) for _ in range(2)]
+    source = SystemNoise() if deviation else NoNoise()
+    counts = [noisy(np.full(SCORE_BINS, rows), deviation, source) for _ in range(2)]
     return ScoreHistogram(negative=counts[0], positive=counts[1], noise_deviation=deviation)
 
 
@@ -173,10 +174,14 @@ NOISES = {
 }
 
 
+def noise_of(experiment: Experiment) -> NormalSource:
+    return SystemNoise() if experiment.privacy.private else NoNoise()
+
+
 def drift_summary(experiment: Experiment, rows: int = 90) -> DriftSummary:
     """As an honest site makes it, of so many rows in each window."""
     multiplier = drift_plan(experiment, Instruction(run="r", windows=("w2",)), "s").noise_multiplier
-    deviation, noise = deviation_of_drift(experiment, multiplier), SystemNoise()
+    deviation, noise = deviation_of_drift(experiment, multiplier), noise_of(experiment)
 
     def counts(cells: int) -> np.ndarray[Any, Any]:
         dealt = np.bincount(np.random.default_rng().integers(0, cells, rows), minlength=cells)
@@ -265,7 +270,7 @@ def test_an_honest_answer_for_ranges_passes_and_no_other(noise: str) -> None:
         counts = np.zeros(CELLS)
         counts[200] = rows
         made = tuple(
-            RangeCounts(feature=name, counts=noisy(counts, deviation, SystemNoise()))
+            RangeCounts(feature=name, counts=noisy(counts, deviation, noise_of(experiment)))
             for name in asked.features
         )
         return reply(ranges=RangeSummary(features=made, noise_deviation=stated))

@@ -23,6 +23,8 @@ import clients.mechanisms.clipping
 import clients.site
 from clients.ledger.chain import Plan
 from clients.mechanisms import training
+from clients.rows.rows import Rows
+from contract.card import Card
 from contract.experiment import Experiment, Label, NumericFeature, Privacy, Strategy, Task
 from experiments.audit.probes import Finding, audit, configured, outlier, sampler, two_sites
 from server.settings import apply_quiet_environment
@@ -79,7 +81,8 @@ def an_account_that_starts_anew_each_round(patch: pytest.MonkeyPatch) -> None:
     plan_of = clients.ledger.plans.train_plan
 
     def forgetful(experiment: Experiment, instruction: Any, split: str) -> Plan:
-        plan = plan_of(experiment, replace(instruction, rounds=1), split)
+        strategy = experiment.strategy.model_copy(update={"rounds": 1})
+        plan = plan_of(experiment.model_copy(update={"strategy": strategy}), instruction, split)
         run = f"{instruction.run}, round {instruction.step}"
         return replace(plan, name=f"{run}/train", run=run)
 
@@ -109,12 +112,13 @@ def too_little_noise(patch: pytest.MonkeyPatch) -> None:
 def a_scale_taken_from_the_rows(patch: pytest.MonkeyPatch) -> None:
     prepare = clients.site.prepare
 
-    def fitted(frame: pd.DataFrame, task: Task, **rest: Any) -> Any:
-        names = [feature.name for feature in task.features]
-        numbers = frame[names].astype(float)
+    def fitted(rows: Rows, experiment: Experiment, card: Card) -> Any:
+        features = experiment.task.features
+        numbers = rows.frame[[feature.name for feature in features]].astype(float)
         span = (numbers.max() - numbers.min()).replace(0, 1)
-        lows = pd.Series({feature.name: feature.low for feature in task.features})  # type: ignore[union-attr]
-        return prepare(frame.assign(**((numbers - numbers.min()) / span * (1 - lows) + lows)), task, **rest)
+        lows = pd.Series({feature.name: feature.low for feature in features})  # type: ignore[union-attr]
+        frame = rows.frame.assign(**((numbers - numbers.min()) / span * (1 - lows) + lows))
+        return prepare(replace(rows, frame=frame), experiment, card)
 
     patch.setattr(clients.site, "prepare", fitted)
 
