@@ -113,7 +113,7 @@ STEPS = {
     "before commit": lambda: die_before(Ledger, "commit"),
     "in the commit's transaction": lambda: run_before(Ledger, "commit", die_at_commit),
     "after commit": lambda: die_after(Ledger, "commit"),
-    "before the reply is sent": lambda: die_before(Reply, "to_records"),
+    "before the reply is sent": lambda: die_before(Reply, "records_of"),
 }
 
 def answer(order):

@@ -130,5 +130,5 @@ def test_too_few_sites_end_the_run_with_their_names(
     job = Request(experiment=experiment, run="run-1", sites=rows, settings=settings("few")).job()
     grid = InlineGrid(app, rows, job.to_run_config())
     assume_identity(grid.run_id)
-    with pytest.raises(RoundError, match=r"needs 3 sites and got 2; missing: .*\(budget\)"):
+    with pytest.raises(RoundError, match=r"needs 3 sites and got 2; missing: .*\(policy\)"):
         run_job(job, grid, settings("few"))
