@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.experiment import Experiment
-from contract.models import parameter_shapes
+from contract.models import model_shapes
 from contract.norm_bound import l2_norm, update_norm
 from contract.releases import ModelUpdate
 
@@ -43,11 +43,10 @@ _AT_ONCE = 256 * BLOCK
 
 def is_quantized(experiment: Experiment) -> bool:
     """Whether the experiment's updates travel so: as `strategy.update_bits` says, or if they are large."""
-    bits, task = experiment.strategy.update_bits, experiment.task
+    bits = experiment.strategy.update_bits
     if bits is not None or not experiment.privacy.private:
         return bits == 8
-    shapes = parameter_shapes(experiment.model, inputs=task.width, classes=len(task.label.classes))
-    return sum(map(math.prod, shapes.values())) >= _LARGE
+    return sum(map(math.prod, model_shapes(experiment).values())) >= _LARGE
 
 
 def quantize(update: ModelUpdate, model: Arrays) -> ModelUpdate:

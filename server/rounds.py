@@ -27,13 +27,13 @@ from flwr.serverapp.strategy import FedAvg
 
 from contract.experiment import Experiment
 from contract.messages import Instruction, Reply, arrays_to_record, packed_limit
-from contract.models import initial_arrays
+from contract.models import initial_arrays, model_shapes
 from contract.releases import Metrics, ScoreHistogram
 from server.exchange.answers import Answers, Patience
 from server.exchange.asking import Question, SiteMemory, ask, require
 from server.exchange.bounds import ReplySize
 from server.exchange.checkpoint import Checkpoint
-from server.exchange.checks import check_public, check_scores, check_update, model_shapes
+from server.exchange.checks import check_public, check_scores, check_update
 from server.exchange.strategies import aggregate, build_strategy, restore_strategy, strategy_state
 from server.exchange.weights import row_weights
 

@@ -13,7 +13,7 @@ from contract.experiment import Privacy
 if TYPE_CHECKING:
     from clients.rows.rows import Rows
 
-__all__ = ["limited", "rows_within_limit"]
+__all__ = ["limited", "numbered", "rows_within_limit"]
 
 
 def limited(rows: Rows, privacy: Privacy) -> Rows:
@@ -22,9 +22,15 @@ def limited(rows: Rows, privacy: Privacy) -> Rows:
         return rows
     named = rows.chosen(np.fromiter((name is not None for name in rows.person), np.bool_, len(rows)))
     assert named.person is not None  # as above  # noqa: S101
+    return named.chosen(rows_within_limit(numbered(named.person), privacy.rows_per_person))
+
+
+def numbered(names: npt.NDArray[np.object_]) -> npt.NDArray[np.int64]:
+    """A number for each name. numpy's own texts would take two for one that differ in their end."""
     numbers: dict[object, int] = {}
-    persons = [numbers.setdefault(name, len(numbers)) for name in named.person]
-    return named.chosen(rows_within_limit(np.array(persons, dtype=np.int64), privacy.rows_per_person))
+    return np.fromiter(
+        (numbers.setdefault(name, len(numbers)) for name in names), dtype=np.int64, count=len(names)
+    )
 
 
 def rows_within_limit(person: npt.NDArray[Any], most: int) -> npt.NDArray[np.intp]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clients.rows.persons import rows_within_limit
+from clients.rows.persons import numbered, rows_within_limit
 from clients.rows.rows import Rows
 from contract.card import Card, CategoricalColumn
 from contract.experiment import CategoricalFeature, Experiment, NumericFeature
@@ -128,7 +128,7 @@ def prepare(rows: Rows, experiment: Experiment, card: Card) -> Table:
     if experiment.privacy.unit == "person" and rows.person is not None:
         unnamed = _is_none(rows.person)
         fitting.leave_out(str(card.person), "no person", unnamed)
-        person = _numbered(rows.person)
+        person = numbered(rows.person)
     features = np.concatenate(encoded, axis=1, dtype=np.float32)
     if task.scaling == "symmetric":
         features = 2 * features - 1
@@ -199,14 +199,6 @@ def _places(
     """The place of each value among the known ones that the card declares too, -1 for any other."""
     places = {value: place for place, value in enumerate(known) if value in declared}
     return np.fromiter((places.get(value, -1) for value in values), dtype=np.int64, count=len(values))
-
-
-def _numbered(names: npt.NDArray[np.object_]) -> npt.NDArray[np.int64]:
-    """A number for each name. numpy's own texts would take two for one that differ in their end."""
-    numbers: dict[object, int] = {}
-    return np.fromiter(
-        (numbers.setdefault(name, len(numbers)) for name in names), dtype=np.int64, count=len(names)
-    )
 
 
 def _is_none(values: npt.NDArray[Any]) -> Mask:

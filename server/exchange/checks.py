@@ -22,7 +22,7 @@ import numpy as np
 from contract.errors import ReleaseError
 from contract.experiment import Experiment
 from contract.messages import Reply
-from contract.models import parameter_shapes
+from contract.models import model_shapes
 from contract.norm_bound import greatest_normal, l2_norm, update_bound
 from contract.quantization import distance, is_quantized, step_shapes
 from contract.releases import SCORE_BINS, FeatureCounts, RangeCounts, ScoreHistogram, Spent
@@ -46,7 +46,6 @@ __all__ = [
     "check_ranges",
     "check_scores",
     "check_update",
-    "model_shapes",
 ]
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
@@ -61,12 +60,6 @@ _LARGEST_PARAMETER = 1e9
 _CHARGED_AGAIN = 10
 """How many times its plan a run may have cost a site: an answer that a crash took is charged again."""
 _LARGEST_EPSILON = 1e9
-
-
-def model_shapes(experiment: Experiment) -> dict[str, tuple[int, ...]]:
-    """The shape of each parameter of the experiment's model."""
-    task = experiment.task
-    return parameter_shapes(experiment.model, inputs=task.width, classes=len(task.label.classes))
 
 
 def check_public(

@@ -15,11 +15,11 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from contract.errors import ReleaseError
 from contract.experiment import Experiment, Model
 from contract.messages import Reply, packed_limit
-from contract.models import initial_arrays
+from contract.models import initial_arrays, model_shapes
 from contract.norm_bound import update_bound, update_norm
 from contract.quantization import BLOCK, distance, is_quantized, parameters, quantize, step_shapes
 from contract.releases import ModelUpdate, Spent
-from server.exchange.checks import check_update, model_shapes
+from server.exchange.checks import check_update
 from server.exchange.strategies import aggregate, build_strategy
 from server.line.flower import assume_identity
 from tests.server.federation import plan
