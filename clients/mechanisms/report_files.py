@@ -69,8 +69,8 @@ def request_digest(*parts: object) -> str:
 
 
 def new_name(digest: str, made: datetime) -> str:
-    """The name of a report that is made now."""
-    return f"{made.astimezone(UTC):%Y%m%dT%H%M%SZ}-{digest}.html"
+    """The name of a report that is made now; two of the same second sort by their age too."""
+    return f"{made.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}-{digest}.html"
 
 
 def is_there(folder: Path, digest: str) -> bool:

@@ -76,7 +76,7 @@ def held_back() -> list[Any]:
     return []
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _draw(held_back: list[Any]) -> Iterator[Callable[[list[Any]], None]]:
     """Drawing takes seconds in a process of its own: only a test that asks for it has that process."""
     with wire.reports_held_back(held_back.append) as draw:

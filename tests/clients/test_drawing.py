@@ -82,7 +82,7 @@ def test_reports_are_entered_in_the_list(queue: ReportQueue, tmp_path: Path) -> 
     assert (first.experiment, first.windows, first.reference_windows) == ("fake", ("w2",), ("w1",))
     assert (second.windows, second.run, second.drifted) == (("w3",), "run-1", ("x",))
     for report in (first, second):
-        assert re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{12}\.html", report.file)
+        assert re.fullmatch(r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{12}\.html", report.file)
         assert (tmp_path / report.file).exists()
     assert second.file in (tmp_path / INDEX).read_text()
     assert (tmp_path / INDEX).stat().st_mode & 0o777 == 0o600
