@@ -223,6 +223,8 @@ def _drift(exchange: _Exchange) -> bytes:
         return Releases(drift=summary)
 
     reply = exchange.release([plan], compute)
+    if not site.config.storage.drift_reports:
+        return reply
     try:
         frames = (site.rows(instruction.reference_windows).frame, site.rows(instruction.windows).frame)
         write_local_report(*frames, experiment, instruction, site.config.storage.reports)

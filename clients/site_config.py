@@ -8,6 +8,7 @@ side that reads the environment or makes a secret.
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 from pathlib import Path
@@ -129,9 +130,16 @@ class Agent(_Frozen):
 
 
 class Storage(_Frozen):
-    """Where the site keeps its ledger, its reports and its logs, relative to `site.toml`."""
+    """Where the site keeps its ledger, its reports and its logs, relative to `site.toml`.
+
+    Attributes:
+        folder: of all of them.
+        drift_reports: whether a drift check also has Evidently's report drawn for the administrator. It
+            holds raw values, and takes a processor some seconds.
+    """
 
     folder: Path = Path("tidegate")
+    drift_reports: bool = True
 
     @property
     def ledger(self) -> Path:
@@ -231,10 +239,14 @@ def read_site_config(path: Path) -> SiteConfig:
         SiteConfigError: the file is missing, a folder, unreadable or not UTF-8, or holds a
             syntax error, an unknown key or a value out of bounds.
     """
-    config = parse_toml(_text(path), SiteConfig, where=str(path), error=SiteConfigError)
-    home = path.resolve().parent
-    data = config.data.model_copy(update=_anchored(config.data, home, where=str(path)))
-    storage = Storage(folder=home / config.storage.folder.expanduser())
+    return _parsed(_text(path), path.resolve().parent, where=str(path))
+
+
+@functools.lru_cache(maxsize=16)  # every message looks whether the file is another one; a card may be long
+def _parsed(text: str, home: Path, *, where: str) -> SiteConfig:
+    config = parse_toml(text, SiteConfig, where=where, error=SiteConfigError)
+    data = config.data.model_copy(update=_anchored(config.data, home, where=where))
+    storage = config.storage.model_copy(update={"folder": home / config.storage.folder.expanduser()})
     return config.model_copy(update={"data": data, "storage": storage})
 
 

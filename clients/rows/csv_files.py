@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from clients.rows.parts import Part, require_columns
 from clients.site_config import DataSource
 from contract.errors import DataError
@@ -108,7 +110,7 @@ def _append(columns: list[_Column], records: list[list[str]]) -> None:
 def _frame(columns: list[_Column]) -> pd.DataFrame:
     import pandas as pd
 
-    return pd.DataFrame({column.name: pd.Series(column.values, dtype=object) for column in columns})
+    return pd.DataFrame({column.name: np.array(column.values, dtype=object) for column in columns})
 
 
 def _names(line: str, source: DataSource, where: str) -> list[str]:

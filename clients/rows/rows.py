@@ -118,8 +118,12 @@ def read_rows(config: SiteConfig, card: Card, *, key: bytes) -> Rows:
     import pandas as pd
 
     parts = read_source(config, card)
-    columns = {name: np.concatenate([part.frame[name].to_numpy() for part in parts]) for name in card.names}
-    rows = rows_of(pd.DataFrame(columns), card, source=config.data, key=key)
+    if len(parts) == 1:
+        raw = parts[0].frame
+    else:
+        whole = {name: np.concatenate([part.frame[name].to_numpy() for part in parts]) for name in card.names}
+        raw = pd.DataFrame(whole)
+    rows = rows_of(raw, card, source=config.data, key=key)
     left_out = {part.name: part.left_out for part in parts if part.left_out}
     return replace(rows, reading=replace(rows.reading, left_out=left_out))
 

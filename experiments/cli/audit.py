@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from contract.experiment import Experiment
+    from experiments.audit.hostile import Attempt
     from experiments.audit.probes import Finding
 
 __all__ = ["audit"]
@@ -26,9 +28,15 @@ def audit(
     plot: Annotated[Path | None, typer.Option(help="Draw a picture (.png, .svg or .pdf).")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Attack real training runs, and say what ε that proves. Exit code 1 if it disproves the ledger's."""
+    """Attack real training runs, and a site by hand-made messages. Exit code 1 if a statement does not hold.
+
+    Two parts. An attacker who knows every row but one guesses whether it was there: what ε does that
+    prove, against the ledger's? And a server that writes its own messages: does a site let out what it
+    did not charge?
+    """
     import logging
 
+    from experiments.audit.hostile import ATTACKS, attack_site
     from experiments.audit.probes import audit as run_probes
     from server.settings import apply_quiet_environment
     from terminal.output import Steps, cell, figure, print_json, print_table, quiet_flower, say
@@ -36,12 +44,17 @@ def audit(
     apply_quiet_environment()
     quiet_flower()
     logging.getLogger("tidegate.site").setLevel(
-        logging.ERROR
-    )  # of values outside their range: they are meant
+        logging.CRITICAL
+    )  # of values outside their range, and of refusals: they are meant
     experiment = _experiment(file)
-    steps = Steps("audit", 5 if experiment.privacy.sampling_rate < 1 else 4, silent=json)
+    probes = 5 if experiment.privacy.sampling_rate < 1 else 4
+    steps = Steps("audit", probes + len(ATTACKS), silent=json)
+    attempts: list[Attempt] = []
     try:
         findings = run_probes(experiment, runs=runs, seed=seed, progress=steps.show)
+        for attempt in attack_site():
+            attempts.append(attempt)
+            steps.show(len(findings) + len(attempts))
     finally:
         steps.close()
     if plot is not None:
@@ -49,7 +62,10 @@ def audit(
 
         draw(findings, plot)
     if json:
-        print_json([{**vars(finding), "alarm": finding.alarm} for finding in findings])
+        parts: dict[str, Sequence[Finding | Attempt]] = {"probes": findings, "attacks": attempts}
+        print_json(
+            {name: [{**vars(item), "alarm": item.alarm} for item in part] for name, part in parts.items()}
+        )
     else:
         print_table(
             ("probe", "ε stated", "ε at least", "share", "wrong", "verdict"),
@@ -67,11 +83,25 @@ def audit(
             title=f"What an attacker proves with 95 % confidence, who knows every row but one "
             f"(δ = {findings[0].delta:g}, {sum(finding.seconds for finding in findings):.0f} s)",
         )
-        for line, style in _conclusion(findings):
+        print_table(
+            ("a server that writes its own messages", "tries", "let through", "verdict"),
+            (
+                (
+                    attempt.attack,
+                    f"{attempt.tries}",
+                    f"{attempt.let_through}",
+                    cell("LETS THROUGH", "bold red") if attempt.alarm else "holds",
+                )
+                for attempt in attempts
+            ),
+            title=f"What a site lets out that it did not charge "
+            f"({sum(attempt.seconds for attempt in attempts):.0f} s)",
+        )
+        for line, style in _conclusion(findings, attempts):
             say(line, style)
         if plot is not None:
             say(f"picture: {plot}")
-    if any(finding.alarm for finding in findings):
+    if any(finding.alarm for finding in findings) or any(attempt.alarm for attempt in attempts):
         raise typer.Exit(1)
 
 
@@ -99,9 +129,14 @@ def _bound(epsilon: float) -> str:
     return f"{epsilon:.3f}" if epsilon != float("inf") else "∞"
 
 
-def _conclusion(findings: list[Finding]) -> list[tuple[str, str]]:
+def _conclusion(findings: list[Finding], attempts: list[Attempt]) -> list[tuple[str, str]]:
     """Sentences, each with its style."""
-    alarms = [finding for finding in findings if finding.alarm]
+    alarms = [_alarm(finding) for finding in findings if finding.alarm]
+    alarms += [
+        f"{attempt.attack}: {attempt.let_through} of {attempt.tries} tries told what was not charged"
+        for attempt in attempts
+        if attempt.alarm
+    ]
     if not alarms:
         words = (
             "No statement was disproved. That is no proof: it is how far this attacker came. "
@@ -110,7 +145,7 @@ def _conclusion(findings: list[Finding]) -> list[tuple[str, str]]:
         return [(words, "")]
     return [
         ("What the ledger states does not hold for what was run:", "bold red"),
-        *((f"  {_alarm(finding)}", "") for finding in alarms),
+        *((f"  {alarm}", "") for alarm in alarms),
         ("Release nothing with this installation until it is found out why.", ""),
     ]
 
