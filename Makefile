@@ -40,7 +40,7 @@ failure: $(VENV)/.test
 
 # Attacks on a site and on the server by hand-made messages, and 10,000 generated ones of each kind.
 adversary: $(VENV)/.test
-	TIDEGATE_ADVERSARY=long $(BIN)/pytest tests/adversary -n auto --dist load --timeout 21600
+	TIDEGATE_ADVERSARY=long $(BIN)/pytest tests/adversary -n auto --dist load --timeout 21600 --hypothesis-show-statistics
 
 clean:
 	rm -rf $(VENV) demo .tidegate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flwr.app import Message, RecordDict
 
-from clients.line.flower import Work
+from clients.line.packing import Work
 from server.line.flower import assume_identity
 
 __all__ = ["make_work"]

@@ -29,15 +29,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from clients.line.flower import (
-    Bundle,
-    FleetConnection,
-    PackedReply,
-    ServerRefusedError,
-    Work,
-    error_reply,
-    pack,
-)
+from clients.line.flower import FleetConnection, ServerRefusedError
+from clients.line.packing import Bundle, PackedReply, Work, error_reply, pack
 from clients.line.spool import Spool, has_reply, read_reply, read_work
 from clients.line.worker import TaskFailedError, Worker
 from contract.code import BUNDLED_PACKAGES, code_hash

@@ -14,115 +14,34 @@ objects must all be pushed, or the reply counts as lost.
 from __future__ import annotations
 
 import functools
-import hashlib
-import io
 import logging
 import socket
 import time
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import Message
 
 from clients.keys import PrivateKey, read_private_key
+from clients.line.packing import Bundle, PackedReply, RunConfig, Work, read_bundle
 from contract.errors import AddressError, SiteConfigError
 from contract.transport import with_pool
 
 __all__ = [
-    "Bundle",
     "FleetConnection",
     "LineBrokenError",
-    "PackedReply",
     "ServerRefusedError",
-    "Work",
     "connect",
-    "error_reply",
-    "pack",
     "wait_for_server",
 ]
 
 _PULL_BACKOFF, _PULL_BACKOFF_CAP = 0.02, 0.25
-_LONG = 1 << 20
-"""Bytes from which a field is long."""
 _LONGEST_PULL = 8.0
 """Seconds that a part of a message may be on its way."""
-_ERROR_CODE = 0  # Flower's code for an error without a meaning of its own
 
-RunConfig = dict[str, Any]
 _log = logging.getLogger("tidegate.agent")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bundle:
-    """The app bundle of a run: what the server says that the sites should run."""
-
-    files: Mapping[str, bytes]
-    sha256: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """One message to answer, with the context that Flower gives with it.
-
-    Attributes:
-        run: the run's number.
-        message_id: Flower's id of the message.
-        contents: the message's objects by their id, as they came.
-        node_id: the site's node.
-        node_config, run_config: what the ClientApp finds in its context.
-        made_at: seconds since 1970 on the server's clock when the message was made.
-        request: what the server calls what it asks: run, kind and round.
-    """
-
-    run: int
-    message_id: str
-    contents: Mapping[str, bytes]
-    node_id: int
-    node_config: RunConfig
-    run_config: RunConfig
-    made_at: float
-    request: str
-
-    @functools.cached_property
-    def message(self) -> Message:
-        """The message, whole."""
-        from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
-
-        message: Any = inflate_object_from_contents(self.message_id, dict(self.contents))
-        message.metadata.__dict__["_message_id"] = self.message_id
-        return cast(Message, message)
-
-    @property
-    def context(self) -> Context:
-        """What goes with the message."""
-        return Context(
-            run_id=self.run,
-            node_id=self.node_id,
-            node_config=self.node_config,
-            state=RecordDict(),
-            run_config=self.run_config,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PackedReply:
-    """A reply as it travels: what Flower asks for one after the other.
-
-    Attributes:
-        run: the run's number.
-        envelope: Flower's message without its content, serialised.
-        tree: which object holds which, serialised.
-        objects: the reply's objects by their id.
-    """
-
-    run: int
-    envelope: bytes
-    tree: bytes
-    objects: Mapping[str, bytes]
 
 
 class ServerRefusedError(Exception):
@@ -237,74 +156,8 @@ class FleetConnection:
         if run_id not in self._runs:
             run = self._get_run(run_id)
             fab = self._get_fab(run.fab_hash, run_id)
-            self._runs = {run_id: (get_fused_config_from_fab(fab.content, run), _unpacked(fab.content))}
+            self._runs = {run_id: (get_fused_config_from_fab(fab.content, run), read_bundle(fab.content))}
         return self._runs[run_id]
-
-
-def pack(reply: Message) -> PackedReply:
-    """Take a reply apart for `FleetConnection.send`."""
-    from flwr.app.message import remove_content_from_message
-    from flwr.common.serde import message_to_proto
-    from flwr.supercore.inflatable.inflatable_object import get_object_tree, no_object_id_recompute
-
-    with no_object_id_recompute():
-        objects = dict(_written(reply))
-        reply.metadata.__dict__["_message_id"] = reply.object_id
-        envelope = remove_content_from_message(reply) if reply.has_content() else reply
-        return PackedReply(
-            run=reply.metadata.run_id,
-            envelope=message_to_proto(envelope).SerializeToString(),
-            tree=get_object_tree(reply).SerializeToString(),
-            objects=objects,
-        )
-
-
-def _written(item: Any) -> Iterator[tuple[str, bytes]]:
-    """Every object in `item`, then itself, with its id; each is written once, where Flower does it twice."""
-    from flwr.supercore.inflatable.inflatable_object import _get_computed_object_ids, get_object_id
-
-    if isinstance(item, Message):
-        children: list[Any] = [item.content] if item.has_content() else []
-    elif isinstance(item, RecordDict):
-        children = list(item.values())
-    else:
-        children = list((item.children or {}).values())
-    for child in children:
-        yield from _written(child)
-    content = _config_content(item) if isinstance(item, ConfigRecord) else item.deflate()
-    object_id = get_object_id(content)
-    item.__dict__["_object_id"] = object_id
-    _get_computed_object_ids().add(object_id)
-    yield object_id, content
-
-
-def _config_content(record: ConfigRecord) -> bytes:
-    """What `record.deflate()` gives, but with one copy of a long field where protobuf makes five."""
-    if not any(isinstance(value, bytes) and len(value) >= _LONG for value in record.values()):
-        return record.deflate()
-    parts: list[bytes] = []
-    for name, value in record.items():
-        if isinstance(value, bytes) and len(value) >= _LONG:
-            parts += _long_field(name.encode(), value)
-        else:  # repeated fields are written one after the other, so each may be written alone
-            parts.append(ConfigRecord({name: value}).deflate().split(b"\0", 1)[1])
-    return b"".join((f"ConfigRecord  {sum(map(len, parts))}".encode(), b"\0", *parts))
-
-
-def _long_field(name: bytes, value: bytes) -> list[bytes]:
-    """One item of protobuf's `ConfigRecord`: items = 1 {key = 1, value = 2 {bytes = 6}}."""
-    key = b"\x0a" + _varint(len(name)) + name
-    inner = b"\x32" + _varint(len(value))
-    outer = b"\x12" + _varint(len(inner) + len(value))
-    return [b"\x0a" + _varint(len(key) + len(outer) + len(inner) + len(value)) + key + outer + inner, value]
-
-
-def _varint(number: int) -> bytes:
-    digits = []
-    while number > 0x7F:
-        digits.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*digits, number])
 
 
 def _request(envelope: Message) -> str:
@@ -495,14 +348,3 @@ def wait_for_server(superlink: str, seconds: float, say: Callable[[str], None] =
             time.sleep(0.2)
         else:
             return
-
-
-def error_reply(message: Message, code: str) -> Message:
-    """A refusal that carries one word of the contract's list, and nothing else."""
-    return Message(Error(code=_ERROR_CODE, reason=code), reply_to=message)
-
-
-def _unpacked(content: bytes) -> Bundle:
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        files = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
-    return Bundle(files=files, sha256=hashlib.sha256(content).hexdigest())

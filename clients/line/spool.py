@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from clients.line.flower import PackedReply, Work
+from clients.line.packing import PackedReply, Work
 from contract.errors import LedgerError
 
 __all__ = ["Spool", "has_reply", "read_reply", "read_work", "write_reply"]

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from flwr.app import Context, Message
 
-from clients.line.flower import pack
+from clients.line.packing import pack
 from clients.line.spool import read_work, write_reply
 from contract.errors import LedgerError, SilentError, TidegateError
 

@@ -414,7 +414,7 @@ class _Line:
         self.stop, self.came, self.sent = threading.Event(), list[float](), list[float]()
 
     def receive(self, keep: Callable[[Any], None]) -> Any:
-        from clients.line.flower import Work
+        from clients.line.packing import Work
 
         if not self._waiting:
             return None
@@ -434,7 +434,7 @@ class _Line:
         return work
 
     def bundle(self, run: int) -> Any:
-        from clients.line.flower import Bundle
+        from clients.line.packing import Bundle
 
         del run
         return Bundle(files=_installed_code(), sha256="ab" * 32)

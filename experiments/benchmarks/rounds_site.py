@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from clients.line.agent import KEPT, serve
-from clients.line.flower import Bundle, FleetConnection, PackedReply, Work, connect, pack, wait_for_server
+from clients.line.flower import FleetConnection, connect, wait_for_server
+from clients.line.packing import Bundle, PackedReply, Work, pack
 from contract.allocator import reuse_large_blocks
 from contract.code import BUNDLED_PACKAGES
 from experiments.benchmarks.http_calls import record_calls

@@ -32,7 +32,7 @@ from clients.app import app as client_app
 from clients.app import warm_up
 from clients.keys import make_node_key
 from clients.line.agent import serve
-from clients.line.flower import Bundle, Work, pack
+from clients.line.packing import Bundle, Work, pack
 from clients.mechanisms.drawing import ReportQueue, report_queue
 from clients.site import close_site, open_site
 from contract.code import BUNDLED_PACKAGES

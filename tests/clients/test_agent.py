@@ -16,7 +16,8 @@ from flwr.app import Message, RecordDict
 
 from clients.app import app
 from clients.line.agent import installed_code_hash, serve
-from clients.line.flower import Bundle, PackedReply, ServerRefusedError, Work, pack
+from clients.line.flower import ServerRefusedError
+from clients.line.packing import Bundle, PackedReply, Work, pack
 from clients.line.spool import Spool, write_reply
 from contract.code import BUNDLED_PACKAGES, code_hash
 from contract.errors import LedgerError, RefusalCode, SilentError

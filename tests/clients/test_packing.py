@@ -9,7 +9,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 
-from clients.line.flower import _LONG, _config_content, pack
+from clients.line.packing import _LONG, _config_content, pack
 from server.line.flower import assume_identity
 
 

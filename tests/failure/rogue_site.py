@@ -22,7 +22,8 @@ from flwr.supercore.inflatable.inflatable_object import add_header_to_object_bod
 
 from clients.app import app, warm_up
 from clients.line.agent import serve
-from clients.line.flower import FleetConnection, PackedReply, Work, connect, pack
+from clients.line.flower import FleetConnection, connect
+from clients.line.packing import PackedReply, Work, pack
 from clients.line.spool import Spool
 from clients.site_config import read_site_config
 from contract.messages import REPLY, Instruction, Reply

@@ -15,7 +15,7 @@ from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesRespon
 from flwr.supercore.run import Run
 from flwr.superlink.grid.http_grid import HttpGrid
 
-from clients.line.flower import PackedReply, pack
+from clients.line.packing import PackedReply, pack
 from server.line.flower import NO_ANSWER, assume_identity, pull_messages, quicken_grid
 
 RUN = 5
