@@ -19,7 +19,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from contract.names import ColumnName, Prose, Value
+from contract.names import ColumnName, ExperimentName, Prose, Value
 
 __all__ = [
     "LEAST_EPSILON",
@@ -366,8 +366,8 @@ class Experiment(_Frozen):
     """One experiment file. `data` names the data set that the inline runtime
     and the demo lay out as sites; a deployed site reads its own `site.toml`."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-    data: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")] | None = None
+    name: ExperimentName
+    data: ExperimentName | None = None
     task: Task
     model: Model = Model()
     strategy: Strategy = Strategy()

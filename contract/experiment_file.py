@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from contract.errors import ExperimentError, InputError
 from contract.experiment import Experiment
+from contract.names import IN_WORDS
 from contract.range_grid import LARGEST
 
 __all__ = ["Unranged", "parse_experiment", "parse_toml", "parse_unranged"]
@@ -98,23 +99,49 @@ def _validated(values: dict[str, Any], kind: type[Parsed], *, where: str, error:
     try:
         return kind.model_validate(values)
     except ValidationError as exc:
-        complaints = [_sentence(detail, kind) for detail in exc.errors(include_url=False)]
+        complaints = [_sentence(detail, kind) for detail in _causes(exc.errors(include_url=False))]
         raise error("; ".join(complaints), where=where, remedy="Nothing was run; correct the file") from exc
 
 
-def _sentence(detail: ErrorDetails, kind: type[BaseModel]) -> str:
-    place = _key(detail["loc"])
+def _causes(details: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Without what only follows: a list whose one item is wrong is not also too short."""
+    return [
+        detail
+        for detail in details
+        if detail["type"] != "too_short"
+        or not any(
+            other["loc"] != detail["loc"] and other["loc"][: len(detail["loc"])] == detail["loc"]
+            for other in details
+        )
+    ]
+
+
+def _sentence(detail: ErrorDetails, kind: type[BaseModel]) -> str:  # noqa: PLR0911 - a line a fault
+    place, given, more = _key(detail["loc"]), detail["input"], detail.get("ctx", {})
     match detail["type"]:
         case "extra_forbidden":
             return f"unknown key '{place}'{_nearest(detail['loc'], kind)}"
         case "missing":
             return f"key '{place}' is missing"
+        case "union_tag_not_found":
+            return f"key '{place}.{_tag(more)}' is missing: 'numeric' or 'categorical'"
+        case "union_tag_invalid":
+            kinds = more["expected_tags"].replace(", ", " or ")
+            return f"'{place}.{_tag(more)}' = '{more['tag']}': must be {kinds}"
+        case "string_pattern_mismatch":
+            allowed = IN_WORDS.get(more["pattern"], f"what {more['pattern']} matches")
+            return f"'{place}' = {given!r}: must be {allowed}"
         case "value_error":
             message = detail["msg"].removeprefix("Value error, ")
             return f"{place}: {message}" if place else message
         case _:
-            shown = repr(detail["input"]) if not isinstance(detail["input"], dict | list) else "this"
+            shown = repr(given) if not isinstance(given, dict | list) else "this"
             return f"'{place}' = {shown}: {detail['msg'][:1].lower()}{detail['msg'][1:]}"
+
+
+def _tag(context: dict[str, Any]) -> str:
+    """The key that says which kind of table it is."""
+    return str(context["discriminator"]).strip("'")
 
 
 def _key(location: Iterable[int | str]) -> str:
@@ -129,9 +156,23 @@ def _key(location: Iterable[int | str]) -> str:
 
 
 def _nearest(location: tuple[int | str, ...], kind: type[BaseModel]) -> str:
-    known = _known_keys(location[:-1], kind)
-    nearest = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+    """The known key that was meant: of this table, or of another one if that is much nearer."""
+    known, name = _known_keys(location[:-1], kind), str(location[-1])
+    others = [key for key in _all_keys(kind) if key.rpartition(".")[0] != _key(location[:-1])]
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    nearest = nearest or [key for key in others if key.endswith(f".{name}")]
+    nearest = nearest or difflib.get_close_matches(_key(location), others, n=1, cutoff=0.75)
+    nearest = nearest or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" (did you mean '{nearest[0]}'?)" if nearest else f" (known here: {', '.join(sorted(known))})"
+
+
+def _all_keys(kind: type[BaseModel], before: str = "") -> Iterator[str]:
+    """Every key of the file, with its tables' names before it."""
+    for name, field in kind.model_fields.items():
+        key = before + (field.alias or name)
+        yield key
+        for inner in _models_in(field.annotation):
+            yield from _all_keys(inner, f"{key}.")
 
 
 def _known_keys(location: tuple[int | str, ...], kind: type[BaseModel]) -> list[str]:
@@ -142,15 +183,21 @@ def _known_keys(location: tuple[int | str, ...], kind: type[BaseModel]) -> list[
     return [field.alias or name for name, field in here.model_fields.items()]
 
 
-def _model_in(annotation: Any, *, following: tuple[int | str, ...]) -> type[BaseModel]:
-    """The pydantic model inside an annotation such as `tuple[Numeric | Categorical, ...]`."""
-    candidates: list[type[BaseModel]] = []
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The pydantic models inside an annotation such as `tuple[Numeric | Categorical, ...]`."""
+    found: list[type[BaseModel]] = []
     waiting = [annotation]
     while waiting:
         item = waiting.pop()
         if isinstance(item, type) and issubclass(item, BaseModel):
-            candidates.append(item)
+            found.append(item)
         waiting.extend(getattr(item, "__args__", ()))
+    return found
+
+
+def _model_in(annotation: Any, *, following: tuple[int | str, ...]) -> type[BaseModel]:
+    """The one of them that the rest of the location is in."""
+    candidates = _models_in(annotation)
     for candidate in candidates:
         field = candidate.model_fields.get("kind")
         if field is not None and any(part in getattr(field.annotation, "__args__", ()) for part in following):

@@ -14,16 +14,39 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-__all__ = ["ColumnName", "Prose", "RunName", "SiteName", "Value", "WindowName", "canonical"]
+__all__ = [
+    "IN_WORDS",
+    "ColumnName",
+    "ExperimentName",
+    "Prose",
+    "RunName",
+    "SiteName",
+    "Value",
+    "WindowName",
+    "canonical",
+]
 
 _WHOLE = re.compile(r"([+-]?\d+)\.0*", re.ASCII)
 _MIDNIGHT = re.compile(r"(\d{4}-\d\d-\d\d)[T ]00:00(?::00(?:\.0+)?)?(?:Z|[+-]\d\d(?::?\d\d)?)?", re.ASCII)
 
-SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9 ._-]{0,98}[A-Za-z0-9._-])?$")]
+_WITH_BLANKS = r"^[A-Za-z0-9](?:[A-Za-z0-9 ._-]{0,98}[A-Za-z0-9._-])?$"
+_WITHOUT = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
+_SMALL = r"^[a-z0-9][a-z0-9-]{0,62}$"
+IN_WORDS = {
+    _WITH_BLANKS: "at most 100 letters (A to z), digits, blanks, '.', '_' and '-', first a letter or digit",
+    _WITHOUT: "at most 200 letters (A to z), digits, '.', '_' and '-', first a letter or digit",
+    _SMALL: "at most 63 small letters (a to z), digits and '-', the first no '-'",
+}
+"""What each pattern allows, for whoever wrote something else."""
+
+SiteName = Annotated[str, Field(pattern=_WITH_BLANKS)]
 """Public name of a site."""
 
-RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
+RunName = Annotated[str, Field(pattern=_WITHOUT)]
 """Name of a run."""
+
+ExperimentName = Annotated[str, Field(pattern=_SMALL)]
+"""Name of an experiment, or of the data set that it is for."""
 
 
 def canonical(text: str) -> str:
@@ -59,7 +82,7 @@ def _is_printable(text: str) -> str:
 
 WindowName = Annotated[
     str,
-    Field(pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9 ._-]{0,98}[A-Za-z0-9._-])?$"),
+    Field(pattern=_WITH_BLANKS),
     AfterValidator(_is_canonical),
 ]
 """Name of a window: the value that its rows have in the card's time column."""

@@ -102,7 +102,24 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
         (('path = "rows"', ""), "kind = 'csv' needs path"),
         (('path = "rows"', 'path = "rows"\ntable = "t"'), "go with kind = 'sql'"),
         (('kind = "csv"', 'kind = "sql"\nurl = "sqlite://"'), "either table or query"),
-        (('path = "rows"', 'path = "rows"\nholdout_share = 0.2'), "unknown key 'data.holdout_share'"),
+        (
+            ('path = "rows"', 'path = "rows"\nholdout_share = 0.2'),
+            "unknown key 'data.holdout_share' (did you mean 'card.holdout.share'?)",
+        ),
+        (('path = "rows"', 'path = "rows"\nperson = "id"'), "(did you mean 'card.person'?)"),
+        (('path = "rows"', 'path = "rows"\nzzz = 1'), "unknown key 'data.zzz' (known here: columns, "),
+        (
+            ('name = "north-clinic"', 'name = "north!"'),
+            "'name' = 'north!': must be at most 100 letters (A to z), ",
+        ),
+        (
+            ('path = "rows"', f'path = "rows"\n{CARD.replace("numeric", "number", 1)}'),
+            "'card.columns[0].kind' = 'number': must be 'numeric' or 'categorical'. Nothing",
+        ),
+        (
+            ('path = "rows"', 'path = "rows"\n[[card.columns]]\nname = "age"'),
+            "key 'card.columns[0].kind' is missing: 'numeric' or 'categorical'. Nothing",
+        ),
         (('path = "rows"', 'path = "rows"\ndecimal = ","'), "decimal and separator are both ','"),
         (('path = "rows"', "path = 'rows'\nseparator = '\"'"), "separator cannot be"),
         (('path = "rows"', 'path = "rows"\nseparator = ";;"'), "data.separator"),

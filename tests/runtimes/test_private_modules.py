@@ -1,7 +1,8 @@
 """Flower's private modules, as our two adapters use them: written for flwr 1.41.0.
 
-When another version is installed, this says in one place what to look at in `clients/line/flower.py`,
-`server/line/flower.py` and `server/line/superlink.py`, before anything else fails in some stranger way.
+When another version is installed, this says in one place what to look at in `clients/line/` (`flower.py`
+and `packing.py`) and `server/line/` (`flower.py` and `superlink.py`), before anything else fails in some
+stranger way.
 """
 
 from __future__ import annotations
