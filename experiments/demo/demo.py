@@ -248,7 +248,7 @@ class Demo:
                 self._deliver(weeks[delivered], delivered, sites)
                 delivered += 1
             self._require_progress(experiment, state, processes, told, len(weeks))
-            time.sleep(0.05)
+            time.sleep(0.2)
         return f"{len(weeks)} weeks checked"
 
     def _deliver(self, week: str, place: int, sites: Mapping[str, DemoSite]) -> None:

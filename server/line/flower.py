@@ -29,6 +29,7 @@ from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
+from contract.code import BUNDLED_PACKAGES
 from contract.errors import AddressError, RoundError
 from contract.transport import with_pool
 
@@ -244,15 +245,23 @@ def bundle_files(root: Path) -> list[str]:
 
 @functools.lru_cache(maxsize=4)
 def build_bundle(root: Path) -> bytes:
-    """The app bundle of the project at `root`, built once in a process: it walks the whole tree.
+    """The app bundle of the project at `root`, built once in a process.
+
+    Flower's `build_fab_from_disk` gives the same bytes, and looks at every file of the tree before it
+    leaves one out: seven seconds where a virtual environment of 98,000 files lies in it.
 
     Raises:
         RoundError: Flower refuses the project.
     """
-    from flwr.cli.build import build_fab_from_disk
+    from flwr.cli.build import build_fab_from_files
 
+    names = ["pyproject.toml", ".gitignore"]
+    found = [root / name for name in names if (root / name).is_file()]
+    for package in BUNDLED_PACKAGES:
+        found += [path for path in (root / package).rglob("*.py") if not path.is_symlink()]
+    files: dict[str, Any] = {path.relative_to(root).as_posix(): path for path in found}
     try:
-        return build_fab_from_disk(root)
+        return build_fab_from_files(files)[0]
     except ValueError as exc:
         raise RoundError(f"Flower cannot bundle the project: {exc}", where=str(root)) from exc
 

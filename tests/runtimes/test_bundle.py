@@ -12,12 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from flwr.cli.build import build_fab_from_disk
 
 from clients.keys import make_node_key
 from contract.code import BUNDLED_PACKAGES
 from contract.experiment import Experiment
 from server.federation import Federation
-from server.line.flower import bundle_files
+from server.line.flower import build_bundle, bundle_files
 from server.line.processes import Processes, free_port
 from server.settings import ServerSettings, quiet_environment
 from server.state.storage import open_state
@@ -49,6 +50,7 @@ def test_the_bundle_holds_the_packages_without_the_command_line_and_nothing_else
     ]
     assert len(code) > 50
     assert bundle_files(project) == sorted([*code, "pyproject.toml", ".info/CONTENT"])
+    assert build_bundle(project) == build_fab_from_disk(project)
 
 
 @pytest.mark.e2e

@@ -29,7 +29,7 @@ TAKEN = (
 # Module and attribute, and the names of the parameters (of a class: of its construction) that we count on.
 CALLED: dict[str, tuple[str, ...]] = {
     "flwr.app.message.remove_content_from_message": ("message",),
-    "flwr.cli.build.build_fab_from_disk": ("app",),
+    "flwr.cli.build.build_fab_from_files": ("files",),
     "flwr.common.config.get_fused_config_from_fab": ("fab_file", "run"),
     "flwr.common.serde.fab_to_proto": ("fab",),
     "flwr.common.serde.message_from_proto": ("message_proto",),
