@@ -29,20 +29,26 @@ as long for few. What has more terms than records (a layer that is called at p
 positions and is not clipped by its single gradients) is summed in double precision.
 
 Assumed: what a record's forward and backward pass give does not depend on which other
-records are in the batch. A module that `supports` accepts mixes no rows, and batches are
-of a shape in which the libraries give each row the same bits (`clients.mechanisms.blocks`).
+records are in the batch. A module that `supports` accepts mixes no rows, and
+`clipped_sum_of_batch`, by which a site trains, makes calls of one shape on one thread,
+in which the libraries give each row the same bits (`clients.mechanisms.blocks`).
 """
 
 from __future__ import annotations
 
+import copy
 import functools
+import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
 
+from clients.mechanisms.blocks import BLOCK, one_thread
 from clients.mechanisms.derivatives import derivatives, own_parameters, watched
+from clients.mechanisms.models import LogLoss
 from clients.mechanisms.row_gradients import GREATEST, RowGradients, Rows, of_layer
 from contract.errors import InputError
 
@@ -51,6 +57,7 @@ __all__ = [
     "Sums",
     "clip_factors",
     "clipped_sum",
+    "clipped_sum_of_batch",
     "clipped_sum_of_rows",
     "require_clipping_norm",
     "supports",
@@ -143,6 +150,9 @@ def clipped_sum(
     loss_of: Callable[[Tensor], Tensor],
     clipping_norm: float,
     into: Sums | None = None,
+    *,
+    block: int = BLOCK,
+    single: bool | None = None,
 ) -> Sums:
     """The sum over rows of each row's gradient, clipped to an L2 norm of `clipping_norm`.
 
@@ -152,6 +162,8 @@ def clipped_sum(
         loss_of: from the module's outputs to each row's loss, of shape (rows,).
         clipping_norm: the most that the gradient of a row may count.
         into: where to, made for the module's trainable parameters; a new place without.
+        block: the rows are filled up with zeros to a multiple of it.
+        single: whether the sum is in single precision; left out, that of few rows is.
 
     Raises:
         InputError: the clipping norm is not one, whatever the rows are.
@@ -159,15 +171,64 @@ def clipped_sum(
             one entry a row, or on a tensor that was written to afterwards.
     """
     require_clipping_norm(clipping_norm)
+    single = len(inputs) <= _SINGLE if single is None else single
     into = Sums(trainable(module)) if into is None else into
     if not into.by_name or not len(inputs):
         into.cleared(torch.float32)
         return into
-    losses, found = derivatives(module, inputs, loss_of)
+    losses, found = derivatives(module, inputs, loss_of, block)
     parts: list[_Part] = []
     while found:
         parts += of_layer(*found.pop())
-    return _clipped(parts, losses, clipping_norm, into)
+    return _clipped(parts, losses, clipping_norm, into, rows=len(inputs), single=single)
+
+
+def clipped_sum_of_batch(
+    module: nn.Module, inputs: Tensor, labels: Tensor, clipping_norm: float, into: Sums, *, block: int
+) -> Sums:
+    """What `clipped_sum` gives for the log loss, by calls of exactly `block` rows, each on one thread.
+
+    Args:
+        module: one that `supports` accepts.
+        inputs, labels: the batch; any number of rows.
+        clipping_norm: the most that the gradient of a row may count.
+        into: where to.
+        block: of public facts alone: `clients.mechanisms.blocks.block_rows`.
+
+    Raises:
+        InputError: the clipping norm is not one, whatever the rows are.
+    """
+    single = len(inputs) <= _SINGLE
+    parts = list(zip(torch.split(inputs, block), torch.split(labels, block), strict=True))
+
+    def add_up(module: nn.Module, some: list[tuple[Tensor, Tensor]], place: Sums) -> Sums:
+        total: Sums | None = None
+        for rows, classes in some:
+            found = clipped_sum(
+                module, rows, LogLoss(classes), clipping_norm, place, block=block, single=single
+            )
+            if len(some) == 1:
+                return found
+            if total is None:
+                total = Sums(place.by_name)
+                total.cleared(found.flat.dtype)
+            total.flat.add_(found.flat)
+        assert total is not None  # there is a part  # noqa: S101
+        return total
+
+    with one_thread():
+        if len(parts) == 1:
+            return add_up(module, parts, into)
+        workers = min(len(parts), _processors())
+        shared = {id(value): value for value in module.parameters()}
+        modules = [module, *(copy.deepcopy(module, dict(shared)) for _ in range(workers - 1))]
+        places = [into, *(Sums(into.by_name) for _ in range(workers - 1))]
+        turns = [parts[number::workers] for number in range(workers)]
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            first, *others = pool.map(add_up, modules, turns, places)
+        for other in others:
+            first.flat.add_(other.flat)
+    return first
 
 
 def clipped_sum_of_rows(
@@ -179,7 +240,9 @@ def clipped_sum_of_rows(
         InputError: the clipping norm is not one, whatever the rows are.
     """
     require_clipping_norm(clipping_norm)
-    return _clipped([([name], Rows(value)) for name, value in gradients.items()], losses, clipping_norm, into)
+    parts: list[_Part] = [([name], Rows(value)) for name, value in gradients.items()]
+    rows = len(losses)
+    return _clipped(parts, losses, clipping_norm, into, rows=rows, single=rows <= _SINGLE)
 
 
 def clip_factors(norms: Tensor, clipping_norm: float) -> Tensor:
@@ -203,25 +266,36 @@ def require_clipping_norm(clipping_norm: float) -> None:
 _Part = tuple[list[str], RowGradients]
 
 
-def _clipped(parts: list[_Part], losses: Tensor, clipping_norm: float, into: Sums) -> Sums:
-    """The sums of what `parts` holds, which are let go of as early as can be: they hold activations."""
+def _clipped(
+    parts: list[_Part], losses: Tensor, clipping_norm: float, into: Sums, *, rows: int, single: bool
+) -> Sums:
+    """The sums of what `parts` holds, which are let go of as early as can be: they hold activations.
+
+    Only the first `rows` count. The others are there in all that is found for a row, so that nothing
+    depends on how many there are, and are left out of the sum.
+    """
     found = [part.squares() for _, part in parts]
     squares = functools.reduce(torch.add, [square for square, _ in found], 0 * losses)
     # all that must not be too great, together; NaN where the loss is not finite
     sizes = functools.reduce(torch.add, [other for _, other in found if other is not None], squares)
-    if (
-        not float(sizes.sum()) <= GREATEST**2
-    ):  # 0 · NaN is NaN: such rows must be out of the contraction itself
-        kept = sizes <= GREATEST**2
-        parts, squares = [(names, part.rows(kept)) for names, part in parts], squares[kept]
     factors = clip_factors(squares.sqrt(), clipping_norm)
-    if len(factors) <= _SINGLE:
+    if float(sizes.sum()) <= GREATEST**2:
+        factors[rows:] = 0
+    else:  # 0 · NaN is NaN: such rows must be out of the contraction itself
+        kept = sizes <= GREATEST**2
+        kept[rows:] = False
+        parts, factors = [(names, part.rows(kept)) for names, part in parts], factors[kept]
+    if single:
         factors = factors.float()
     into.cleared(factors.dtype)
     while parts:
         names, part = parts.pop()
         part.sum_into([into.by_name[name] for name in names], factors)
     return into
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _is_known(layer: nn.Module) -> bool:

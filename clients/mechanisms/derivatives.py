@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from clients.mechanisms.blocks import in_blocks
+from clients.mechanisms.blocks import BLOCK, in_blocks
 from clients.mechanisms.models import Layers, LogLoss
 
 __all__ = ["Derivative", "LossOf", "derivatives", "own_parameters", "row_losses", "watched"]
@@ -22,10 +22,13 @@ Derivative = tuple[str, nn.Module, Tensor, Tensor]
 """A layer's name, the layer, what it was given, and the losses' derivative by its output."""
 
 
-def derivatives(module: nn.Module, inputs: Tensor, loss_of: LossOf) -> tuple[Tensor, list[Derivative]]:
-    """Each row's loss, shape (rows,), and the derivatives of their sum, from the last layer to the first.
+def derivatives(
+    module: nn.Module, inputs: Tensor, loss_of: LossOf, block: int = BLOCK
+) -> tuple[Tensor, list[Derivative]]:
+    """Each row's loss, and the derivatives of their sum, from the last layer to the first.
 
-    A row's are the same whichever rows are beside it (`clients.mechanisms.blocks`). A row whose inputs are
+    A row's are the same whichever rows are beside it (`clients.mechanisms.blocks`). Rows of zeros follow
+    the true ones up to whole blocks: what is found for them means nothing. A row whose inputs are
     not all finite has a loss that is not, unless a layer was given these inputs.
 
     Raises:
@@ -33,8 +36,8 @@ def derivatives(module: nn.Module, inputs: Tensor, loss_of: LossOf) -> tuple[Ten
             one entry a row, or on a tensor that was written to afterwards.
     """
     if type(module) is Layers:  # a subclass may have a forward of its own
-        return _chain(module, inputs, loss_of)
-    return _passes(module, inputs, loss_of)
+        return _chain(module, inputs, loss_of, block)
+    return _passes(module, inputs, loss_of, block)
 
 
 @dataclass(kw_only=True)
@@ -74,56 +77,58 @@ def own_parameters(layer: nn.Module) -> list[str]:
     return [name for name, value in layer.named_parameters(recurse=False) if value.requires_grad]
 
 
-def _chain(module: Layers, inputs: Tensor, loss_of: LossOf) -> tuple[Tensor, list[Derivative]]:
+def _chain(module: Layers, inputs: Tensor, loss_of: LossOf, block: int) -> tuple[Tensor, list[Derivative]]:
     """Of linear layers with ReLU between them, written out: faster for a small model."""
     layers = [(layer.weight, layer.bias) for layer in cast("list[nn.Linear]", list(module.layers))]
-    given = [in_blocks(inputs)]
+    given = [in_blocks(inputs, block)]
     with torch.no_grad():
         for weight, bias in layers[:-1]:
             given.append(torch.addmm(bias, given[-1], weight.T).relu_())
         outputs = torch.addmm(layers[-1][1], given[-1], layers[-1][0].T)
-    losses, gradient = _of_losses(loss_of, outputs, len(inputs))
+    losses, gradient = _of_losses(loss_of, outputs, len(inputs), block)
     found: list[Derivative] = []
     with torch.no_grad():
         for number in reversed(range(len(layers))):
             layer = module.layers[number]
-            found.append((f"layers.{number}", layer, given[number][: len(inputs)], gradient[: len(inputs)]))
+            found.append((f"layers.{number}", layer, given[number], gradient))
             if number:
                 gradient = torch.ops.aten.threshold_backward(gradient @ layers[number][0], given[number], 0)
     # the first layer was given the inputs themselves: their norms tell if they are finite
     return losses, found
 
 
-def row_losses(loss_of: LossOf, outputs: Tensor, rows: int) -> Tensor:
-    """The losses of the first rows of whole blocks, shape (rows,).
+def row_losses(loss_of: LossOf, outputs: Tensor, rows: int, block: int = BLOCK) -> Tensor:
+    """The losses of whole blocks of rows, of which the first `rows` are true ones; shape (rows of outputs,).
 
     Raises:
         ValueError: `loss_of` does not give one loss a row.
     """
     if isinstance(loss_of, LogLoss):
-        return LogLoss(in_blocks(loss_of.labels))(outputs)[:rows]
+        return LogLoss(in_blocks(loss_of.labels, block))(outputs)
     losses = loss_of(outputs[:rows])
     if losses.shape != (rows,):
         raise ValueError("loss_of must give one loss a row")
-    return losses
+    return in_blocks(losses, len(outputs))
 
 
-def _of_losses(loss_of: LossOf, outputs: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """The losses of the first rows, and their derivative by the outputs."""
+def _of_losses(loss_of: LossOf, outputs: Tensor, rows: int, block: int) -> tuple[Tensor, Tensor]:
+    """The losses of the rows, and their derivative by the outputs."""
     if isinstance(loss_of, LogLoss):
         with torch.no_grad():
-            derivative = LogLoss(in_blocks(loss_of.labels)).derivative(outputs)
-            return row_losses(loss_of, outputs, rows), derivative
-    losses = row_losses(loss_of, outputs.requires_grad_(), rows)
+            derivative = LogLoss(in_blocks(loss_of.labels, block)).derivative(outputs)
+            return row_losses(loss_of, outputs, rows, block), derivative
+    losses = row_losses(loss_of, outputs.requires_grad_(), rows, block)
     (gradient,) = torch.autograd.grad(losses.sum(), outputs)
     return losses.detach(), gradient
 
 
-def _passes(module: nn.Module, inputs: Tensor, loss_of: LossOf) -> tuple[Tensor, list[Derivative]]:
+def _passes(
+    module: nn.Module, inputs: Tensor, loss_of: LossOf, block: int
+) -> tuple[Tensor, list[Derivative]]:
     """Of any module, noted by hooks."""
     with watched(module) as calls:
-        filled = in_blocks(inputs)
-        losses = row_losses(loss_of, module(filled), len(inputs))
+        filled = in_blocks(inputs, block)
+        losses = row_losses(loss_of, module(filled), len(inputs), block)
     for call in calls:
         if len(call.edges) != 1:
             raise ValueError(f"layer '{call.name}' was called {len(call.edges)} times in a forward, not once")
@@ -137,8 +142,8 @@ def _passes(module: nn.Module, inputs: Tensor, loss_of: LossOf) -> tuple[Tensor,
             raise ValueError(f"the input of layer '{call.name}' was written to after the call")
         if not len(call.inputs[0]) == len(gradient) == len(filled):
             raise ValueError(f"layer '{call.name}' was not called on one entry a row")
-        found.append((call.name, call.layer, call.inputs[0][: len(inputs)], gradient[: len(inputs)]))
+        found.append((call.name, call.layer, call.inputs[0], gradient))
     losses = losses.detach()
-    if inputs.is_floating_point():  # before the first layer anything may have been done to them
-        losses = losses + inputs.flatten(1).mul(0).sum(dim=1)
+    if filled.is_floating_point():  # before the first layer anything may have been done to them
+        losses = losses + filled.flatten(1).mul(0).sum(dim=1)
     return losses, found[::-1]

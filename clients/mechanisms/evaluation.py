@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from clients.mechanisms.blocks import in_blocks
+from clients.mechanisms.blocks import in_blocks, one_thread
 from clients.mechanisms.models import losses, module_for, scores
 from clients.mechanisms.noise import NormalSource, noisy, require_deviation
 from clients.rows.table import Table
@@ -36,6 +37,8 @@ from contract.releases import (
 
 __all__ = ["compare", "evaluate", "exact_scores"]
 
+_AT_ONCE = 1024
+"""Rows that are scored in one call: always so many, with rows of zeros after the last ones."""
 _GREATEST_LOSS = 1e6
 """What stands for a loss that is greater, infinite or NaN."""
 
@@ -123,12 +126,19 @@ def _scored(
     arrays: Mapping[str, np.ndarray[Any, Any]], table: Table, experiment: Experiment
 ) -> tuple[Array, Array, Array]:
     module = module_for(experiment, arrays).eval()
-    rows = len(table.labels)
-    labels = in_blocks(torch.from_numpy(table.labels))
-    with torch.no_grad():
-        logits = module(in_blocks(torch.from_numpy(table.features)))
-        found = (*scores(logits, labels), losses(logits, labels))
-    score, outcome, loss = (values[:rows] for values in found)
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    with torch.no_grad(), one_thread():
+        for features, classes in zip(
+            torch.split(torch.from_numpy(table.features), _AT_ONCE),
+            torch.split(torch.from_numpy(table.labels), _AT_ONCE),
+            strict=True,
+        ):
+            labels = in_blocks(classes, _AT_ONCE)
+            logits = module(in_blocks(features, _AT_ONCE))
+            score, outcome, loss = (*scores(logits, labels), losses(logits, labels))
+            here = len(features)
+            found.append((score[:here], outcome[:here], loss[:here]))
+    score, outcome, loss = (torch.cat(parts) for parts in zip(*found, strict=True))
     finite = np.nan_to_num(np.asarray(loss, dtype=np.float64), nan=_GREATEST_LOSS)
     return (
         np.nan_to_num(np.asarray(score, dtype=np.float64), nan=0.5),

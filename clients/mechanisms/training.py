@@ -26,6 +26,7 @@ nothing can tell more of the rows.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,11 +35,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clients.mechanisms.blocks import in_blocks
+from clients.mechanisms.blocks import block_rows, in_blocks, one_thread
 from clients.mechanisms.clipping import (
     SLACK,
     Sums,
-    clipped_sum,
+    clipped_sum_of_batch,
     clipped_sum_of_rows,
     require_clipping_norm,
     supports,
@@ -55,9 +56,9 @@ from contract.releases import ModelUpdate
 __all__ = ["LocalSteps", "descend", "train_locally", "train_without_privacy"]
 
 _PHYSICAL_ROWS = 4096
-"""Rows whose gradients are held at once; a larger batch is summed in parts."""
+"""Rows whose gradients are held at once, of a module for Opacus; a larger batch is summed in parts."""
 
-_TakeSum = Callable[[nn.Module, Tensor, LossOf, float, Sums], Sums]
+_TakeSum = Callable[[nn.Module, Tensor, Tensor, float, Sums], Sums]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,13 +90,14 @@ def train_locally(
     privacy, strategy = experiment.privacy, experiment.strategy
     expected_rows = max(1, round(steps.stated_rows * privacy.sampling_rate))
     module = module_for(experiment, arrays)
-    take_sum = (
-        clipped_sum if supports(module, torch.zeros(1, experiment.task.width)) else _clipped_sum_by_opacus
-    )
+    size = sum(parameter.numel() for parameter in module.parameters())
+    take_sum: _TakeSum = _sum_by_opacus
+    if supports(module, torch.zeros(1, experiment.task.width)):
+        take_sum = functools.partial(clipped_sum_of_batch, block=block_rows(expected_rows, size))
     deviation = deviation_for(
         steps.noise_multiplier,
         privacy.rows_per_person * privacy.clipping_norm * (1 + SLACK),
-        sum(parameter.numel() for parameter in module.parameters()),
+        size,
     )
     require_clipping_norm(privacy.clipping_norm)
     require_rate(privacy.sampling_rate)
@@ -103,7 +105,7 @@ def train_locally(
     parameters = trainable(module)
     start, sums = _copied(parameters), Sums(parameters)
     for inputs, labels in _poisson_batches(table, privacy.sampling_rate, strategy.local_steps):
-        sums = _clip_and_sum(take_sum, module, inputs, labels, privacy.clipping_norm, sums)
+        sums = take_sum(module, inputs, labels, privacy.clipping_norm, sums)
         add_noise([sums.flat.numpy()], deviation, noise)
         _pull(parameters, start, strategy)
         descend(parameters, sums.by_name, strategy.learning_rate / expected_rows)
@@ -175,34 +177,36 @@ def _poisson_batches(table: Table, rate: float, count: int) -> Iterator[tuple[Te
         yield (inputs, labels) if rate == 1 else (inputs[taken], labels[taken])
 
 
-def _clip_and_sum(
-    take_sum: _TakeSum, module: nn.Module, inputs: Tensor, labels: Tensor, clipping_norm: float, into: Sums
+def _sum_by_opacus(
+    module: nn.Module, inputs: Tensor, labels: Tensor, clipping_norm: float, into: Sums
 ) -> Sums:
-    """The sums of the batch's clipped gradients, `_PHYSICAL_ROWS` rows at a time."""
+    """What `clipped_sum_of_batch` returns, for any module that Opacus takes apart, in parts."""
     if len(inputs) <= _PHYSICAL_ROWS:
-        return take_sum(module, inputs, LogLoss(labels), clipping_norm, into)
+        return _clipped_sum_by_opacus(module, inputs, LogLoss(labels), clipping_norm, into)
     total = Sums(into.by_name)
     total.cleared(torch.float64)
     for part, some in zip(
         torch.split(inputs, _PHYSICAL_ROWS), torch.split(labels, _PHYSICAL_ROWS), strict=True
     ):
-        total.flat.add_(take_sum(module, part, LogLoss(some), clipping_norm, into).flat)
+        total.flat.add_(_clipped_sum_by_opacus(module, part, LogLoss(some), clipping_norm, into).flat)
     return total
 
 
 def _clipped_sum_by_opacus(
     module: nn.Module, inputs: Tensor, loss_of: LossOf, clipping_norm: float, into: Sums
 ) -> Sums:
-    """What `clipped_sum` returns, for any module that Opacus takes apart: it holds every row's gradient."""
+    """What `clipped_sum` returns: it holds every row's gradient."""
     from opacus import GradSampleModule
 
     if not len(inputs):
         into.cleared(torch.float32)
         return into
     hooked = GradSampleModule(module, loss_reduction="sum")
-    # inputs without a derivative make Opacus' backward hooks warn at each step
-    found = row_losses(loss_of, hooked(in_blocks(inputs.detach()).requires_grad_()), len(inputs))
-    found.sum().backward()  # type: ignore[no-untyped-call]
+    with one_thread():
+        # inputs without a derivative make Opacus' backward hooks warn at each step
+        outputs = hooked(in_blocks(inputs.detach()).requires_grad_())
+        found = row_losses(loss_of, outputs, len(inputs))[: len(inputs)]
+        found.sum().backward()  # type: ignore[no-untyped-call]
     gradients: dict[str, Tensor] = {
         name: value.grad_sample[: len(inputs)]  # type: ignore[attr-defined]
         for name, value in trainable(module).items()

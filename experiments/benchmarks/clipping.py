@@ -21,7 +21,8 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from clients.mechanisms.clipping import Sums, clipped_sum, trainable
+from clients.mechanisms.blocks import block_rows
+from clients.mechanisms.clipping import Sums, clipped_sum_of_batch, trainable
 from clients.mechanisms.models import Layers, LogLoss
 from clients.mechanisms.noise import SystemNoise, add_noise
 from clients.mechanisms.training import descend
@@ -168,7 +169,7 @@ def _peak() -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
-def _batch(setting: _Setting) -> tuple[nn.Module, torch.optim.SGD, Tensor, Callable[[Tensor], Tensor]]:
+def _batch(setting: _Setting) -> tuple[nn.Module, torch.optim.SGD, Tensor, LogLoss]:
     torch.manual_seed(0)
     module = setting.build()
     inputs = torch.randn(setting.rows, *setting.shape)
@@ -192,9 +193,10 @@ def _private(setting: _Setting) -> Step:
     module, _, inputs, loss_of = _batch(setting)
     parameters = trainable(module)
     place = Sums(parameters)
+    block = block_rows(setting.rows, sum(parameter.numel() for parameter in parameters.values()))
 
     def step() -> None:
-        sums = clipped_sum(module, inputs, loss_of, _CLIPPING_NORM, place)
+        sums = clipped_sum_of_batch(module, inputs, loss_of.labels, _CLIPPING_NORM, place, block=block)
         add_noise([sums.flat.numpy()], _CLIPPING_NORM, SystemNoise())
         descend(parameters, sums.by_name, _LEARNING_RATE / setting.rows)
 
