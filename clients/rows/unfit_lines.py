@@ -48,11 +48,11 @@ class UnfitLines:
         """What is wrong where, and what to do."""
         lines = counted(self.count, "line")
         left_out = f"{shown(place)}: {lines} {verb(self.count, 'was', 'were')} left out"
-        numbers = ", ".join(f"{number}" for number in self.first)
-        named = f"line {numbers}" if len(self.first) == 1 else f"the first: line {numbers}"
+        named = f"the first: {_named(self.first)}" if self.first[1:] else _named(self.first)
         match self.cause:
             case "line break":
-                others = f" (so do line {', '.join(map(str, self.first[1:]))})" if self.first[1:] else ""
+                more = self.first[1:]
+                others = f" ({_named(more)} {verb(len(more), 'does', 'do')} so too)" if more else ""
                 return (
                     f"{left_out}, for values go on over several lines: line {self.first[0]} opens a "
                     f"quotation mark that a later line closes{others}. "
@@ -161,6 +161,10 @@ class LineSorter:
         first = self._first.setdefault(cause, [])
         if len(first) < _FIRST:
             first.append(number)
+
+
+def _named(numbers: tuple[int, ...]) -> str:
+    return f"{verb(len(numbers), 'line', 'lines')} {', '.join(map(str, numbers))}"
 
 
 def sentences(unfit: dict[str, tuple[UnfitLines, ...]]) -> Iterator[str]:

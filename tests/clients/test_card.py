@@ -503,3 +503,4 @@ def test_counts_by_column_window_and_person() -> None:
     assert found.train_kept + found.holdout_kept == 2
     asked = suitability(rows, experiment, card, ("2026-09",))
     assert asked.windows == (WindowFit(window="2026-09", train=0, train_kept=0, holdout=0, holdout_kept=0),)
+    assert asked.there == ("2026-01", "2026-02")

@@ -325,13 +325,13 @@ def test_lines_left_out_where_values_may_go_on_over_lines(tmp_path: Path) -> Non
 
 
 def test_the_sentence_on_lines_left_out_names_the_first_and_the_setting(tmp_path: Path) -> None:
-    text = ("age,ward", '1,"two', 'lines"', *("age,ward" for _ in range(9)), "3")
+    text = ("age,ward", *('1,"two', 'lines"') * 2, *("age,ward" for _ in range(9)), "3")
     reading = read(lines(tmp_path / "rows.csv", *text), TWO).reading
     assert [told.partition("rows.csv: ")[2] for told in sentences(reading.unfit)] == [
-        "2 lines were left out, for values go on over several lines: line 2 opens a quotation mark that a "
-        "later line closes. Set data.line_breaks = true in site.toml.",
-        "9 lines were left out: a repeated header (the first: line 4, 5, 6, 7, 8). Nothing is to be done.",
-        "1 line was left out for too few or too many values (line 13); the header has 2. Correct the "
+        "4 lines were left out, for values go on over several lines: line 2 opens a quotation mark that a "
+        "later line closes (line 4 does so too). Set data.line_breaks = true in site.toml.",
+        "9 lines were left out: a repeated header (the first: lines 6, 7, 8, 9, 10). Nothing is to be done.",
+        "1 line was left out for too few or too many values (line 15); the header has 2. Correct the "
         "file, or leave it out.",
     ]
 
