@@ -63,15 +63,21 @@ def card(
 
 def card_in_words(card: Card | None) -> str:
     """One line for `tidegate site status`."""
+    from contract.words import counted
+
     if card is None:
         return "none, so the site answers nobody: `tidegate site card FILE --write` drafts one"
-    words = f"{len(card.columns)} columns, unit {'record' if card.person is None else 'person'}, "
+    words = f"{counted(len(card.columns), 'column')}, unit {'record' if card.person is None else 'person'}, "
     words += "no windows" if card.time is None else f"windows of '{card.time.column}'"
     return f"a DRAFT, so the site answers nobody; {words}" if card.draft else words
 
 
 def _draft(file: Path, config: SiteConfig, *, write: bool, json: bool) -> None:
+    from dataclasses import asdict
+
     from clients.rows.draft import draft_card, marked_lines
+    from clients.rows.unfit_lines import sentences
+    from contract.words import counted, verb
     from terminal.output import print_json, say
 
     draft = draft_card(config)
@@ -79,10 +85,17 @@ def _draft(file: Path, config: SiteConfig, *, write: bool, json: bool) -> None:
         _append(file, draft.text)
     if json:
         values = {"site": config.name, "rows": draft.rows, "left_out": draft.left_out, "written": write}
-        print_json({**values, "toml": draft.text})
+        lines = {place: [asdict(item) for item in causes] for place, causes in draft.unfit.items()}
+        print_json({**values, "lines_left_out": lines, "toml": draft.text})
     elif write:
         marks, absent = len(marked_lines(draft.text)), len(draft.left_out)
-        say(f"wrote a draft into {file}: {marks} lines say REPLACE, {absent} columns are not on it")
+        for sentence in sentences(draft.unfit):
+            say(sentence, "yellow")
+        say(
+            f"wrote a draft of {counted(draft.rows, 'row')} into {file}: "
+            f"{counted(marks, 'line')} {verb(marks, 'says', 'say')} REPLACE, "
+            f"{counted(absent, 'column')} {verb(absent, 'is', 'are')} not on it"
+        )
         say(
             f"next: put public knowledge in their place; `tidegate site card {file}` shows what is left to do"
         )
@@ -151,12 +164,14 @@ def _sign(file: Path, config: SiteConfig, path: Path, key: Path, *, json: bool) 
     from clients.keys import fingerprint, read_private_key
     from clients.rows.draft import marked_lines
     from contract.errors import InputError, SiteConfigError
+    from contract.words import counted, verb
     from terminal.output import print_json, say
 
     _ = config.offered  # refuses a draft
     if marks := marked_lines(file.read_text(encoding="utf-8")):
         raise SiteConfigError(
-            f"{len(marks)} lines of the card still say REPLACE (line {', '.join(map(str, marks))})",
+            f"{counted(len(marks), 'line')} of the card still {verb(len(marks), 'says', 'say')} REPLACE "
+            f"(line {', '.join(map(str, marks))})",
             where=str(file),
             remedy="Put public knowledge in the place of what the rows said, and remove the comments",
         )
@@ -196,12 +211,13 @@ def _check_signed(file: Path, public_key: Path, *, json: bool) -> None:
 
 def _print(public: PublicCard) -> None:
     from contract.outside import shown
+    from contract.words import counted
     from terminal.output import console, say
 
     card = public.card
     unit = "persons" if card.person is not None else "records"
     facts = {
-        "site": f"{public.site}, {public.stated_rows} rows stated",
+        "site": f"{public.site}, {counted(public.stated_rows, 'row')} stated",
         "about": " ".join(card.description.split()) or "–",
         "person": "none: the privacy unit is the record"
         if card.person is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +24,7 @@ __all__ = ["check"]
 _PRIVATE = "Exact counts of private rows, for you alone: do not send them on."
 _MOST_VALUES = 20
 _MOST_WINDOWS = 60
+_LISTED_WINDOWS = 10
 _HEADINGS = ("read", "missing", "no\nnumber", "unde-\nclared", "to\nother", "filled", "clamped", "left\nout")
 
 
@@ -101,6 +102,9 @@ def _values(
         "draft": config.card is not None and config.card.draft,
         "asked": list(windows),
         "lines_left_out": reading.left_out,
+        "lines_left_out_by_cause": {
+            place: [asdict(lines) for lines in causes] for place, causes in reading.unfit.items()
+        },
         "without_side": reading.without_side,
         **asdict(found),
         "kept": {"train": found.train_kept, "holdout": found.holdout_kept},
@@ -110,17 +114,20 @@ def _values(
 def _show(
     config: SiteConfig, experiment: Experiment, windows: tuple[str, ...], reading: Reading, found: Suitability
 ) -> None:
+    from contract.words import counted, verb
     from terminal.output import console, say
 
     say(_PRIVATE, "bold yellow")
     named = f"window {', '.join(windows)}" if windows else "all windows"
-    console.print(
-        _columns(found, title=f"{experiment.name} at site {config.name}: {found.rows} rows of {named}")
-    )
+    rows = counted(found.rows, "row")
+    console.print(_columns(found, title=f"{experiment.name} at site {config.name}: {rows} of {named}"))
     for sentence in _sentences(config, experiment, reading, found):
         say(sentence)
     _show_windows(found)
-    kept = f"{found.train_kept} training rows and {found.holdout_kept} held-out rows fit."
+    kept = (
+        f"{counted(found.train_kept, 'training row')} and {counted(found.holdout_kept, 'held-out row')} "
+        f"{verb(found.train_kept + found.holdout_kept, 'fits', 'fit')}."
+    )
     say(kept, "green" if found.train_kept and found.holdout_kept else "bold red")
     if not found.train_kept or not found.holdout_kept:
         say("Where no row fits, the site answers with noise alone, and is charged for it.", "yellow")
@@ -170,27 +177,33 @@ def _table(title: str = "") -> Table:
 def _sentences(
     config: SiteConfig, experiment: Experiment, reading: Reading, found: Suitability
 ) -> Iterator[str]:
-    for place, count in reading.left_out.items():
-        yield f"{place}: {count} lines do not fit the file's header and were left out."
+    from clients.rows.unfit_lines import sentences
+    from contract.words import counted, verb
+
+    yield from sentences(reading.unfit)
     if reading.without_side:
         side = config.card.holdout.column if config.card else None
-        yield f"{reading.without_side} rows were left out: '{side}' says neither train nor holdout."
+        were = verb(reading.without_side, "was", "were")
+        rows = counted(reading.without_side, "row")
+        yield f"{rows} {were} left out: '{side}' says neither train nor holdout."
     for column in found.columns:
         yield from _sentences_of(column)
-    if found.persons is not None:
+    if found.persons is not None and found.rows:
         yield _persons(found.persons, experiment.privacy.rows_per_person)
 
 
 def _sentences_of(column: ColumnFit) -> Iterator[str]:
     from contract.outside import shown
+    from contract.words import counted, verb
 
     if column.left_out:
         reasons = ", ".join(f"{count} for {reason}" for reason, count in column.left_out.items())
         yield f"'{column.name}' leaves rows out: {reasons}."
     if column.unreadable:
+        they = verb(column.unreadable, "that is no number; it counts", "that are no number; they count")
         yield (
-            f"'{column.name}' has {column.unreadable} values in all rows that are no number; they count as "
-            "missing. data.decimal and data.missing in site.toml say how numbers are written."
+            f"'{column.name}' has {counted(column.unreadable, 'value')} in all rows {they} as missing. "
+            "data.decimal and data.missing in site.toml say how numbers are written."
         )
     if column.undeclared:
         most = list(column.undeclared.items())[:_MOST_VALUES]
@@ -201,17 +214,22 @@ def _sentences_of(column: ColumnFit) -> Iterator[str]:
 
 
 def _persons(persons: Persons, rows_per_person: int) -> str:
+    from contract.words import counted, verb
+
     sentence = (
-        f"{persons.count} persons, of whom one has {persons.most_rows} rows; the experiment uses at most "
-        f"{rows_per_person} of each, and {persons.above} persons have more."
+        f"{counted(persons.count, 'person')}, with at most {counted(persons.most_rows, 'row')} each; the "
+        f"experiment uses at most {rows_per_person} of each, and "
+        f"{counted(persons.above, 'person')} {verb(persons.above, 'has', 'have')} more."
     )
-    return sentence + (f" {persons.unnamed} rows name no person." if persons.unnamed else "")
+    unnamed = f"{counted(persons.unnamed, 'row')} {verb(persons.unnamed, 'names', 'name')}"
+    return sentence + (f" {unnamed} no person." if persons.unnamed else "")
 
 
 def _show_windows(found: Suitability) -> None:
     from rich.text import Text
 
     from contract.outside import shown
+    from contract.words import counted
     from terminal.output import console, say
 
     table = _table()
@@ -224,7 +242,21 @@ def _show_windows(found: Suitability) -> None:
         table.add_row(Text(name), *map(str, numbers), style="" if window.train or window.holdout else "red")
     console.print(table)
     if len(found.windows) > _MOST_WINDOWS:
-        say(f"and {len(found.windows) - _MOST_WINDOWS} windows more; name those of interest with --window.")
-    for window in found.windows:
-        if window.window is not None and not window.train + window.holdout:
-            say(f"No row says '{window.window}'.", "red")
+        more = counted(len(found.windows) - _MOST_WINDOWS, "window")
+        say(f"and {more} more; name those of interest with --window.")
+    empty = [one.window for one in found.windows if one.window is not None and not one.train + one.holdout]
+    for name in empty:
+        say(f"No row says '{name}': the window has no row here.", "red")
+    if empty:
+        say(_windows_there(found.there))
+
+
+def _windows_there(names: Sequence[str]) -> str:
+    from contract.outside import shown
+
+    if not names:
+        return "No row names any window."
+    last = ", ".join(f"'{shown(name, limit=100)}'" for name in names[-_LISTED_WINDOWS:])
+    more = len(names) - _LISTED_WINDOWS
+    words = f"The last {_LISTED_WINDOWS} of {len(names):,} windows" if more > 0 else "The windows"
+    return f"{words} that rows name, for you alone: {last}."

@@ -3,7 +3,8 @@
 A CSV reader lets a quoted value go on over line breaks. One stray quotation mark then takes
 the following lines with it, as far as the next one: a row would change other rows, and a
 person's influence would be more than that person's rows. So a line whose quotation marks do
-not match is left out, by itself, as one with too few or too many values is; they are counted.
+not match is left out, by itself, as one with too few or too many values is; they are counted,
+by cause (`clients.rows.unfit_lines`).
 A site whose files have line breaks within values, and are written by a program that quotes
 properly, says so with `data.line_breaks`.
 """
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clients.rows.parts import Part, require_columns
+from clients.rows.unfit_lines import LineSorter
 from clients.site_config import DataSource
 from contract.errors import DataError
 
@@ -60,10 +62,14 @@ def read_csv(
     with _opened(path) as lines:
         header = _names(lines.readline(), source, where)
         require_columns(header, wanted, where=where)
-        records = _across_lines(lines, source) if source.line_breaks else _by_line(lines, source)
+        sorter = LineSorter(columns=len(header), separator=source.separator)
+        read = _across_lines if source.line_breaks else _by_line
         columns = [_Column(name, header.index(wanted[name]), name not in numeric) for name in wanted]
-        left_out = _fill(columns, records, header)
-    return Part(name=str(path), frame=_frame(columns), left_out=left_out)
+        _fill(columns, read(lines, source, header, sorter))
+    unfit = sorter.found()
+    return Part(
+        name=str(path), frame=_frame(columns), left_out=sum(item.count for item in unfit), unfit=unfit
+    )
 
 
 class _Column:
@@ -79,20 +85,15 @@ class _Column:
         self.values.extend(map(sys.intern, values) if self.often else values)
 
 
-def _fill(columns: list[_Column], records: Iterable[list[str]], header: list[str]) -> int:
-    """Give the columns the values of the records that fit the header; how many do not."""
+def _fill(columns: list[_Column], records: Iterable[list[str]]) -> None:
+    """Give the columns the values of the records."""
     batch: list[list[str]] = []
-    left_out = 0
     for record in records:
-        if len(record) == len(header) and not _is_header(record, header):
-            batch.append(record)
-            if len(batch) == _BATCH:
-                _append(columns, batch)
-                batch.clear()
-        else:
-            left_out += 1
+        batch.append(record)
+        if len(batch) == _BATCH:
+            _append(columns, batch)
+            batch.clear()
     _append(columns, batch)
-    return left_out
 
 
 def _is_header(record: list[str], header: list[str]) -> bool:
@@ -122,15 +123,27 @@ def _names(line: str, source: DataSource, where: str) -> list[str]:
     return names
 
 
-def _by_line(lines: Iterable[str], source: DataSource) -> Iterator[list[str]]:
-    """The values of each line, none where its quotation marks do not match; blank lines are no rows."""
-    separator = source.separator
-    for line in lines:
-        if not line.isspace():
-            yield _fields(line, separator)
+def _by_line(
+    lines: Iterable[str], source: DataSource, header: list[str], sorter: LineSorter
+) -> Iterator[list[str]]:
+    """The values of each line that fits the header; blank lines are no rows, the sorter gets all others."""
+    separator, columns = source.separator, len(header)
+    for number, line in enumerate(lines, start=2):
+        if line.isspace():
+            continue
+        record = _fields(line, separator)
+        if len(record) != columns:
+            sorter.unfit(number, line, is_broken=not record)
+        elif _is_header(record, header):
+            sorter.enter("repeated header", number)
+        else:
+            if sorter.waits:
+                sorter.row(number, line)
+            yield record
 
 
 def _fields(line: str, separator: str) -> list[str]:
+    """The values of a line, none where its quotation marks do not match."""
     if '"' not in line:
         return line.rstrip("\r\n").split(separator)
     try:
@@ -139,18 +152,28 @@ def _fields(line: str, separator: str) -> list[str]:
         return []
 
 
-def _across_lines(lines: Iterable[str], source: DataSource) -> Iterator[list[str]]:
-    """The values of each record, which may go on over line breaks."""
+def _across_lines(
+    lines: Iterable[str], source: DataSource, header: list[str], sorter: LineSorter
+) -> Iterator[list[str]]:
+    """The values of each record that fits the header; it may go on over line breaks."""
     reader = csv.reader(lines, delimiter=source.separator)
     while True:
+        first = reader.line_num + 2  # the header's line is before the reader's first
         try:
             record = next(reader)
         except StopIteration:
             return
         except csv.Error:
-            yield []
+            sorter.enter("quotation mark", first)
             continue
-        if record:
+        if not record:
+            continue
+        if len(record) != len(header):
+            several = reader.line_num + 1 > first
+            sorter.enter("quotation mark" if several else "number of values", first)
+        elif _is_header(record, header):
+            sorter.enter("repeated header", first)
+        else:
             yield record
 
 

@@ -25,14 +25,17 @@ from clients.rows.guesses import (
     are_windows,
     guess,
     is_name,
+    like_ids,
     person_of,
 )
 from clients.rows.sources import column_names, read_source, source_files
+from clients.rows.unfit_lines import UnfitLines, sentences
 from clients.rows.values import numbers, texts
 from clients.site_config import SiteConfig
 from contract.card import Card, CategoricalColumn
 from contract.errors import DataError
 from contract.outside import shown
+from contract.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +44,7 @@ __all__ = ["Draft", "draft_card", "draft_of", "marked_lines"]
 
 _MARK = "REPLACE:"  # begins each comment on what came from the rows
 _FROM_ROWS = f"# {_MARK} from the rows; write what is publicly known"
+_NO_VALUE_READ = "no row that was read has a value; others were not read, see NOT READ above"
 _COMMENT_AT = 32  # the column at which comments begin
 _WIDEST = 100
 
@@ -53,11 +57,13 @@ class Draft:
         text: TOML with a `[card]` table.
         rows: how many rows were looked at.
         left_out: the columns that are not on it, by the source's names, and why.
+        unfit: lines that are no rows and were not looked at, by file and cause.
     """
 
     text: str
     rows: int
     left_out: dict[str, str] = field(default_factory=dict)
+    unfit: dict[str, tuple[UnfitLines, ...]] = field(default_factory=dict)
 
 
 def draft_card(config: SiteConfig) -> Draft:
@@ -74,17 +80,26 @@ def draft_card(config: SiteConfig) -> Draft:
     )
     parts = read_source(config, reading)
     frame = pd.concat([part.frame for part in parts], ignore_index=True)
+    unfit = {part.name: part.unfit for part in parts if part.unfit}
     if frame.empty:
-        raise DataError("there are no rows", where=_where(config), remedy="Deliver them, and draft again")
+        why = " ".join(sentences(unfit)) or "Deliver them, and draft again"
+        raise DataError("there are no rows", where=_where(config), remedy=why.rstrip("."))
     source = config.data
     seen = [
         _seen(frame[name], name, (*source.na_values, *source.missing.get(name, ())), source.decimal)
         for name in names
     ]
-    return draft_of(seen, rows=len(frame), left_out=left_out, where=_where(config))
+    return draft_of(seen, rows=len(frame), left_out=left_out, where=_where(config), unfit=unfit)
 
 
-def draft_of(columns: list[Seen], *, rows: int, left_out: dict[str, str], where: str) -> Draft:
+def draft_of(
+    columns: list[Seen],
+    *,
+    rows: int,
+    left_out: dict[str, str],
+    where: str,
+    unfit: dict[str, tuple[UnfitLines, ...]] | None = None,
+) -> Draft:
     """A card of columns.
 
     Args:
@@ -92,10 +107,12 @@ def draft_of(columns: list[Seen], *, rows: int, left_out: dict[str, str], where:
         rows: how many rows there were.
         left_out: other columns, and why they are left out.
         where: the site, for the error.
+        unfit: lines that are no rows, by file and cause.
 
     Raises:
         DataError: none of the columns can be offered.
     """
+    unfit = unfit or {}
     side = next((seen for seen in columns if are_sides(seen)), None)
     time = next((seen for seen in columns if are_windows(seen) and seen is not side), None)
     person = person_of([seen for seen in columns if seen not in (side, time)])
@@ -103,7 +120,7 @@ def draft_of(columns: list[Seen], *, rows: int, left_out: dict[str, str], where:
     for seen in columns:
         found = None if seen in (side, time, person) else guess(seen)
         if isinstance(found, LeftOut):
-            left_out[seen.name] = found.why
+            left_out[seen.name] = found.why if seen.texts or not unfit else _NO_VALUE_READ
         elif found is not None:
             offered[seen.name] = found
     if person is not None and side is not None:
@@ -118,12 +135,12 @@ def draft_of(columns: list[Seen], *, rows: int, left_out: dict[str, str], where:
             remedy="Write [card] by hand, or deliver columns of numbers and categories",
         )
     lines = [
-        *_head(rows),
+        *_head(rows, unfit),
         *_roles(person, time, side),
         *(line for name, found in offered.items() for line in _column(name, found)),
-        *_left_out(left_out),
+        *_left_out(left_out, person),
     ]
-    return Draft(text="\n".join(lines) + "\n", rows=rows, left_out=left_out)
+    return Draft(text="\n".join(lines) + "\n", rows=rows, left_out=left_out, unfit=unfit)
 
 
 def marked_lines(text: str) -> list[int]:
@@ -199,8 +216,10 @@ def _seen(column: pd.Series, name: str, missing: tuple[str, ...], decimal: str) 
 # -- TOML -----------------------------------------------------------------------------------
 
 
-def _head(rows: int) -> Iterator[str]:
-    yield f"# What this site offers. Drafted from {rows:,} rows: correct it before anybody sees it."
+def _head(rows: int, unfit: dict[str, tuple[UnfitLines, ...]]) -> Iterator[str]:
+    yield f"# What this site offers. Drafted from {counted(rows, 'row')}: correct it before anybody sees it."
+    for sentence in sentences(unfit):
+        yield f"# NOT READ: {shown(sentence, limit=1000)}"
     yield "# Everything on a card is public. Where a line says REPLACE, put what is publicly known (a form,"
     yield "# a code book, a clinical reference) in the place of what the rows said, and remove the comment."
     yield "[card]"
@@ -255,7 +274,9 @@ def _list(values: tuple[str, ...]) -> Iterator[str]:
     yield "]"
 
 
-def _left_out(reasons: dict[str, str]) -> Iterator[str]:
+def _left_out(reasons: dict[str, str], person: Seen | None) -> Iterator[str]:
+    if person is not None:
+        reasons = {person.name: f"{like_ids(person)}; guessed as `person` above", **reasons}
     if reasons:
         yield ""
         yield "# Not offered:"

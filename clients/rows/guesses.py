@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from contract.names import ColumnName, Value, WindowName
 from contract.outside import shown
+from contract.words import counted
 
 __all__ = [
     "Categories",
@@ -27,6 +28,7 @@ __all__ = [
     "are_windows",
     "guess",
     "is_name",
+    "like_ids",
     "person_of",
 ]
 
@@ -36,16 +38,35 @@ _MOST_CATEGORIES = 200
 _BOUND = 1e15  # of a card's numbers
 
 _DATE = re.compile(
-    r"(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})(?:[T ]\d{1,2}:\d{2}.*)?", re.ASCII
+    r"(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})(?:[T ]\d{1,2}:\d{2}.*)?"
+    r"|(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])",
+    re.ASCII,
 )
 _PERIOD = re.compile(r"\d{4}-(?:0[1-9]|1[0-2]|W[0-5]\d|Q[1-4])", re.ASCII)
 _CODE = re.compile(r"[A-Za-z]{1,6}[-_]?\d{3,}[A-Za-z]?", re.ASCII)
 _COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 _PERIOD_NAMES = frozenset({"window", "month", "week", "quarter", "year", "period", "wave", "batch"})
-_PERSON = re.compile(
-    r"patient|person|client|customer|subject|member|household|donor|insured|user|mrn|pid", re.I
+_MONTH = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])", re.ASCII)
+_PERSONS = (
+    "patient|person|client|customer|subject|member|household|donor|insured|user|"
+    "kunde|versichert|mitglied|proband|teilnehmer|haushalt|spender"
 )
-_ID = re.compile(r"(?:^|[\W_])(?:id|uuid|guid|mrn|pid|ssn|iban)$|[a-z]I[dD]$|^(?:id|ID)(?:[\W_]|$)")
+_PERSON = re.compile(
+    rf"{_PERSONS}|(?:^|[\W_])pat(?:nr|no|id|$|[\W_])|(?:^|[\W_])(?:mrn|pid|ssn|svnr|ahv)(?:$|[\W_])", re.I
+)
+"""Names of columns that say whose a row is."""
+_PERSON_ALONE = re.compile(rf"(?:{_PERSONS})(?:s|n|en|in|er|e)?", re.I)
+_ID = re.compile(
+    r"(?:^|[\W_])(?i:ids?|nr|no|number|nummer|key|uuid|guid|mrn|pid|ssn|iban|svnr|ahv)$"
+    r"|[a-z](?:ID|Id|Nr|No)$|^(?i:id)(?:[\W_]|$)"
+)
+_ID_JOINED = re.compile(
+    rf"(?:{_PERSONS}|pat|case|visit|encounter|admission|stay|hadm|record|row|account|acct|order|contract|"
+    r"policy|invoice|study|site|hospital|device|sample)s?(?:id|no|number|key)|.*(?:nr|nummer)",
+    re.I,
+)
+"""Names of ids: in words of their own (`visit_id`, `Fall-Nr`), or joined to what they number (`patnr`)."""
+_LONG_NUMBER = re.compile(r"[1-9]\d{4,}", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -130,6 +151,13 @@ def person_of(columns: list[Seen]) -> Seen | None:
     )
 
 
+def like_ids(seen: Seen) -> str:
+    """Why a column of ids is not offered."""
+    present, kinds = len(seen.texts), len(seen.counts)
+    repeats = "" if kinds < present else ", each in one row"
+    return f"like ids ({kinds:,} different in {counted(present, 'row')}{repeats})"
+
+
 def guess(seen: Seen) -> Numbers | Categories | LeftOut:
     """What the column seems to be."""
     why = _no_feature(seen)
@@ -153,8 +181,7 @@ def _no_feature(seen: Seen) -> str:
     if _share(seen, _DATE) >= 0.9:
         return "dates: deliver what matters of them as a number (an age, days since) or as a label (2026-01)"
     if _has_ids(seen) or _is_key(seen):
-        repeats = "" if kinds < present else ", each in one row"
-        return f"like ids ({kinds:,} different in {present:,} rows{repeats})"
+        return like_ids(seen)
     if len(seen.readable) < 0.5 * present and _share(seen, _COMMA) >= 0.5:
         return 'numbers with a decimal comma: set data.decimal = "," and draft again'
     if kinds > _FEW and np.mean([text.count(" ") for text in seen.counts]) >= 2:
@@ -182,16 +209,36 @@ def _share(seen: Seen, pattern: re.Pattern[str]) -> float:
 
 
 def _has_ids(seen: Seen) -> bool:
-    """Many different ones, named like ids or written like codes; not measured with decimals."""
+    """Named like ids, written like codes, or long whole numbers that name rather than measure."""
     present, kinds = len(seen.texts), len(seen.counts)
-    if kinds < max(_FEW, 0.05 * present) or (len(seen.readable) >= 0.5 * present and not seen.whole):
+    numeric = len(seen.readable) >= 0.5 * present
+    if not present or _share(seen, _DATE) >= 0.9:
         return False
-    if _share(seen, _DATE) >= 0.9:
+    if numeric and (seen.readable % 1 == 0).mean() < 0.9:  # measured, with decimals
         return False
-    named = _ID.search(seen.name) is not None or (
-        _PERSON.search(seen.name) is not None and kinds > 0.2 * present
-    )
-    return named or (kinds > 0.1 * present and _share(seen, _CODE) >= 0.9)
+    of_person = _PERSON.search(seen.name) is not None
+    name = seen.name.strip(" .:#")
+    if _ID.search(name) or _ID_JOINED.fullmatch(name):
+        return kinds > _FEW or of_person
+    if numeric:
+        return kinds > _FEW and (_PERSON_ALONE.fullmatch(seen.name) is not None or _is_numbering(seen))
+    if kinds < max(_FEW, 0.05 * present):
+        return False
+    return (of_person and kinds > 0.2 * present) or (kinds > 0.1 * present and _share(seen, _CODE) >= 0.9)
+
+
+def _is_numbering(seen: Seen) -> bool:
+    """Whole numbers that repeat, of five digits or more and all of one length, as if they were dealt out:
+    they lie close together; or they have six or more digits, and are not rounder than chance.
+    """
+    kinds = [text for text in seen.counts if _LONG_NUMBER.fullmatch(text)]
+    lengths = {len(text) for text in kinds}
+    if len(kinds) < 0.9 * len(seen.counts) or len(lengths) > 1 or len(seen.counts) == len(seen.texts):
+        return False
+    if _share(seen, _MONTH) >= 0.9:
+        return False
+    close = len(kinds) > 0.5 * (np.ptp([int(text) for text in kinds]) + 1)
+    return bool(close) or (lengths != {5} and sum(text[-1] == "0" for text in kinds) < 0.3 * len(kinds))
 
 
 def _is_key(seen: Seen) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from clients.rows.unfit_lines import UnfitLines
 from contract.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,11 +24,13 @@ class Part:
         name: of the file or table.
         frame: its rows, by the card's names.
         left_out: how many lines did not fit the header.
+        unfit: the same lines by cause.
     """
 
     name: str
     frame: pd.DataFrame
     left_out: int = 0
+    unfit: tuple[UnfitLines, ...] = ()
 
 
 def require_columns(present: Sequence[str], wanted: dict[str, str], *, where: str) -> None:

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clients.rows.sources import read_source
+from clients.rows.unfit_lines import UnfitLines
 from clients.rows.values import numbers, texts
 from clients.site_config import DataSource, SiteConfig
 from contract.card import Card, CategoricalColumn, NumericColumn
@@ -45,6 +46,7 @@ class Reading:
     Attributes:
         rows: how many rows were read.
         left_out: lines that did not fit their file's header, by file.
+        unfit: the same lines, by file and by cause.
         unreadable: values of a numeric column that are no number, by column.
         undeclared: values of a categorical column that the card does not declare, with their counts.
         without_side: rows whose hold-out column says neither `train` nor `holdout`.
@@ -52,6 +54,7 @@ class Reading:
 
     rows: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
+    unfit: dict[str, tuple[UnfitLines, ...]] = field(default_factory=dict)
     unreadable: dict[str, int] = field(default_factory=dict)
     undeclared: dict[str, dict[str, int]] = field(default_factory=dict)
     without_side: int = 0
@@ -125,7 +128,8 @@ def read_rows(config: SiteConfig, card: Card, *, key: bytes) -> Rows:
         raw = pd.DataFrame(whole)
     rows = rows_of(raw, card, source=config.data, key=key)
     left_out = {part.name: part.left_out for part in parts if part.left_out}
-    return replace(rows, reading=replace(rows.reading, left_out=left_out))
+    unfit = {part.name: part.unfit for part in parts if part.unfit}
+    return replace(rows, reading=replace(rows.reading, left_out=left_out, unfit=unfit))
 
 
 def rows_of(raw: pd.DataFrame, card: Card, *, source: DataSource, key: bytes) -> Rows:

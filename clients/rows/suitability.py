@@ -85,12 +85,14 @@ class Suitability:
         columns: of the experiment, its label last.
         windows: rows by window; one line without a name where the card has no time.
         persons: None where the card names no person.
+        there: every window that a row of the site names; empty where the card has no time.
     """
 
     rows: int
     columns: tuple[ColumnFit, ...]
     windows: tuple[WindowFit, ...]
     persons: Persons | None
+    there: tuple[str, ...] = ()
 
     @property
     def train_kept(self) -> int:
@@ -123,6 +125,9 @@ def suitability(rows: Rows, experiment: Experiment, card: Card, windows: Collect
         ),
         windows=tuple(_window(chosen, experiment, card, name) for name in _windows(chosen, windows)),
         persons=_persons(chosen, experiment.privacy.rows_per_person),
+        there=()
+        if rows.window is None
+        else tuple(sorted({name for name in rows.window if name is not None})),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -260,10 +261,66 @@ def test_check_of_windows(tidegate: Command, site: Path, tmp_path: Path) -> None
         "site", "check", site, tmp_path / "exp.toml", "--window", "2026-01", "--window", "2026-09"
     )
     assert "No row says '2026-09'" in told
-    assert "2026-02" not in told
+    assert "2026-02" not in told.partition("No row says")[0]
     nothing = tidegate("site", "check", site, tmp_path / "exp.toml", "--window", "2026-09")
     assert "0 training rows and 0 held-out rows fit" in nothing
     assert "noise alone" in nothing
+    assert "The windows that rows name, for you alone: '2026-01', '2026-02', '2026-03', '2026-04'." in nothing
+    assert "person" not in nothing
+
+
+def test_check_lists_at_most_ten_windows(tidegate: Command, site: Path, tmp_path: Path) -> None:
+    for year in range(2000, 2011):
+        deliver(site.parent, 2)
+        (site.parent / "rows" / "visits.csv").rename(site.parent / "rows" / f"{year}.csv")
+        edit(site.parent / "rows" / f"{year}.csv", ",2026-01,", f",{year}-01,")
+    nothing = tidegate("site", "check", site, tmp_path / "exp.toml", "--window", "2026-09")
+    (listed,) = (line for line in nothing.splitlines() if "windows that rows name" in line)
+    assert listed.startswith("The last 10 of 14 windows that rows name, for you alone: '2004-01', ")
+    assert listed.endswith(", '2026-02', '2026-03', '2026-04'.")
+
+
+def test_draft_and_check_tell_which_lines_were_left_out(
+    tidegate: Command, drafted: Path, tmp_path: Path
+) -> None:
+    rows = drafted.parent / "rows" / "visits.csv"
+    header = rows.read_text().partition("\n")[0]
+    edit(rows, " feels bad today,1\n", "\nfeels bad today,1\n")
+    text = rows.read_text()
+    broken = text.count("\nfeels")
+    rows.write_text(re.sub(r"(patient \d+\nfeels bad today)", r'"\1"', text) + f"{header}\nno row\n")
+    text = drafted.read_text()
+    drafted.write_text(text.partition("# What this site offers")[0])
+    told = tidegate("site", "card", drafted, "--write")
+    checked = tidegate("site", "check", drafted, tmp_path / "exp.toml", code=2)
+    last = 300 + broken + 2
+    for words in (
+        f"{2 * broken} lines were left out, for values go on over several lines: line ",
+        "Set data.line_breaks = true in site.toml.",
+        f"1 line was left out: a repeated header (line {last}). Nothing is to be done.",
+        f"1 line was left out for too few or too many values (line {last + 1}); the header has 9.",
+    ):
+        assert words in told
+        assert words in checked
+    values = json.loads(
+        tidegate("site", "check", drafted, tmp_path / "exp.toml", "--json", code=2).partition("\nerror:")[0]
+    )
+    (causes,) = values["lines_left_out_by_cause"].values()
+    assert {lines["cause"] for lines in causes} == {"line break", "repeated header", "number of values"}
+    edit(drafted, "# separator", "line_breaks = true\n# separator")
+    checked = tidegate("site", "check", drafted, tmp_path / "exp.toml", code=2)
+    assert "300 rows of all windows" in checked
+    assert "several lines" not in checked
+
+
+def test_check_counts_one_as_one(tidegate: Command, site: Path, tmp_path: Path) -> None:
+    (site.parent / "rows" / "visits.csv").write_text(
+        "patient,month,age,ward,pressure,ill\nP1,2026-01,30,icu,x,1\n,2026-01,30,icu,90,1\n"
+    )
+    told = tidegate("site", "check", site, tmp_path / "exp.toml")
+    assert "1 person, with at most 1 row each;" in told
+    assert "0 persons have more. 1 row names no person." in told
+    assert "1 value in all rows that is no number; it counts as missing" in told
 
 
 def test_check_tells_undeclared_values_in_one_line_each(

@@ -144,6 +144,92 @@ def test_columns_that_not_every_file_has_or_that_are_there_twice(tmp_path: Path)
     assert parsed(found.text).card.names == ("age",)
 
 
+NUMBERINGS: dict[str, list[object]] = {
+    "PatNr": [100001 + place % 40 for place in range(N)],
+    "Pat-Nr.": [1 + place % 7 for place in range(N)],
+    "patient_id": [1 + place % 3 for place in range(N)],
+    "kundennr": [7000000 + 7919 * (place % 60) % 999983 for place in range(N)],
+    "customer": [1 + place % 60 for place in range(N)],
+    "mrn": [5 + place % 11 for place in range(N)],
+    "ssn": [*(100000000 + 7919 * (place % 60) for place in range(N - 1)), "unknown"],
+    "FALLNR": [1 + place % 60 for place in range(N)],
+    "id": [1 + place % 60 for place in range(N)],
+    "column 3": [100001 + place % 60 for place in range(N)],
+    "column 4": [100001 + 7919 * (place % 60) for place in range(N)],
+}
+
+
+@pytest.mark.parametrize("name", NUMBERINGS)
+def test_numbers_that_name_persons_are_no_feature(tmp_path: Path, name: str) -> None:
+    """They repeat, so they are guessed as person, and the comment of ids has them too."""
+    write(tmp_path, {name: NUMBERINGS[name], "age": VISITS["age"]})
+    draft = draft_card(config(tmp_path))
+    card = parsed(draft.text).card
+    assert card.person == name
+    assert card.names == ("age", name)
+    (line,) = (line for line in draft.text.splitlines() if line.startswith("person"))
+    assert "REPLACE: guessed" in line
+    assert f"#   '{name}': like ids (" in draft.text
+
+
+def test_an_id_of_a_row_is_no_feature_and_of_several_ids_the_persons_is_the_person(tmp_path: Path) -> None:
+    columns: dict[str, list[object]] = {
+        "fallnr": [4 * place for place in range(N)],
+        "Visit No": [1 + place % 60 for place in range(N)],
+        "PatNr": [1 + place % 30 for place in range(N)],
+        "age": VISITS["age"],
+    }
+    public, left_out = drafted(tmp_path, columns)
+    assert public.card.names == ("age", "PatNr")
+    assert set(left_out) == {"fallnr", "Visit No"}
+    assert "each in one row" in left_out["fallnr"]
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("salary", [20000 + 100 * (7 * place % 600) for place in range(N)]),
+        ("year", [1950 + place % 60 for place in range(N)]),
+        ("month", [f"20{place % 10:02d}{1 + place % 12:02d}" for place in range(N)]),
+        ("lipid", [100 + place % 90 for place in range(N)]),
+        ("customer_age", [18 + place % 70 for place in range(N)]),
+        ("nr_children", [place % 12 for place in range(N)]),
+        ("weight no", [50.5 + place % 60 for place in range(N)]),
+    ],
+)
+def test_numbers_that_measure_are_offered(tmp_path: Path, name: str, values: list[object]) -> None:
+    public, _ = drafted(tmp_path, {name: values, "ill": VISITS["ill"]})
+    assert public.card.person is None
+    assert public.card.column(name) is not None
+
+
+def test_a_draft_tells_which_lines_were_not_read(tmp_path: Path) -> None:
+    text = ["Kommentar,age", *(f",{20 + place % 60}" for place in range(80)), '"line', 'break",30', '"a"x,1']
+    (tmp_path / "rows.csv").write_text("\n".join(text) + "\n")
+    draft = draft_card(config(tmp_path))
+    assert [(lines.cause, lines.first) for lines in draft.unfit[str(tmp_path / "rows.csv")]] == [
+        ("line break", (82,)),
+        ("quotation mark", (84,)),
+    ]
+    head = draft.text.partition("[card]")[0]
+    assert "line 82 opens a quotation mark that a later line closes. Set data.line_breaks = true" in head
+    assert "most likely for a stray quotation mark (line 84)" in head
+    whole = draft_card(config(tmp_path, line_breaks=True))
+    assert (draft.rows, whole.rows) == (81, 82)
+    tomllib.loads(draft.text)
+
+
+def test_a_column_of_lines_that_were_not_read_is_not_said_to_be_empty(tmp_path: Path) -> None:
+    text = ["age,note", *(f"{20 + place % 60}," for place in range(80)), '30,"line', 'break"']
+    (tmp_path / "rows.csv").write_text("\n".join(text) + "\n")
+    assert "others were not read" in draft_card(config(tmp_path)).left_out["note"]
+    assert "free text" not in draft_card(config(tmp_path, line_breaks=True)).left_out.get("note", "")
+    nothing = ["age,note", '30,"line', 'break"']
+    (tmp_path / "rows.csv").write_text("\n".join(nothing) + "\n")
+    with pytest.raises(DataError, match=r"there are no rows.*line 2 opens.*data\.line_breaks"):
+        draft_card(config(tmp_path))
+
+
 @pytest.mark.parametrize(("sign", "told"), [(";", '";"'), ("\t", r'"\\t"')])
 def test_another_separator_is_told(tmp_path: Path, sign: str, told: str) -> None:
     write(tmp_path, VISITS, sign)
@@ -417,3 +503,4 @@ def test_counts_by_column_window_and_person() -> None:
     assert found.train_kept + found.holdout_kept == 2
     asked = suitability(rows, experiment, card, ("2026-09",))
     assert asked.windows == (WindowFit(window="2026-09", train=0, train_kept=0, holdout=0, holdout_kept=0),)
+    assert asked.there == ("2026-01", "2026-02")

@@ -17,6 +17,7 @@ from pyarrow import parquet as pq
 
 from clients.rows.rows import Rows, read_rows
 from clients.rows.sources import check_source, column_names
+from clients.rows.unfit_lines import sentences
 from clients.site_config import SiteConfig
 from contract.card import Card
 from contract.errors import DataError
@@ -259,6 +260,80 @@ def test_line_breaks_within_values_are_read_where_the_site_says_so(tmp_path: Pat
     found = read(lines(path, *text, "1,2", "", '3,1,"open', line_breaks=True), TWO)
     assert found.frame["age"].tolist() == [1, 2, 3]
     assert found.reading.left_out == {str(path): 1}
+
+
+def causes(config: SiteConfig) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """How many lines were left out for which cause, and which come first."""
+    found = read(config, TWO).reading
+    (unfit,) = found.unfit.values()
+    assert sum(lines.count for lines in unfit) == sum(found.left_out.values())
+    return {lines.cause: (lines.count, lines.first) for lines in unfit}
+
+
+def test_lines_that_are_no_rows_are_told_apart_by_cause(tmp_path: Path) -> None:
+    text = (
+        "age,ward",  # 1
+        '1,"two',  # a value over three lines, one of them blank
+        "",
+        'lines"',
+        "1,2",
+        "age,ward",  # 6
+        "1,2,3",
+        "3",  # 8
+        '4,"stray',
+        "4,1",
+        '5,"over',  # 11
+        "more, and, more",
+        'lines"',
+        '6,"1"x',
+        '7,"open to the end',  # 15
+    )
+    path = tmp_path / "rows.csv"
+    assert causes(lines(path, *text)) == {
+        "line break": (5, (2, 11)),
+        "repeated header": (1, (6,)),
+        "number of values": (2, (7, 8)),
+        "quotation mark": (3, (9, 14, 15)),
+    }
+    assert read(lines(path, *text), TWO).frame["age"].tolist() == [1, 4]
+
+
+def test_an_open_quotation_mark_is_a_line_break_only_where_the_lines_make_one_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    two_stray_marks = ("age,ward", '1,"a', "too few", '"b,2', "1,2")
+    assert causes(lines(path, *two_stray_marks)) == {
+        "quotation mark": (2, (2, 4)),
+        "number of values": (1, (3,)),
+    }
+    stray_before_a_value = ("age,ward", '1,"a', '2,"b', 'c"', "1,2")
+    assert causes(lines(path, *stray_before_a_value)) == {
+        "quotation mark": (1, (2,)),
+        "line break": (2, (3,)),
+    }
+    of_many_lines = ("age,ward", '1,"a', *["too few"] * 1000, 'b"')
+    assert causes(lines(path, *of_many_lines))["quotation mark"] == (1, (2,))
+
+
+def test_lines_left_out_where_values_may_go_on_over_lines(tmp_path: Path) -> None:
+    text = ("age,ward", '1,"two', 'lines"', "", "age,ward", "3", '4,"open', "5,1")
+    assert causes(lines(tmp_path / "rows.csv", *text, line_breaks=True)) == {
+        "repeated header": (1, (5,)),
+        "number of values": (1, (6,)),
+    }
+    text = ("age,ward", '4"open",1', '4,1,"a', 'b"', "5,1")
+    assert causes(lines(tmp_path / "rows.csv", *text, line_breaks=True)) == {"quotation mark": (1, (3,))}
+
+
+def test_the_sentence_on_lines_left_out_names_the_first_and_the_setting(tmp_path: Path) -> None:
+    text = ("age,ward", *('1,"two', 'lines"') * 2, *("age,ward" for _ in range(9)), "3")
+    reading = read(lines(tmp_path / "rows.csv", *text), TWO).reading
+    assert [told.partition("rows.csv: ")[2] for told in sentences(reading.unfit)] == [
+        "4 lines were left out, for values go on over several lines: line 2 opens a quotation mark that a "
+        "later line closes (line 4 does so too). Set data.line_breaks = true in site.toml.",
+        "9 lines were left out: a repeated header (the first: lines 6, 7, 8, 9, 10). Nothing is to be done.",
+        "1 line was left out for too few or too many values (line 15); the header has 2. Correct the "
+        "file, or leave it out.",
+    ]
 
 
 def test_the_header_is_the_first_line_whatever_follows(tmp_path: Path) -> None:
