@@ -113,8 +113,15 @@ def _mapped(column: pd.Series[Any], read: Callable[[object], str | None]) -> npt
     return found
 
 
-def _text(value: object) -> str | None:  # noqa: PLR0911 - a line a type
-    """Without the frills of its type; None where it is missing."""
+def _text(value: object) -> str | None:
+    """Without the frills of its type; None where it is missing, or of a type that fails to say what it is."""
+    try:
+        return _plain(value)
+    except Exception:  # of a driver's own type: one row that fails tells of that row
+        return None
+
+
+def _plain(value: object) -> str | None:  # noqa: PLR0911 - a line a type
     if isinstance(value, str):
         return str(value)
     if value is None or _is_missing(value):
@@ -143,7 +150,7 @@ def _number(value: object, absent: frozenset[str], decimal: str) -> float:
     if isinstance(value, bool | int | float | Decimal | np.floating | np.integer | np.bool_):
         try:
             return float(value)
-        except OverflowError:
+        except Exception:  # too large a whole number, or what a driver's own type does
             return math.inf
     return math.inf
 
@@ -152,5 +159,5 @@ def _is_missing(value: object) -> bool:
     """NaN, NaT, NA: what is not equal to itself, or says nothing about it."""
     try:
         return bool(value != value)  # noqa: PLR0124
-    except (TypeError, ValueError, ArithmeticError):
+    except Exception:
         return True

@@ -21,7 +21,7 @@ MISSING = ("", "NA", "NaN")
 
 
 def text(value: object, **options: Any) -> str | None:
-    (found,) = texts(pd.Series([value], dtype=object), **{"missing": MISSING, **options})
+    found: str | None = texts(pd.Series([value], dtype=object), **{"missing": MISSING, **options})[0]
     return found
 
 
@@ -83,6 +83,35 @@ def test_a_text_has_one_form_whatever_type_it_came_in(value: object, expected: s
 
 def test_a_whole_number_of_thousands_of_digits_is_a_text() -> None:
     assert text(10**5000) == f"{10**5000:x}"
+
+
+class _Failing:
+    """Of a driver: nothing can be asked of it."""
+
+    def __str__(self) -> str:
+        raise KeyError("no such zone")
+
+    def __ne__(self, other: object) -> bool:
+        raise RuntimeError
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class _FailingNumber(Decimal):
+    def __float__(self) -> float:
+        raise RuntimeError
+
+
+class _Unshown(_Failing):
+    def __ne__(self, other: object) -> bool:
+        return False
+
+
+def test_a_value_that_fails_to_say_what_it_is_is_missing() -> None:
+    for value in (_Failing(), _Unshown()):
+        assert text(value) is None
+        number(value)
+    assert number(_FailingNumber("1.5"))[1] == 1
 
 
 def test_a_declared_category_is_never_missing_nor_rewritten() -> None:
