@@ -156,7 +156,19 @@ def _objects(column: pa.ChunkedArray[Any]) -> npt.NDArray[np.object_]:
     except Exception:  # one value that Python has not: each by itself
         for place, value in enumerate(column):
             found[place] = _object(value)
-    return found
+    return _as_written(found, column.type)
+
+
+def _as_written(values: npt.NDArray[np.object_], kind: pa.DataType) -> npt.NDArray[np.object_]:
+    """Short floats of their own type, which says how large a whole number they hold exactly."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_float16(kind) or pa.types.is_float32(kind):
+        short = np.float16 if pa.types.is_float16(kind) else np.float32
+        values[:] = [None if value is None else short(value) for value in values]
+    return values
 
 
 def _object(value: pa.Scalar[Any]) -> object:

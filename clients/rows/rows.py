@@ -142,6 +142,9 @@ def rows_of(raw: pd.DataFrame, card: Card, *, source: DataSource, key: bytes) ->
     def missing(name: str) -> tuple[str, ...]:
         return (*source.na_values, *source.missing.get(name, ()))
 
+    def as_texts(name: str, declared: Sequence[str] = ()) -> Texts:
+        return texts(raw[name], missing=missing(name), declared=declared, decimal=source.decimal)
+
     columns: dict[str, npt.NDArray[Any]] = {}
     unreadable: dict[str, int] = {}
     undeclared: dict[str, dict[str, int]] = {}
@@ -151,10 +154,10 @@ def rows_of(raw: pd.DataFrame, card: Card, *, source: DataSource, key: bytes) ->
             found = numbers(raw[name], missing=missing(name), decimal=source.decimal)
             columns[name], unreadable[name] = found
         else:
-            columns[name] = texts(raw[name], missing=missing(name), declared=column.categories)
+            columns[name] = as_texts(name, column.categories)
             undeclared[name] = _undeclared(columns[name], column.categories)
-    person = None if card.person is None else texts(raw[card.person], missing=missing(card.person))
-    window = None if card.time is None else texts(raw[card.time.column], missing=missing(card.time.column))
+    person = None if card.person is None else as_texts(card.person)
+    window = None if card.time is None else as_texts(card.time.column)
     side = None if card.holdout.column is None else texts(raw[card.holdout.column], missing=())
     if side is not None:
         holdout, has_side = side == "holdout", (side == "holdout") | (side == "train")
