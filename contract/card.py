@@ -148,12 +148,26 @@ class Card(_Frozen):
         return self.person, self.time.column if self.time else None, self.holdout.column
 
     @property
+    def dealt_by(self) -> tuple[str, ...]:
+        """The columns whose values say in which window and on which side a record is."""
+        roles = tuple(name for name in self._roles_of_columns if name is not None)
+        if self.person is not None or self.holdout.column is not None:
+            return roles
+        return (*(column.name for column in self.columns), *roles)
+
+    @property
     def dealing(self) -> str:
-        """Names how the card deals records into windows and sides; ranges and meanings do not matter."""
-        columns = [[column.name, column.kind] for column in self.columns]
+        """Names how the card deals records into windows and sides; ranges and meanings do not matter.
+
+        Categories do where a record's values are hashed: a value that is one is read letter by letter.
+        """
+        columns = [
+            [column.name, column.kind, None if isinstance(column, NumericColumn) else column.categories]
+            for column in self.columns
+            if column.name in self.dealt_by
+        ]
         time = None if self.time is None else [self.time.column, self.time.kind]
-        side = self.holdout.model_dump(mode="json")
-        text = json.dumps([columns if self.person is None else self.person, time, side])
+        text = json.dumps([columns, self.person, time, self.holdout.model_dump(mode="json")])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def column(self, name: str) -> NumericColumn | CategoricalColumn | None:

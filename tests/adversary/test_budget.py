@@ -286,6 +286,44 @@ def test_an_approval_is_worth_no_more_than_the_experiment_says(
     assert not server.ask(RANGES, instruction_for(RANGES, epsilon=0.1), experiment=small).refused
 
 
+DEALT_ANEW = {
+    "a text for a missing value": ('path = "rows.csv"', 'path = "rows.csv"\nmissing = { level = ["-9"] }'),
+    "a text for all": ('path = "rows.csv"', 'path = "rows.csv"\nna_values = ["", "-9"]'),
+    "another side": ('path = "rows.csv"', 'path = "rows.csv"\ncolumns = { side = "secret" }'),
+    "a category of another form": ('"1.0"]', '"1"]'),
+}
+
+
+@pytest.mark.parametrize("edit", DEALT_ANEW)
+def test_rows_that_site_toml_deals_anew_do_not_pay_twice(
+    lay: LaySite, figure: Figure, rows: Rows, edit: str
+) -> None:
+    """What was trained on, and is held out after the edit, has no budget of its own."""
+    odd: Rows = [
+        {
+            **row,
+            "level": -9 if place % 5 == 2 else row["level"],
+            "ward": row["ward"].replace("c", "1.0"),
+            "secret": "train" if row["side"] == "holdout" else "holdout",
+        }
+        for place, row in enumerate(rows)
+    ]
+    site = lay(odd, cap=CAP)
+    said = site.read_text().replace('"c"]', '"1.0"]')
+    if edit != "another side":
+        said = said.replace('[card.holdout]\ncolumn = "side"\n', "")
+    site.write_text(said)
+    server, plan = (
+        HostileServer(site),
+        changed(privacy={"epsilon": CAP * 0.9, "evaluation_epsilon": CAP * 0.9}),
+    )
+    assert not server.ask(TRAIN, experiment=plan).refused
+    site.write_text(said.replace(*DEALT_ANEW[edit]))
+    word = server.ask(EVALUATE, experiment=plan).word
+    figure(f"{edit}: {word or 'answered'}, spent {wire.spent(site):.3g} of {CAP}")
+    assert word == "budget"
+
+
 # -- who is a person, and on which side, the site says --------------------------------
 
 
