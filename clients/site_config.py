@@ -311,7 +311,7 @@ def holdout_key(storage: Storage) -> bytes:
 
 def _create_secret(path: Path) -> None:
     """Written aside and linked into place: never half-written, and the first of two writers wins."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
