@@ -26,6 +26,9 @@ from contract.names import ColumnName, Prose, Value
 
 __all__ = ["Card", "CategoricalColumn", "Column", "Holdout", "NumericColumn", "Time"]
 
+_WIDTH, _TIMES_THE_CARD = 1000, 4
+"""Columns of a table that any experiment may have, and how many times those of the card."""
+
 Number = Annotated[float, Field(ge=-1e15, le=1e15)]
 
 
@@ -198,7 +201,11 @@ class Card(_Frozen):
             windows: the windows that it is asked on.
             unranged: features whose range is asked for: that of the experiment says nothing.
         """
-        return [*self._roles(experiment, windows), *self._columns(experiment, unranged)]
+        return [
+            *self._roles(experiment, windows),
+            *self._columns(experiment, unranged),
+            *self._width(experiment),
+        ]
 
     def _roles(self, experiment: Experiment, windows: Collection[str]) -> list[str]:
         task, complaints = experiment.task, []
@@ -237,6 +244,21 @@ class Card(_Frozen):
         else:
             complaints += _strange(label.column, label.classes, column)
         return complaints
+
+    def _width(self, experiment: Experiment) -> list[str]:
+        """Each category is a column of the table: many that the card has not would cost memory a row.
+
+        The most is public. Otherwise an experiment could choose how many rows the memory suffices for.
+        """
+        own = sum(1 if isinstance(one, NumericColumn) else len(one.categories) for one in self.columns)
+        most = max(_WIDTH, _TIMES_THE_CARD * own)
+        task = experiment.task
+        wide = {"features": task.width, f"classes of '{task.label.column}'": len(task.label.classes)}
+        return [
+            f"the {name} have {width:,} columns, and on this card may have {most:,}: leave out categories"
+            for name, width in wide.items()
+            if width > most
+        ]
 
 
 def _named(column: str | None) -> str:
