@@ -96,7 +96,8 @@ class Holdout(_Frozen):
     Attributes:
         column: a column of `train` and `holdout`; a row with anything else is left out.
         share: without that column, the chance with which a keyed hash of a record, or of
-            a person, holds it out.
+            a person, holds it out. Of a record all values are hashed: one that changes later may
+            move it to the other side, where it pays again.
     """
 
     column: ColumnName | None = None

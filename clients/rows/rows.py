@@ -8,7 +8,8 @@ is true only if adding or removing one record leaves every other record on its s
 position or a stratified split does not have that property. So a record goes where the card's own
 column sends it, or where BLAKE2b, keyed with the site's secret, of its values puts it: of all its
 columns on the card, or of the person's id where the card names a person, so that all rows of a person
-fall on one side whatever file they came in. Records that are equal in every value go together.
+fall on one side whatever file they came in. Records that are equal in every value go together. A record
+whose values change later, where they are what is hashed, may change sides, and pay on both.
 """
 
 from __future__ import annotations
