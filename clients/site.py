@@ -20,6 +20,7 @@ from clients.ledger.chain import Cap, Ledger
 from clients.rows.rows import Rows, read_rows
 from clients.rows.sources import check_source, source_files
 from clients.rows.table import Table, prepare
+from clients.rows.values import FORM
 from clients.site_config import SiteConfig, holdout_key, read_site_config
 from contract.card import Card
 from contract.errors import CardError, LedgerError
@@ -80,13 +81,16 @@ class Site:
 
     @property
     def split(self) -> str:
-        """Names how the card deals records into windows and into training and held-out rows.
+        """Names how records are dealt into windows and into training and held-out rows.
 
         Two plans of one split share no record but in blocks of one name. Of different splits
-        nothing is known, so the ledger counts them on each other's blocks.
+        nothing is known, so the ledger counts them on each other's blocks. So it names all that
+        has a say in it but the rows: the card, how the source's values are read, by which rule, and
+        the key of the hash.
         """
         key = None if self.card.holdout.column is not None else self._key_name()
-        return hashlib.sha256(json.dumps([self.card.dealing, key]).encode()).hexdigest()[:16]
+        reading = self.config.data.reading(self.card.dealt_by)
+        return hashlib.sha256(json.dumps([self.card.dealing, reading, FORM, key]).encode()).hexdigest()[:16]
 
     def require_offered(
         self, experiment: Experiment, windows: tuple[str, ...], *, unranged: tuple[str, ...] = ()

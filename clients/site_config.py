@@ -9,8 +9,10 @@ side that reads the environment or makes a secret.
 from __future__ import annotations
 
 import functools
+import json
 import os
 import secrets
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
@@ -93,6 +95,17 @@ class DataSource(_Frozen):
     def column(self, name: str) -> str:
         """The source's name for the card's column `name`."""
         return self.columns.get(name, name)
+
+    def reading(self, names: Collection[str]) -> str:
+        """Names how values of these columns of the card are read, whatever the rows are.
+
+        Everything of this section but where the rows lie: with another separator, query, column or text
+        for a missing value, the same rows have other values.
+        """
+        how = self.model_dump(mode="json", exclude={"path", "url", "table", "password_env"})
+        for key in ("columns", "missing"):
+            how[key] = {name: value for name, value in sorted(how[key].items()) if name in names}
+        return json.dumps(how, sort_keys=True)
 
 
 class Policy(_Frozen):
@@ -298,7 +311,7 @@ def holdout_key(storage: Storage) -> bytes:
 
 def _create_secret(path: Path) -> None:
     """Written aside and linked into place: never half-written, and the first of two writers wins."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

@@ -26,6 +26,9 @@ from contract.names import ColumnName, Prose, Value
 
 __all__ = ["Card", "CategoricalColumn", "Column", "Holdout", "NumericColumn", "Time"]
 
+_WIDTH, _TIMES_THE_CARD = 1000, 4
+"""Columns of a table that any experiment may have, and how many times those of the card."""
+
 Number = Annotated[float, Field(ge=-1e15, le=1e15)]
 
 
@@ -93,7 +96,8 @@ class Holdout(_Frozen):
     Attributes:
         column: a column of `train` and `holdout`; a row with anything else is left out.
         share: without that column, the chance with which a keyed hash of a record, or of
-            a person, holds it out.
+            a person, holds it out. Of a record all values are hashed: one that changes later may
+            move it to the other side, where it pays again.
     """
 
     column: ColumnName | None = None
@@ -148,12 +152,26 @@ class Card(_Frozen):
         return self.person, self.time.column if self.time else None, self.holdout.column
 
     @property
+    def dealt_by(self) -> tuple[str, ...]:
+        """The columns whose values say in which window and on which side a record is."""
+        roles = tuple(name for name in self._roles_of_columns if name is not None)
+        if self.person is not None or self.holdout.column is not None:
+            return roles
+        return (*(column.name for column in self.columns), *roles)
+
+    @property
     def dealing(self) -> str:
-        """Names how the card deals records into windows and sides; ranges and meanings do not matter."""
-        columns = [[column.name, column.kind] for column in self.columns]
+        """Names how the card deals records into windows and sides; ranges and meanings do not matter.
+
+        Categories do where a record's values are hashed: a value that is one is read letter by letter.
+        """
+        columns = [
+            [column.name, column.kind, None if isinstance(column, NumericColumn) else column.categories]
+            for column in self.columns
+            if column.name in self.dealt_by
+        ]
         time = None if self.time is None else [self.time.column, self.time.kind]
-        side = self.holdout.model_dump(mode="json")
-        text = json.dumps([columns if self.person is None else self.person, time, side])
+        text = json.dumps([columns, self.person, time, self.holdout.model_dump(mode="json")])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def column(self, name: str) -> NumericColumn | CategoricalColumn | None:
@@ -184,7 +202,11 @@ class Card(_Frozen):
             windows: the windows that it is asked on.
             unranged: features whose range is asked for: that of the experiment says nothing.
         """
-        return [*self._roles(experiment, windows), *self._columns(experiment, unranged)]
+        return [
+            *self._roles(experiment, windows),
+            *self._columns(experiment, unranged),
+            *self._width(experiment),
+        ]
 
     def _roles(self, experiment: Experiment, windows: Collection[str]) -> list[str]:
         task, complaints = experiment.task, []
@@ -223,6 +245,21 @@ class Card(_Frozen):
         else:
             complaints += _strange(label.column, label.classes, column)
         return complaints
+
+    def _width(self, experiment: Experiment) -> list[str]:
+        """Each category is a column of the table: many that the card has not would cost memory a row.
+
+        The most is public. Otherwise an experiment could choose how many rows the memory suffices for.
+        """
+        own = sum(1 if isinstance(one, NumericColumn) else len(one.categories) for one in self.columns)
+        most = max(_WIDTH, _TIMES_THE_CARD * own)
+        task = experiment.task
+        wide = {"features": task.width, f"classes of '{task.label.column}'": len(task.label.classes)}
+        return [
+            f"the {name} have {width:,} columns, and on this card may have {most:,}: leave out categories"
+            for name, width in wide.items()
+            if width > most
+        ]
 
 
 def _named(column: str | None) -> str:

@@ -15,6 +15,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 __all__ = [
+    "EXACT",
     "IN_WORDS",
     "ColumnName",
     "ExperimentName",
@@ -24,9 +25,16 @@ __all__ = [
     "Value",
     "WindowName",
     "canonical",
+    "is_inexact",
 ]
 
+EXACT = 2**53
+"""From here on a float (IEEE 754, 64 bits) has one value for several whole numbers."""
+
 _WHOLE = re.compile(r"([+-]?\d+)\.0*", re.ASCII)
+_WITH_COMMA = re.compile(r"([+-]?\d+)[.,]0*", re.ASCII)
+_SCIENTIFIC = re.compile(r"[+-]?\d(?:[.,]\d*[eE][+-]?|[eE][+-])\d{1,3}", re.ASCII)
+"""As programs write a float: one digit first, then a decimal sign or a signed exponent. `1E50` is a code."""
 _MIDNIGHT = re.compile(r"(\d{4}-\d\d-\d\d)[T ]00:00(?::00(?:\.0+)?)?(?:Z|[+-]\d\d(?::?\d\d)?)?", re.ASCII)
 
 _WITH_BLANKS = r"^[A-Za-z0-9](?:[A-Za-z0-9 ._-]{0,98}[A-Za-z0-9._-])?$"
@@ -49,20 +57,58 @@ ExperimentName = Annotated[str, Field(pattern=_SMALL)]
 """Name of an experiment, or of the data set that it is for."""
 
 
-def canonical(text: str) -> str:
+def canonical(text: str, *, decimal: str = ".") -> str:
     """The one form of an id, a category or a time: without blanks around it, a whole number without decimals.
 
-    What writes a table turns 1001 into `1001.0` as soon as one value of the column is missing, and a
-    day into its midnight; what types a letter with its accent writes one character or two (Unicode NFC).
+    What writes a table turns 1001 into `1001.0` as soon as one value of the column is missing, a large
+    number into `1.001e+16`, and a day into its midnight; what types a letter with its accent writes one
+    character or two (Unicode NFC).
 
-    >>> canonical(" 1001.0 "), canonical("01"), canonical("1.50"), canonical("w1")
-    ('1001', '01', '1.50', 'w1')
+    Args:
+        text: as the source has it.
+        decimal: the source's decimal sign. Beside a comma a point is one too: a column of mixed types is
+            written with points whatever was asked for.
+
+    >>> canonical(" 1001.0 "), canonical("01"), canonical("1.50"), canonical("w1"), canonical("1.5e+03")
+    ('1001', '01', '1.50', 'w1', '1500')
     >>> canonical("2026-03-02 00:00:00"), canonical("2026-03-02 08:30:00")
     ('2026-03-02', '2026-03-02 08:30:00')
+    >>> canonical("1001,0"), canonical("1001,0", decimal=",")
+    ('1001,0', '1001')
     """
     text = unicodedata.normalize("NFC", text).strip()
-    found = _WHOLE.fullmatch(text) or _MIDNIGHT.fullmatch(text)
-    return found.group(1) if found else text
+    if found := (_WITH_COMMA if decimal == "," else _WHOLE).fullmatch(text) or _MIDNIGHT.fullmatch(text):
+        return found.group(1)
+    whole = _scientific(text, decimal)
+    return text if whole is None else str(whole)
+
+
+def is_inexact(text: str, *, decimal: str = ".") -> bool:
+    """Whether a whole number is written as a float is, and so large that a float has one form for several.
+
+    >>> is_inexact("9007199254740992.0"), is_inexact("9007199254740992"), is_inexact("9.1e15")
+    (True, False, True)
+    """
+    text = unicodedata.normalize("NFC", text).strip()
+    found = (_WITH_COMMA if decimal == "," else _WHOLE).fullmatch(text)
+    if found:
+        digits = found.group(1).lstrip("+-").lstrip("0")
+        return len(digits) > 16 or (len(digits) == 16 and int(digits) >= EXACT)
+    whole = _scientific(text, decimal)
+    return whole is not None and abs(whole) >= EXACT
+
+
+def _scientific(text: str, decimal: str) -> int | None:
+    """The whole number of a text with an exponent; None where it is none."""
+    if _SCIENTIFIC.fullmatch(text) is None or ("," in text and decimal != ","):
+        return None
+    mantissa, _, exponent = text.replace(",", ".").lower().partition("e")
+    whole, _, decimals = mantissa.partition(".")
+    decimals = decimals.rstrip("0")
+    shift = int(exponent) - len(decimals)
+    if not int(whole + decimals):
+        return 0
+    return int(whole + decimals) * 10**shift if shift >= 0 else None
 
 
 def _is_canonical(text: str) -> str:

@@ -57,18 +57,15 @@ def check_question(question: RangeQuestion, experiment: Experiment, sites: Seque
     Stated rows are rough, so the noise may hide twice the share that is asked for.
 
     Raises:
-        InputError: ε or share is out of bounds, or the noise would hide tails of that share; with the
-            ε, and the share, at which something would be told.
+        InputError: ε or share is out of bounds, ε is above the experiment's, or the noise would hide
+            tails of that share; with the ε, and the share, at which something would be told.
     """
     from clients.ledger.accounting import Event, compose, noise_multiplier
     from clients.mechanisms.ranges import ranges_deviation
     from clients.site_config import read_site_config
     from server.jobs.quantiles import least_share
 
-    if not 0 < question.epsilon < math.inf:
-        raise InputError("ε is not a positive number", where="--epsilon", remedy="Give one such as 0.5")
-    if not 0 < question.share < 0.5:
-        raise InputError("the share is not between 0 and 0.5", where="--share", remedy="Give one such as .01")
+    _check_bounds(question, experiment)
     if not experiment.privacy.private:
         return
     configs = [read_site_config(path) for path in sites]
@@ -88,6 +85,20 @@ def check_question(question: RangeQuestion, experiment: Experiment, sites: Seque
             f"{f'or --share {_rounded_up(needed):g}, ' if needed < 0.4 else ''}ask about fewer of the "
             f"{asked} features, or ask more sites",
         )
+
+
+def _check_bounds(question: RangeQuestion, experiment: Experiment) -> None:
+    if not 0 < question.epsilon < math.inf:
+        raise InputError("ε is not a positive number", where="--epsilon", remedy="Give one such as 0.5")
+    if question.epsilon > experiment.privacy.epsilon:
+        raise InputError(
+            f"ε = {question.epsilon:g} is above the experiment's privacy.epsilon = "
+            f"{experiment.privacy.epsilon:g}; nothing was asked and nothing charged",
+            where="--epsilon",
+            remedy="Give a smaller one, or raise privacy.epsilon in the file: sites refuse what costs more",
+        )
+    if not 0 < question.share < 0.5:
+        raise InputError("the share is not between 0 and 0.5", where="--share", remedy="Give one such as .01")
 
 
 def check_sites(request: Request) -> None:

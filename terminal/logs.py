@@ -56,8 +56,12 @@ def prepare_output() -> None:
 
 
 def log_to(path: Path) -> None:
-    """Write this process's log to standard error and to the end of a file, in plain records."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write this process's log to standard error and to the end of a file, in plain records.
+
+    The file, and its folder, are this user's alone where they are new: an error's words may hold a value.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.touch(mode=0o600)
     file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handlers: list[logging.Handler] = [logging.StreamHandler(), file]
     for handler in handlers:

@@ -67,7 +67,7 @@ def restore(
 
     config = read_site_config(file)
     storage, policy = config.storage, config.policy
-    storage.folder.mkdir(parents=True, exist_ok=True)
+    storage.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     windows = {*(window or ()), *(_windows_of_rows(config) if later else ())}
     with one_agent(storage.agent_lock):
         done = restore_backup(

@@ -28,6 +28,16 @@ __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="For a site: what runs here, what it spent, what left.")
 
+
+@app.callback()
+def keep_to_this_user(context: typer.Context) -> None:
+    """Whatever a command here writes, this user alone can read: logs and reports may hold values of rows."""
+    import os
+
+    before = os.umask(0o077)
+    context.call_on_close(lambda: os.umask(before))
+
+
 _PAUSE = 5.0
 """Seconds before a server that has forgotten the site is asked again."""
 

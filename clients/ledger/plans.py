@@ -17,7 +17,7 @@ import json
 
 from clients.ledger.accounting import noise_multiplier
 from clients.ledger.chain import WHOLE, Plan
-from contract.errors import MessageError
+from contract.errors import MessageError, PolicyError
 from contract.experiment import LEAST_EPSILON, Experiment
 from contract.messages import Instruction
 
@@ -113,12 +113,23 @@ def ranges_plan(experiment: Experiment, instruction: Instruction, split: str) ->
     The plan is named by what is asked, and by nothing else of the experiment: who asks the same again,
     from whatever file, is given the stored counts.
 
+    The instruction says what it costs, and the experiment how much that may be: who approved an
+    experiment approved no more.
+
     Raises:
         MessageError: it costs nothing.
+        PolicyError: it costs more than the experiment's ε.
     """
     if not instruction.epsilon >= LEAST_EPSILON:
         raise MessageError(f"ε = {instruction.epsilon:g} is below {LEAST_EPSILON:g}", where="query.ranges")
     privacy = experiment.privacy
+    if instruction.epsilon > privacy.epsilon:
+        raise PolicyError(
+            f"a question for ranges costs ε = {instruction.epsilon:g}, more than the experiment's "
+            f"privacy.epsilon = {privacy.epsilon:g}",
+            where="query.ranges",
+            remedy="Ask at a smaller ε, or raise privacy.epsilon in the experiment",
+        )
     windows = tuple(sorted(set(instruction.windows)))
     mechanism = [instruction.epsilon, privacy.delta, privacy.private, privacy.unit, privacy.rows_per_person]
     asked = [sorted(instruction.features), windows, mechanism, split]

@@ -159,7 +159,6 @@ def _with_any_time(connection: Any, record: object) -> None:
 
 def _or_text(known: Any) -> Any:
     """A loader that gives the database's own text where `known` fails."""
-    from psycopg import Error
     from psycopg.adapt import Loader
 
     class OrText(Loader):
@@ -170,7 +169,7 @@ def _or_text(known: Any) -> Any:
         def load(self, data: Any) -> object:
             try:
                 return self._known.load(data)
-            except (Error, ValueError, ArithmeticError):
+            except Exception:  # whatever this psycopg raises for a time that Python has not
                 return bytes(data).decode("utf-8", "backslashreplace")
 
     return OrText

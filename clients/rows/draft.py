@@ -207,7 +207,7 @@ def _where(config: SiteConfig) -> str:
 
 
 def _seen(column: pd.Series, name: str, missing: tuple[str, ...], decimal: str) -> Seen:
-    words = texts(column, missing=missing)
+    words = texts(column, missing=missing, decimal=decimal)
     there = np.fromiter((word is not None for word in words), np.bool_, count=len(words))
     figures, _ = numbers(column, missing=missing, decimal=decimal)
     return Seen(name=name, texts=list(words[there]), numbers=figures[there])

@@ -8,7 +8,8 @@ is true only if adding or removing one record leaves every other record on its s
 position or a stratified split does not have that property. So a record goes where the card's own
 column sends it, or where BLAKE2b, keyed with the site's secret, of its values puts it: of all its
 columns on the card, or of the person's id where the card names a person, so that all rows of a person
-fall on one side whatever file they came in. Records that are equal in every value go together.
+fall on one side whatever file they came in. Records that are equal in every value go together. A record
+whose values change later, where they are what is hashed, may change sides, and pay on both.
 """
 
 from __future__ import annotations
@@ -146,6 +147,9 @@ def rows_of(raw: pd.DataFrame, card: Card, *, source: DataSource, key: bytes) ->
     def missing(name: str) -> tuple[str, ...]:
         return (*source.na_values, *source.missing.get(name, ()))
 
+    def as_texts(name: str, declared: Sequence[str] = ()) -> Texts:
+        return texts(raw[name], missing=missing(name), declared=declared, decimal=source.decimal)
+
     columns: dict[str, npt.NDArray[Any]] = {}
     unreadable: dict[str, int] = {}
     undeclared: dict[str, dict[str, int]] = {}
@@ -155,10 +159,10 @@ def rows_of(raw: pd.DataFrame, card: Card, *, source: DataSource, key: bytes) ->
             found = numbers(raw[name], missing=missing(name), decimal=source.decimal)
             columns[name], unreadable[name] = found
         else:
-            columns[name] = texts(raw[name], missing=missing(name), declared=column.categories)
+            columns[name] = as_texts(name, column.categories)
             undeclared[name] = _undeclared(columns[name], column.categories)
-    person = None if card.person is None else texts(raw[card.person], missing=missing(card.person))
-    window = None if card.time is None else texts(raw[card.time.column], missing=missing(card.time.column))
+    person = None if card.person is None else as_texts(card.person)
+    window = None if card.time is None else as_texts(card.time.column)
     side = None if card.holdout.column is None else texts(raw[card.holdout.column], missing=())
     if side is not None:
         holdout, has_side = side == "holdout", (side == "holdout") | (side == "train")

@@ -185,7 +185,9 @@ def _category(
     else:
         fitting.note(fitting.other, feature.name, strange)
         codes[strange] = feature.categories.index(feature.other)
-    return np.eye(len(feature.categories), dtype=np.float32)[np.maximum(codes, 0)]
+    encoded = np.zeros((len(values), len(feature.categories)), dtype=np.float32)
+    encoded[np.arange(len(values)), np.maximum(codes, 0)] = 1  # a row that fits no category is left out
+    return encoded
 
 
 def _declared(card: Card, name: str) -> frozenset[str]:

@@ -1,9 +1,10 @@
 """What a value of a row is: one rule for every source, and none that an experiment could change.
 
 A *text* (a category, an id, a time, a side of the hold-out) has one form, `contract.names.canonical`:
-`1.0` of a CSV file is the code `1` of a Parquet file, and person `1001.0` is person `1001`. A category
-that the card declares is that category, letter by letter, even if it looks like a missing value (`NA`,
-Namibia) or like a number with decimals. A *number* is a finite one, or it is missing.
+`1.0` of a CSV file is the code `1` of a Parquet file, and person `1001.0` is person `1001`. A whole number
+of 2**53 or more that came as a float is missing: it may have been another one, and so another person.
+A category that the card declares is that category, letter by letter, even if it looks like a missing
+value (`NA`, Namibia) or like a number with decimals. A *number* is a finite one, or it is missing.
 
 Each value is read by itself: what others there are beside it changes nothing about it. None makes
 reading fail: what cannot be read counts as missing, and the administrator is told how often
@@ -21,19 +22,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from contract.names import canonical
+from contract.names import EXACT, canonical, is_inexact
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["numbers", "texts"]
+__all__ = ["FORM", "numbers", "texts"]
+
+FORM = 2
+"""Raise it with every change of what is read from a value: it deals records anew (`Site.split`)."""
+
+_LONGEST = 100
+"""Digits of a whole decimal number that is written out."""
 
 _TRUTH = {"True": 1.0, "true": 1.0, "TRUE": 1.0, "False": 0.0, "false": 0.0, "FALSE": 0.0}
 """A table of booleans has them as numbers; in a CSV file they are words."""
 
 
 def texts(
-    column: pd.Series[Any], *, missing: Iterable[str], declared: Iterable[str] = ()
+    column: pd.Series[Any], *, missing: Iterable[str], declared: Iterable[str] = (), decimal: str = "."
 ) -> npt.NDArray[np.object_]:
     """The column's texts; None where a value is missing.
 
@@ -41,10 +48,12 @@ def texts(
         column: as the source holds it.
         missing: the texts that stand for a missing value.
         declared: the card's categories.
+        decimal: the decimal sign.
     """
     categories, stand_ins = tuple(declared), tuple(missing)
-    known, absent = frozenset(categories), frozenset((*stand_ins, *map(canonical, stand_ins)))
-    forms = {canonical(category): category for category in reversed(categories)}
+    known = frozenset(categories)
+    absent = frozenset((*stand_ins, *(canonical(text, decimal=decimal) for text in stand_ins)))
+    forms = {canonical(category, decimal=decimal): category for category in reversed(categories)}
 
     def read(value: object) -> str | None:
         text = _text(value)
@@ -53,7 +62,9 @@ def texts(
         text = text.strip()
         if text in known:
             return text
-        form = canonical(text)
+        if is_inexact(text, decimal=decimal):
+            return None
+        form = canonical(text, decimal=decimal)
         if form in known:
             return form
         if not form or text in absent or form in absent:
@@ -113,8 +124,15 @@ def _mapped(column: pd.Series[Any], read: Callable[[object], str | None]) -> npt
     return found
 
 
-def _text(value: object) -> str | None:  # noqa: PLR0911 - a line a type
-    """Without the frills of its type; None where it is missing."""
+def _text(value: object) -> str | None:
+    """Without the frills of its type; None where it is missing, or of a type that fails to say what it is."""
+    try:
+        return _plain(value)
+    except Exception:  # of a driver's own type: one row that fails tells of that row
+        return None
+
+
+def _plain(value: object) -> str | None:  # noqa: PLR0911 - a line a type
     if isinstance(value, str):
         return str(value)
     if value is None or _is_missing(value):
@@ -126,11 +144,23 @@ def _text(value: object) -> str | None:  # noqa: PLR0911 - a line a type
     if isinstance(value, datetime.datetime):
         return value.isoformat(sep=" ")
     if isinstance(value, float | np.floating) and float(value).is_integer():
-        return str(int(value))
+        return str(int(value)) if abs(float(value)) < _exact(value) else None
+    if isinstance(value, Decimal) and _is_whole(value):
+        return str(int(value))  # exact, whatever its length
     try:
         return str(value)
     except ValueError:  # a whole number of thousands of digits
         return f"{value:x}" if isinstance(value, int) else None
+
+
+def _is_whole(value: Decimal) -> bool:
+    return value.is_finite() and value.adjusted() < _LONGEST and value == value.to_integral_value()
+
+
+def _exact(value: float | np.floating[Any]) -> int:
+    """From where on a float of that type has one value for several whole numbers."""
+    kind = type(value)
+    return 1 << (int(np.finfo(kind).nmant) + 1) if issubclass(kind, np.floating) else EXACT
 
 
 def _number(value: object, absent: frozenset[str], decimal: str) -> float:
@@ -143,7 +173,7 @@ def _number(value: object, absent: frozenset[str], decimal: str) -> float:
     if isinstance(value, bool | int | float | Decimal | np.floating | np.integer | np.bool_):
         try:
             return float(value)
-        except OverflowError:
+        except Exception:  # too large a whole number, or what a driver's own type does
             return math.inf
     return math.inf
 
@@ -152,5 +182,5 @@ def _is_missing(value: object) -> bool:
     """NaN, NaT, NA: what is not equal to itself, or says nothing about it."""
     try:
         return bool(value != value)  # noqa: PLR0124
-    except (TypeError, ValueError, ArithmeticError):
+    except Exception:
         return True

@@ -259,6 +259,7 @@ def test_a_time_that_is_a_number_too_is_the_same_time(lay: LaySite, figure: Figu
     answers = []
     for run, window in enumerate(("2020", "2020.0", "2020.00", "2.02e3")):
         plan = numbered("window") if run else wire.base_experiment()
+        plan["privacy"]["epsilon"] = CAP
         told = instruction_for(RANGES, run=f"r{run}", windows=[window], epsilon=CAP)
         answers.append(server.ask(RANGES, told, experiment=plan))
     counts = [answer.reply["ranges"]["features"][0]["counts"] for answer in answers if not answer.refused]
@@ -267,6 +268,60 @@ def test_a_time_that_is_a_number_too_is_the_same_time(lay: LaySite, figure: Figu
     figure(f"2020 and 2020.0: {len(full)} answers on the same rows, worth ε {found:.3g}, cap {CAP}")
     assert found <= CAP
     assert len(full) <= 1  # each alone spends the cap
+
+
+def test_an_approval_is_worth_no_more_than_the_experiment_says(
+    lay: LaySite, figure: Figure, rows: Rows
+) -> None:
+    """What a question for ranges costs stands in the instruction, which nobody approves."""
+    small = changed(privacy={"epsilon": 0.1, "evaluation_epsilon": 0.1}, drift={"epsilon": 0.1})
+    policy = f'approved_experiments = ["{wire.digest(small)}"]'
+    server = HostileServer(lay(rows, cap=CAP, policy=policy))
+    words = {}
+    for epsilon in (0.100001, 1.0, CAP):
+        words[epsilon] = server.ask(RANGES, instruction_for(RANGES, epsilon=epsilon), experiment=small).word
+    figure(f"approved at ε = 0.1, asked at more: {words}, spent {wire.spent(server.site)}")
+    assert set(words.values()) == {"policy"}
+    assert wire.spent(server.site) == 0
+    assert not server.ask(RANGES, instruction_for(RANGES, epsilon=0.1), experiment=small).refused
+
+
+DEALT_ANEW = {
+    "a text for a missing value": ('path = "rows.csv"', 'path = "rows.csv"\nmissing = { level = ["-9"] }'),
+    "a text for all": ('path = "rows.csv"', 'path = "rows.csv"\nna_values = ["", "-9"]'),
+    "another side": ('path = "rows.csv"', 'path = "rows.csv"\ncolumns = { side = "secret" }'),
+    "a category of another form": ('"1.0"]', '"1"]'),
+}
+
+
+@pytest.mark.parametrize("edit", DEALT_ANEW)
+def test_rows_that_site_toml_deals_anew_do_not_pay_twice(
+    lay: LaySite, figure: Figure, rows: Rows, edit: str
+) -> None:
+    """What was trained on, and is held out after the edit, has no budget of its own."""
+    odd: Rows = [
+        {
+            **row,
+            "level": -9 if place % 5 == 2 else row["level"],
+            "ward": row["ward"].replace("c", "1.0"),
+            "secret": "train" if row["side"] == "holdout" else "holdout",
+        }
+        for place, row in enumerate(rows)
+    ]
+    site = lay(odd, cap=CAP)
+    said = site.read_text().replace('"c"]', '"1.0"]')
+    if edit != "another side":
+        said = said.replace('[card.holdout]\ncolumn = "side"\n', "")
+    site.write_text(said)
+    server, plan = (
+        HostileServer(site),
+        changed(privacy={"epsilon": CAP * 0.9, "evaluation_epsilon": CAP * 0.9}),
+    )
+    assert not server.ask(TRAIN, experiment=plan).refused
+    site.write_text(said.replace(*DEALT_ANEW[edit]))
+    word = server.ask(EVALUATE, experiment=plan).word
+    figure(f"{edit}: {word or 'answered'}, spent {wire.spent(site):.3g} of {CAP}")
+    assert word == "budget"
 
 
 # -- who is a person, and on which side, the site says --------------------------------

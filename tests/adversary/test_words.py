@@ -312,6 +312,25 @@ def test_no_learning_rate_turns_rows_into_a_refusal(lay: LaySite, figure: Figure
     assert one.refused or all(np.isfinite(array).all() for array in one.arrays.values())
 
 
+@pytest.mark.parametrize("number", [1001, 10_000])
+def test_a_server_does_not_choose_how_many_bytes_a_row_takes(
+    lay: LaySite, figure: Figure, number: int
+) -> None:
+    """With 40 kB a row the worker's memory would count the rows: one more, and the reply is `failed`."""
+    plan = categories("a", *(f"x{place}" for place in range(number - 1)))
+    width = number + 1
+    model = {
+        "layers.0.weight": np.zeros((1, width), np.float32),
+        "layers.0.bias": np.zeros(1, np.float32),
+    }
+    server = HostileServer(lay(ROWS, cap=20.0))
+    words = {kind: server.ask(kind, experiment=plan, arrays=model).word for kind in (TRAIN, EVALUATE)}
+    words |= {kind: server.ask(kind, experiment=plan).word for kind in (DRIFT, RANGES)}
+    figure(f"{width:,} columns: {words}")
+    assert set(words.values()) == {"card"}
+    assert wire.spent(server.site) == 0
+
+
 # -- a refusal is an answer too, and is written down ------------------------------------
 
 REFUSED: dict[str, Callable[[HostileServer], Answer]] = {

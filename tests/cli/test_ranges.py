@@ -48,6 +48,7 @@ low = 0
 high = 120
 
 [privacy]
+epsilon = 5.0
 delta = 1e-5
 """
 ROWS = 4000
@@ -133,6 +134,12 @@ def test_the_same_question_again_costs_nothing(tidegate: Command, place: Path) -
 def test_a_question_over_the_cap_is_refused_in_one_sentence(tidegate: Command, place: Path) -> None:
     ask = ("ranges", "small.toml", *both(place), "--epsilon", 4.8)
     assert "cap of 4" in one_sentence(tidegate(*ask, code=2))
+    assert entries(place) == []
+
+
+def test_a_question_that_costs_more_than_the_experiment_is_refused(tidegate: Command, place: Path) -> None:
+    told = one_sentence(tidegate("ranges", "small.toml", *both(place), "--epsilon", 5.1, code=2))
+    assert "privacy.epsilon = 5" in told
     assert entries(place) == []
 
 

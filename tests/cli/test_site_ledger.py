@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -100,6 +101,25 @@ def test_a_backup_and_what_putting_it_back_costs(tidegate: Command, site: Path, 
     assert "restore" in tidegate("site", "ledger", site, "--entries")
     whole = tidegate("site", "restore", site, kept, code=2)
     assert "the ledger is whole, with 8 entries" in whole
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022])
+def test_what_is_put_back_on_a_new_machine_is_its_users_alone(
+    tidegate: Command, site: Path, tmp_path: Path, mask: int
+) -> None:
+    before = os.umask(mask)
+    try:
+        tidegate("site", "backup", site, tmp_path / "kept.db")
+        folder = open_site(site).config.storage.folder
+        close_site(site)
+        folder.rename(tmp_path / "old")
+        tidegate("site", "restore", site, tmp_path / "kept.db")
+        assert os.umask(mask) == mask  # a command changes that of its own files alone
+    finally:
+        os.umask(before)
+    written = [tmp_path / "kept.db", folder, *folder.rglob("*")]
+    assert folder / "ledger.db" in written
+    assert [path for path in written if path.stat().st_mode & 0o077] == []
 
 
 def test_windows_that_come_later_are_told_from_those_of_the_rows(

@@ -215,7 +215,8 @@ def test_a_row_without_a_person_is_left_out_where_the_person_is_the_unit(site: P
 @pytest.mark.parametrize(
     ("instruction", "word"),
     [
-        (replace(ASK, epsilon=3.0), "budget"),
+        (replace(ASK, epsilon=3.0), "policy"),
+        (replace(ASK, epsilon=1.0001), "policy"),
         (replace(ASK, epsilon=0.0), "input"),
         (replace(ASK, epsilon=float("nan")), "input"),
         (replace(ASK, features=()), "input"),

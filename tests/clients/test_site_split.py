@@ -21,11 +21,21 @@ OTHERS = {
     "by person": f'{CARD}person = "patient"\n',
     "another share": f"{CARD}holdout = {{ share = 0.2 }}\n",
     "by column": f'{CARD}holdout = {{ column = "side" }}\n',
+    "another category": CARD.replace('"1"]', '"1", "2"]'),
+    "a category written otherwise": CARD.replace('"1"]', '"1.0"]'),
+}
+READ_OTHERWISE = {
+    "another text for a missing value": 'na_values = ["", "-9"]',
+    "one for a column": 'missing = { age = ["-9"] }',
+    "another column": 'columns = { age = "years" }',
+    "another time": 'columns = { window = "month" }',
+    "another decimal sign": 'separator = ";"\ndecimal = ","',
+    "another separator": 'separator = ";"',
+    "line breaks": "line_breaks = true",
 }
 SAME = {
     "another range": CARD.replace("high = 120", "high = 150"),
     "no range": CARD.replace(", low = 0, high = 120", ""),
-    "another category": CARD.replace('"1"]', '"1", "2"]'),
     "a meaning": CARD.replace('name = "age"', 'name = "age", meaning = "years"'),
     "a description": f'description = "visits"\n{CARD}',
 }
@@ -36,9 +46,9 @@ def split(tmp_path: Path) -> Iterator[object]:
     """The name of the split of a site with that card; sites of one name have one key."""
     path = tmp_path / "site.toml"
 
-    def named(card: str, folder: str = "tidegate") -> str:
+    def named(card: str, folder: str = "tidegate", *, data: str = "", rows: str = "rows.csv") -> str:
         path.write_text(
-            f'name = "north"\nstated_rows = 90\n[data]\nkind = "csv"\npath = "rows.csv"\n'
+            f'name = "north"\nstated_rows = 90\n[data]\nkind = "csv"\npath = "{rows}"\n{data}\n'
             f'[storage]\nfolder = "{folder}"\n[card]\n{card}'
         )
         return open_site(path).split
@@ -54,7 +64,7 @@ def test_a_card_that_deals_records_otherwise_is_another_split(split: object, car
 
 
 @pytest.mark.parametrize("card", SAME.values(), ids=SAME)
-def test_ranges_categories_and_meanings_deal_nothing(split: object, card: str) -> None:
+def test_ranges_and_meanings_deal_nothing(split: object, card: str) -> None:
     assert callable(split)
     assert split(card) == split(CARD)
 
@@ -69,3 +79,27 @@ def test_persons_are_dealt_by_their_name_whatever_the_columns(split: object) -> 
     assert callable(split)
     card = OTHERS["by person"]
     assert split(card) == split(card.replace(ILL, f"{ILL}, {DOSE}"))
+    assert split(card) == split(card.replace('"1"]', '"1", "2"]'))
+
+
+@pytest.mark.parametrize("data", READ_OTHERWISE.values(), ids=READ_OTHERWISE)
+def test_a_source_that_is_read_otherwise_is_another_split(split: object, data: str) -> None:
+    assert callable(split)
+    assert split(CARD, data=data) != split(CARD)
+
+
+def test_where_the_rows_lie_deals_nothing(split: object) -> None:
+    assert callable(split)
+    assert split(CARD, rows="others/*.csv") == split(CARD)
+
+
+def test_of_the_reading_only_what_deals_matters(split: object) -> None:
+    """A late `-9` of a column that is only learned from does not make old and new runs share a budget."""
+    assert callable(split)
+    for role in ("by person", "by column"):
+        card = OTHERS[role]
+        for data in ('missing = { age = ["-9"] }', 'columns = { age = "years" }'):
+            assert split(card, data=data) == split(card)
+        assert split(card, data='columns = { window = "month" }') != split(card)
+    assert split(OTHERS["by person"], data='columns = { patient = "id" }') != split(OTHERS["by person"])
+    assert split(OTHERS["by column"], data='columns = { side = "id" }') != split(OTHERS["by column"])

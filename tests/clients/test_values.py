@@ -21,7 +21,7 @@ MISSING = ("", "NA", "NaN")
 
 
 def text(value: object, **options: Any) -> str | None:
-    (found,) = texts(pd.Series([value], dtype=object), **{"missing": MISSING, **options})
+    found: str | None = texts(pd.Series([value], dtype=object), **{"missing": MISSING, **options})[0]
     return found
 
 
@@ -54,6 +54,26 @@ AS_TEXT = [
     (10**40, "1" + "0" * 40),
     (Decimal("1.00"), "1"),
     (Decimal("1.50"), "1.50"),
+    (Decimal("1E+2"), "100"),
+    (Decimal("12345678901234567.0"), "12345678901234567"),
+    (Decimal("Infinity"), "Infinity"),
+    ("1e+05", "100000"),
+    ("1.50E1", "15"),
+    ("1.5e0", "1.5e0"),
+    ("1E50", "1E50"),
+    ("12E4", "12E4"),
+    ("1001,0", "1001,0"),
+    ("12345678901234560", "12345678901234560"),
+    (12345678901234561, "12345678901234561"),
+    ("9007199254740991.0", "9007199254740991"),
+    ("9007199254740992.0", None),
+    ("1.234567890123456e+16", None),
+    ("-1e+300", None),
+    (2.0**53, None),
+    (2.0**53 - 1, "9007199254740991"),
+    (-(2.0**60), None),
+    (np.float32(2**24), None),
+    (np.float32(2**24 - 1), "16777215"),
     (True, "True"),
     (np.bool_(0), "False"),
     (b"ab", "ab"),
@@ -83,6 +103,35 @@ def test_a_text_has_one_form_whatever_type_it_came_in(value: object, expected: s
 
 def test_a_whole_number_of_thousands_of_digits_is_a_text() -> None:
     assert text(10**5000) == f"{10**5000:x}"
+
+
+class _Failing:
+    """Of a driver: nothing can be asked of it."""
+
+    def __str__(self) -> str:
+        raise KeyError("no such zone")
+
+    def __ne__(self, other: object) -> bool:
+        raise RuntimeError
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class _FailingNumber(Decimal):
+    def __float__(self) -> float:
+        raise RuntimeError
+
+
+class _Unshown(_Failing):
+    def __ne__(self, other: object) -> bool:
+        return False
+
+
+def test_a_value_that_fails_to_say_what_it_is_is_missing() -> None:
+    for value in (_Failing(), _Unshown()):
+        assert text(value) is None
+        number(value)
+    assert number(_FailingNumber("1.5"))[1] == 1
 
 
 def test_a_declared_category_is_never_missing_nor_rewritten() -> None:
@@ -169,6 +218,23 @@ def test_the_decimal_sign_is_the_sites_own() -> None:
     for value in ("1.5", "1.234,5", "1,2,3"):
         assert number(value, decimal=",")[1] == 1
     assert number(1.5, decimal=",") == (1.5, 0)
+
+
+def test_an_id_has_one_form_whatever_the_decimal_sign() -> None:
+    for value in ("1001", "1001,0", "1001.0", "1,001e+03", 1001, 1001.0):
+        assert text(value, decimal=",") == "1001"
+    assert text("1,50", decimal=",") == "1,50"
+    assert text("01,0", decimal=",") == "01"
+    assert text("9007199254740992,0", decimal=",") is None
+    assert text("-9,0", decimal=",", missing=("-9",)) is None
+
+
+@given(st.integers(min_value=-(2**53) + 1, max_value=2**53 - 1), st.sampled_from([".", ","]))
+def test_whole_numbers_that_a_float_holds_are_one_id_in_every_form(value: int, sign: str) -> None:
+    forms = [f"{value}", f"{value}.0", repr(float(value)), f"{value:.16e}", f"{value:.1f}"]
+    found = {text(form.replace(".", sign), decimal=sign) for form in forms} - {"-0"}
+    assert found == {str(value)}
+    assert {text(value), text(float(value)), text(Decimal(value))} == {str(value)}
 
 
 @given(st.text(max_size=20))

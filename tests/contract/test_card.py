@@ -155,3 +155,24 @@ def test_dealing_follows_from_what_decides_windows_and_sides_alone() -> None:
         card_of(AGE, WARD, ILL, time={"column": "month"}, holdout={"share": 0.2}),
     ]
     assert len({dealing, *(card.dealing for card in others)}) == 6
+
+
+def many(number: int, *first: str) -> tuple[str, ...]:
+    return (*first, *(f"x{place}" for place in range(number - len(first))))
+
+
+def test_a_table_has_no_more_columns_than_the_card_gives_reason_for() -> None:
+    """Each takes memory in every row; of undeclared categories a server has as many as it likes."""
+    fits = CategoricalFeature(name="ward", kind="categorical", categories=many(999, "1"))
+    CARD.require(experiment(AGES, fits))
+    wide = fits.model_copy(update={"categories": many(1000, "1")})
+    assert "the features have 1,001 columns, and on this card may have 1,000" in refusal(
+        CARD, experiment(AGES, wide)
+    )
+    classes = Label(column="ill", classes=many(1001, "0", "1"))
+    assert "the classes of 'ill' have 1,001 columns" in refusal(CARD, experiment(label=classes))
+    large = card_of(AGE, one_of("ward", *many(500, "1")), ILL)
+    large.require(experiment(AGES, fits.model_copy(update={"categories": many(2000, "1")})))
+    assert "may have 2,012" in refusal(
+        large, experiment(AGES, fits.model_copy(update={"categories": many(2012, "1")}))
+    )

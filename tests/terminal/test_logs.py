@@ -78,7 +78,8 @@ def test_the_servers_log_is_plain_too() -> None:
 
 
 PROGRAM = f"""
-import logging, sys
+import logging, os, sys
+os.umask(0)
 from pathlib import Path
 from terminal.logs import log_to, prepare_output
 prepare_output()
@@ -109,3 +110,5 @@ def test_a_process_writes_in_any_encoding(encoding: str, tmp_path: Path) -> None
     assert "| ValueError: [/x]" in errors
     require_harmless(path.read_text(encoding="utf-8"))
     assert path.read_text(encoding="utf-8").count("\n") == 1
+    assert path.parent.stat().st_mode & 0o777 == 0o700  # whatever the umask
+    assert path.stat().st_mode & 0o777 == 0o600
