@@ -163,9 +163,9 @@ class Gate:
         approved = self._policy.approved_experiments
         if approved and experiment.digest not in approved:
             raise PolicyError(
-                f"experiment {experiment.digest[:12]} is not among those approved here",
+                f"experiment {experiment.digest} is not among those approved here",
                 where=where,
-                remedy="Ask the site's administrator to add it to policy.approved_experiments",
+                remedy="If the site's administrator approves, add the digest to policy.approved_experiments",
             )
 
     def _reply(self, request: str, releases: Releases, plans: Sequence[Plan], delta: float) -> Reply:

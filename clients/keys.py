@@ -195,6 +195,13 @@ def read_public_key(path: Path) -> PublicKey:
     """
     remedy = "Name the site's node.pub, the file that its administrator gave to the operator"
     content = read_bytes(path, remedy=remedy)
+    if b"PRIVATE KEY-----" in content:
+        raise InputError(
+            "a PRIVATE key, which must never leave its site",
+            where=str(path),
+            remedy="Name the site's node.pub. If this file has left the site, delete it: whoever has it can "
+            "sign as that site, so the site must make a new key (`tidegate site init` in another folder)",
+        )
     try:
         key = (
             serialization.load_pem_public_key(content)
@@ -221,6 +228,8 @@ def read_bytes(path: Path, *, remedy: str) -> bytes:
     except IsADirectoryError as exc:
         raise InputError("a folder, not a file", where=str(path), remedy="Name the file in it") from exc
     except OSError as exc:
+        if isinstance(exc, PermissionError):
+            remedy = "Make the file, and the folders that it is in, readable for this user"
         raise InputError(f"cannot be read: {exc.strerror}", where=str(path), remedy=remedy) from exc
 
 

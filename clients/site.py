@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -157,7 +158,7 @@ _lock = threading.Lock()
 
 def open_site(path: Path) -> Site:
     """The site of this site.toml, opened once in each process."""
-    path = path.resolve()
+    path = Path(os.path.realpath(path))  # a loop of links is told by whoever reads the file
     with _lock:
         config = read_site_config(path)
         known = _open.get(path)
@@ -171,7 +172,7 @@ def open_site(path: Path) -> Site:
 def close_site(path: Path) -> None:
     """Give the ledger's file back, if this process has the site open."""
     with _lock:
-        known = _open.pop(path.resolve(), None)
+        known = _open.pop(Path(os.path.realpath(path)), None)
         if known is not None:
             known.ledger.close()
 
@@ -179,7 +180,15 @@ def close_site(path: Path) -> None:
 def _require_ledger_of_used_site(config: SiteConfig) -> None:
     """Refuse to begin a new ledger where there must be one: it would know nothing of what was spent."""
     ledger = config.storage.ledger
-    if config.storage.holdout_key.exists() and not (ledger.exists() and ledger.stat().st_size):
+    try:
+        gone = config.storage.holdout_key.exists() and not (ledger.exists() and ledger.stat().st_size)
+    except OSError as exc:
+        raise LedgerError(
+            f"the site's own files cannot be read: {exc.strerror}",
+            where=str(config.storage.folder),
+            remedy="Run this as the user who runs the site's agent, or let this user into that folder",
+        ) from exc
+    if gone:
         raise LedgerError(
             "the ledger is gone, though this site has released before; nothing was released",
             where=str(ledger),

@@ -8,6 +8,7 @@ side that reads the environment or makes a secret.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import json
 import os
@@ -21,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from contract.card import Card
 from contract.errors import SiteConfigError
 from contract.experiment_file import parse_toml
-from contract.names import SiteName
+from contract.names import Digest, SiteName
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -116,13 +117,13 @@ class Policy(_Frozen):
         delta_cap: the δ of the cap, and the largest at which a run may state its ε; below
             1 / `stated_rows`, for with more a mechanism may give a whole record away.
         require_private: whether a run without noise is refused.
-        approved_experiments: digests of the experiments that may run; None allows any.
+        approved_experiments: whole digests of the experiments that may run; None allows any.
     """
 
     epsilon_cap: Annotated[float, Field(ge=1e-3, le=1e4)] = 8.0
     delta_cap: Annotated[float, Field(ge=1e-15, le=0.1)] = 1e-4
     require_private: bool = True
-    approved_experiments: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    approved_experiments: Annotated[tuple[Digest, ...], Field(min_length=1)] | None = None
 
 
 class Agent(_Frozen):
@@ -216,11 +217,9 @@ class SiteConfig(_Frozen):
                 "(stated_rows): it would allow a whole record to be given away"
             )
         if self.card is not None:
-            strange = sorted((self.data.columns.keys() | self.data.missing.keys()) - set(self.card.names))
-            if strange:
-                raise ValueError(
-                    f"data.columns or data.missing names '{strange[0]}', which is not on the card"
-                )
+            for key, named in (("data.columns", self.data.columns), ("data.missing", self.data.missing)):
+                for name in sorted(named.keys() - set(self.card.names)):
+                    raise ValueError(_not_on_card(key, name, self.data, self.card))
         return self
 
     @property
@@ -243,6 +242,28 @@ class SiteConfig(_Frozen):
                 remedy="Put public knowledge in the place of what is marked REPLACE, and remove card.draft",
             )
         return self.card
+
+
+def _not_on_card(key: str, name: str, data: DataSource, card: Card) -> str:
+    """What is wrong with a key of [data] that is to be the card's name of a column, and is none."""
+    ours = next((card_name for card_name, source in data.columns.items() if source == name), None)
+    if ours in card.names:
+        return f"{key} names '{name}', which is the source's name of a column: use the card's name, '{ours}'"
+    source = data.columns.get(name) if key == "data.columns" else None
+    if source in card.names:
+        return f"{key} has the two names the wrong way round: write '{source}' = \"{name}\", the card's first"
+    roles = {
+        "card.person": card.person,
+        "card.time": card.time.column if card.time else None,
+        "card.holdout.column": card.holdout.column,
+    }
+    by_name = {column: role for role, column in roles.items() if column is not None}
+    nearest = difflib.get_close_matches(name, card.names, n=1)
+    if nearest and nearest[0] in by_name:
+        role = by_name[nearest[0]]
+        return f"{role} = '{nearest[0]}', and {key} names '{name}': write the two alike"
+    meant = f" (did you mean '{nearest[0]}'?)" if nearest else ""
+    return f"{key} names '{name}', which is not on the card{meant}"
 
 
 def read_site_config(path: Path) -> SiteConfig:
@@ -336,10 +357,15 @@ def _text(path: Path) -> str:
             "a folder, not a file", where=str(path), remedy="Name the site.toml in it"
         ) from exc
     except UnicodeDecodeError as exc:
-        raise SiteConfigError("not UTF-8 text", where=str(path), remedy="Save the file as UTF-8") from exc
-    except OSError as exc:
         raise SiteConfigError(
-            f"cannot be read: {exc.strerror}", where=str(path), remedy="Check its permissions"
+            "not UTF-8 text", where=str(path), remedy="Name the site.toml, and save it as UTF-8"
+        ) from exc
+    except OSError as exc:
+        denied = isinstance(exc, PermissionError)
+        raise SiteConfigError(
+            f"cannot be read: {exc.strerror}",
+            where=str(path),
+            remedy="Let this user read it" if denied else "Name the site.toml that 'tidegate site init' made",
         ) from exc
 
 

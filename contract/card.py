@@ -13,9 +13,10 @@ looking at them (a form, a code book, a clinical reference), never computed from
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -230,7 +231,8 @@ class Card(_Frozen):
         for feature in experiment.task.features:
             column = self.column(feature.name)
             if column is None:
-                complaints.append(f"the card offers no column '{feature.name}'")
+                meant = _nearest(feature.name, [column.name for column in self.columns])
+                complaints.append(f"the card offers no column '{feature.name}'{meant}")
             elif column.kind != feature.kind:
                 complaints.append(f"'{feature.name}' is {feature.kind}, and on the card {column.kind}")
             elif isinstance(feature, NumericFeature) and isinstance(column, NumericColumn):
@@ -241,7 +243,9 @@ class Card(_Frozen):
         label = experiment.task.label
         column = self.column(label.column)
         if not isinstance(column, CategoricalColumn):
-            complaints.append(f"the card offers no categorical column '{label.column}' for the label")
+            offered = [item.name for item in self.columns if isinstance(item, CategoricalColumn)]
+            meant = _nearest(label.column, offered)
+            complaints.append(f"the card offers no categorical column '{label.column}' for the label{meant}")
         else:
             complaints += _strange(label.column, label.classes, column)
         return complaints
@@ -260,6 +264,12 @@ class Card(_Frozen):
             for name, width in wide.items()
             if width > most
         ]
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """The known name that was probably meant, as the end of a sentence; empty where none is near."""
+    found = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean '{found[0]}'?)" if found else ""
 
 
 def _named(column: str | None) -> str:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-import difflib
+import re
 import tomllib
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
+from contract.complaints import sentences
 from contract.errors import ExperimentError, InputError
 from contract.experiment import Experiment
-from contract.names import IN_WORDS
 from contract.range_grid import LARGEST
 
 __all__ = ["Unranged", "parse_experiment", "parse_toml", "parse_unranged"]
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
+
+_EXPERIMENT, _SITE = "an experiment file", "a site.toml"
+_MARKS = {
+    _EXPERIMENT: Experiment.model_fields.keys() - {"name", "data"},
+    _SITE: {"stated_rows", "card", "policy", "storage", "agent"},
+}
+"""The keys that only one kind of file has."""
+_SWAPPED = "The two may have been given in each other's place"
+_LIKE_TOML = re.compile(r"""^\s*(\[\[?[^\[\]]+\]\]?\s*(#.*)?$|["'\w.-]+\s*=(?!=?\s*$))""", re.MULTILINE)
+"""A table's heading, or a key with a value: a line of rows, or of a key in PEM form, is neither."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +72,7 @@ def parse_unranged(text: str, *, where: str) -> Unranged:
     Raises:
         ExperimentError: anything else is wrong, as with `parse_experiment`; one of the two is missing.
     """
-    values = _toml(text, where=where, error=ExperimentError)
+    values = _toml(text, Experiment, where=where, error=ExperimentError)
     features = [feature for feature in _features(values) if _has_no_range(feature)]
     for feature in features:
         feature |= {"low": 0.0 if feature.get("transform") == "log1p" else -LARGEST, "high": LARGEST}
@@ -85,121 +93,39 @@ def _has_no_range(feature: dict[str, Any]) -> bool:
 
 def parse_toml(text: str, kind: type[Parsed], *, where: str, error: type[InputError]) -> Parsed:
     """Parse TOML into the frozen pydantic type `kind`, raising `error` if anything is wrong."""
-    return _validated(_toml(text, where=where, error=error), kind, where=where, error=error)
+    return _validated(_toml(text, kind, where=where, error=error), kind, where=where, error=error)
 
 
-def _toml(text: str, *, where: str, error: type[InputError]) -> dict[str, Any]:
+def _toml(text: str, kind: type[BaseModel], *, where: str, error: type[InputError]) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
-        raise error(f"not valid TOML: {exc}", where=where, remedy="Correct that line") from exc
+        if not _LIKE_TOML.search(text):
+            raise error(
+                "not a TOML file", where=where, remedy=f"Name {_expected(kind)}; this is another kind of file"
+            ) from exc
+        raise error(
+            f"not valid TOML: {exc}", where=where, remedy=f"Correct that line; this must be {_expected(kind)}"
+        ) from exc
 
 
 def _validated(values: dict[str, Any], kind: type[Parsed], *, where: str, error: type[InputError]) -> Parsed:
     try:
         return kind.model_validate(values)
     except ValidationError as exc:
-        complaints = [_sentence(detail, kind) for detail in _causes(exc.errors(include_url=False))]
+        expected, found = _expected(kind), _kind_of_file(values)
+        if found not in ("", expected):
+            raise error(f"this is {found}, and {expected} is expected", where=where, remedy=_SWAPPED) from exc
+        complaints = sentences(exc.errors(include_url=False), kind, values)
         raise error("; ".join(complaints), where=where, remedy="Nothing was run; correct the file") from exc
 
 
-def _causes(details: list[ErrorDetails]) -> list[ErrorDetails]:
-    """Without what only follows: a list whose one item is wrong is not also too short."""
-    return [
-        detail
-        for detail in details
-        if detail["type"] != "too_short"
-        or not any(
-            other["loc"] != detail["loc"] and other["loc"][: len(detail["loc"])] == detail["loc"]
-            for other in details
-        )
-    ]
+def _expected(kind: type[BaseModel]) -> str:
+    """What a file of this type is called."""
+    return _EXPERIMENT if kind is Experiment else _SITE
 
 
-def _sentence(detail: ErrorDetails, kind: type[BaseModel]) -> str:  # noqa: PLR0911 - a line a fault
-    place, given, more = _key(detail["loc"]), detail["input"], detail.get("ctx", {})
-    match detail["type"]:
-        case "extra_forbidden":
-            return f"unknown key '{place}'{_nearest(detail['loc'], kind)}"
-        case "missing":
-            return f"key '{place}' is missing"
-        case "union_tag_not_found":
-            return f"key '{place}.{_tag(more)}' is missing: 'numeric' or 'categorical'"
-        case "union_tag_invalid":
-            kinds = more["expected_tags"].replace(", ", " or ")
-            return f"'{place}.{_tag(more)}' = '{more['tag']}': must be {kinds}"
-        case "string_pattern_mismatch":
-            allowed = IN_WORDS.get(more["pattern"], f"what {more['pattern']} matches")
-            return f"'{place}' = {given!r}: must be {allowed}"
-        case "value_error":
-            message = detail["msg"].removeprefix("Value error, ")
-            return f"{place}: {message}" if place else message
-        case _:
-            shown = repr(given) if not isinstance(given, dict | list) else "this"
-            return f"'{place}' = {shown}: {detail['msg'][:1].lower()}{detail['msg'][1:]}"
-
-
-def _tag(context: dict[str, Any]) -> str:
-    """The key that says which kind of table it is."""
-    return str(context["discriminator"]).strip("'")
-
-
-def _key(location: Iterable[int | str]) -> str:
-    """`task.features[2].low`, without the name of a union's member."""
-    key = ""
-    for part in location:
-        if isinstance(part, int):
-            key += f"[{part}]"
-        elif part not in ("numeric", "categorical"):
-            key += f".{part}" if key else part
-    return key
-
-
-def _nearest(location: tuple[int | str, ...], kind: type[BaseModel]) -> str:
-    """The known key that was meant: of this table, or of another one if that is much nearer."""
-    known, name = _known_keys(location[:-1], kind), str(location[-1])
-    others = [key for key in _all_keys(kind) if key.rpartition(".")[0] != _key(location[:-1])]
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    nearest = nearest or [key for key in others if key.endswith(f".{name}")]
-    nearest = nearest or difflib.get_close_matches(_key(location), others, n=1, cutoff=0.75)
-    nearest = nearest or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f" (did you mean '{nearest[0]}'?)" if nearest else f" (known here: {', '.join(sorted(known))})"
-
-
-def _all_keys(kind: type[BaseModel], before: str = "") -> Iterator[str]:
-    """Every key of the file, with its tables' names before it."""
-    for name, field in kind.model_fields.items():
-        key = before + (field.alias or name)
-        yield key
-        for inner in _models_in(field.annotation):
-            yield from _all_keys(inner, f"{key}.")
-
-
-def _known_keys(location: tuple[int | str, ...], kind: type[BaseModel]) -> list[str]:
-    here: Any = kind
-    for part in location:
-        if isinstance(part, str) and part in here.model_fields:
-            here = _model_in(here.model_fields[part].annotation, following=location)
-    return [field.alias or name for name, field in here.model_fields.items()]
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The pydantic models inside an annotation such as `tuple[Numeric | Categorical, ...]`."""
-    found: list[type[BaseModel]] = []
-    waiting = [annotation]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, type) and issubclass(item, BaseModel):
-            found.append(item)
-        waiting.extend(getattr(item, "__args__", ()))
-    return found
-
-
-def _model_in(annotation: Any, *, following: tuple[int | str, ...]) -> type[BaseModel]:
-    """The one of them that the rest of the location is in."""
-    candidates = _models_in(annotation)
-    for candidate in candidates:
-        field = candidate.model_fields.get("kind")
-        if field is not None and any(part in getattr(field.annotation, "__args__", ()) for part in following):
-            return candidate
-    return candidates[0]
+def _kind_of_file(values: dict[str, Any]) -> str:
+    """What a file is called whose keys are those of one kind of file alone; empty where they do not tell."""
+    named = [name for name, marks in _MARKS.items() if marks & values.keys()]
+    return named[0] if len(named) == 1 else ""

@@ -18,6 +18,7 @@ __all__ = [
     "EXACT",
     "IN_WORDS",
     "ColumnName",
+    "Digest",
     "ExperimentName",
     "Prose",
     "RunName",
@@ -39,11 +40,13 @@ _MIDNIGHT = re.compile(r"(\d{4}-\d\d-\d\d)[T ]00:00(?::00(?:\.0+)?)?(?:Z|[+-]\d\
 
 _WITH_BLANKS = r"^[A-Za-z0-9](?:[A-Za-z0-9 ._-]{0,98}[A-Za-z0-9._-])?$"
 _WITHOUT = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
+_DIGEST = r"^[0-9a-f]{64}$"
 _SMALL = r"^[a-z0-9][a-z0-9-]{0,62}$"
 IN_WORDS = {
     _WITH_BLANKS: "at most 100 letters (A to z), digits, blanks, '.', '_' and '-', first a letter or digit",
     _WITHOUT: "at most 200 letters (A to z), digits, '.', '_' and '-', first a letter or digit",
     _SMALL: "at most 63 small letters (a to z), digits and '-', the first no '-'",
+    _DIGEST: "64 small hex digits: write the whole digest that `tidegate site cost` prints",
 }
 """What each pattern allows, for whoever wrote something else."""
 
@@ -55,6 +58,9 @@ RunName = Annotated[str, Field(pattern=_WITHOUT)]
 
 ExperimentName = Annotated[str, Field(pattern=_SMALL)]
 """Name of an experiment, or of the data set that it is for."""
+
+Digest = Annotated[str, Field(pattern=_DIGEST)]
+"""What names an experiment: SHA-256 of its plan."""
 
 
 def canonical(text: str, *, decimal: str = ".") -> str:

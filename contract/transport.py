@@ -22,10 +22,23 @@ from urllib3.exceptions import (
     SSLError,
 )
 
-__all__ = ["PooledTransport", "pooled", "with_pool"]
+__all__ = ["PooledTransport", "holds_certificate", "pooled", "with_pool"]
 
 _CONNECTIONS = 16
 """Kept open at most: Flower sends the parts of a message by ten threads."""
+
+
+def holds_certificate(content: bytes) -> bool:
+    """Whether a file's content is one or more certificates in PEM form, which TLS takes as authorities.
+
+    >>> holds_certificate(b"patient,age")
+    False
+    """
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=content.decode("ascii"))
+    except (ssl.SSLError, ValueError):  # ValueError: it is empty, or no ASCII
+        return False
+    return True
 
 
 @functools.cache

@@ -98,12 +98,21 @@ def init(
     from terminal.output import say
 
     path, text = folder / "site.toml", _site_toml(name, rows)
-    if path.exists():
-        raise InputError("there is a site already", where=str(path), remedy="Edit it, or name another folder")
-    for part in (folder, folder / "rows", folder / "keys"):
-        _make_own_folder(part)
-    path.write_text(text, encoding="utf-8")
-    _, public = make_node_key(folder / "keys")
+    try:
+        if path.exists():
+            raise InputError(
+                "there is a site already", where=str(path), remedy="Edit it, or name another folder"
+            )
+        for part in (folder, folder / "rows", folder / "keys"):
+            _make_own_folder(part)
+        _, public = make_node_key(folder / "keys")
+        path.write_text(text, encoding="utf-8")  # last: a site that was begun can be made again
+    except OSError as exc:
+        raise InputError(
+            f"no site can be made there: {exc.strerror}",
+            where=str(exc.filename or folder),
+            remedy="Name a folder that this user may write to, on a disk with room",
+        ) from exc
     say(f"made {path}")
     say(f"put the rows into {folder / 'rows'}, and give {public} to the federation's operator")
     say(f"next: `tidegate site card {path} --write` drafts what the site says of its rows")

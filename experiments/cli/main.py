@@ -6,13 +6,14 @@ where. 130: interrupted. No traceback for something that a user can cause.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
 import typer
 
 from clients.cli import site
-from contract.errors import TidegateError
+from contract.errors import InputError, TidegateError
 from contract.outside import shown
 from experiments.cli import audit, bench, data, demo, ranges, run
 from server.cli import drift, models, server
@@ -41,6 +42,20 @@ app.add_typer(models.app, name="models")
 _INTERRUPTED = 130
 _LONGEST = 5000
 """Characters of an error that are shown."""
+_NOT_THERE = "Name a file or folder that can be there"
+_NO_ROOM = "Free room on that disk"
+_OF_THE_MACHINE = {
+    errno.EACCES: "Let this user read and write there, or run this as the user who may",
+    errno.EPERM: "Let this user read and write there, or run this as the user who may",
+    errno.EROFS: "Name a place on a disk that can be written to",
+    errno.ENOSPC: _NO_ROOM,
+    errno.EDQUOT: _NO_ROOM,
+    errno.ENOTDIR: _NOT_THERE,
+    errno.EISDIR: _NOT_THERE,
+    errno.ELOOP: _NOT_THERE,
+    errno.ENAMETOOLONG: _NOT_THERE,
+}
+"""Faults of a file that no command has words of its own for, and what to do: none is the program's fault."""
 
 
 def main() -> None:
@@ -53,6 +68,15 @@ def main() -> None:
     except TidegateError as exc:
         print(f"error: {shown(exc, limit=_LONGEST)}", file=sys.stderr)
         sys.exit(exc.exit_code)
+    except BrokenPipeError:
+        # The reader of our output has gone, as `head` does: that is not an error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as exc:
+        if exc.errno not in _OF_THE_MACHINE or not exc.filename:
+            raise
+        words = f"{exc.filename}: {exc.strerror}. {_OF_THE_MACHINE[exc.errno]}."
+        print(f"error: {shown(words, limit=_LONGEST)}", file=sys.stderr)
+        sys.exit(InputError.exit_code)
     except KeyboardInterrupt:
         _say_interrupted()
         sys.exit(_INTERRUPTED)
@@ -60,9 +84,6 @@ def main() -> None:
         if exc.code == _INTERRUPTED:  # typer's own answer to Ctrl-C, without a word
             _say_interrupted()
         raise
-    except BrokenPipeError:
-        # The reader of our output has gone, as `head` does: that is not an error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say_interrupted() -> None:

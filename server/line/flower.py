@@ -30,8 +30,9 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from contract.code import BUNDLED_PACKAGES
-from contract.errors import AddressError, RoundError
-from contract.transport import with_pool
+from contract.errors import AddressError, InputError, RoundError
+from contract.transport import holds_certificate, with_pool
+from server.line.site_keys import read_site_key
 
 __all__ = [
     "NO_ANSWER",
@@ -266,6 +267,42 @@ def build_bundle(root: Path) -> bytes:
         raise RoundError(f"Flower cannot bundle the project: {exc}", where=str(root)) from exc
 
 
+def _read_authority(path: Path) -> bytes:
+    """The certificate authority that the server made for itself, in PEM form."""
+    remedy = "`tidegate server up` makes it where there is none; or set TIDEGATE_HOME to the server's folder"
+    try:
+        content = path.read_bytes()
+    except OSError as exc:
+        raise AddressError(
+            f"the server's certificate cannot be read: {exc.strerror}", where=str(path), remedy=remedy
+        ) from exc
+    if not holds_certificate(content):
+        raise AddressError("not a certificate in PEM form", where=str(path), remedy=remedy)
+    return content
+
+
+def _known_key(node: Any, public_key: Path, name: str) -> InputError:
+    """Why a key that the SuperLink knows is not admitted again."""
+    if node.status == "unregistered":
+        return InputError(
+            f"this key was admitted as '{node.name}' and dismissed: a key is admitted once",
+            where=str(public_key),
+            remedy="Ask the site for a new key: `tidegate site init` in another folder makes one",
+        )
+    if node.name == name:
+        return InputError(
+            f"this key is admitted as '{name}' already",
+            where=str(public_key),
+            remedy="Nothing is to be done. To take other rows or an older ledger from the site: "
+            f"tidegate server readmit {name}",
+        )
+    return InputError(
+        f"this key is admitted as '{node.name}'",
+        where=str(public_key),
+        remedy=f"Name the node.pub of '{name}': each site has a key of its own",
+    )
+
+
 class ControlClient:
     """Submits runs to a SuperLink, looks after them and registers the sites' keys.
 
@@ -276,19 +313,36 @@ class ControlClient:
 
     def __init__(self, address: str, root_certificates: Path) -> None:
         self._address = address
-        self._certificates = root_certificates.read_bytes()
+        self._certificates = _read_authority(root_certificates)
         self._connection: Any = None
 
     def register(self, public_key: Path, name: str) -> int:
-        """Let the site with this key connect; return its node id."""
-        from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+        """Let the site with this key connect; return its node id.
+
+        Raises:
+            InputError: the file is no site's public key, or the key was admitted before.
+        """
         from flwr.proto.control_pb2 import RegisterNodeRequest
         from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
-        key: Any = load_ssh_public_key(public_key.read_bytes())
+        key = public_key_to_bytes(read_site_key(public_key))
+        try:
+            with self._client() as client:
+                response = client.RegisterNode(RegisterNodeRequest(public_key=key, name=name))
+        except RoundError as exc:
+            known = self._node_with(key)
+            if known is None:
+                raise
+            raise _known_key(known, public_key, name) from exc
+        return int(response.node_id)
+
+    def _node_with(self, public_key: bytes) -> Any | None:
+        """What the SuperLink knows of the node with this key, if it ever had one."""
+        from flwr.proto.control_pb2 import ListNodesRequest
+
         with self._client() as client:
-            request = RegisterNodeRequest(public_key=public_key_to_bytes(key), name=name)
-            return int(client.RegisterNode(request=request).node_id)
+            nodes = client.ListNodes(ListNodesRequest()).nodes_info
+        return next((node for node in nodes if node.public_key == public_key), None)
 
     def unregister(self, node_id: int) -> None:
         """Let the site with this node id connect no more."""

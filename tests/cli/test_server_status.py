@@ -20,6 +20,8 @@ from tests.server.federation import plan
 
 Command = Callable[..., str]
 
+NOT_THERE = "Name a file or folder that can be there"
+
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[State]:
@@ -158,6 +160,15 @@ def test_a_key_is_admitted_to_the_federation_that_runs_here(state: State, tmp_pa
     admit("west", key, control, settings)  # type: ignore[arg-type]
     assert [site.name for site in state.admitted_sites("standing-ab12")] == ["west"]
     assert state.admitted_sites("standing") == ()
+
+
+def test_a_home_that_cannot_be_made_is_named(
+    tidegate: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TIDEGATE_HOME", str(tmp_path / "file" / "home"))
+    told = tidegate("server", "up", "--port", "0", "--ui-port", "0", code=2)
+    assert told == f"error: {tmp_path / 'file' / 'home'}: Not a directory. {NOT_THERE}.\n"
 
 
 def test_an_operator_says_which_rows_a_site_must_state(

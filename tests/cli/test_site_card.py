@@ -132,6 +132,22 @@ def test_init_refuses_what_the_site_would_refuse_later(tidegate: Command, tmp_pa
     assert "a site already" in tidegate("site", "init", tmp_path / "n", "--name", "n", code=2)
 
 
+def test_init_where_nothing_can_be_made_says_so(
+    tidegate: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    told = tidegate("site", "init", tmp_path / "file" / "n", "--name", "n", code=2)
+    assert "no site can be made there: Not a directory. Name a folder that this user may write to" in told
+
+    def full(path: Path, *_: object, **__: object) -> int:
+        raise OSError(28, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        assert "No space left" in tidegate("site", "init", tmp_path / "n", "--name", "n", code=2)
+    tidegate("site", "init", tmp_path / "n", "--name", "n")  # what was begun can be made again
+
+
 # -- card -----------------------------------------------------------------------------------
 
 

@@ -315,6 +315,26 @@ def test_files_that_are_missing_or_folders_end_with_exit_code_2(tidegate: Comman
     assert "a folder, not a file" in tidegate("site", "evidence", tmp_path, code=2)
 
 
+@pytest.mark.parametrize("command", ["status", "ledger", "egress"])
+def test_a_folder_that_this_user_may_not_enter_ends_with_one_sentence(
+    tidegate: Command, site: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    def denied(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    close_site(site)
+    monkeypatch.setattr(Path, "exists", denied)
+    told = tidegate("site", command, site, code=1)
+    assert f"{site.parent / 'tidegate'}: the site's own files cannot be read: Permission denied" in told
+    assert len(told.splitlines()) == 1
+
+
+def test_a_file_that_links_to_itself_ends_with_exit_code_2(tidegate: Command, tmp_path: Path) -> None:
+    loop = tmp_path / "site.toml"
+    loop.symlink_to(loop)
+    assert "symbolic links" in tidegate("site", "status", loop, code=2)
+
+
 @pytest.mark.parametrize(("name", "begins"), [("a.png", b"\x89PNG"), ("a.SVG", b"<?xml")])
 def test_a_plot_is_written_in_the_named_form(
     tidegate: Command, plain: Path, tmp_path: Path, name: str, begins: bytes

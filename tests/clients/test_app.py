@@ -111,7 +111,7 @@ def _spends_too_much(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _is_forbidden(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    site.write_text(f'{site.read_text()}approved_experiments = ["{CANARY}"]\n')
+    site.write_text(f'{site.read_text()}approved_experiments = ["{CANARY:0>64}"]\n')
 
 
 def _has_a_wrong_value(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:

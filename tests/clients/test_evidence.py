@@ -566,6 +566,21 @@ def test_keys_are_read_as_they_are_made_and_others_refused(tmp_path: Path) -> No
         read_public_key(tmp_path / "text")
     with pytest.raises(InputError, match="not an elliptic-curve key"):
         read_public_key(tmp_path / "edwards")
+    with pytest.raises(InputError, match="a PRIVATE key, which must never leave its site"):
+        read_public_key(private)
+
+
+def test_a_key_that_this_user_may_not_read_is_not_to_be_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    with pytest.raises(InputError, match="Permission denied") as caught:
+        read_private_key(tmp_path / "node.key")
+    assert "readable for this user" in caught.value.remedy
+    assert "init" not in caught.value.remedy
 
 
 # -- replay ---------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 
 from clients.keys import make_node_key
 from clients.line.flower import LineBrokenError, _lasting_heartbeats, connect
-from contract.errors import AddressError
+from contract.errors import AddressError, SiteConfigError
 from server.line.certificates import make_server_files
 
 
@@ -83,3 +83,15 @@ def test_heartbeats_go_on_after_an_error_that_flower_does_not_expect(
         "the server did not take a heartbeat (503); trying again",
         "the server did not take a heartbeat (cut); trying again",
     ]
+
+
+@pytest.mark.parametrize("content", [b"", b"patient,age\n1,2\n", bytes(range(256))])
+def test_an_authority_that_is_none_is_named(tmp_path: Path, content: bytes) -> None:
+    private, _ = make_node_key(tmp_path / "keys")
+    authority = tmp_path / "visits.toml"
+    authority.write_bytes(content)
+    with (
+        pytest.raises(SiteConfigError, match=r"visits\.toml: not a certificate in PEM form.* --root-cert"),
+        connect("127.0.0.1:1", root_certificates=authority, private_key=private, node_config={}),
+    ):
+        raise AssertionError("it was let in")

@@ -102,7 +102,12 @@ def test_what_is_not_in_the_contract_cannot_leave(ledger: Ledger) -> None:
     [
         ({}, {}, PLAN.__class__(**{**vars(PLAN), "noise_multiplier": 0.0}), "differentially private"),
         ({"delta_cap": 1e-6}, {}, PLAN, "above this site's limit"),
-        ({"approved_experiments": ("0" * 64,)}, {}, PLAN, "not among those approved"),
+        (
+            {"approved_experiments": ("0" * 64,)},
+            {},
+            PLAN,
+            f"experiment {experiment().digest} is not among those approved",
+        ),
         ({}, {}, PLAN.__class__(**{**vars(PLAN), "noise_multiplier": 0.5}), "cap of 3"),
     ],
 )

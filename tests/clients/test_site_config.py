@@ -114,11 +114,11 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
         ),
         (
             ('path = "rows"', f'path = "rows"\n{CARD.replace("numeric", "number", 1)}'),
-            "'card.columns[0].kind' = 'number': must be 'numeric' or 'categorical'. Nothing",
+            "'card.columns[0].kind' (of 'age') = 'number': must be 'numeric' or 'categorical'. Nothing",
         ),
         (
             ('path = "rows"', 'path = "rows"\n[[card.columns]]\nname = "age"'),
-            "key 'card.columns[0].kind' is missing: 'numeric' or 'categorical'. Nothing",
+            "key 'card.columns[0].kind' (of 'age') is missing: 'numeric' or 'categorical'. Nothing",
         ),
         (('path = "rows"', 'path = "rows"\ndecimal = ","'), "decimal and separator are both ','"),
         (('path = "rows"', "path = 'rows'\nseparator = '\"'"), "separator cannot be"),
@@ -139,10 +139,60 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
             ('path = "rows"', 'path = "rows"\n[policy]\napproved_experiments = []'),
             "policy.approved_experiments",
         ),
+        (
+            ('path = "rows"', f'path = "rows"\n[policy]\napproved_experiments = "{"a" * 64}"'),
+            f"""'policy.approved_experiments' = '{"a" * 64}': write a list: ["{"a" * 64}"]""",
+        ),
+        (
+            ('path = "rows"', 'path = "rows"\n[policy]\napproved_experiments = ["dd9c1fa6"]'),
+            "'policy.approved_experiments[0]' = 'dd9c1fa6': must be 64 small hex digits: "
+            "write the whole digest that `tidegate site cost` prints",
+        ),
+        (
+            ('path = "rows"', f'path = "rows"\n[policy]\napproved_experiments = ["{"A" * 64}"]'),
+            "must be 64 small hex digits",
+        ),
+        (
+            ('path = "rows"', f'path = "rows"\n{CARD.replace("""{ column = "month" }""", """"month" """)}'),
+            """'card.time' = 'month': write a table: { column = "month" }""",
+        ),
+        (
+            ('path = "rows"', f'path = "rows"\n{CARD.replace("""numeric" """, """numeric", low = 3 """)}'),
+            "card.columns[0] ('age'): low and high go together",
+        ),
+        (
+            (
+                'path = "rows"',
+                f'path = "rows"\ncolumns = {{ age = "AGE" }}\nmissing = {{ AGE = ["9"] }}\n{CARD}',
+            ),
+            "data.missing names 'AGE', which is the source's name of a column: use the card's name, 'age'",
+        ),
+        (
+            ('path = "rows"', f'path = "rows"\ncolumns = {{ AGE = "age" }}\n{CARD}'),
+            """data.columns has the two names the wrong way round: write 'age' = "AGE\"""",
+        ),
+        (
+            ('path = "rows"', f'path = "rows"\ncolumns = {{ months = "M" }}\n{CARD}'),
+            "card.time = 'month', and data.columns names 'months': write the two alike",
+        ),
+        (
+            ('path = "rows"', f'path = "rows"\ncolumns = {{ patient = "PID" }}\n{CARD}person = "patiant"\n'),
+            "card.person = 'patiant', and data.columns names 'patient': write the two alike",
+        ),
+        (
+            ('path = "rows"', f'path = "rows"\ncolumns = {{ agee = "x" }}\n{CARD}'),
+            "data.columns names 'agee', which is not on the card (did you mean 'age'?)",
+        ),
     ],
 )
 def test_a_wrong_key_or_value_is_refused(tmp_path: Path, change: tuple[str, str], sentence: str) -> None:
     assert sentence in refusal(write(tmp_path, GOOD.replace(*change)))
+
+
+def test_files_of_another_kind_are_told(tmp_path: Path) -> None:
+    message = refusal(write(tmp_path, 'name = "tiny"\n[task.label]\ncolumn = "ill"\n'))
+    assert "this is an experiment file, and a site.toml is expected" in message
+    assert "not a TOML file. Name a site.toml" in refusal(write(tmp_path, "patient,age\n7,50\n"))
 
 
 def test_the_password_comes_from_the_environment_alone(

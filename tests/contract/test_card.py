@@ -51,6 +51,10 @@ def test_an_experiment_chooses_among_what_the_card_offers() -> None:
     ("asked", "sentence"),
     [
         (experiment(NumericFeature(name="dose", kind="numeric", low=0, high=1)), "offers no column 'dose'"),
+        (
+            experiment(NumericFeature(name="agee", kind="numeric", low=20, high=90)),
+            "offers no column 'agee' (did you mean 'age'?)",
+        ),
         (experiment(NumericFeature(name="month", kind="numeric", low=0, high=1)), "offers no column 'month'"),
         (
             experiment(NumericFeature(name="ward", kind="numeric", low=0, high=1)),
@@ -73,7 +77,7 @@ def test_an_experiment_chooses_among_what_the_card_offers() -> None:
             experiment(WARDS.model_copy(update={"categories": ("1.0", "2.0")})),
             "none of the card's categories (1, 2)",
         ),
-        (experiment(label=Label(column="ward2")), "no categorical column 'ward2' for the label"),
+        (experiment(label=Label(column="ward2")), "'ward2' for the label (did you mean 'ward'?)"),
         (experiment(WARDS, label=Label(column="age")), "no categorical column 'age' for the label"),
         (
             experiment(label=Label(classes=("a", "b"), column="ill")),

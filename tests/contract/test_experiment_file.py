@@ -178,3 +178,43 @@ def test_a_robust_aggregation_changes_the_digest() -> None:
         for name in ("mean", "trimmed-mean", "median", "krum")
     }
     assert len(digests) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (('["f", "m"]', '"f"'), """'task.features[1].categories' (of 'sex') = 'f': write a list: ["f"]"""),
+        (
+            ('[task.label]\ncolumn = "ill"', '[task]\nlabel = "ill"'),
+            """'task.label' = 'ill': write a table: { column = "ill" }""",
+        ),
+        (("low = 0", 'low = "0,5"'), "'task.features[0].low' (of 'age') = '0,5': must be a number"),
+        (("low = 0", "low = 200"), "task.features[0] ('age'): low (200.0) must be below high (120.0)"),
+        (('kind = "numeric"', 'kind = "number"'), "'task.features[0].kind' (of 'age') = 'number': must be"),
+        (('name = "age"', "name = 3"), "'task.features[0].name' = 3: must be a text in quotation marks"),
+        (('["f", "m"]', '["f"]'), "'task.features[1].categories' (of 'sex'): must have at least 2 items"),
+    ],
+)
+def test_a_wrong_shape_is_told_in_the_words_of_toml(change: tuple[str, str], sentence: str) -> None:
+    text = GOOD.replace(*change)
+    assert sentence in refusal(text.replace('[task]\nperson = "patient"\n\n[task]', "[task]"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "patient,age\n7,50\n",
+        '{"name": "tiny"}',
+        "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXk\nQyNTUx==\n-----END OPENSSH PRIVATE KEY-----\n",
+    ],
+)
+def test_a_file_of_another_kind_is_not_to_be_corrected(text: str) -> None:
+    message = refusal(text)
+    assert "not a TOML file. Name an experiment file" in message
+    assert "line" not in message
+
+
+def test_a_site_file_is_told_from_an_experiment() -> None:
+    message = refusal('name = "north"\nstated_rows = 50\n[data]\nkind = "csv"\npath = "rows"\n')
+    assert "this is a site.toml, and an experiment file is expected" in message
+    assert "unknown key" not in message

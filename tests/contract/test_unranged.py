@@ -68,8 +68,8 @@ def test_a_file_with_every_range_asks_nothing() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("low = 0\n", "", "key 'task.features[0].low' is missing"),
-        ("high = 120\n", "", "key 'task.features[0].high' is missing"),
+        ("low = 0\n", "", "key 'task.features[0].low' (of 'age') is missing"),
+        ("high = 120\n", "", "key 'task.features[0].high' (of 'age') is missing"),
         ('name = "dose"', 'nmae = "dose"', "unknown key 'task.features[1].nmae'"),
         ('"log1p"', '"log2"', "task.features[2].transform"),
         ("[task]", "[task", "not valid TOML"),
