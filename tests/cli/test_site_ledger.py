@@ -89,9 +89,18 @@ def test_a_backup_and_what_putting_it_back_costs(tidegate: Command, site: Path, 
     ledger = open_site(site).config.storage.ledger
     close_site(site)
     ledger.unlink()
-    told = tidegate("site", "restore", site, kept, "--window", "w1", "--window", "w2")
+    (here,) = sorted(path for path in ledger.parent.glob("ledger.anchor"))
+    anchor = here.read_bytes()
+    asked = tidegate("site", "restore", site, kept, "--window", "w1", code=2)
+    assert "the backup has 7 entries; entries that are missing: 4" in asked
+    assert "Look for the newest backup first" in asked
+    assert "--yes" in asked
+    assert not ledger.exists()
+    assert here.read_bytes() == anchor
+    told = tidegate("site", "restore", site, kept, "--window", "w1", "--window", "w2", "--yes")
+    assert "entries that are missing: 4" in told
     assert "put back 7 entries" in told
-    assert "the windows w1, w2 and the whole data set now count as having spent the cap" in told
+    assert "the windows w1, w2 and the whole data set count as having spent the cap" in told
     values = json.loads(tidegate("site", "ledger", site, "--json"))
     assert values["entries"] == 8
     assert {block["block"]: block["left"] for block in values["blocks"]} == dict.fromkeys(
@@ -100,6 +109,64 @@ def test_a_backup_and_what_putting_it_back_costs(tidegate: Command, site: Path, 
     assert "restore" in tidegate("site", "ledger", site, "--entries")
     whole = tidegate("site", "restore", site, kept, code=2)
     assert "the ledger is whole, with 8 entries" in whole
+
+
+@pytest.mark.parametrize(("answer", "code"), [("n\n", 1), ("y\n", 0)])
+def test_on_a_terminal_it_asks_before_what_cannot_be_undone(
+    tidegate: Command, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, code: int
+) -> None:
+    kept = tmp_path / "kept.db"
+    tidegate("site", "backup", site, kept)
+    charge(open_site(site).ledger, "run-3", "w3/train")
+    ledger = open_site(site).config.storage.ledger
+    close_site(site)
+    ledger.unlink()
+    terminal = io.StringIO(answer)
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", terminal)
+    told = tidegate("site", "restore", site, kept, code=code)
+    assert "nothing may be released from this site again: every window, also those to come" in told
+    assert ("nothing was changed" in told) == (not ledger.exists()) == bool(code)
+
+
+def test_a_person_whose_rows_are_in_every_window_leaves_nothing_to_release(
+    tidegate: Command, site: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept.db"
+    ledger = open_site(site).ledger
+    name = "run-3/train"
+    ledger.authorise(
+        Plan(name=name, run="run-3", purpose="train", blocks=("all/train",), noise_multiplier=9.0, uses=1)
+    )
+    tidegate("site", "backup", site, tmp_path / "records.db")
+    ledger.authorise(
+        Plan(
+            name="run-4/train",
+            run="run-4",
+            purpose="train",
+            blocks=("all/train",),
+            noise_multiplier=9.0,
+            uses=1,
+            unit="person",
+        )
+    )
+    tidegate("site", "backup", site, kept)
+    charge(ledger, "run-5", "w3/train")
+    file = open_site(site).config.storage.ledger
+    close_site(site)
+    file.unlink()
+    of_records = tidegate("site", "restore", site, tmp_path / "records.db", "--window", "w1", code=2)
+    assert "nothing may be released" not in of_records
+    asked = tidegate("site", "restore", site, kept, "--window", "w1", code=2)
+    assert "nothing may be released from this site again: a person's rows are in every window" in asked
+
+
+def test_a_whole_backup_is_put_back_without_a_question(tidegate: Command, site: Path, tmp_path: Path) -> None:
+    tidegate("site", "backup", site, tmp_path / "kept.db")
+    file = open_site(site).config.storage.ledger
+    close_site(site)
+    file.unlink()
+    assert "nothing was lost" in tidegate("site", "restore", site, tmp_path / "kept.db")
 
 
 def test_windows_that_come_later_are_told_from_those_of_the_rows(
@@ -116,7 +183,7 @@ def test_windows_that_come_later_are_told_from_those_of_the_rows(
     ledger = open_site(site).config.storage.ledger
     close_site(site)
     ledger.unlink()
-    told = tidegate("site", "restore", site, kept, "--later-windows", "--window", "w0")
+    told = tidegate("site", "restore", site, kept, "--later-windows", "--window", "w0", "--yes")
     assert "the windows w0, w1, w2 and the whole data set" in told
     site.write_text(f"{SITE}{card}")
     assert "no windows" in tidegate("site", "restore", site, kept, "--later-windows", code=2)
