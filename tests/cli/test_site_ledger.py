@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,13 +14,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from clients.cli.block_table import bar, block_table, epsilon
+from clients.cli.block_table import bar, block_table
 from clients.cli.ledger_plot import plot_ledger
 from clients.keys import make_node_key
 from clients.ledger.chain import Ledger
 from clients.ledger.plan import Plan
 from clients.ledger.replay import block_totals, history
 from clients.site import close_site, open_site
+from contract.epsilon import epsilon_words, left_words
 
 SITE = """\
 name = "north"
@@ -67,7 +69,7 @@ def plain(site: Path) -> Path:
 
 def test_what_is_guaranteed_and_what_was_counted_are_told_apart(tidegate: Command, site: Path) -> None:
     told = tidegate("site", "ledger", site)
-    assert "guaranteed: the cap, ε = 4 at δ = 0.0001" in told
+    assert "guaranteed: the cap, ε = 4 at δ = 1e-4" in told
     assert "counted so far: what ran" in told.replace("\n", " ")
     block = json.loads(tidegate("site", "ledger", site, "--json"))["blocks"][0]
     assert block["guaranteed"] == 4.0
@@ -79,6 +81,43 @@ def test_a_refusal_is_in_the_egress_log(tidegate: Command, site: Path) -> None:
     (line,) = [line for line in told.splitlines() if "run-9" in line]
     assert "refused: budget" in line
     assert json.loads(tidegate("site", "egress", site, "--json"))[-1]["word"] == "budget"
+
+
+def test_no_field_of_the_audit_log_is_cut_at_80_columns(tidegate: Command, site: Path) -> None:
+    ledger = open_site(site).ledger
+    request = "visits-readmission-20261129-072011/train/12"
+    ledger.refuse(request, "budget")
+    for command in (("egress",), ("ledger", "--entries")):
+        told = tidegate("site", command[0], site, *command[1:], width=80, colour=True)
+        told = re.sub("\x1b\\[[0-9;]*m", "", told)
+        assert "…" not in told.replace("SHA-256…", "")
+        cells = [line.split("│") for line in told.splitlines() if line.startswith("│")]
+        assert any(request in "".join(row[place].strip() for row in cells) for place in range(1, 6))
+        assert re.search(r"│ \d\d-\d\d \d\d:\d\d:\d\d │", told)
+    piped = tidegate("site", "egress", site, width=80)
+    (line,) = [line for line in piped.splitlines() if request in line]
+    assert re.search(r"[0-9a-f]{64}", piped)
+    assert "refused: budget" in line
+
+
+def test_a_narrow_terminal_leaves_out_the_bar_and_no_figure(tidegate: Command, site: Path) -> None:
+    total = block_totals(open_site(site).ledger)[1]
+    for width in (60, 40):
+        told = tidegate("site", "ledger", site, width=width, colour=True)
+        assert "█" not in told
+        assert "…" not in told
+        assert left_words(4.0, total.promised.epsilon) in told
+
+
+def test_where_the_cap_was_lowered_since_it_is_not_said_to_be_guaranteed(
+    tidegate: Command, site: Path
+) -> None:
+    close_site(site)
+    site.write_text(SITE.replace("epsilon_cap = 4.0", "epsilon_cap = 0.1"))
+    told = " ".join(tidegate("site", "ledger", site).split())
+    assert "but not of w1/train, w2/train: more was spent there than today's cap" in told
+    blocks = json.loads(tidegate("site", "ledger", site, "--json"))["blocks"]
+    assert [block["guaranteed"] for block in blocks] == [None, None]
 
 
 def test_a_backup_and_what_putting_it_back_costs(tidegate: Command, site: Path, tmp_path: Path) -> None:
@@ -195,7 +234,9 @@ def test_a_ledger_by_block(tidegate: Command, site: Path) -> None:
     assert "cap ε = 4" in told
     assert "7 entries verify" in told
     total = block_totals(open_site(site).ledger)[1]
-    figures = (epsilon(total.spent.epsilon), epsilon(total.promised.epsilon), f"{total.left(4.0):.2f}")
+    promised = total.promised.epsilon
+    figures = (epsilon_words(total.spent.epsilon), epsilon_words(promised), left_words(4.0, promised))
+    assert sum(map(float, figures[1:])) <= 4.0
     assert second.split()[:4] == ["w2/train", *figures]
     assert "█" in first
     assert "▒" not in first
@@ -375,9 +416,9 @@ def test_a_plot_names_what_it_shows(plain: Path, tidegate: Command) -> None:
     moments = history(ledger.entries(), cap=ledger.cap)
     svg = plot_ledger(moments, site="north", cap=ledger.cap, kind="svg").decode()
     words = (
-        "ε, cumulative",
+        "ε, cumulative, at δ = 1e-4",
         "Time (UTC)",
-        "ε now",
+        "ε now, at δ = 1e-4",
         "counted so far",
         "promised",
         "cap ε = 4",
@@ -396,8 +437,8 @@ def test_a_bar_shows_shares_of_the_cap(plain: Path) -> None:
     assert spent == "█" * spent.count("█") + "·" * (14 - spent.count("█"))
     assert spent.count("█") == -(-14 * totals["w1/train"].spent.epsilon // 4)
     assert "NOT PRIVATE" in bar(totals["w3/train"], ledger.cap).plain
-    assert [epsilon(value) for value in (1.2301, 1.23, 4.0 + 1e-12)] == ["1.24", "1.23", "4.00"]
-    assert epsilon(float("inf")) == "∞"
+    assert [epsilon_words(value) for value in (1.2301, 1.23, 4.0 + 1e-12)] == ["1.24", "1.23", "4.00"]
+    assert epsilon_words(float("inf")) == "∞"
 
 
 def test_the_table_fits_into_80_columns(plain: Path) -> None:
