@@ -145,6 +145,8 @@ def test_a_backup_and_what_putting_it_back_costs(tidegate: Command, site: Path, 
     assert {block["block"]: block["left"] for block in values["blocks"]} == dict.fromkeys(
         ("all/holdout", "all/train", "w1/train", "w2/train"), 0.0
     )
+    words = " ".join(tidegate("site", "ledger", site).split())
+    assert "nobody knows whether the lost entries protected persons or records" in words
     assert "restore" in tidegate("site", "ledger", site, "--entries")
     whole = tidegate("site", "restore", site, kept, code=2)
     assert "the ledger is whole, with 8 entries" in whole
