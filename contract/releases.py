@@ -85,7 +85,8 @@ class Spent:
         method: the composition theorem that gives the number.
         block: the data block that has paid most.
         guaranteed: the ε that no block will ever pass at `guaranteed_delta`, whatever is asked of the
-            site, in whatever order: the site's cap. Infinity where nothing is guaranteed.
+            site, in whatever order: the site's cap. Infinity where nothing is guaranteed, and where
+            `epsilon` is above a cap that was lowered since: which cap bounded it, nobody kept.
         guaranteed_delta: the cap's δ.
 
     Runs are chosen from what earlier ones released, so `epsilon` is what was *counted so far*; a privacy

@@ -92,7 +92,7 @@ def decide(
         return Decision(action="none", reason="No window was checked yet since the last training.")
     recent = [outcome for outcome in seen if outcome.index > seen[-1].index - retraining.of]
     alarms = [outcome.window for outcome in recent if outcome.alarm]
-    evidence = _evidence(alarms, retraining)
+    evidence = _evidence(alarms, len(recent), retraining)
     if len(alarms) < retraining.persistence:
         return Decision(action="watch" if alarms else "none", reason=f"{evidence}.")
     if not retraining.enabled:
@@ -141,8 +141,11 @@ def _within_budget(
     )
 
 
-def _evidence(alarms: Sequence[str], retraining: Retraining) -> str:
+def _evidence(alarms: Sequence[str], checked: int, retraining: Retraining) -> str:
+    """What was seen: of the windows that were checked, where those are fewer than the rule looks at."""
     span = "the last window" if retraining.of == 1 else f"the last {retraining.of} windows"
+    if checked < retraining.of:
+        span = "the one window checked" if checked == 1 else f"the {checked} windows checked"
     if not alarms:
         return f"No alarm in {span}"
     return f"Alarm in {len(alarms)} of {span}{_named(alarms)}; at least {retraining.persistence} needed"

@@ -11,16 +11,18 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 from unicodedata import category
 
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.segment import Segment
+from rich.segment import Segment, Segments
 from rich.table import Table
 from rich.text import Text
 
+from contract.epsilon import delta_words, epsilon_words
 from contract.outside import shown
 
 __all__ = [
@@ -31,11 +33,18 @@ __all__ = [
     "figure",
     "print_json",
     "print_table",
+    "print_uncut",
     "quiet_flower",
     "say",
+    "table_of",
+    "times",
 ]
 
 _SENTENCE = 5000
+_ENDLESS = 100_000
+"""The width of a table that no terminal bounds, in columns."""
+_NARROWEST = 10
+"""Columns that a cell has at least where it is folded; with less a table is stacked."""
 
 
 class Screen(Console):
@@ -66,14 +75,84 @@ def print_json(value: object) -> None:
 
 
 def print_table(
-    headings: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None
+    headings: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    title: str | None = None,
+    unbroken: Collection[str] = (),
 ) -> None:
-    """A table on standard output; a cell is a `Text` of our own making, or any value, shown as one line."""
+    """A table on standard output, of which nothing is ever cut: see `table_of`."""
+    print_uncut(table_of(headings, rows, title=title, unbroken=unbroken))
+
+
+def table_of(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    title: str | None = None,
+    unbroken: Collection[str] = (),
+) -> RenderableType:
+    """A table whose long cells go on in the next line; on a terminal too narrow for that, a list.
+
+    Args:
+        headings: of the columns.
+        rows: a cell is a `Text` of our own making, or any value, shown as one line.
+        title: above it.
+        unbroken: headings of columns of short texts (a time, a count) that stay on one line.
+    """
     heading = None if title is None else shown(title)
-    table = Table(*headings, title=heading, title_justify="left", header_style="bold")
-    for row in rows:
-        table.add_row(*(value if isinstance(value, Text) else cell(value) for value in row))
-    console.print(table)
+    cells = [[value if isinstance(value, Text) else cell(value) for value in row] for row in rows]
+    table = Table(title=heading, title_justify="left", header_style="bold")
+    for name in headings:
+        table.add_column(name, overflow="fold", no_wrap=name in unbroken)
+    for row in cells:
+        table.add_row(*row)
+    if not console.is_terminal or _narrowest(headings, cells, unbroken) <= console.width:
+        return table
+    return _stacked(headings, cells, heading)
+
+
+def print_uncut(renderable: RenderableType) -> None:
+    """Print a table, or what holds tables: within a terminal's width, and as wide as it is elsewhere."""
+    if console.is_terminal:
+        console.print(renderable)
+        return
+    endless = console.options.update(max_width=_ENDLESS)
+    console.print(Segments(list(console.render(renderable, endless))), crop=False, soft_wrap=True, end="")
+
+
+def times(moments: Sequence[str]) -> tuple[str, list[str]]:
+    """Times in ISO 8601 for a column: a heading, and each to the second.
+
+    On a terminal the year stands in the heading if all are of one.
+    """
+    years = {moment[:4] for moment in moments}
+    short = console.is_terminal and len(years) == 1
+    heading = f"{min(years)}, UTC" if short else "when (UTC)"
+    return heading, [moment[5 if short else 0 : 19].replace("T", " ") for moment in moments]
+
+
+def _narrowest(headings: Sequence[str], cells: Sequence[Sequence[Text]], unbroken: Collection[str]) -> int:
+    """Columns that the table needs to be read: of a terminal, its lines included."""
+    options = console.options.update(max_width=_ENDLESS)
+    width = 1
+    for number, name in enumerate(headings):
+        column = (Text(name), *(row[number] for row in cells))
+        longest = max(Measurement.get(console, options, text).maximum for text in column)
+        width += 3 + (longest if name in unbroken else min(longest, _NARROWEST))
+    return width
+
+
+def _stacked(headings: Sequence[str], cells: Sequence[Sequence[Text]], title: str | None) -> RenderableType:
+    """A row after the other, a cell a line."""
+    parts = [] if title is None else [Text(title, "italic", overflow="fold")]
+    for row in cells:
+        filled = [(name, value) for name, value in zip(headings, row, strict=True) if value.plain]
+        parts += [
+            Text.assemble(("" if number else "– "), (f"{name}: " if name else ""), value, overflow="fold")
+            for number, (name, value) in enumerate(filled)
+        ]
+    return Group(*parts)
 
 
 def cell(value: object, style: str = "") -> Text:
@@ -127,6 +206,14 @@ class Steps:
             self._bar.stop()
 
 
+def metrics_headings(summary: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of `metrics_rows`, with the δ at which each ε holds."""
+    deltas = sorted({delta_words(spent["delta"]) for spent in summary["privacy"].values()})
+    at = f" (δ {', '.join(deltas)})" if summary["private"] and deltas else ""
+    scores = ("log loss", "Brier", "AUC", "accuracy")
+    return ("site", "rounds", *scores, f"ε in run{at}", f"ε in total{at}")
+
+
 def metrics_rows(summary: Mapping[str, Any]) -> list[tuple[object, ...]]:
     """Rows of a run's result: a site each, then all sites."""
     rows: list[tuple[object, ...]] = []
@@ -138,8 +225,8 @@ def metrics_rows(summary: Mapping[str, Any]) -> list[tuple[object, ...]]:
                 site,
                 f"{summary['rounds_counted'].get(site, 0)} of {summary['rounds']}",
                 *(figure(metrics.get(name)) for name in ("log_loss", "brier", "auc", "accuracy")),
-                figure(spent["epsilon_in_run"], 2) if private else Text("not private", "red"),
-                figure(spent["epsilon_in_total"], 2) if private else Text("∞", "red"),
+                epsilon_words(spent["epsilon_in_run"]) if private else Text("not private", "red"),
+                epsilon_words(spent["epsilon_in_total"]) if private else Text("∞", "red"),
             )
         )
     overall = summary["metrics"]["overall"]

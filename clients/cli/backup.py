@@ -10,6 +10,7 @@ import typer
 from clients.cli.ledger import Json, SiteFile
 
 if TYPE_CHECKING:
+    from clients.ledger.backup import Prospect
     from clients.site_config import SiteConfig
 
 __all__ = ["backup", "restore"]
@@ -50,15 +51,19 @@ def restore(
             help="Read from the rows which windows there are now; those that come later count as new.",
         ),
     ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask before what is lost counts as spent, for ever.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Put a backup of the ledger back. What it may lack counts as spent: the cap, on every block of now.
 
-    Without --window and --later-windows that is every window, also those to come.
+    Without --window and --later-windows that is every window, also those to come. It cannot be undone.
     """
     from datetime import UTC, datetime
 
     from clients.keys import site_signer
+    from clients.ledger.backup import look
     from clients.ledger.backup import restore as restore_backup
     from clients.ledger.plan import Cap
     from clients.line.agent import one_agent
@@ -68,37 +73,86 @@ def restore(
     config = read_site_config(file)
     storage, policy = config.storage, config.policy
     storage.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    windows = {*(window or ()), *(_windows_of_rows(config) if later else ())}
+    named = {*(window or ()), *(_windows_of_rows(config) if later else ())}
+    windows = sorted(named) if later or window else None
+    cap = Cap(epsilon=policy.epsilon_cap, delta=policy.delta_cap)
+    signer = site_signer(storage.folder)
+
+    def clock() -> str:
+        return datetime.now(UTC).isoformat(timespec="milliseconds")
+
     with one_agent(storage.agent_lock):
+        prospect = look(storage.ledger, backup, site=config.name, cap=cap, clock=clock, signer=signer)
+        persons = prospect.persons or (config.card is not None and config.card.person is not None)
+        spent = _what_is_spent(windows, persons=persons)
+        if not prospect.whole:
+            _confirm(backup, prospect, spent, yes=yes, silent=json)
         done = restore_backup(
             storage.ledger,
             backup,
             site=config.name,
-            cap=Cap(epsilon=policy.epsilon_cap, delta=policy.delta_cap),
-            clock=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"),
-            signer=site_signer(storage.folder),
-            windows=sorted(windows) if later or window else None,
+            cap=cap,
+            clock=clock,
+            signer=signer,
+            windows=windows,
         )
     if json:
         print_json(
             {name: str(value) if isinstance(value, Path) else value for name, value in vars(done).items()}
         )
         return
-    lines = [f"put back {done.entries} entries"]
-    if done.lost == 0:
-        lines.append("nothing was lost: they reach to the ledger's anchor")
+    say(f"put back {done.entries} entries")
+    if prospect.whole:
+        say("nothing was lost: they reach to the ledger's anchor")
     else:
-        missing = "nobody knows how many" if done.lost is None else f"{done.lost}"
-        named = f"the windows {', '.join(sorted(windows)) or '(none)'}"
-        spent = named if later or window else "every window, also those to come,"
-        lines += [
-            f"entries that are missing: {missing}",
-            f"{spent} and the whole data set now count as having spent the cap",
-        ]
+        say(f"it is done: {spent}")
     if done.kept is not None:
-        lines.append(f"the file that was there is {done.kept}")
-    for line in lines:
-        say(line)
+        say(f"the file that was there is {done.kept}")
+
+
+def _what_is_spent(windows: list[str] | None, *, persons: bool) -> str:
+    """What counts as spent from then on, in plain words where that is everything."""
+    if persons:
+        return "nothing may be released from this site again: a person's rows are in every window"
+    if windows is None:
+        return (
+            "nothing may be released from this site again: every window, also those to come, and the whole "
+            "data set count as having spent the cap"
+        )
+    return (
+        f"the windows {', '.join(windows) or '(none)'} and the whole data set count as having spent the cap, "
+        "for ever"
+    )
+
+
+def _confirm(backup: Path, prospect: Prospect, spent: str, *, yes: bool, silent: bool) -> None:
+    """Say what is lost, and ask; where nobody can be asked, only `--yes` goes on.
+
+    Raises:
+        InputError: there is no terminal, and no `--yes`.
+        Exit: the answer was no.
+    """
+    import sys
+
+    from contract.errors import InputError
+    from terminal.output import say
+
+    missing = "nobody knows how many" if prospect.lost is None else f"{prospect.lost}"
+    loss = f"the backup has {prospect.entries} entries; entries that are missing: {missing}"
+    advice = "Look for the newest backup first: this cannot be undone, nor may a newer one be put back later"
+    if not yes and (silent or not sys.stdin.isatty()):
+        raise InputError(
+            f"{loss}. If it is put back, {spent}",
+            where=str(backup),
+            remedy=f"{advice}. If there is none, say --yes",
+        )
+    if not silent:
+        say(loss, "yellow")
+        say(f"if it is put back, {spent}", "bold red")
+        say(f"{advice}.")
+    if not yes and not typer.confirm("Put it back?"):
+        say("nothing was changed")
+        raise typer.Exit(1)
 
 
 def _windows_of_rows(config: SiteConfig) -> set[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from decimal import ROUND_CEILING, Decimal
 
 from rich import box
 from rich.console import Group
@@ -13,19 +12,27 @@ from rich.text import Text
 
 from clients.ledger.plan import Cap
 from clients.ledger.replay import BlockTotal
+from clients.ledger.spending import RESTORED
+from contract.epsilon import delta_words, epsilon_words, left_words
 from contract.outside import shown
 from contract.releases import PLAIN_METHOD
-from terminal.output import cell
+from terminal.output import cell, table_of
 
-__all__ = ["bar", "block_table", "epsilon", "worst"]
+__all__ = ["bar", "block_table", "worst"]
 
 _WIDTH = 14  # of the bar: the table fits into 80 columns
+_NARROW = 76
+"""Columns of a terminal with fewer of which the bar is left out, so that no figure is cut."""
 
 
 def block_table(totals: Sequence[BlockTotal], cap: Cap, *, title: str) -> Group:
     """A row a block, in red where no guarantee is left or the cap is passed; the theorems below it."""
+    from terminal.output import console
+
     methods = sorted({item.method for total in totals for item in (total.spent, total.promised)})
     methods = [method for method in methods if method != PLAIN_METHOD]
+    notes = [f"{number} {shown(method)}" for number, method in enumerate(methods, start=1)]
+    notes += _notes(totals, cap)
     table = Table(
         title=cell(title, "bold"),
         title_justify="left",
@@ -38,24 +45,61 @@ def block_table(totals: Sequence[BlockTotal], cap: Cap, *, title: str) -> Group:
         table.add_column(heading, justify="right", no_wrap=True)
     for heading in ("of the cap", "δ", "unit", "method"):
         table.add_column(heading, no_wrap=True)
+    if console.is_terminal and console.width < _NARROW:
+        headings = ("data block", "counted", "promised", "left", "δ", "method")
+        rows = [_figures(total, cap, methods) for total in totals]
+        narrow = table_of(headings, rows, title=title, unbroken=headings[1:])
+        return Group(narrow, Text("\n".join(notes), style="dim"))
     for total in totals:
         table.add_row(
             cell(total.block),
-            epsilon(total.spent.epsilon),
-            epsilon(total.promised.epsilon),
-            f"{total.left(cap.epsilon):.2f}",
+            epsilon_words(total.spent.epsilon),
+            epsilon_words(total.promised.epsilon),
+            left_words(cap.epsilon, total.promised.epsilon),
             bar(total, cap),
-            f"{total.promised.delta:g}",
+            delta_words(total.promised.delta),
             total.promised.unit if total.private else "–",
             _method(total, methods),
             style="red" if not total.private or not cap.holds(total.promised.epsilon) else "",
         )
-    notes = [f"{number} {shown(method)}" for number, method in enumerate(methods, start=1)]
-    notes.append(
-        f"guaranteed: the cap, ε = {cap.epsilon:g} at δ = {cap.delta:g}, of every block that is private, "
-        "whatever is asked; counted so far: what ran"
-    )
     return Group(table, Text("\n".join(notes), style="dim"))
+
+
+def _figures(total: BlockTotal, cap: Cap, methods: Sequence[str]) -> list[Text]:
+    """A block's row without its bar, which says nothing that the figures do not."""
+    style = "red" if not total.private or not cap.holds(total.promised.epsilon) else ""
+    cells = (
+        total.block,
+        epsilon_words(total.spent.epsilon),
+        epsilon_words(total.promised.epsilon),
+        left_words(cap.epsilon, total.promised.epsilon),
+        delta_words(total.promised.delta),
+        _method(total, methods),
+    )
+    return [cell(value, style) for value in cells]
+
+
+def _notes(totals: Sequence[BlockTotal], cap: Cap) -> list[str]:
+    """What the columns mean, and what they cannot say."""
+    stated = f"ε = {cap.epsilon:g} at δ = {delta_words(cap.delta)}"
+    notes = [
+        f"guaranteed: the cap, {stated}, of every block that is private, whatever is asked; counted so far: "
+        "what ran",
+        f"ε is stated at the cap's δ = {delta_words(cap.delta)}; a run states the same noise at its own δ, "
+        "and a smaller δ gives a larger ε",
+    ]
+    above = [total.block for total in totals if total.private and not math.isfinite(total.spent.guaranteed)]
+    if above:
+        notes.append(
+            f"but not of {', '.join(map(shown, above))}: more was spent there than today's cap. Guaranteed "
+            "is the larger cap that was in force when it was spent, which the ledger does not keep"
+        )
+    if any(RESTORED in (total.spent.method, total.promised.method) for total in totals):
+        notes.append(
+            "restored: nobody knows whether the lost entries protected persons or records, hence the unit "
+            "record; if the cap was larger when they were made, that cap counts"
+        )
+    return notes
 
 
 def bar(total: BlockTotal, cap: Cap) -> Text:
@@ -66,13 +110,6 @@ def bar(total: BlockTotal, cap: Cap) -> Text:
     return Text.assemble(
         ("█" * spent, "cyan"), ("▒" * (promised - spent), "yellow"), ("·" * (_WIDTH - promised), "dim")
     )
-
-
-def epsilon(value: float) -> str:
-    """Rounded up, but for the arithmetic's own last digits: a bound must not read smaller than it is."""
-    if not math.isfinite(value):
-        return "∞"
-    return str(Decimal(str(round(value, 9))).quantize(Decimal("0.01"), ROUND_CEILING))
 
 
 def worst(totals: Sequence[BlockTotal]) -> BlockTotal | None:

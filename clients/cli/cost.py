@@ -12,8 +12,10 @@ import typer
 from clients.cli.ledger import Json, SiteFile
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from clients.ledger.chain import Cap, Plan
-    from clients.ledger.cost import BlockCost, Room
+    from clients.ledger.cost import BlockCost, LaterCost, Room
     from clients.site import Site
     from contract.experiment import Experiment
 
@@ -31,8 +33,11 @@ def cost(
     ] = None,
     json: Json = False,
 ) -> None:
-    """What one run of an experiment would cost here, by data block, and whether the cap allows it."""
-    from clients.ledger.cost import block_costs
+    """What one run of an experiment would cost here, by data block, and whether it would be accepted.
+
+    Exit code 1 where it would be refused.
+    """
+    from clients.ledger.cost import block_costs, later_costs
     from clients.ledger.plans import run_plans
     from clients.site import open_site
     from contract.json_values import finite
@@ -47,6 +52,9 @@ def cost(
     fits = all(item.fits for item in costs)
     room = {} if fits or not experiment.privacy.private else _room(site, experiment, plans)
     refusal = _policy_refusal(site, experiment)
+    later: tuple[LaterCost, ...] = ()
+    if experiment.privacy.private:
+        later = later_costs(site.ledger, plans, experiment, tuple(window or ()), site.split)
     if json:
         print_json(
             {
@@ -64,11 +72,15 @@ def cost(
                     }
                     for purpose, item in room.items()
                 },
+                "also_covers": [finite(vars(item)) for item in later],
                 "policy": refusal,
+                "accepted": fits and not refusal,
             }
         )
-        return
-    _show(site, experiment, costs, room, refusal)
+    else:
+        _show(site, experiment, costs, room, refusal, later)
+    if refusal or not fits:
+        raise typer.Exit(1)
 
 
 def _room(site: Site, experiment: Experiment, plans: Sequence[Plan]) -> dict[str, Room]:
@@ -110,38 +122,57 @@ def _show(
     costs: Sequence[BlockCost],
     room: Mapping[str, Room],
     refusal: str,
+    later: Sequence[LaterCost],
 ) -> None:
-    from rich.table import Table
+    from contract.epsilon import delta_words, epsilon_words
+    from terminal.output import print_table, say
 
-    from clients.cli.block_table import epsilon
-    from terminal.output import cell, console, say
-
-    cap = site.ledger.cap
-    table = Table(
-        title=f"{experiment.name} at site {site.config.name}: cap ε = {cap.epsilon:g} at δ = {cap.delta:g}",
-        title_justify="left",
-        header_style="bold",
+    cap, delta = site.ledger.cap, experiment.privacy.delta
+    capped = f"cap ε = {cap.epsilon:g} at δ = {delta_words(cap.delta)}"
+    print_table(
+        ("data block", "promised now", "with this experiment", "the cap"),
+        ((item.block, epsilon_words(item.now), *_verdict(item.then, fits=item.fits)) for item in costs),
+        title=f"{experiment.name} at site {site.config.name}: {capped}",
     )
-    table.add_column("data block", overflow="fold")
-    for heading in ("promised now", "with this experiment"):
-        table.add_column(heading, justify="right")
-    table.add_column("the cap")
-    for item in costs:
-        cells = (
-            item.block,
-            epsilon(item.now),
-            epsilon(item.then),
-            "allows it" if item.fits else "REFUSES it",
+    if later:
+        say("Approval covers these too, each time that they are asked; the cap is asked again each time.")
+        print_table(
+            ("beside the run", "data block", "ε before", "ε then", "the cap"),
+            (
+                (
+                    item.what,
+                    item.block,
+                    epsilon_words(item.before),
+                    *_verdict(item.then, fits=item.fits),
+                )
+                for item in later
+            ),
         )
-        table.add_row(*(cell(value) for value in cells), style="" if item.fits else "red")
-    console.print(table)
+    if experiment.privacy.private and delta != cap.delta:
+        say(
+            f"The experiment states its ε at δ = {delta_words(delta)}, this page at the cap's "
+            f"δ = {delta_words(cap.delta)}: the same noise has a larger ε at a smaller δ."
+        )
     if not experiment.privacy.private:
         say("NOT PRIVATE: this experiment would leave no guarantee.", "bold red")
     for sentence in _sentences(room, experiment, cap):
         say(sentence)
-    if refusal:
-        say(f"The policy would refuse it: {refusal}.", "yellow")
     say(f"digest {experiment.digest}")
+    passed = [item.block for item in costs if not item.fits]
+    why = [f"the policy does not allow it ({refusal})"] if refusal else []
+    why += [f"the cap would be passed on {', '.join(passed)}"] if passed else []
+    if why:
+        say(f"REFUSED: a run would be refused, for {' and '.join(why)}.", "bold red")
+    else:
+        say("A run would be accepted: the cap and the policy allow it.", "green")
+
+
+def _verdict(epsilon: float, *, fits: bool) -> tuple[Text, Text]:
+    from contract.epsilon import epsilon_words
+    from terminal.output import cell
+
+    style = "" if fits else "red"
+    return cell(epsilon_words(epsilon), style), cell("allows it" if fits else "REFUSES it", style)
 
 
 def _sentences(room: Mapping[str, Room], experiment: Experiment, cap: Cap) -> list[str]:

@@ -37,7 +37,8 @@ def ledger(
     from clients.cli.block_table import block_table
     from clients.ledger.replay import block_totals
     from clients.site import open_site
-    from terminal.output import console, print_json, say
+    from contract.epsilon import delta_words
+    from terminal.output import print_json, print_uncut, say
 
     site = open_site(file)
     count, cap = site.ledger.verify(), site.ledger.cap
@@ -62,8 +63,9 @@ def ledger(
             {"site": site.config.name, "cap": vars(cap), "entries": count, "blocks": blocks, **written}
         )
         return
-    title = f"site {site.config.name}: cap ε = {cap.epsilon:g} at δ = {cap.delta:g}; {count} entries verify"
-    console.print(block_table(totals, cap, title=title))
+    capped = f"cap ε = {cap.epsilon:g} at δ = {delta_words(cap.delta)}"
+    title = f"site {site.config.name}: {capped}; {count} entries verify"
+    print_uncut(block_table(totals, cap, title=title))
     for path in filter(None, (plot, export)):
         say(f"wrote {path}")
 
@@ -83,7 +85,8 @@ def check(
     from clients.keys import read_public_key
     from clients.ledger.evidence import check as check_evidence
     from clients.ledger.evidence_file import read_evidence
-    from terminal.output import console, print_json, say
+    from contract.epsilon import delta_words
+    from terminal.output import print_json, print_uncut, say
 
     checked = check_evidence(
         read_evidence(evidence),
@@ -96,8 +99,9 @@ def check(
         values = {name: value for name, value in vars(checked).items() if name != "totals"}
         print_json({"holds": True, **values, "cap": vars(cap), "blocks": blocks})
         return
-    title = f"site {checked.site}: cap ε = {cap.epsilon:g} at δ = {cap.delta:g}; evidence of {checked.made}"
-    console.print(block_table(totals, cap, title=title))
+    capped = f"cap ε = {cap.epsilon:g} at δ = {delta_words(cap.delta)}"
+    title = f"site {checked.site}: {capped}; evidence of {checked.made}"
+    print_uncut(block_table(totals, cap, title=title))
     signed = "is the given key's" if public_key else "holds"
     lines = [f"It holds: {checked.entries} entries, unbroken; ε follows from them; the signature {signed}."]
     if checked.added is not None:
@@ -109,9 +113,7 @@ def check(
 
 
 def _print_entries(entries: list[Entry], *, json: bool) -> None:
-    from rich.table import Table
-
-    from terminal.output import cell, console, print_json
+    from terminal.output import cell, print_json, print_table, times
 
     if json:
         print_json([{**vars(entry), "body": dict(entry.body)} for entry in entries])
@@ -119,13 +121,15 @@ def _print_entries(entries: list[Entry], *, json: bool) -> None:
     plain = {
         entry.plan for entry in entries if entry.kind == "authorise" and not entry.body["noise_multiplier"]
     }
-    table = Table("#", "when", "entry", "plan", "request", *([""] if plain else []), header_style="bold")
-    for entry in entries:
-        red = entry.plan in plain
-        warning = ["NOT PRIVATE" if red else ""] if plain else []
-        cells = (entry.sequence, entry.body["at"][:19], entry.kind, entry.plan, entry.request, *warning)
-        table.add_row(*(cell(value) for value in cells), style="red" if red else "")
-    console.print(table)
+    when, made = times([entry.body["at"] for entry in entries])
+    rows = []
+    for entry, at in zip(entries, made, strict=True):
+        style = "red" if entry.plan in plain else ""
+        warning = [("NOT PRIVATE" if style else "")] if plain else []
+        cells = (entry.sequence, at, entry.kind, entry.plan, entry.request, *warning)
+        rows.append([cell(value, style) for value in cells])
+    headings = ("#", when, "entry", "plan", "request", *([""] if plain else []))
+    print_table(headings, rows, unbroken=("#", when, "entry", ""))
 
 
 def _write_plot(site: Site, path: Path) -> str:

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from clients.cli.block_table import epsilon
 from clients.ledger.plan import Cap
 from clients.ledger.replay import BlockTotal, Moment
+from contract.epsilon import delta_words, epsilon_words
 from contract.errors import InputError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _draw_history(axes: Axes, moments: Sequence[Moment], ranked: Sequence[BlockT
     axes.axhline(cap.epsilon, color="#000000", linewidth=1.4, linestyle=(0, (4, 3)))
     finite = (total.promised.epsilon for moment in moments for total in moment.totals if total.private)
     axes.set_ylim(0, 1.15 * max([cap.epsilon, *finite]))
-    axes.set_ylabel("ε, cumulative")
+    axes.set_ylabel(f"ε, cumulative, at δ = {delta_words(cap.delta)}")
     _label_times(axes)
     notes = []
     if hatched is not None:
@@ -173,7 +173,7 @@ def _draw_today(axes: Axes, totals: Sequence[BlockTotal], cap: Cap, *, others: i
         spent, promised = total.spent.epsilon, total.promised.epsilon
         axes.barh(row, spent, height=0.6, color=COLOURS[0])
         axes.barh(row, promised - spent, left=spent, height=0.6, **_HATCHED)
-        words = epsilon(spent) + (f", {epsilon(promised)} promised" if promised > spent else "")
+        words = epsilon_words(spent) + (f", {epsilon_words(promised)} promised" if promised > spent else "")
         axes.text(promised, row, f"  {words}", va="center", fontsize=9)
     axes.axvline(cap.epsilon, color="#000000", linewidth=1.4, linestyle=(0, (4, 3)))
     axes.set_yticks(range(len(totals)), [lettering(total.block, limit=40) for total in reversed(totals)])
@@ -181,7 +181,10 @@ def _draw_today(axes: Axes, totals: Sequence[BlockTotal], cap: Cap, *, others: i
     axes.set_xlim(
         0, 1.25 * max([cap.epsilon, *(total.promised.epsilon for total in totals if total.private)])
     )
-    axes.set_xlabel("ε now" + (f" (and {others} blocks that spent less)" if others else ""))
+    axes.set_xlabel(
+        f"ε now, at δ = {delta_words(cap.delta)}"
+        + (f" (and {others} blocks that spent less)" if others else "")
+    )
     axes.grid(visible=False, axis="y")
     _explain(axes, cap)
 

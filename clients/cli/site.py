@@ -269,11 +269,12 @@ def status(file: SiteFile, json: Json = False) -> None:
     """What the site is and offers, whether its ledger verifies, and its worst data block."""
     from rich.text import Text
 
-    from clients.cli.block_table import bar, epsilon, worst
+    from clients.cli.block_table import bar, worst
     from clients.ledger.replay import block_totals
     from clients.site import open_site
+    from contract.epsilon import delta_words, epsilon_words
     from contract.outside import shown
-    from terminal.output import console, print_json
+    from terminal.output import print_json, print_uncut
 
     site = open_site(file)
     config, cap, entries = site.config, site.ledger.cap, site.ledger.verify()
@@ -299,17 +300,18 @@ def status(file: SiteFile, json: Json = False) -> None:
             if config.policy.require_private
             else Text("runs that are not private too", "red"),
         ),
-        ("cap", f"ε = {cap.epsilon:g} at δ = {cap.delta:g} for every data block"),
+        ("cap", f"ε = {cap.epsilon:g} at δ = {delta_words(cap.delta)} for every data block"),
         ("ledger", f"{entries} entries verify"),
         ("agent", agent),
     ]
     if block is None:
         rows.append(("worst block", "none: nothing was spent"))
     else:
-        spent, promised = epsilon(block.spent.epsilon), epsilon(block.promised.epsilon)
-        words = f"  {shown(block.block)}: ε = {spent} spent, {promised} promised"
+        spent, promised = epsilon_words(block.spent.epsilon), epsilon_words(block.promised.epsilon)
+        at = f"at δ = {delta_words(block.promised.delta)}"
+        words = f"  {shown(block.block)}: ε = {spent} spent, {promised} promised, {at}"
         rows.append(("worst block", bar(block, cap).append(words, "" if block.private else "red")))
-    console.print(_facts(rows))
+    print_uncut(_facts(rows))
 
 
 app.command()(cost)
@@ -325,31 +327,35 @@ app.command()(restore)
 def egress(file: SiteFile, json: Json = False) -> None:
     """What left the site: each reply, what it held, its size and hash; and each refusal, with its word."""
     from clients.site import open_site
-    from terminal.output import cell, print_json, print_table
+    from terminal.output import cell, console, print_json, print_table, times
 
     left = [entry for entry in open_site(file).ledger.entries() if entry.kind in ("commit", "refuse")]
     if json:
         print_json([{"request": entry.request, **entry.body} for entry in left])
         return
+    when, made = times([entry.body["at"] for entry in left])
+    hashed = 12 if console.is_terminal else None
+    beginning = "SHA-256…" if hashed else "SHA-256"
     print_table(
-        ("when", "request", "releases", "bytes", "private", "SHA-256"),
+        (when, "request", "releases", "bytes", "private", beginning),
         (
             (
-                entry.body["at"],
+                at,
                 entry.request,
                 *(
                     (
                         ", ".join(entry.body["releases"]),
                         entry.body["bytes"],
                         "yes" if entry.body["private"] else cell("NO", "red"),
-                        entry.body["sha256"][:12],
+                        entry.body["sha256"][:hashed],
                     )
                     if entry.kind == "commit"
                     else (f"refused: {entry.body['word']}", "", "", "")
                 ),
             )
-            for entry in left
+            for entry, at in zip(left, made, strict=True)
         ),
+        unbroken=(when, "bytes", "private", beginning),
     )
 
 

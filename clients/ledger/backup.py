@@ -39,7 +39,24 @@ from clients.ledger.plan import Cap, require_name
 from clients.ledger.reading import require_intact
 from contract.errors import InputError, LedgerError
 
-__all__ = ["Restored", "back_up", "restore"]
+__all__ = ["Prospect", "Restored", "back_up", "look", "restore"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prospect:
+    """What a restore would do, before it does it.
+
+    Attributes:
+        entries: how many the backup holds.
+        whole: it reaches to the ledger's anchor, so nothing would be lost.
+        lost: how many are missing; None where nobody knows.
+        persons: a plan in the backup protects persons, whose rows lie in every window.
+    """
+
+    entries: int
+    whole: bool
+    lost: int | None
+    persons: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +103,29 @@ def back_up(ledger: Path, target: Path) -> tuple[int, str]:
     return len(entries), entries[-1].hash if entries else FIRST_HASH
 
 
+def look(
+    ledger: Path, backup: Path, *, site: str, cap: Cap, clock: Callable[[], str], signer: Signer
+) -> Prospect:
+    """What `restore` would do with this backup; nothing is changed.
+
+    Raises:
+        InputError: the ledger is whole, and would lose by it.
+        LedgerError: the backup is no whole ledger of this site.
+    """
+    _require_need(ledger, site=site, cap=cap, clock=clock, signer=signer)
+    anchors = AnchorFile(ledger, site=site, signer=signer)
+    with _aside(ledger) as aside:
+        held = _copied(backup, aside, site=site)
+    anchor = _anchor_of(anchors)
+    whole = _holds(held.entries, anchor, key=held.key, signer=signer)
+    return Prospect(
+        entries=len(held.entries),
+        whole=whole,
+        lost=0 if whole else _missing(held.entries, anchor),
+        persons=any(entry.body.get("unit") == "person" for entry in held.entries),
+    )
+
+
 def restore(
     ledger: Path,
     backup: Path,
@@ -114,10 +154,7 @@ def restore(
     anchors = AnchorFile(ledger, site=site, signer=signer)
     ledger.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _aside(ledger) as aside, anchors.locked():
-        _copy(backup, aside)
-        held = _whole(aside, where=backup)
-        if held.site != site:
-            raise LedgerError(f"this backup is of site '{held.site}', not '{site}'", where=str(backup))
+        held = _copied(backup, aside, site=site)
         anchor = _anchor_of(anchors)
         entries = held.entries
         count, head = len(entries), entries[-1].hash if entries else FIRST_HASH
@@ -131,8 +168,8 @@ def restore(
         aside.rename(ledger)
         _sync(ledger.parent)
     Ledger(ledger, site=site, cap=cap, clock=clock, signer=signer).close()
-    lost = None if anchor is None else max(0, anchor.entries - len(entries))
-    return Restored(entries=len(entries), lost=0 if count == len(entries) else lost, kept=kept)
+    lost = 0 if count == len(entries) else _missing(entries, anchor)
+    return Restored(entries=len(entries), lost=lost, kept=kept)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +205,13 @@ def _holds(entries: Sequence[Entry], anchor: Anchor | None, *, key: str, signer:
     return head == anchor.head and last_key == signer.public
 
 
+def _missing(entries: Sequence[Entry], anchor: Anchor | None) -> int | None:
+    """How many entries a backup lacks that does not hold the anchor; None where nobody knows."""
+    if anchor is None or anchor.torn or anchor.entries <= len(entries):
+        return None
+    return anchor.entries - len(entries)
+
+
 def _anchor_of(anchors: AnchorFile) -> Anchor | None:
     """None where nobody knows: it is gone, or not in the site's hand."""
     try:
@@ -191,6 +235,19 @@ def _body(
         "key": signer.public,
         "at": clock(),
     }
+
+
+def _copied(backup: Path, aside: Path, *, site: str) -> _Held:
+    """What the backup holds, copied aside and walked.
+
+    Raises:
+        LedgerError: it is no whole ledger of this site.
+    """
+    _copy(backup, aside)
+    held = _whole(aside, where=backup)
+    if held.site != site:
+        raise LedgerError(f"this backup is of site '{held.site}', not '{site}'", where=str(backup))
+    return held
 
 
 def _whole(path: Path, *, where: Path) -> _Held:

@@ -11,12 +11,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from clients.ledger.accounting import compose
+from clients.ledger.accounting import compose, noise_multiplier
 from clients.ledger.chain import Ledger
 from clients.ledger.event import LEAST_NOISE
-from clients.ledger.plan import Plan
+from clients.ledger.plan import Plan, side_of
+from clients.ledger.plans import compare_plan, drift_plan, reference_plan
+from contract.experiment import Experiment
+from contract.messages import Instruction
 
-__all__ = ["BlockCost", "Room", "block_costs", "room_for"]
+__all__ = ["BlockCost", "LaterCost", "Room", "block_costs", "later_costs", "room_for"]
 
 _MOST_NOISE = 1e4
 """A noise multiplier above which nothing is learned anyway."""
@@ -44,12 +47,30 @@ class BlockCost:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LaterCost:
+    """What an approved experiment may cost one data block beside its run, each time that it is asked.
+
+    Attributes:
+        what: in words.
+        before: the block's ε without it, and with the run: at the cap's δ.
+        then: with it.
+    """
+
+    what: str
+    block: str
+    before: float
+    then: float
+    fits: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Room:
     """The most that a plan of this shape may spend under the cap.
 
     Attributes:
-        noise_multiplier: the least that fits.
+        noise_multiplier: the least that fits; or with which ε is no more than the cap.
         epsilon: what it gives one run, at the experiment's δ, rounded down; 0 where nothing fits.
+            At a δ below the cap's, more than the cap's ε would fit; nobody should be told to ask for that.
     """
 
     noise_multiplier: float
@@ -71,6 +92,46 @@ def block_costs(ledger: Ledger, plans: Sequence[Plan]) -> tuple[BlockCost, ...]:
     )
 
 
+def later_costs(
+    ledger: Ledger, plans: Sequence[Plan], experiment: Experiment, windows: tuple[str, ...], split: str
+) -> tuple[LaterCost, ...]:
+    """What drift checks and a comparison of two models would cost after the run: of each side, the block
+    that pays most.
+
+    Args:
+        ledger: what was spent, and the cap.
+        plans: of the run.
+        experiment, windows, split: as of `run_plans`.
+    """
+    run = plans[0].run
+    here = Instruction(run=run, windows=windows)
+    checked = Instruction(run=run, windows=("(a later window)",) if windows else ())
+    reference = reference_plan(experiment, windows, split)
+    check = drift_plan(experiment, checked, split)
+    steps: list[tuple[str, list[Plan], Plan]] = [
+        ("the reference of drift checks, once", [], reference),
+        ("a drift check", [reference], check),
+        ("a comparison of champion and challenger", [], compare_plan(experiment, here, split)),
+    ]
+    return tuple(cost for what, known, plan in steps for cost in _later(ledger, what, [*plans, *known], plan))
+
+
+def _later(ledger: Ledger, what: str, before: list[Plan], plan: Plan) -> list[LaterCost]:
+    now, then = ledger.would_spend(before), ledger.would_spend([*before, plan])
+    most: dict[str, LaterCost] = {}
+    for block in ledger.would_spend([plan]):
+        spent = then[block].epsilon
+        if side_of(block) not in most or spent > most[side_of(block)].then:
+            most[side_of(block)] = LaterCost(
+                what=what,
+                block=block,
+                before=now[block].epsilon if block in now else 0.0,
+                then=spent,
+                fits=ledger.cap.holds(spent),
+            )
+    return [most[side] for side in sorted(most)]
+
+
 def room_for(ledger: Ledger, plan: Plan, *, beside: Sequence[Plan] = (), delta: float) -> Room:
     """The largest ε at which the plan fits.
 
@@ -89,6 +150,14 @@ def room_for(ledger: Ledger, plan: Plan, *, beside: Sequence[Plan] = (), delta: 
     if noise is None:
         return Room(noise_multiplier=math.inf, epsilon=0.0)
     epsilon, _ = compose(replace(plan, noise_multiplier=noise).events(plan.uses, plan.name), delta)
+    most = ledger.cap.epsilon
+    if epsilon > most:
+        steps = plan.uses * plan.steps
+        noise = max(
+            noise,
+            noise_multiplier(epsilon=most, delta=delta, sampling_rate=plan.sampling_rate, steps=steps),
+        )
+        epsilon = most
     return Room(noise_multiplier=noise, epsilon=math.floor(1e3 * epsilon) / 1e3)
 
 

@@ -273,7 +273,16 @@ def _beyond_the_cap(totals: Sequence[BlockTotal], cap: Cap) -> list[str]:
         for total in totals
         if total.private and total.promised.epsilon > cap.epsilon * (1 + _TOLERANCE)
     ]
-    named = (("have no privacy guarantee", plain), ("are promised more than the cap", above))
+    lowered = [total.block for total in totals if total.private and math.isinf(total.spent.guaranteed)]
+    named = (
+        ("have no privacy guarantee", plain),
+        ("are promised more than the cap", above),
+        (
+            "have spent more than the cap, so that a larger one was in force then, which no entry keeps "
+            "(ask the site)",
+            lowered,
+        ),
+    )
     return [f"Data blocks that {what}: {', '.join(blocks)}." for what, blocks in named if blocks]
 
 

@@ -9,8 +9,8 @@ by RFC 8785, of type `PAYLOAD`, with two members:
                 (`clients.ledger.entries` says how it is hashed and signed)
 
 So any DSSE library checks the signature, any RFC 8785 library and SHA-256 the chain. An ε without a bound is
-null. Of each block the *guaranteed* ε is the cap, *spent* is what was counted so far, and *promised* what
-open plans may bring it to.
+null. Of each block the *guaranteed* ε is the cap (null where more was spent before a cap was lowered),
+*spent* is what was counted so far, and *promised* what open plans may bring it to.
 """
 
 from __future__ import annotations

@@ -114,6 +114,11 @@ class Plan:
         return f"{self.allowance or self.name} {mechanism}"
 
     @property
+    def whole(self) -> bool:
+        """Whether it is on the whole data set, and so on every window."""
+        return any(block.rpartition("/")[0] == WHOLE for block in self.blocks)
+
+    @property
     def sampled(self) -> bool:
         """Whether a use looks at a random part of the rows."""
         return self.sampling_rate < 1

@@ -50,13 +50,16 @@ class BlockTotal:
         return max(0.0, cap - self.promised.epsilon)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, which has no infinity: ε is null where there is no guarantee."""
+        """For JSON, which has no infinity: ε is null where there is no guarantee.
+
+        `guaranteed` follows from what ran: what is promised beyond the cap will be refused.
+        """
         return {
             "block": self.block,
             "unit": self.promised.unit,
             "delta": self.promised.delta,
             "private": self.private,
-            "guaranteed": _finite(self.promised.guaranteed),
+            "guaranteed": _finite(self.spent.guaranteed) if self.private else None,
             "spent": _statement(self.spent),
             "promised": _statement(self.promised),
         }

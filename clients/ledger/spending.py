@@ -18,7 +18,9 @@ block of that time counts as having spent the cap, for ever: those that the back
 data set, and every window, or if the administrator named the windows that had rows then, those.
 
 What is guaranteed is the cap: plans are chosen from what earlier ones released, and a privacy filter
-bounds what it may come to. The running sum is what was counted so far.
+bounds what it may come to. The running sum is what was counted so far. Where a cap was lowered below what
+a block has spent already, the bound is the larger cap that was in force then. No entry keeps it, so that no
+guaranteed ε is stated of such a block.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from clients.ledger.accounting import compose
 from clients.ledger.entries import Entry
 from clients.ledger.event import Event
 from clients.ledger.plan import WHOLE, Cap, Plan, Unit, places
+from contract.epsilon import delta_words, epsilon_words
 from contract.errors import BudgetError
 from contract.releases import PLAIN_METHOD, Spent
 
@@ -154,17 +157,29 @@ class Spending:
                     f"what data block '{block}' has spent is not known since the ledger was restored: "
                     "it counts as having spent the cap",
                     where=f"site '{self._site}'",
-                    remedy="Train on windows that have come since",
+                    remedy=_advice_after_restore(plan),
                 )
             uses = self._uses_on(split, block, known, totals, closing)
             epsilon, _ = self._counted(split, block, known, uses, entering)
             if not self.cap.holds(epsilon):
                 raise BudgetError(
-                    f"{plan.purpose} would bring data block '{block}' to ε = {epsilon:.3g}, "
-                    f"above the site's cap of {self.cap.epsilon:g} at δ = {self.cap.delta:g}",
+                    f"{plan.purpose} would bring data block '{block}' to ε = {epsilon_words(epsilon)}, "
+                    f"above the site's cap of {self.cap.epsilon:g} at δ = {delta_words(self.cap.delta)}",
                     where=f"site '{self._site}'",
-                    remedy="Train on newer rows, lower the experiment's epsilon, or raise the site's cap",
+                    remedy=self._advice(plan, uses, known),
                 )
+
+    def _advice(self, plan: Plan, uses: Mapping[str, int], known: Mapping[str, Plan]) -> str:
+        """What helps: newer rows do only where they are a block that nothing has touched yet."""
+        less = "Lower the experiment's epsilon, or raise the site's cap"
+        if plan.unit == "person":
+            return f"{less}; newer rows do not help, for a person's rows in all windows are one data block"
+        others = [known[name] for name, used in uses.items() if used and name != plan.name]
+        if not others:
+            return less
+        if any(other.whole or other.split != plan.split for other in others):
+            return f"{less}; newer rows do not help, for what ran on all rows counts on every window"
+        return f"Train on a newer window, which has a budget of its own. Or: {less[0].lower()}{less[1:]}"
 
     def would_spend(self, plans: Sequence[Plan]) -> dict[str, Spent]:
         """What each block that these plans of one run touch would have paid once they ran to their end."""
@@ -229,10 +244,25 @@ class Spending:
         epsilon, method = compose(events, delta, cap=self.cap.epsilon)
         if run is None and self._is_restored(split, block) and epsilon < self.cap.epsilon:
             epsilon, unit, method = self.cap.epsilon, "record", RESTORED
-        return self._spent(epsilon, delta, unit, method, block)
+        return self._spent(epsilon, delta, unit, method, block, capped=self._within_the_cap(epsilon, events))
 
-    def _spent(self, epsilon: float, delta: float, unit: Unit, method: str, block: str) -> Spent:
-        private = method != PLAIN_METHOD
+    def _within_the_cap(self, epsilon: float, events: Sequence[Event]) -> bool:
+        """Whether it is within today's cap, at the cap's δ: a statement at a smaller δ may be above it."""
+        if self.cap.holds(epsilon):
+            return True
+        return self.cap.holds(compose(events, self.cap.delta, cap=self.cap.epsilon)[0])
+
+    def _spent(
+        self,
+        epsilon: float,
+        delta: float,
+        unit: Unit,
+        method: str,
+        block: str,
+        *,
+        capped: bool = True,
+    ) -> Spent:
+        private = method != PLAIN_METHOD and capped
         return Spent(
             epsilon=epsilon,
             delta=delta,
@@ -287,6 +317,12 @@ class Spending:
         first = min((self._first_use[name] for name in touching if name in self._first_use), default=math.inf)
         in_force = [plan for entered, plan in trainings if entered < first][-1:]
         return next((plan for plan in in_force if plan.sampled and plan.covers(split, block)), None)
+
+
+def _advice_after_restore(plan: Plan) -> str:
+    if plan.unit == "person":
+        return "A person's rows are in every window: nothing more can be released to such an experiment"
+    return "Train on windows that have come since"
 
 
 def _events(plans: list[Plan], uses: Mapping[str, int], allowed: Plan | None, *, whole: int) -> list[Event]:

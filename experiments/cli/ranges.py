@@ -79,6 +79,7 @@ def ranges(
 
 
 def _show(result: Mapping[str, Any], told: Mapping[str, tuple[float, float]]) -> None:
+    from contract.epsilon import epsilon_words
     from experiments.range_query import MARGIN
     from terminal.output import print_table, say
 
@@ -102,7 +103,8 @@ def _show(result: Mapping[str, Any], told: Mapping[str, tuple[float, float]]) ->
         say("NOT PRIVATE: these counts give no guarantee.", "bold red")
     else:
         charged = ", ".join(
-            f"{site} {spent['epsilon_in_total']:.2f}" for site, spent in sorted(result["sites"].items())
+            f"{site} {epsilon_words(spent['epsilon_in_total'])}"
+            for site, spent in sorted(result["sites"].items())
         )
         say(
             f"ε = {result['epsilon']:g} at δ = {result['delta']:g} for each site, charged once however often "

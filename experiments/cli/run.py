@@ -31,7 +31,15 @@ def run(
     from server.settings import apply_quiet_environment, read_settings
     from server.state.storage import name_run
     from terminal.experiment_files import read_experiment
-    from terminal.output import Steps, metrics_rows, print_json, print_table, quiet_flower, say
+    from terminal.output import (
+        Steps,
+        metrics_headings,
+        metrics_rows,
+        print_json,
+        print_table,
+        quiet_flower,
+        say,
+    )
 
     apply_quiet_environment()
     quiet_flower()
@@ -61,9 +69,8 @@ def run(
     if json:
         print_json(result)
         return
-    headings = ("site", "rounds", "log loss", "Brier", "AUC", "accuracy", "ε in run", "ε in total")
     print_table(
-        headings,
+        metrics_headings(result),
         metrics_rows(result),
         title=f"{result['model']} version {result['version']}: {result['status']}",
     )
@@ -71,6 +78,8 @@ def run(
         say(f"INCOMPLETE: {result['incomplete']}", "bold yellow")
     if not result["private"]:
         say("NOT PRIVATE: this run gives no guarantee.", "bold red")
+    else:
+        say("A site's ledger states the same noise at the δ of its cap: another δ, another ε.")
     say(
         f"run {result['run']}, {result['seconds']['total']:.1f} s. "
         f"Open the passport with: tidegate models show {result['model']} {result['version']}"

@@ -53,7 +53,7 @@ def list_verdicts(
                 reasons.get(record.window, "–"),
             )
         )
-    print_table(("window", "verdict", "sites", "features", "decision"), rows)
+    print_table(("window", "verdict", "sites", "features", "decision"), rows, unbroken=("verdict",))
 
 
 @app.command()

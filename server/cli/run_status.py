@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from contract.errors import InputError
-from contract.outside import shown
 
 if TYPE_CHECKING:
-    from rich.console import Group
-    from rich.table import Table
+    from rich.console import Group, RenderableType
 
     from server.state.records import ParticipationRecord, RunRecord
     from server.state.storage import State
@@ -65,19 +63,19 @@ def read_runs(state: State, name: str | None) -> list[RunView]:
 
 def show_runs(views: Sequence[RunView], *, json: bool) -> None:
     """Print them."""
-    from terminal.output import console, print_json
+    from terminal.output import print_json, print_uncut
 
     if json:
         print_json([_plain(view) for view in views])
     else:
-        console.print(_tables(views))
+        print_uncut(_tables(views))
 
 
 def watch_runs(state: State, name: str | None) -> None:
     """Print them anew until none is in progress: in place on a terminal, when something changed elsewhere."""
     from rich.live import Live
 
-    from terminal.output import console
+    from terminal.output import console, print_uncut
 
     views = read_runs(state, name)
     followed = {view.run.name for view in views if view.run.status == "running"}
@@ -87,7 +85,7 @@ def watch_runs(state: State, name: str | None) -> None:
             if live is not None:
                 live.update(_tables(views), refresh=True)
             elif views != shown:
-                console.print(_tables(views))
+                print_uncut(_tables(views))
             if not any(view.run.status == "running" and view.run.name in followed for view in views):
                 return
             time.sleep(_REFRESH_SECONDS)
@@ -122,18 +120,16 @@ def _plain(view: RunView) -> dict[str, Any]:
 
 def _tables(views: Sequence[RunView]) -> Group:
     from rich.console import Group
-    from rich.table import Column, Table
-    from rich.text import Text
 
-    from terminal.output import cell
+    from terminal.output import cell, table_of
 
-    runs = Table(Column("run", overflow="fold"), "job", "status", "rounds", "version", "what happened")
+    runs = []
     for view in views:
         run, (done, of) = view.run, view.rounds
         rounds = f"{done} of {of}" if of else "–"
-        version = str(run.model_version or "–")
-        runs.add_row(*map(cell, (run.name, run.job, run.status, rounds, version, run.error)))
-    parts: list[Table | Text] = [runs]
+        runs.append((run.name, run.job, run.status, rounds, str(run.model_version or "–"), run.error))
+    headings = ("run", "job", "status", "rounds", "version", "what happened")
+    parts: list[RenderableType] = [table_of(headings, runs, unbroken=("status", "rounds", "version"))]
     for view in views:
         if view.sites:
             parts.append(_sites(view))
@@ -149,28 +145,20 @@ def _advice(view: RunView) -> list[str]:
     return [f"{kind}: {advice(kind)}" for kind in kinds]
 
 
-def _sites(view: RunView) -> Table:
-    from rich.table import Column, Table
+def _sites(view: RunView) -> RenderableType:
+    from terminal.output import cell, table_of, times
 
-    from terminal.output import cell
-
-    heading = f"sites of run {shown(view.run.name)}"
-    table = Table(
-        "round",
-        Column("site", overflow="fold"),
-        "state",
-        "reason",
-        "since (UTC)",
-        title=heading,
-        title_justify="left",
-    )
-    for site in view.sites:
-        colour = _COLOURS.get(site.state, "white")
-        table.add_row(
-            cell(site.round if site.kind == "train" else site.kind),
-            cell(site.site),
-            cell(site.state, colour),
-            cell(site.reason),
-            f"{site.since:%Y-%m-%d %H:%M:%S}",
+    since, moments = times([f"{site.since:%Y-%m-%dT%H:%M:%S}" for site in view.sites])
+    rows = [
+        (
+            site.round if site.kind == "train" else site.kind,
+            site.site,
+            cell(site.state, _COLOURS.get(site.state, "white")),
+            site.reason,
+            moment,
         )
-    return table
+        for site, moment in zip(view.sites, moments, strict=True)
+    ]
+    headings = ("round", "site", "state", "reason", f"since ({since})")
+    title = f"sites of run {view.run.name}"
+    return table_of(headings, rows, title=title, unbroken=("round", "state", headings[-1]))

@@ -14,8 +14,9 @@ import pytest
 from clients import site as sites
 from clients.ledger.chain import Cap, Ledger, Plan
 from clients.ledger.cost import block_costs, room_for
-from clients.ledger.plans import evaluate_plan, train_plan
+from clients.ledger.plans import drift_plan, evaluate_plan, reference_plan, train_plan
 from clients.site import Site, open_site
+from contract.epsilon import epsilon_words
 from contract.errors import BudgetError
 from contract.experiment_file import parse_experiment
 from server.rounds import Training
@@ -94,8 +95,10 @@ def spend(place: Path, run: str, *windows: str) -> None:
             site.ledger.reserve(f"{plan.name}/{number}", plan.name)
 
 
-def told(cost: Cost, *arguments: object) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(cost(*arguments, "--json"))
+def told(cost: Cost, *arguments: object, refused: bool = False) -> dict[str, Any]:
+    code = 1 if refused else 0
+    value: dict[str, Any] = json.loads(cost(*arguments, "--json", code=code))
+    assert value["accepted"] == (code == 0)
     return value
 
 
@@ -143,14 +146,16 @@ def test_what_does_not_fit_is_told_with_the_most_that_would(cost: Cost, place: P
     spend(place, "run-1", "w1")
     change(place, "epsilon = 2.0", "epsilon = 5.0")
     change(place, "evaluation_epsilon = 1.0", "evaluation_epsilon = 6.0")
-    refused = told(cost, "--window", "w1")
+    refused = told(cost, "--window", "w1", refused=True)
     assert refused["fits"] is False
     assert [block["fits"] for block in refused["blocks"]] == [False, False]
     site = open_site(place / "site.toml")
     with pytest.raises(BudgetError):
         site.ledger.check(plans(site, place, "run-2", "w1")[0])
-    words = cost("--window", "w1")
+    words = cost("--window", "w1", code=1)
     assert "REFUSES" in words
+    last = "REFUSED: a run would be refused, for the cap would be passed on w1/holdout, w1/train."
+    assert words.splitlines()[-1] == last
     for key, stated in (("privacy.epsilon", "5.0"), ("privacy.evaluation_epsilon", "6.0")):
         most = refused["would_fit"][key]["epsilon"]
         assert f"{key} = {float(stated):g} is too much; at most {most:g} fits" in words
@@ -163,12 +168,13 @@ def test_what_does_not_fit_is_told_with_the_most_that_would(cost: Cost, place: P
 
 
 def test_nothing_is_left(cost: Cost, place: Path) -> None:
+    change(place, "delta = 1e-5", "delta = 1e-4")  # the cap's
     change(place, "epsilon = 2.0", f"epsilon = {told_most(cost, place)}")
     spend(place, "run-1", "w1")
     change(place, "rounds = 4", "rounds = 400")
-    words = cost("--window", "w1")
+    words = cost("--window", "w1", code=1)
     assert "privacy.epsilon" in words
-    most = told(cost, "--window", "w1")["would_fit"]["privacy.epsilon"]
+    most = told(cost, "--window", "w1", refused=True)["would_fit"]["privacy.epsilon"]
     assert most["epsilon"] < 0.3
 
 
@@ -176,7 +182,7 @@ def told_most(cost: Cost, place: Path) -> float:
     """The ε that takes all of the cap."""
     text = (place / "small.toml").read_text()
     change(place, "epsilon = 2.0", "epsilon = 50.0")
-    most: float = told(cost, "--window", "w1")["would_fit"]["privacy.epsilon"]["epsilon"]
+    most: float = told(cost, "--window", "w1", refused=True)["would_fit"]["privacy.epsilon"]["epsilon"]
     (place / "small.toml").write_text(text)
     return most
 
@@ -214,16 +220,77 @@ def test_no_room_is_said_so(tmp_path: Path) -> None:
 def test_what_the_policy_would_refuse_is_said_beside_the_cost(cost: Cost, place: Path) -> None:
     site = place / "site.toml"
     site.write_text(f'{SITE}approved_experiments = ["{"0" * 64}"]\n')
-    found = told(cost)
+    found = told(cost, refused=True)
     assert "not among those approved" in found["policy"]
+    assert "REFUSED: a run would be refused, for the policy" in cost(code=1).splitlines()[-1]
     site.write_text(f'{SITE}approved_experiments = ["{found["digest"]}"]\n')
     assert told(cost)["policy"] == ""
+    assert cost().splitlines()[-1] == "A run would be accepted: the cap and the policy allow it."
     change(place, "[privacy]", "[privacy]\nprivate = false")
-    found = told(cost)
+    found = told(cost, refused=True)
     assert "differentially private runs only" in found["policy"]
     assert found["fits"] is False
     assert [block["then"] for block in found["blocks"]] == [None, None]
-    assert "NOT PRIVATE" in cost()
+    assert "NOT PRIVATE" in cost(code=1)
+
+
+def test_nobody_is_told_to_ask_for_more_than_the_cap(cost: Cost, place: Path) -> None:
+    """At the experiment's smaller δ the ε of what fits is above the cap, which is stated at a larger δ."""
+    change(place, "evaluation_epsilon = 1.0", "evaluation_epsilon = 0.1")
+    change(place, "epsilon = 2.0", "epsilon = 50.0")
+    most = told(cost, "--window", "w1", refused=True)["would_fit"]["privacy.epsilon"]["epsilon"]
+    assert most == 4.0
+    change(place, "epsilon = 50.0", f"epsilon = {most}")
+    assert told(cost, "--window", "w1")["fits"] is True
+
+
+def test_approval_covers_drift_checks_and_comparisons_and_that_is_said(cost: Cost, place: Path) -> None:
+    later = {(item["what"], item["block"].partition("/")[2]): item for item in told(cost)["also_covers"]}
+    kinds = ("the reference of drift checks, once", "a drift check")
+    assert sorted(later) == sorted(
+        [(kind, side) for kind in kinds for side in ("holdout", "train")]
+        + [("a comparison of champion and challenger", "holdout")]
+    )
+    spend(place, "run-1")
+    site = open_site(place / "site.toml")
+    experiment = parse_experiment((place / "small.toml").read_text(), where="small")
+    instruction = Training(run="run-1", experiment=experiment, windows=()).instruction(1, evaluate=False)
+    charged = [
+        reference_plan(experiment, (), site.split),
+        drift_plan(experiment, instruction, site.split),
+    ]
+    for kind, plan in zip(kinds, charged, strict=True):
+        before = site.ledger.spent_by_block()
+        site.ledger.authorise(plan)
+        site.ledger.reserve(plan.name, plan.name)
+        after = site.ledger.spent_by_block()
+        for side in ("holdout", "train"):
+            item = later[kind, side]
+            assert item["before"] == pytest.approx(before[f"all/{side}"].epsilon)
+            assert item["then"] == pytest.approx(after[f"all/{side}"].epsilon)
+    words = cost()
+    assert "Approval covers these too" in words
+    assert "The experiment states its ε at δ = 1e-5, this page at the cap's δ = 1e-4" in words
+
+
+def test_a_check_of_a_later_window_pays_from_that_window(cost: Cost, place: Path) -> None:
+    later = {(item["what"], item["block"]): item for item in told(cost, "--window", "w1")["also_covers"]}
+    item = later["a drift check", "(a later window)/train"]
+    assert item["before"] == 0 < item["then"] < 1
+    assert later["the reference of drift checks, once", "w1/train"]["before"] > 1
+
+
+def test_the_refusal_says_the_same_figure(cost: Cost, place: Path) -> None:
+    change(place, "epsilon = 2.0", "epsilon = 9.0")
+    (train,) = (
+        block
+        for block in told(cost, "--window", "w1", refused=True)["blocks"]
+        if block["block"] == "w1/train"
+    )
+    assert f" {epsilon_words(train['then'])} " in cost("--window", "w1", code=1)
+    site = open_site(place / "site.toml")
+    with pytest.raises(BudgetError, match=f"to ε = {epsilon_words(train['then'])}, above"):
+        site.ledger.check(plans(site, place, "run-2", "w1")[0])
 
 
 def test_the_unit_can_be_the_person(cost: Cost, place: Path) -> None:

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,13 +15,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from clients.cli.block_table import bar, block_table, epsilon
+from clients.cli.block_table import bar, block_table
 from clients.cli.ledger_plot import plot_ledger
 from clients.keys import make_node_key
 from clients.ledger.chain import Ledger
 from clients.ledger.plan import Plan
 from clients.ledger.replay import block_totals, history
 from clients.site import close_site, open_site
+from contract.epsilon import epsilon_words, left_words
 
 SITE = """\
 name = "north"
@@ -68,7 +70,7 @@ def plain(site: Path) -> Path:
 
 def test_what_is_guaranteed_and_what_was_counted_are_told_apart(tidegate: Command, site: Path) -> None:
     told = tidegate("site", "ledger", site)
-    assert "guaranteed: the cap, ε = 4 at δ = 0.0001" in told
+    assert "guaranteed: the cap, ε = 4 at δ = 1e-4" in told
     assert "counted so far: what ran" in told.replace("\n", " ")
     block = json.loads(tidegate("site", "ledger", site, "--json"))["blocks"][0]
     assert block["guaranteed"] == 4.0
@@ -82,6 +84,43 @@ def test_a_refusal_is_in_the_egress_log(tidegate: Command, site: Path) -> None:
     assert json.loads(tidegate("site", "egress", site, "--json"))[-1]["word"] == "budget"
 
 
+def test_no_field_of_the_audit_log_is_cut_at_80_columns(tidegate: Command, site: Path) -> None:
+    ledger = open_site(site).ledger
+    request = "visits-readmission-20261129-072011/train/12"
+    ledger.refuse(request, "budget")
+    for command in (("egress",), ("ledger", "--entries")):
+        told = tidegate("site", command[0], site, *command[1:], width=80, colour=True)
+        told = re.sub("\x1b\\[[0-9;]*m", "", told)
+        assert "…" not in told.replace("SHA-256…", "")
+        cells = [line.split("│") for line in told.splitlines() if line.startswith("│")]
+        assert any(request in "".join(row[place].strip() for row in cells) for place in range(1, 6))
+        assert re.search(r"│ \d\d-\d\d \d\d:\d\d:\d\d │", told)
+    piped = tidegate("site", "egress", site, width=80)
+    (line,) = [line for line in piped.splitlines() if request in line]
+    assert re.search(r"[0-9a-f]{64}", piped)
+    assert "refused: budget" in line
+
+
+def test_a_narrow_terminal_leaves_out_the_bar_and_no_figure(tidegate: Command, site: Path) -> None:
+    total = block_totals(open_site(site).ledger)[1]
+    for width in (60, 40):
+        told = tidegate("site", "ledger", site, width=width, colour=True)
+        assert "█" not in told
+        assert "…" not in told
+        assert left_words(4.0, total.promised.epsilon) in told
+
+
+def test_where_the_cap_was_lowered_since_it_is_not_said_to_be_guaranteed(
+    tidegate: Command, site: Path
+) -> None:
+    close_site(site)
+    site.write_text(SITE.replace("epsilon_cap = 4.0", "epsilon_cap = 0.1"))
+    told = " ".join(tidegate("site", "ledger", site).split())
+    assert "but not of w1/train, w2/train: more was spent there than today's cap" in told
+    blocks = json.loads(tidegate("site", "ledger", site, "--json"))["blocks"]
+    assert [block["guaranteed"] for block in blocks] == [None, None]
+
+
 def test_a_backup_and_what_putting_it_back_costs(tidegate: Command, site: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept.db"
     assert "7 entries, checked" in tidegate("site", "backup", site, kept)
@@ -90,14 +129,25 @@ def test_a_backup_and_what_putting_it_back_costs(tidegate: Command, site: Path, 
     ledger = open_site(site).config.storage.ledger
     close_site(site)
     ledger.unlink()
-    told = tidegate("site", "restore", site, kept, "--window", "w1", "--window", "w2")
+    (here,) = sorted(path for path in ledger.parent.glob("ledger.anchor"))
+    anchor = here.read_bytes()
+    asked = tidegate("site", "restore", site, kept, "--window", "w1", code=2)
+    assert "the backup has 7 entries; entries that are missing: 4" in asked
+    assert "Look for the newest backup first" in asked
+    assert "--yes" in asked
+    assert not ledger.exists()
+    assert here.read_bytes() == anchor
+    told = tidegate("site", "restore", site, kept, "--window", "w1", "--window", "w2", "--yes")
+    assert "entries that are missing: 4" in told
     assert "put back 7 entries" in told
-    assert "the windows w1, w2 and the whole data set now count as having spent the cap" in told
+    assert "the windows w1, w2 and the whole data set count as having spent the cap" in told
     values = json.loads(tidegate("site", "ledger", site, "--json"))
     assert values["entries"] == 8
     assert {block["block"]: block["left"] for block in values["blocks"]} == dict.fromkeys(
         ("all/holdout", "all/train", "w1/train", "w2/train"), 0.0
     )
+    words = " ".join(tidegate("site", "ledger", site).split())
+    assert "nobody knows whether the lost entries protected persons or records" in words
     assert "restore" in tidegate("site", "ledger", site, "--entries")
     whole = tidegate("site", "restore", site, kept, code=2)
     assert "the ledger is whole, with 8 entries" in whole
@@ -122,6 +172,64 @@ def test_what_is_put_back_on_a_new_machine_is_its_users_alone(
     assert [path for path in written if path.stat().st_mode & 0o077] == []
 
 
+@pytest.mark.parametrize(("answer", "code"), [("n\n", 1), ("y\n", 0)])
+def test_on_a_terminal_it_asks_before_what_cannot_be_undone(
+    tidegate: Command, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, code: int
+) -> None:
+    kept = tmp_path / "kept.db"
+    tidegate("site", "backup", site, kept)
+    charge(open_site(site).ledger, "run-3", "w3/train")
+    ledger = open_site(site).config.storage.ledger
+    close_site(site)
+    ledger.unlink()
+    terminal = io.StringIO(answer)
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", terminal)
+    told = tidegate("site", "restore", site, kept, code=code)
+    assert "nothing may be released from this site again: every window, also those to come" in told
+    assert ("nothing was changed" in told) == (not ledger.exists()) == bool(code)
+
+
+def test_a_person_whose_rows_are_in_every_window_leaves_nothing_to_release(
+    tidegate: Command, site: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept.db"
+    ledger = open_site(site).ledger
+    name = "run-3/train"
+    ledger.authorise(
+        Plan(name=name, run="run-3", purpose="train", blocks=("all/train",), noise_multiplier=9.0, uses=1)
+    )
+    tidegate("site", "backup", site, tmp_path / "records.db")
+    ledger.authorise(
+        Plan(
+            name="run-4/train",
+            run="run-4",
+            purpose="train",
+            blocks=("all/train",),
+            noise_multiplier=9.0,
+            uses=1,
+            unit="person",
+        )
+    )
+    tidegate("site", "backup", site, kept)
+    charge(ledger, "run-5", "w3/train")
+    file = open_site(site).config.storage.ledger
+    close_site(site)
+    file.unlink()
+    of_records = tidegate("site", "restore", site, tmp_path / "records.db", "--window", "w1", code=2)
+    assert "nothing may be released" not in of_records
+    asked = tidegate("site", "restore", site, kept, "--window", "w1", code=2)
+    assert "nothing may be released from this site again: a person's rows are in every window" in asked
+
+
+def test_a_whole_backup_is_put_back_without_a_question(tidegate: Command, site: Path, tmp_path: Path) -> None:
+    tidegate("site", "backup", site, tmp_path / "kept.db")
+    file = open_site(site).config.storage.ledger
+    close_site(site)
+    file.unlink()
+    assert "nothing was lost" in tidegate("site", "restore", site, tmp_path / "kept.db")
+
+
 def test_windows_that_come_later_are_told_from_those_of_the_rows(
     tidegate: Command, site: Path, tmp_path: Path
 ) -> None:
@@ -136,7 +244,7 @@ def test_windows_that_come_later_are_told_from_those_of_the_rows(
     ledger = open_site(site).config.storage.ledger
     close_site(site)
     ledger.unlink()
-    told = tidegate("site", "restore", site, kept, "--later-windows", "--window", "w0")
+    told = tidegate("site", "restore", site, kept, "--later-windows", "--window", "w0", "--yes")
     assert "the windows w0, w1, w2 and the whole data set" in told
     site.write_text(f"{SITE}{card}")
     assert "no windows" in tidegate("site", "restore", site, kept, "--later-windows", code=2)
@@ -148,7 +256,9 @@ def test_a_ledger_by_block(tidegate: Command, site: Path) -> None:
     assert "cap ε = 4" in told
     assert "7 entries verify" in told
     total = block_totals(open_site(site).ledger)[1]
-    figures = (epsilon(total.spent.epsilon), epsilon(total.promised.epsilon), f"{total.left(4.0):.2f}")
+    promised = total.promised.epsilon
+    figures = (epsilon_words(total.spent.epsilon), epsilon_words(promised), left_words(4.0, promised))
+    assert sum(map(float, figures[1:])) <= 4.0
     assert second.split()[:4] == ["w2/train", *figures]
     assert "█" in first
     assert "▒" not in first
@@ -348,9 +458,9 @@ def test_a_plot_names_what_it_shows(plain: Path, tidegate: Command) -> None:
     moments = history(ledger.entries(), cap=ledger.cap)
     svg = plot_ledger(moments, site="north", cap=ledger.cap, kind="svg").decode()
     words = (
-        "ε, cumulative",
+        "ε, cumulative, at δ = 1e-4",
         "Time (UTC)",
-        "ε now",
+        "ε now, at δ = 1e-4",
         "counted so far",
         "promised",
         "cap ε = 4",
@@ -369,8 +479,8 @@ def test_a_bar_shows_shares_of_the_cap(plain: Path) -> None:
     assert spent == "█" * spent.count("█") + "·" * (14 - spent.count("█"))
     assert spent.count("█") == -(-14 * totals["w1/train"].spent.epsilon // 4)
     assert "NOT PRIVATE" in bar(totals["w3/train"], ledger.cap).plain
-    assert [epsilon(value) for value in (1.2301, 1.23, 4.0 + 1e-12)] == ["1.24", "1.23", "4.00"]
-    assert epsilon(float("inf")) == "∞"
+    assert [epsilon_words(value) for value in (1.2301, 1.23, 4.0 + 1e-12)] == ["1.24", "1.23", "4.00"]
+    assert epsilon_words(float("inf")) == "∞"
 
 
 def test_the_table_fits_into_80_columns(plain: Path) -> None:

@@ -153,6 +153,8 @@ def test_what_is_not_private_or_above_the_cap_is_said(tmp_path: Path) -> None:
     assert plain.left(1.0) == private.left(1.0) == 0
     assert "no privacy guarantee: w1/train." in found.notes[0]
     assert "more than the cap: w2/train." in found.notes[1]
+    assert "a larger one was in force then, which no entry keeps (ask the site): w2/train." in found.notes[2]
+    assert private.as_dict()["guaranteed"] is None
 
 
 def cheaper_plan(values: Values) -> None:

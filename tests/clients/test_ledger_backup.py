@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from clients.keys import site_signer
-from clients.ledger.backup import Restored, back_up, restore
+from clients.ledger.backup import Prospect, Restored, back_up, look, restore
 from clients.ledger.chain import Ledger
 from clients.ledger.entry_bodies import require_sound
 from clients.ledger.plan import Cap, Plan
@@ -158,6 +158,24 @@ def test_a_backup_that_reaches_to_the_anchor_loses_nothing(folder: Path) -> None
     ledger = open_ledger(folder)
     assert ledger.verify() == 7
     release(ledger, "run-9")
+
+
+def test_it_can_be_said_beforehand_what_a_restore_would_lose(folder: Path) -> None:
+    back_up(folder / "ledger.db", folder / "now.db")
+    lose(folder)
+    files = sorted(folder.iterdir())
+
+    def seen(backup: str) -> Prospect:
+        signer = site_signer(folder)
+        return look(folder / "ledger.db", folder / backup, site="north", cap=CAP, clock=now, signer=signer)
+
+    assert seen("backup.db") == Prospect(entries=3, whole=False, lost=4, persons=False)
+    assert seen("now.db") == Prospect(entries=7, whole=True, lost=0, persons=False)
+    with (folder / "ledger.anchor").open("r+b") as anchor:  # one was being written: it is not known which
+        anchor.write(b"torn")
+    assert seen("now.db").lost is None
+    assert put_back(folder, backup="now.db").lost is None
+    assert sorted(set(folder.iterdir()) - set(files)) == [folder / "ledger.db"]
 
 
 def test_a_ledger_that_is_whole_is_left(folder: Path) -> None:

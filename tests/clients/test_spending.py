@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from clients.ledger.accounting import FILTER_RENYI, Event, compose
 from clients.ledger.chain import Ledger
 from clients.ledger.plan import Cap, Plan
-from clients.ledger.replay import totals_of
+from clients.ledger.replay import block_totals, totals_of
 from contract.errors import BudgetError, LedgerError
 
 CAP = Cap(epsilon=3.0, delta=1e-5)
@@ -84,6 +85,48 @@ def test_the_cap_is_guaranteed_and_the_sum_is_what_was_counted(ledger: Ledger) -
     use(ledger, plan("run-2/train", noise_multiplier=0.0))
     assert ledger.spent().guaranteed == math.inf
     assert ledger.spent(run="run-1").guaranteed == 3.0
+
+
+def test_a_cap_that_was_lowered_guarantees_nothing_of_what_was_spent_under_the_larger(ledger: Ledger) -> None:
+    use(ledger, plan(noise_multiplier=2.2, uses=1))
+    use(ledger, plan("run-2/train", noise_multiplier=6.0, blocks=("w2/train",)))
+    lower = Ledger(ledger.path, site="north", cap=Cap(epsilon=1.0, delta=1e-5), clock=lambda: "now")
+    first, second = block_totals(lower)
+    assert first.private
+    assert first.spent.epsilon > 1.0
+    assert first.spent.guaranteed == math.inf
+    assert first.as_dict()["guaranteed"] is None
+    assert second.as_dict()["guaranteed"] == 1.0
+    finer = lower.spent_by_block(delta=1e-12)["w2/train"]
+    assert finer.epsilon > 1.0 == finer.guaranteed  # within the cap at the cap's own δ
+
+
+@pytest.mark.parametrize(
+    ("earlier", "asked", "advice"),
+    [
+        ({"blocks": ("w1/train",)}, {"blocks": ("w1/train",)}, "Train on a newer window"),
+        (
+            {"blocks": ("all/train",)},
+            {"blocks": ("w1/train",)},
+            "what ran on all rows counts on every window",
+        ),
+        (
+            {"blocks": ("all/train",), "unit": "person"},
+            {"blocks": ("all/train",), "unit": "person"},
+            "a person's rows in all windows are one data block",
+        ),
+        (None, {"blocks": ("all/train",), "noise_multiplier": 0.1}, "^((?!newer).)*$"),
+    ],
+)
+def test_a_refusal_says_what_helps(
+    ledger: Ledger, earlier: dict[str, Any] | None, asked: dict[str, Any], advice: str
+) -> None:
+    if earlier is not None:
+        use(ledger, plan(noise_multiplier=1.4, uses=1, **earlier))
+    with pytest.raises(BudgetError) as refused:
+        ledger.check(plan("run-2/train", **{"noise_multiplier": 1.4, "uses": 1, **asked}))
+    assert re.search(advice, refused.value.remedy)
+    assert "ower the experiment's epsilon" in refused.value.remedy
 
 
 def test_counted_and_held_against_the_cap_is_one_figure(ledger: Ledger) -> None:

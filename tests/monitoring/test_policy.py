@@ -100,7 +100,7 @@ def test_too_few_sites_with_budget_left_block_it() -> None:
     decision = decided("AA", budget={"north": True, "south": False, "west": False})
     assert (decision.action, decision.windows, decision.sites) == ("blocked", (), ())
     assert decision.reason == (
-        "Alarm in 2 of the last 3 windows (w0, w1); at least 2 needed; never retrained before; "
+        "Alarm in 2 of the 2 windows checked (w0, w1); at least 2 needed; never retrained before; "
         "budget left at 1 of 3 sites (spent at south, west), at least 2 needed."
     )
     assert decided("AA", budget={}).action == "blocked"
@@ -115,8 +115,11 @@ def test_a_quorum_with_budget_left_goes_on_without_the_others() -> None:
 @pytest.mark.parametrize(
     ("letters", "last_retraining", "reason"),
     [
-        ("..", None, "No alarm in the last 3 windows."),
-        (".A", None, "Alarm in 1 of the last 3 windows (w1); at least 2 needed."),
+        (".", None, "No alarm in the one window checked."),
+        ("..", None, "No alarm in the 2 windows checked."),
+        ("...", None, "No alarm in the last 3 windows."),
+        (".A", None, "Alarm in 1 of the 2 windows checked (w1); at least 2 needed."),
+        ("..A", None, "Alarm in 1 of the last 3 windows (w2); at least 2 needed."),
         (
             "...AA",
             0,
@@ -126,7 +129,7 @@ def test_a_quorum_with_budget_left_goes_on_without_the_others() -> None:
         (
             "..AA",
             1,
-            "Alarm in 2 of the last 3 windows (w2, w3); at least 2 needed; "
+            "Alarm in 2 of the 2 windows checked (w2, w3); at least 2 needed; "
             "last retraining 2 windows ago, within the cooldown of 2.",
         ),
     ],
