@@ -197,7 +197,9 @@ def test_new_category(lay: Lay, tmp_path: Path, caplog: pytest.LogCaptureFixture
         assert all(np.isfinite(array).all() for array in trained(path, asked, "w1", "w2").values())
         sides = [site.table(asked, ("w2",), holdout=side) for side in (True, False)]
     assert sorted(len(table.labels) for table in sides) == [0, 1]
-    assert "rows fit" in caplog.text
+    told = [record.getMessage() for record in caplog.records if record.name == "tidegate.site"]
+    assert [line for line in told if "administrator alone" in line] == told[:1]
+    assert " 205 of 206 training rows fit: " in told[0] or " 0 of 1 held-out row fits: " in told[0]
     assert "telehealth" not in caplog.text
 
 
