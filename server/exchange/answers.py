@@ -29,7 +29,7 @@ from contract.messages import Instruction, Reply
 from contract.words import counted, verb
 from server.exchange.bounds import ReplySize
 from server.line.flower import NO_ANSWER, UNREADABLE, is_simulated, pull_messages
-from server.state.participation import LOST, NAME_REFUSED, NOT_UNDERSTOOD, TWICE, printable, told
+from server.state.participation import GO_ON, LOST, NAME_REFUSED, NOT_UNDERSTOOD, TWICE, printable, told
 
 __all__ = ["LOST", "Answers", "Patience", "connected_sites", "exchange", "instruct"]
 
@@ -96,8 +96,7 @@ class Answers:
         raise RoundError(
             f"{what} needs {counted(quorum, 'site')} and got {len(self.replies)}; "
             f"missing: {reasons or 'no site is connected'}",
-            remedy=f"{told(self.failures) or 'Start the missing sites'}. Then go on with "
-            "`tidegate run FILE --resume RUN`: from the last checkpoint",
+            remedy=f"{told(self.failures) or 'Start the missing sites'}. Then {GO_ON}",
         )
 
 
