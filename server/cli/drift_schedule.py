@@ -125,7 +125,11 @@ class _Checks:
             return True
         if not self.runs.is_over(slot) and self._claim_again(job, slot, run):
             self._names[slot] = self.runs.name(slot)
-            _say(slot, "tried again; what a site has answered is not charged again")
+            same = run is not None and run.name == self._names[slot]
+            why = (
+                "what a site has answered is not charged again" if same else "as a new question, charged anew"
+            )
+            _say(slot, f"tried again: {why}")
             return True
         self._passed.add(slot)
         return False

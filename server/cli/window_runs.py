@@ -78,7 +78,8 @@ class WindowRuns:
             return f"it is being checked, as run {run.name}"
         if run.status in _DONE:
             return f"done before: {outcome_words(run)}"
-        return f"failed before ({run.error or run.status})"
+        over = "; another model is in service since, so its alarm asks for nothing more"
+        return f"failed before ({run.error or run.status}){over if self.is_over(window) else ''}"
 
     def _is_judged(self, window: str) -> bool:
         return any(verdict.window == window for verdict in self.state.verdicts(self.experiment.name))

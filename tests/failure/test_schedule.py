@@ -134,6 +134,7 @@ def test_who_is_missing_is_said_and_what_failed_is_tried_again(
     with schedule(tmp_path, *shlex.split(again)[4:]) as command:
         assert command.ended(90) == 0, command.lines
         assert command.lines[0].startswith("window w2: failed before (the drift check of window 'w2' needs 2")
+        assert command.lines[1] == "window w2: tried again: what a site has answered is not charged again"
         assert command.lines[-1] == "window w2: done: quiet; decision: none"
     with schedule(tmp_path) as command:
         assert command.ended(30) == 0

@@ -71,6 +71,7 @@ def test_a_verdict_on_a_model_that_is_replaced_leads_to_nothing_more(runs: Windo
     assert not runs.is_over("w2")
     promote(runs.state, "w3")
     assert runs.is_over("w2")
+    assert "another model is in service since" in runs.words("w2")
 
 
 def test_a_finished_check_says_what_it_found(runs: WindowRuns) -> None:
