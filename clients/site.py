@@ -20,12 +20,13 @@ from clients.keys import site_signer
 from clients.ledger.chain import Cap, Ledger
 from clients.rows.rows import Rows, read_rows
 from clients.rows.sources import check_source, source_files
-from clients.rows.table import Table, prepare
+from clients.rows.table import Fit, Table, prepare
 from clients.rows.values import FORM
 from clients.site_config import SiteConfig, holdout_key, read_site_config
 from contract.card import Card
 from contract.errors import CardError, LedgerError
 from contract.experiment import Experiment
+from contract.words import counted, verb
 
 __all__ = ["Site", "close_site", "open_site"]
 
@@ -70,6 +71,7 @@ class Site:
             site=config.name, stated_rows=config.stated_rows, policy=config.policy, ledger=self.ledger
         )
         self._read: _Read | None = None
+        self._told: set[str] = set()
 
     @property
     def card(self) -> Card:
@@ -132,11 +134,9 @@ class Site:
             if any(digest != experiment.digest for digest, *_ in read.tables):
                 read.tables.clear()
             table = prepare(read.rows.of(windows, holdout=holdout), experiment, self.card)
-            if table.fit.kept < table.fit.rows or table.fit.clamped:
-                _log.warning(
-                    "%d of %d rows fit, %d values were clamped: `tidegate site check` says more",
-                    *(table.fit.kept, table.fit.rows, sum(table.fit.clamped.values())),
-                )
+            if experiment.digest not in self._told and (table.fit.kept < table.fit.rows or table.fit.clamped):
+                self._told.add(experiment.digest)
+                _log.warning("%s", _of_fit(self.config.name, table.fit, holdout=holdout))
             read.tables[kept] = table
         return read.tables[kept].limited(experiment.privacy.rows_per_person)
 
@@ -194,6 +194,18 @@ def _require_ledger_of_used_site(config: SiteConfig) -> None:
             where=str(ledger),
             remedy="Restore it from a backup; a new one would not know what the rows have spent",
         )
+
+
+def _of_fit(site: str, fit: Fit, *, holdout: bool) -> str:
+    """What the administrator is told of the rows, once for each experiment: exact counts, which stay here."""
+    rows = counted(fit.rows, "held-out row" if holdout else "training row")
+    clamped = sum(fit.clamped.values())
+    values = f", {counted(clamped, 'value')} {verb(clamped, 'was', 'were')} clamped" if clamped else ""
+    fits = "fits" if 1 in (fit.kept, fit.rows) else "fit"
+    return (
+        f"{site}, for its administrator alone: {fit.kept:,} of {rows} {fits}{values}: "
+        "`tidegate site check` says more"
+    )
 
 
 def _version(config: SiteConfig) -> _Version:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from contract.errors import DataError, InputError, RoundError
 from contract.experiment import Experiment
+from contract.words import counted, verb
 from server.jobs.job import Job, RangeQuestion
 from server.settings import ServerSettings
 
@@ -31,6 +32,7 @@ __all__ = [
     "Request",
     "Runtime",
     "named_runtime",
+    "require_sites",
     "run_experiment",
     "sites_for",
 ]
@@ -115,12 +117,49 @@ def sites_for(experiment: Experiment, given: Sequence[Path], home: Path) -> list
     return paths
 
 
+def require_sites(experiment: Experiment, sites: Sequence[Path]) -> None:
+    """Refuse sites with which the run could not begin: nobody else can join it, and nothing is charged yet.
+
+    Raises:
+        InputError: a site is named twice, or fewer are named than the quorum.
+        SiteConfigError: a site.toml is missing or wrong.
+    """
+    from clients.site_config import read_site_config
+
+    files: dict[Path, Path] = {}
+    names: dict[str, Path] = {}
+    for path in sites:
+        if path.resolve() in files:
+            again = "" if path == files[path.resolve()] else f", and as {files[path.resolve()]}"
+            raise InputError(
+                f"the site is named twice{again}", where=str(path), remedy="Give each --site once"
+            )
+        files[path.resolve()] = path
+        name = read_site_config(path).name
+        if name in names:
+            raise InputError(
+                f"the site's name is '{name}', and so is that of {names[name]}",
+                where=str(path),
+                remedy="Give each site once, and each a name of its own in its site.toml",
+            )
+        names[name] = path
+    found, quorum = len(sites), experiment.strategy.quorum
+    if found < quorum:
+        raise InputError(
+            f"{counted(found, 'site')} {verb(found, 'is', 'are')} named, and strategy.quorum is {quorum}",
+            where=experiment.name,
+            remedy="Name more with --site, or lower strategy.quorum",
+        )
+
+
 def run_experiment(request: Request) -> dict[str, Any]:
     """Run, and return the result that the ServerApp wrote, with the wall time by phase.
 
     Raises:
+        InputError: a site is named twice, or fewer are named than the quorum; nothing was charged.
         TidegateError: the run ended without a model.
     """
+    require_sites(request.experiment, request.sites)
     began = time.perf_counter()
     engine = {"inline": _inline, "deployment": _deployment, "simulation": _simulation}[request.runtime]
     phases = engine(request)

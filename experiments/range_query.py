@@ -16,7 +16,8 @@ from typing import Any
 from contract.errors import ExperimentError, InputError
 from contract.experiment import Experiment, NumericFeature
 from contract.experiment_file import Unranged, parse_experiment, parse_unranged
-from experiments.federated_run import Request
+from contract.words import counted, verb
+from experiments.federated_run import Request, require_sites
 from server.jobs.job import RangeQuestion
 from terminal.experiment_files import read_text
 
@@ -57,8 +58,9 @@ def check_question(question: RangeQuestion, experiment: Experiment, sites: Seque
     Stated rows are rough, so the noise may hide twice the share that is asked for.
 
     Raises:
-        InputError: ε or share is out of bounds, ε is above the experiment's, or the noise would hide
-            tails of that share; with the ε, and the share, at which something would be told.
+        InputError: a site is named twice, fewer are named than the quorum, ε or share is out of bounds, ε is
+            above the experiment's, or the noise would hide tails of that share; with the ε, and the share,
+            at which something would be told.
     """
     from clients.ledger.accounting import Event, compose, noise_multiplier
     from clients.mechanisms.ranges import ranges_deviation
@@ -66,6 +68,7 @@ def check_question(question: RangeQuestion, experiment: Experiment, sites: Seque
     from server.jobs.quantiles import least_share
 
     _check_bounds(question, experiment)
+    require_sites(experiment, sites)
     if not experiment.privacy.private:
         return
     configs = [read_site_config(path) for path in sites]
@@ -78,12 +81,13 @@ def check_question(question: RangeQuestion, experiment: Experiment, sites: Seque
         needed = MARGIN * least
         enough, _ = compose([Event(noise_multiplier=noise * question.share / needed)], delta)
         raise InputError(
-            f"with ε = {question.epsilon:g} the noise of {len(configs)} sites, which state about {rows:,.0f} "
-            f"rows, would hide tails below {least:.1%} of them; nothing was asked and nothing charged",
+            f"with ε = {question.epsilon:g} the noise of {counted(len(configs), 'site')}, which "
+            f"{verb(len(configs), 'states', 'state')} about {rows:,.0f} rows, would hide tails "
+            f"below {least:.1%} of them; nothing was asked and nothing charged",
             where="--epsilon",
             remedy=f"Give --epsilon {_rounded_up(enough):g}, "
-            f"{f'or --share {_rounded_up(needed):g}, ' if needed < 0.4 else ''}ask about fewer of the "
-            f"{asked} features, or ask more sites",
+            f"{f'or --share {_rounded_up(needed):g}, ' if needed < 0.4 else ''}"
+            f"{f'ask about fewer of the {asked} features, ' if asked > 1 else ''}or ask more sites",
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from clients.site import Site
 from contract.errors import DataError
 from contract.experiment import Experiment
+from contract.words import counted
 
 __all__ = ["require_rows"]
 
@@ -28,7 +29,7 @@ def require_rows(site: Site, experiment: Experiment, windows: tuple[str, ...]) -
         for reason, count in found.items()
     ]
     raise DataError(
-        f"none of {fit.rows} training rows{named} fits the experiment"
+        f"none of {counted(fit.rows, 'training row')}{named} fits the experiment"
         + (f" (left out: {', '.join(reasons)})" if reasons else ""),
         where=f"site '{site.config.name}'",
         remedy="See that the rows are delivered, and that the window is named as the rows name it",

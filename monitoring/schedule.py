@@ -7,12 +7,14 @@ and who acts is decided by a claim in the database (`Claims`), which only one
 caller can win. What has happened is in that database, not in the scheduler: a
 scheduler that was away goes on with the oldest slot that nobody has claimed.
 
-A slot is claimed once and for ever, so that a kill in the middle of an act loses
-the slot rather than doing it twice.
+A slot is claimed once, so that a kill in the middle of an act loses the slot rather
+than doing it twice. Whoever keeps the claims may give a slot out again, when it is
+known to have failed and can be repeated.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,7 +33,7 @@ class Claims(Protocol):
     """Who acts on a slot: a unique entry in a database that all schedulers share."""
 
     def claim(self, job: str, slot: str) -> bool:
-        """Take the slot; True for one caller only, over all processes and for ever."""
+        """Take the slot; True for one caller only, over all processes. Each scheduler asks once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +42,13 @@ class SlotOutcome:
 
     Attributes:
         done: False if it failed; `detail` then says why.
+        left: True if the act goes on without this scheduler, which was told to stop.
         detail: one sentence for the operator.
     """
 
     slot: str
     done: bool = True
+    left: bool = False
     detail: str = ""
 
 
@@ -108,7 +112,7 @@ def run_schedule(
             so do those after it. Where a slot needs the outcome of the one before,
             say no until that is stored, for another scheduler may be acting on it.
         report: told every outcome, in the clock's thread.
-        stop: set to end after the act in progress.
+        stop: set to end after the act in progress; an act that takes long looks at it too.
 
     Returns:
         The outcomes of the slots on which this scheduler acted.
@@ -116,7 +120,7 @@ def run_schedule(
     from apscheduler.schedulers.background import BackgroundScheduler
 
     run = _Run(schedule=schedule, claims=claims, act=act, ready=ready, report=report, stop=stop)
-    clock = BackgroundScheduler(timezone=UTC)
+    clock = BackgroundScheduler(timezone=UTC, logger=_clock_log())
     clock.add_job(
         run.fire,
         "interval",
@@ -136,6 +140,13 @@ def run_schedule(
     if run.defects:
         raise run.defects[0]
     return tuple(run.outcomes)
+
+
+def _clock_log() -> logging.Logger:
+    """The clock's errors alone: it warns of every tick that an act outlasts, which is as it should be."""
+    log = logging.getLogger("tidegate.schedule.clock")
+    log.setLevel(logging.ERROR)
+    return log
 
 
 @dataclass(kw_only=True)

@@ -19,6 +19,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from contract.errors import TidegateError
+from contract.words import counted
 from server.cycle import run_cycle
 from server.jobs.job import Job, read_job
 from server.jobs.memory import Watch
@@ -95,11 +96,11 @@ def _log_round(report: RoundReport) -> None:
     missing = "; ".join(f"{site}: {reason}" for site, reason in report.failures.items())
     todo = told(report.failures)
     _log.info(
-        "round %d of %d: %d of %d sites counted, %.2f s%s",
+        "round %d of %d: %d of %s counted, %.2f s%s",
         report.round,
         report.of,
         len(report.counted),
-        len(report.asked),
+        counted(len(report.asked), "site"),
         report.seconds,
         f" (missing: {missing}. What to do: {todo})" if missing else "",
     )

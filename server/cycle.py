@@ -9,6 +9,9 @@
 
 Who is champion is read from the decisions, not from the registry's alias: an
 alias keeps no history, and a quiet window then needs no registry at all.
+
+A window that failed may be done again, under the same name: sites answer from their ledgers, what was
+decided stands, and the policy sees no later window than the first time.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ from server.jobs.job import Job
 from server.jobs.training_job import Services, TrainedModel, open_record, run_training, write_passport
 from server.registry.passport import ModelComparison
 from server.registry.registry import CHAMPION
+from server.state.records import DecisionRecord
 from server.state.storage import State
 
 __all__ = ["Champion", "champion_of", "run_cycle"]
@@ -63,6 +67,9 @@ def run_cycle(job: Job, services: Services) -> None:
     with recorded_end(job.run, state.take_over(job.run), state):
         open_record(job, state)
         champion = champion_of(job.experiment.name, state)
+        if entered := _entered(job, state):
+            _finish_entered(job, entered, champion, services)
+            return
         answers = _ask_for_drift(job, champion, services)
         verdict = _save_verdict(job, answers, services)
         decision = _decide(job, answers, verdict, state)
@@ -71,13 +78,50 @@ def run_cycle(job: Job, services: Services) -> None:
             "decision": decision.action,
             "reason": decision.reason,
         }
-        outcome |= {"alarm": verdict.alarm, "sites_in_alarm": list(verdict.sites_in_alarm)}
-        outcome |= {"rests_on": verdict.rests_on}
-        outcome |= {"drifted": {site.site: list(site.drifted) for site in verdict.sites if site.alarm}}
+        outcome |= _of_verdict(verdict)
         if decision.action == "retrain":
             outcome |= _retrain(job, champion, verdict, decision, services)
         state.link_run(job.run, result=json.dumps(outcome))
         state.finish_run(job.run, "partial" if answers.failures else "succeeded", error=_failures(answers))
+
+
+def _entered(job: Job, state: State) -> DecisionRecord | None:
+    """The gate's word on this window's challenger, of a cycle that failed after it."""
+    found = [
+        item
+        for item in state.decisions(job.experiment.name)
+        if item.window == job.window and item.kind in ("promote", "refuse")
+    ]
+    return found[-1] if found else None
+
+
+def _finish_entered(job: Job, entered: DecisionRecord, champion: Champion, services: Services) -> None:
+    """Nobody is asked again: the alias follows the decisions, and the run's result is what they say."""
+    state, name = services.state, job.experiment.name
+    services.registry.set_alias(name, CHAMPION, champion.version)
+    decided = [item for item in state.decisions(name) if (item.window, item.kind) == (job.window, "retrain")]
+    outcome: dict[str, Any] = {
+        "window": job.window,
+        "decision": "retrain",
+        "reason": decided[-1].reason if decided else "",
+        "challenger": int(entered.subject.removeprefix("version ")),
+        "promoted": entered.kind == "promote",
+        "gate": entered.reason,
+    }
+    for item in state.verdicts(name):
+        if item.window == job.window:
+            outcome |= _of_verdict(Verdict.from_json(json.dumps(item.verdict)))
+    state.link_run(job.run, result=json.dumps(outcome))
+    state.finish_run(job.run, "succeeded")
+
+
+def _of_verdict(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "alarm": verdict.alarm,
+        "sites_in_alarm": list(verdict.sites_in_alarm),
+        "rests_on": verdict.rests_on,
+        "drifted": {site.site: list(site.drifted) for site in verdict.sites if site.alarm},
+    }
 
 
 def champion_of(model: str, state: State) -> Champion:
@@ -178,6 +222,7 @@ def _decide(job: Job, answers: Answers, verdict: Verdict, state: State) -> Decis
         WindowOutcome(window=item.window, index=index, alarm=item.alarm)
         for index, item in enumerate(state.verdicts(name))
     ]
+    history = history[: 1 + [outcome.window for outcome in history].index(job.window)]
     decision = decide(
         history,
         retraining=job.experiment.retraining,

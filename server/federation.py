@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from contract.errors import AddressError, InputError, RoundError
+from contract.words import counted
 from server.line.certificates import ServerFiles, make_server_files
 from server.line.flower import ControlClient
 from server.line.processes import Processes, free_port, require_free, wait_for_port
@@ -145,7 +146,7 @@ class Federation:
             self.processes.require_running()
             if time.monotonic() > end:
                 raise RoundError(
-                    f"{connected} of {count} sites are connected after {_START_SECONDS:.0f} s",
+                    f"{connected} of {counted(count, 'site')} connected within {_START_SECONDS:.0f} s",
                     where=str(self.processes.logs),
                     remedy="Read the sites' logs there",
                 )

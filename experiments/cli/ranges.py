@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from contract.outside import shown
+from contract.words import counted
 
 __all__ = ["ranges"]
 
@@ -96,7 +97,8 @@ def _show(result: Mapping[str, Any], told: Mapping[str, tuple[float, float]]) ->
         for item in result["features"]
     ]
     title = (
-        f"{result['experiment']}: {share} of the rows at most below, and above; {len(result['sites'])} sites"
+        f"{result['experiment']}: {share} of the rows at most below, and above; "
+        f"{counted(len(result['sites']), 'site')}"
     )
     print_table(("feature", "low", "high", "missing", "why there is no range"), rows, title=title)
     if not result["private"]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +13,9 @@ import typer
 from contract.outside import shown
 
 __all__ = ["run"]
+
+_LONGEST = 20_000
+"""Characters of a command that are shown: one that is cut cannot be typed."""
 
 
 def run(
@@ -62,7 +67,8 @@ def run(
         )
     except KeyboardInterrupt:
         steps.close()
-        print(shown(f"go on where it stopped with: tidegate run {file} --resume {name}"), file=sys.stderr)
+        command = _again(file, name, runtime=engine, sites=site or (), windows=window or (), json=json)
+        print(shown(f"go on where it stopped with: {command}", limit=_LONGEST), file=sys.stderr)
         raise
     finally:
         steps.close()
@@ -84,3 +90,14 @@ def run(
         f"run {result['run']}, {result['seconds']['total']:.1f} s. "
         f"Open the passport with: tidegate models show {result['model']} {result['version']}"
     )
+
+
+def _again(
+    file: Path, name: str, *, runtime: str, sites: Sequence[Path], windows: Sequence[str], json: bool
+) -> str:
+    """The command that goes on with the run, as a shell takes it."""
+    options = [("--runtime", runtime)] if runtime != "inline" else []
+    options += [("--site", str(path)) for path in sites]
+    options += [("--window", window) for window in windows]
+    words = [word for option in options for word in option]
+    return shlex.join(["tidegate", "run", str(file), *words, "--resume", name, *(["--json"] if json else [])])

@@ -192,19 +192,30 @@ def schedule(
         float, typer.Option(help="When the first window closes, in seconds from now.")
     ] = 0.0,
 ) -> None:
-    """Check each window for drift when it has closed, and do what the retraining policy says."""
+    """Check each window for drift when it has closed, and do what the retraining policy says.
+
+    A window whose check failed before is tried again; exit code 1 says that one failed. Ctrl-C and SIGTERM
+    end the schedule; a check in progress goes on at the server, and the same command waits for it again.
+    """
+    import shlex
     import signal
     import threading
 
+    from contract.outside import shown
     from server.cli.drift_schedule import run_drift_schedule
     from server.settings import apply_quiet_environment, read_settings
     from terminal.experiment_files import read_experiment
 
     apply_quiet_environment()
-    stop = threading.Event()
+    stop, interrupted = threading.Event(), threading.Event()
+
+    def interrupt(*_: object) -> None:
+        interrupted.set()
+        stop.set()
+
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    signal.signal(signal.SIGINT, lambda *_: stop.set())
-    run_drift_schedule(
+    signal.signal(signal.SIGINT, interrupt)
+    failed = run_drift_schedule(
         read_experiment(file),
         windows=tuple(window),
         every=every,
@@ -212,3 +223,10 @@ def schedule(
         settings=read_settings(),
         stop=stop,
     )
+    if interrupted.is_set():
+        raise KeyboardInterrupt
+    if failed:
+        words = [word for name in failed for word in ("--window", name)]
+        command = shlex.join(["tidegate", "server", "schedule", str(file), *words])
+        print(shown(f"try again with: {command}", limit=20_000))
+        raise typer.Exit(1)

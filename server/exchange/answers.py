@@ -26,9 +26,10 @@ from flwr.serverapp import Grid
 from contract.errors import RefusalCode, ReleaseError, RoundError, StorageError
 from contract.experiment import Strategy
 from contract.messages import Instruction, Reply
+from contract.words import counted, verb
 from server.exchange.bounds import ReplySize
 from server.line.flower import NO_ANSWER, UNREADABLE, is_simulated, pull_messages
-from server.state.participation import LOST, NAME_REFUSED, NOT_UNDERSTOOD, TWICE, printable, told
+from server.state.participation import GO_ON, LOST, NAME_REFUSED, NOT_UNDERSTOOD, TWICE, printable, told
 
 __all__ = ["LOST", "Answers", "Patience", "connected_sites", "exchange", "instruct"]
 
@@ -93,10 +94,9 @@ class Answers:
             return
         reasons = ", ".join(f"{site} ({reason})" for site, reason in sorted(self.failures.items()))
         raise RoundError(
-            f"{what} needs {quorum} sites and got {len(self.replies)}; "
+            f"{what} needs {counted(quorum, 'site')} and got {len(self.replies)}; "
             f"missing: {reasons or 'no site is connected'}",
-            remedy=f"{told(self.failures) or 'Start the missing sites'}. Then go on with "
-            "`tidegate run FILE --resume RUN`: from the last checkpoint",
+            remedy=f"{told(self.failures) or 'Start the missing sites'}. Then {GO_ON}",
         )
 
 
@@ -131,7 +131,8 @@ def connected_sites(
         if time.monotonic() > end:
             missing = ", ".join(sorted(name for node, name in names.items() if node not in nodes))
             raise RoundError(
-                f"{len(nodes)} sites are connected, and {patience.quorum} are needed"
+                f"{counted(len(nodes), 'site')} {verb(len(nodes), 'is', 'are')} connected, "
+                f"and {patience.quorum} {verb(patience.quorum, 'is', 'are')} needed"
                 f"{f'; not connected: {missing}' if missing else ''}",
                 where=what,
                 remedy="Start the sites with `tidegate site up`, or lower strategy.quorum",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from contract.errors import TakenOverError, TidegateError
-from server.state.participation import printable
+from server.state.participation import GO_ON, printable
 from server.state.records import RunStatus
 from server.state.storage import State
 
@@ -56,6 +56,6 @@ def _ending(error: BaseException) -> tuple[RunStatus, str]:
     if isinstance(error, TidegateError):
         return "failed", str(error)
     if not isinstance(error, Exception):
-        return "stopped", "its process was stopped. Go on with `tidegate run FILE --resume RUN`"
+        return "stopped", f"its process was stopped. What to do: {GO_ON}"
     said = printable(f"{type(error).__name__}: {error}", _LONGEST)
     return "failed", f"an error that should not be ({said}). The server's log has the whole of it"

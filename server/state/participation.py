@@ -19,6 +19,7 @@ from typing import Literal
 from contract.errors import RefusalCode
 
 __all__ = [
+    "GO_ON",
     "LOST",
     "NAME_REFUSED",
     "NOT_CONNECTED",
@@ -40,6 +41,12 @@ NOT_CONNECTED = "not connected"
 NAME_REFUSED = "name refused"
 NOT_UNDERSTOOD = "a site sent a reply that this version does not understand"
 TWICE = "two nodes gave the same site name"
+
+GO_ON = (
+    "go on with `tidegate run FILE --resume RUN` and the other options as before, or with a window's check "
+    "by `tidegate server schedule` as before"
+)
+"""What to do about a run that ended before its work was done, of either kind."""
 
 _RETURNS = "it is asked again in the next round"
 _ADVICE = {

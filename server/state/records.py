@@ -11,6 +11,7 @@ from server.state.participation import SiteState
 
 __all__ = [
     "AdmittedSite",
+    "ClaimRecord",
     "DecisionKind",
     "DecisionRecord",
     "DriftRecord",
@@ -155,6 +156,15 @@ class VerdictRecord:
     verdict: Mapping[str, Any]
     alarm: bool
     saved: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimRecord:
+    """Who took a slot of a job, and when."""
+
+    slot: str
+    owner: str
+    claimed_at: datetime
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,9 +24,10 @@ from contract.experiment import Experiment
 from server.state import tables
 from server.state.database import Database, open_database
 from server.state.owner import is_dead, this_process
-from server.state.participation import SiteStatus, Step
+from server.state.participation import GO_ON, SiteStatus, Step
 from server.state.records import (
     AdmittedSite,
+    ClaimRecord,
     DecisionKind,
     DecisionRecord,
     DriftRecord,
@@ -47,7 +48,7 @@ _TURNS = "run "
 """How the claims begin by which processes take over a run."""
 _DIED = (
     "the process that did it ended without a word: it was killed, or the machine went down. "
-    "Go on with `tidegate run FILE --resume RUN`"
+    f"What to do: {GO_ON}"
 )
 
 
@@ -413,6 +414,10 @@ class State:
         never act on the same slot twice.
         """
         return self._insert(tables.claims, {"job": job, "slot": slot, "owner": owner, "claimed_at": _now()})
+
+    def claims(self, job: str) -> tuple[ClaimRecord, ...]:
+        """Every slot of the job that was taken, in the order of the claims."""
+        return self._select(tables.claims, ClaimRecord, job=job)
 
     def _insert(self, table: Table, values: Mapping[str, Any]) -> bool:
         try:

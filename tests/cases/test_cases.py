@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -197,7 +198,9 @@ def test_new_category(lay: Lay, tmp_path: Path, caplog: pytest.LogCaptureFixture
         assert all(np.isfinite(array).all() for array in trained(path, asked, "w1", "w2").values())
         sides = [site.table(asked, ("w2",), holdout=side) for side in (True, False)]
     assert sorted(len(table.labels) for table in sides) == [0, 1]
-    assert "rows fit" in caplog.text
+    told = [record.getMessage() for record in caplog.records if record.name == "tidegate.site"]
+    assert [line for line in told if "administrator alone" in line] == told[:1]
+    assert re.search(r"alone: (\d+ of \d+ training rows fit|0 of 1 held-out row fits): ", told[0])
     assert "telehealth" not in caplog.text
 
 

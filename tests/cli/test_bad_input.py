@@ -135,7 +135,8 @@ def test_a_category_never_declared(place: Path) -> None:
 def left_out(done: subprocess.CompletedProcess[str]) -> None:
     """The run goes on without the row, and the person at the rows is told."""
     assert done.returncode == 0, done.stderr
-    assert "30 of 31 rows fit" in done.stderr
+    (told,) = [line for line in done.stderr.splitlines() if "administrator" in line]
+    assert told.startswith("north, for its administrator alone: 30 of 31 training rows fit: ")
 
 
 def test_an_empty_file(place: Path) -> None:
@@ -166,6 +167,32 @@ def test_a_column_that_the_card_does_not_offer(place: Path) -> None:
 def test_a_site_without_a_card(place: Path) -> None:
     edit(place / "site.toml", CARD, "")
     refused(run(place), "no card", "tidegate site card")
+
+
+def test_fewer_sites_than_the_quorum(place: Path) -> None:
+    """No other site can join a run of this machine: nobody waits, and nothing is charged."""
+    edit(place / "experiment.toml", "quorum = 1", "quorum = 2")
+    remedy = "Name more with --site, or lower strategy.quorum"
+    refused(run(place), "1 site is named, and strategy.quorum is 2", remedy)
+    edit(place / "experiment.toml", "low = 0\nhigh = 120\n", "")
+    refused(
+        tidegate(place, "ranges", "experiment.toml", "--site", "site.toml"), "1 site is named, and", remedy
+    )
+    assert not (place / "tidegate").exists()
+
+
+def test_a_site_named_twice(place: Path) -> None:
+    edit(place / "experiment.toml", "quorum = 1", "quorum = 2")
+    (place / "copy.toml").write_text(SITE)
+    (place / "there").mkdir()
+    same = ("--site", "site.toml", "--site", "there/../site.toml")
+    refused(tidegate(place, "run", "experiment.toml", *same), "named twice", "there/../site.toml", "once")
+    named_alike = ("--site", "site.toml", "--site", "copy.toml")
+    refused(tidegate(place, "run", "experiment.toml", *named_alike), "copy.toml", "'north'", "of site.toml")
+    edit(place / "experiment.toml", "low = 0\nhigh = 120\n", "")
+    refused(tidegate(place, "ranges", "experiment.toml", *same), "named twice")
+    refused(tidegate(place, "ranges", "experiment.toml", *named_alike), "'north'")
+    assert not (place / "tidegate").exists()
 
 
 def test_a_cap_that_is_too_small(place: Path) -> None:

@@ -115,13 +115,18 @@ def test_without_the_claim_they_would_act_twice(database: Database) -> None:
     assert Counter(database.acts()).most_common(1)[0][1] == 2
 
 
-def test_slow_acts_drop_no_slot_and_keep_the_order(database: Database) -> None:
+def test_slow_acts_drop_no_slot_and_keep_the_order(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And nobody is warned of the ticks that they outlast."""
+
     def slow(slot: str) -> SlotOutcome:
         time.sleep(0.1)
         return database.act(slot)
 
     run(database, slots=SLOTS[:5], act=slow)
     assert database.acts() == list(SLOTS[:5])
+    assert not caplog.records
 
 
 def test_a_slot_whose_rows_come_late_waits_unclaimed(database: Database) -> None:

@@ -76,7 +76,5 @@ def test_everybody_is_asked_whom_the_look_found_that_found_the_quorum() -> None:
 
 def test_a_quorum_that_is_never_connected_ends_with_who_is_missing() -> None:
     grid = ComingAndGoing(*[[1]] * 100)
-    with pytest.raises(
-        RoundError, match="1 sites are connected, and 3 are needed; not connected: south, west"
-    ):
+    with pytest.raises(RoundError, match="1 site is connected, and 3 are needed; not connected: south, west"):
         ask(question(deadline=0.3), grid, Memory())

@@ -272,6 +272,15 @@ def test_a_stop_between_decision_and_alias_leaves_the_truth_in_the_decisions(
     record = state.run(f"cut-{TURNED}")
     assert record is not None
     assert (record.status, record.error) == ("failed", "MLflow is away.")
+    before = state.decisions("cut")
+    registry.alias_fails = False
+    for path in sites:
+        path.with_name("rows.csv").unlink()  # nobody is asked again
+    result = cycle(experiment, TURNED, sites, state, registry)
+    assert registry.champion("cut") == 2
+    assert state.decisions("cut") == before
+    assert (result["decision"], result["challenger"], result["promoted"]) == ("retrain", 2, True)
+    assert result["sites_in_alarm"] == list(SITES)
 
 
 def test_a_cycle_that_failed_in_training_goes_on_with_the_retraining_it_decided(
@@ -286,6 +295,22 @@ def test_a_cycle_that_failed_in_training_goes_on_with_the_retraining_it_decided(
     result = cycle(experiment, TURNED, sites, state, registry)
     assert result["decision"] == "retrain"
     assert champion_of("resumed", state).version == 2
+
+
+def test_a_cycle_that_is_repeated_is_decided_without_what_came_later(
+    sites: list[Path], state: State, nowhere: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = plan("model")
+    state.start_run("r1", experiment=experiment, job="train", trigger="test", code_hash="c0de")
+    state.link_run("r1", model_version=1, result=json.dumps({"windows": ["w1"]}))
+    decide(state, "model", "promote", "version 1")
+    with monkeypatch.context() as away:
+        away.setattr("server.cycle.decide", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            cycle(experiment, CALM, sites, state, nowhere)
+    state.save_verdict("model", window="later", verdict={}, alarm=True)
+    result = cycle(experiment, CALM, sites, state, nowhere)
+    assert (result["decision"], result["alarm"]) == ("none", False)
 
 
 def test_too_few_sites_end_the_cycle_with_everyones_reason_in_the_state(

@@ -321,7 +321,7 @@ def test_a_round_below_its_quorum_ends_the_run_with_everything_that_helps(state:
 def test_a_quorum_that_is_not_connected_says_which_round_and_who_is_missing(state: State) -> None:
     online = {"west": range(1, 3), "south": range(1, 3)}
     run = Run(state, plan(rounds=5, round_timeout=0.6), three(), online)
-    with pytest.raises(RoundError, match="1 sites are connected, and 2 are needed") as raised:
+    with pytest.raises(RoundError, match="1 site is connected, and 2 are needed") as raised:
         run.train()
     assert raised.value.what.endswith("not connected: south, west")
     assert raised.value.where == "round 3 of run 'r'"

@@ -1,0 +1,52 @@
+"""Ctrl-C in a run: what is printed goes on with it as it stands, whatever the run was started with."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_bad_input import EXPERIMENT, HEADER, ROWS, SITE
+from tests.commands import plain_environment, tidegate
+
+pytestmark = pytest.mark.e2e
+
+_TOLD = "go on where it stopped with: tidegate "
+
+
+def test_the_command_that_is_printed_goes_on_with_the_run(tmp_path: Path) -> None:
+    (tmp_path / "my visits.toml").write_text(EXPERIMENT.replace("rounds = 2", "rounds = 60"))
+    for name in ("north", "far south"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "site.toml").write_text(SITE.replace('"north"', f'"{name[-5:]}"'))
+        (tmp_path / name / "rows.csv").write_text("\n".join([HEADER, *ROWS]) + "\n")
+    options = ("--site", "north/site.toml", "--site", "far south/site.toml", "--window", "w1")
+    command = [sys.executable, "-m", "experiments.cli.main", "run", "my visits.toml", *options]
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env={**plain_environment(), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if ": 2 of 60" in line:
+                os.kill(process.pid, signal.SIGINT)
+                break
+        rest = process.stderr.read().splitlines()
+        assert process.wait(60) == 130
+    (told,) = [line for line in rest if line.startswith(_TOLD)]
+    again = shlex.split(told.removeprefix(_TOLD))
+    assert again[:-1] == ["run", "my visits.toml", *options, "--resume"]
+    done = tidegate(tmp_path, *again, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["run"], result["status"], result["rounds"]) == (again[-1], "succeeded", 60)
