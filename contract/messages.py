@@ -52,6 +52,7 @@ __all__ = [
     "DRIFT_QUERY",
     "HOLD",
     "METRICS",
+    "MOST_TEXT",
     "RANGES_QUERY",
     "REPLY",
     "WEIGHT",
@@ -84,7 +85,7 @@ HOLD = 2.0
 
 An agent that is to stop waits for the answer, and a server that is to stop gives it first."""
 _TEXT = "reply.json"
-_MOST_TEXT = 64 * 2**20
+MOST_TEXT = 64 * 2**20
 """No reply's public part is longer: a drift summary of ten thousand features has a tenth of it."""
 _HEADER_OF_TEXT = 256
 """What the text's own entry takes in the header of a packed reply."""
@@ -257,7 +258,7 @@ class Reply:
             raise _not_understood() from exc
         if not isinstance(written, bytes):
             raise _not_understood()
-        if most_bytes is not None and len(written) > most_bytes + _MOST_TEXT:
+        if most_bytes is not None and len(written) > most_bytes + MOST_TEXT:
             raise ReleaseError(
                 f"update refused: it has {len(written):,} bytes, the model at most {most_bytes:,}"
             )
@@ -282,7 +283,7 @@ class Reply:
                 raise _not_understood()
         except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise _not_understood() from exc
-        if text.size > _MOST_TEXT:
+        if text.size > MOST_TEXT:
             raise ReleaseError(f"reply refused: it has {text.size:,} characters")
         size = len(written) - text.size
         if most_bytes is not None and size > most_bytes + _HEADER_OF_TEXT:

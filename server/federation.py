@@ -129,6 +129,7 @@ class Federation:
             "TIDEGATE_HOME": str(self.settings.home),
             "TIDEGATE_STATE_URL": self.settings.state_url,
             "TIDEGATE_FEDERATION": self.name,
+            "TIDEGATE_LARGEST_REPLY": str(self.settings.largest_reply >> 20),
             "MLFLOW_TRACKING_URI": self.settings.tracking_uri,
             "TIDEGATE_ARTIFACT_ROOT": str(self.settings.artifact_root),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",

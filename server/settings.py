@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ServerSettings", "apply_quiet_environment", "quiet_environment", "read_settings"]
+from contract.errors import InputError
+
+__all__ = ["LARGEST_REPLY", "ServerSettings", "apply_quiet_environment", "quiet_environment", "read_settings"]
+
+LARGEST_REPLY = 256 * 2**20
+"""Bytes of one reply of a site, unless `TIDEGATE_LARGEST_REPLY` says otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +28,7 @@ class ServerSettings:
             a tracking server has its own.
         federation: which SuperLink this server belongs to. Sites are admitted to one, whose
             node ids mean nothing to another.
+        largest_reply: bytes that one reply of a site may have at the SuperLink.
     """
 
     home: Path
@@ -29,13 +36,17 @@ class ServerSettings:
     tracking_uri: str
     artifact_root: Path
     federation: str = "standing"
+    largest_reply: int = LARGEST_REPLY
 
 
 def read_settings(environ: Mapping[str, str] = os.environ) -> ServerSettings:
     """Read `TIDEGATE_HOME`, `TIDEGATE_STATE_URL`, `MLFLOW_TRACKING_URI`,
     `TIDEGATE_ARTIFACT_ROOT` and `TIDEGATE_FEDERATION`; one that is unset or empty has its default below the
     current folder: `.tidegate/`, `.tidegate/state.db`, `mlruns/mlflow.db`, `mlruns/artifacts/`,
-    and `standing`.
+    and `standing`. `TIDEGATE_LARGEST_REPLY` is a number of MB (2^20 bytes), by default 256.
+
+    Raises:
+        InputError: that number is none.
     """
     home = Path(environ.get("TIDEGATE_HOME") or ".tidegate").absolute()
     mlruns = Path("mlruns").absolute()
@@ -45,7 +56,21 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> ServerSettings:
         tracking_uri=environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{mlruns / 'mlflow.db'}",
         artifact_root=Path(environ.get("TIDEGATE_ARTIFACT_ROOT") or mlruns / "artifacts").absolute(),
         federation=environ.get("TIDEGATE_FEDERATION") or "standing",
+        largest_reply=_megabytes(environ.get("TIDEGATE_LARGEST_REPLY")),
     )
+
+
+def _megabytes(text: str | None) -> int:
+    """That many times 2^20 bytes; the default for none."""
+    if not text:
+        return LARGEST_REPLY
+    if not re.fullmatch(r"[1-9][0-9]{0,5}", text):
+        raise InputError(
+            f"'{text[:50]}' is no number of MB",
+            where="TIDEGATE_LARGEST_REPLY",
+            remedy="Give a whole number, such as 256, or leave it out",
+        )
+    return int(text) * 2**20
 
 
 def quiet_environment() -> dict[str, str]:

@@ -25,10 +25,18 @@ from flwr.serverapp import Grid
 
 from contract.errors import RefusalCode, ReleaseError, RoundError, StorageError
 from contract.experiment import Strategy
-from contract.messages import Instruction, Reply
+from contract.messages import REPLY, Instruction, Reply
 from contract.words import counted, verb
 from server.exchange.bounds import ReplySize
-from server.line.flower import NO_ANSWER, UNREADABLE, is_simulated, pull_messages
+from server.line.flower import (
+    NO_ANSWER,
+    REFUSED,
+    TOO_LONG,
+    TOO_MANY_PARTS,
+    UNREADABLE,
+    is_simulated,
+    pull_messages,
+)
 from server.state.participation import GO_ON, LOST, NAME_REFUSED, NOT_UNDERSTOOD, TWICE, printable, told
 
 __all__ = ["LOST", "Answers", "Patience", "connected_sites", "exchange", "instruct"]
@@ -255,6 +263,9 @@ class _Desk:
                 self.refused.add(self.fail(node, NOT_UNDERSTOOD))
                 return
             reason = message.error.reason
+            if message.error.code == REFUSED and reason in (TOO_LONG, TOO_MANY_PARTS):
+                self.refused.add(self.fail(node, reason))
+                return
             self.fail(node, reason if reason in RefusalCode.ALL else LOST)
             return
         try:
@@ -301,7 +312,9 @@ class _Desk:
         )
 
     def _read(self, content: RecordDict) -> Reply:
-        """Its size first: a text takes many times its length when it is read."""
+        """Its size first: a text takes many times its length when it is read. What is beside it has none."""
+        if set(content) != {REPLY}:
+            raise ReleaseError(NOT_UNDERSTOOD)
         if self.size is None:
             return Reply.from_records(content)
         found, most = _size(content), self.size.arrays + self.size.text

@@ -35,13 +35,18 @@ from contract.transport import holds_certificate, with_pool
 from server.line.site_keys import read_site_key
 
 __all__ = [
+    "MOST_OBJECTS",
     "NO_ANSWER",
+    "REFUSED",
+    "TOO_LONG",
+    "TOO_MANY_PARTS",
     "UNREADABLE",
     "ControlClient",
     "RunState",
     "assume_identity",
     "bundle_files",
     "is_simulated",
+    "objects_in",
     "pull_messages",
     "quicken_grid",
     "run_superlink",
@@ -56,12 +61,23 @@ NO_ANSWER = frozenset(
 UNREADABLE = -1
 """Code of the error that `pull_messages` gives in the place of what is no message; Flower's begin at 0."""
 
+REFUSED = -2
+"""Code of the error that our SuperLink gives in the place of a reply that it did not take."""
+TOO_LONG = "reply too large: it has more bytes than the server takes"
+TOO_MANY_PARTS = "reply too large: it has more parts than any reply has"
+
+MOST_OBJECTS = 16
+"""Of a reply. An honest one has three: message, records and one config record (`contract.messages`)."""
+
 _PULL_BACKOFF, _PULL_BACKOFF_CAP = 0.02, 0.25
 _log = logging.getLogger("flwr")
 _LONGEST_PULL = 8.0
 """Seconds that a part of a reply may be on its way."""
 _SIDE_BY_SIDE = 3
 """Replies that are pulled at a time: what one costs this process and another the SuperLink overlaps."""
+_DATABASE_PATIENCE = 60_000
+"""Milliseconds that the SuperLink waits for its database while another part is written: Flower's five seconds
+are too few for a long one, and what it then answers with ends the run."""
 _FINISHED = "finished"
 
 
@@ -132,9 +148,22 @@ def pull_messages(grid: Grid, message_ids: list[str]) -> Iterator[Message]:
 
 
 def _pull_one(grid: Grid, found: Any) -> list[Message]:
-    """One reply, to the message that the SuperLink says, whatever its body says."""
-    name = found.messages_list[0].metadata.reply_to_message_id
+    """One reply, to the message that the SuperLink says, whatever its body says; or what is in its place."""
+    from flwr.proto.runtime_pb2 import PullAppMessagesRequest
+
+    tree, name = found.message_object_trees[0], found.messages_list[0].metadata.reply_to_message_id
+    if not tree.object_id:
+        return [_in_its_place(name, REFUSED, found.messages_list[0].error.reason)]
+    if objects_in(tree) > MOST_OBJECTS:
+        return [_in_its_place(name, REFUSED, TOO_MANY_PARTS)]
     pulled = _readable(lambda: _with_answer(grid, found).pull_messages(()), name)
+    if any(message.has_error() and message.error.code in NO_ANSWER for message in pulled):
+        # A part did not come. If that is because the SuperLink refused it, it says so when asked again.
+        asked: Any = grid
+        again = asked._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=[name]))
+        for message, place in zip(again.messages_list, again.message_object_trees, strict=True):
+            if not place.object_id and message.metadata.reply_to_message_id == name:
+                return [_in_its_place(name, REFUSED, message.error.reason)]
     for message in pulled:
         message.metadata.__dict__["_reply_to_message_id"] = name
     return pulled
@@ -154,10 +183,11 @@ def _readable(pull: Callable[[], Iterable[Message]], name: str) -> list[Message]
         raise
     except Exception:  # of many kinds, on bytes that were made to harm
         _log.exception("the reply to message %s is none", name)
-        return [_unreadable(name)]
+        return [_in_its_place(name, UNREADABLE, "no message")]
 
 
-def _unreadable(name: str) -> Message:
+def _in_its_place(name: str, code: int, reason: str) -> Message:
+    """An error in answer to a message."""
     from flwr.app import Metadata
     from flwr.app.message import make_message
     from flwr.supercore.constant import SYSTEM_MESSAGE_TYPE
@@ -173,7 +203,16 @@ def _unreadable(name: str) -> Message:
         ttl=0.0,
         message_type=SYSTEM_MESSAGE_TYPE,
     )
-    return make_message(metadata=metadata, error=Error(code=UNREADABLE, reason="no message"))
+    return make_message(metadata=metadata, error=Error(code=code, reason=reason))
+
+
+def objects_in(tree: Any) -> int:
+    """How many objects a reply's tree has; no more than one above `MOST_OBJECTS` are counted."""
+    waiting, count = [tree], 0
+    while waiting and count <= MOST_OBJECTS:
+        count += 1
+        waiting.extend(waiting.pop().children)
+    return count
 
 
 def _with_answer(grid: Grid, found: Any) -> Grid:
@@ -211,9 +250,12 @@ def run_superlink(arrange: Callable[[list[Any]], list[Any]]) -> None:
     Args:
         arrange: is given Flower's middlewares, outermost first, and returns those to use.
     """
+    from flwr.supercore import sql_mixin
     from flwr.superlink import main
     from flwr.superlink.cli.flower_superlink import flower_superlink
 
+    database: Any = sql_mixin
+    database.SQLITE_PRAGMAS = (*database.SQLITE_PRAGMAS, ("busy_timeout", str(_DATABASE_PATIENCE)))
     module: Any = main
     usual = module._get_middleware
     module._get_middleware = lambda: arrange(usual())

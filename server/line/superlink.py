@@ -7,7 +7,8 @@ requests of sites and of the ServerApp take this way; what people and `flwr` ask
 stream) goes as before. A site's question for a message is held until there is one (`server.line.long_poll`).
 
 No request is read whose length is not stated, or is above that of the largest release: Flower holds a request
-in memory, several times over, before anything of ours sees it.
+in memory, several times over, before anything of ours sees it. What sites send has narrower bounds, which are
+those of `server.line.replies`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from contract.allocator import reuse_large_blocks
 from contract.releases import MOST_VALUES
 from server.line.flower import run_superlink
 from server.line.long_poll import LongPoll
-from server.settings import apply_quiet_environment
+from server.line.replies import Replies, RequestRefusedError
+from server.settings import LARGEST_REPLY, apply_quiet_environment, read_settings
 
 __all__ = ["MOST_BYTES", "ShortWay", "main"]
 
@@ -44,12 +46,15 @@ class ShortWay:
     Args:
         app: what comes after them.
         middlewares: outermost first.
+        largest_reply: bytes of a reply of a site.
 
     Raises:
         TypeError: one of them has no dispatch function.
     """
 
-    def __init__(self, app: ASGIApp, middlewares: Sequence[Middleware]) -> None:
+    def __init__(
+        self, app: ASGIApp, middlewares: Sequence[Middleware], largest_reply: int = LARGEST_REPLY
+    ) -> None:
         self._app = self._long = app
         chain: list[Any] = []
         for middleware in reversed(middlewares):
@@ -59,6 +64,7 @@ class ShortWay:
             chain.append(self._long.dispatch_func)
         self._chain = tuple(reversed(chain))
         self._polls = LongPoll()
+        self._replies = Replies(largest_reply)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -68,12 +74,17 @@ class ShortWay:
         if scope["type"] != "http" or not scope["path"].startswith(_SHORT):
             await self._long(scope, receive, send)
             return
-        response = await self._polls.answer(Request(scope, receive), functools.partial(self._ask, 0))
+        try:
+            async with self._replies.admitted(scope, receive) as read:
+                request = Request(scope, read)
+                response = await self._polls.answer(request, functools.partial(self._ask, 0))
+        except RequestRefusedError as exc:
+            response = PlainTextResponse(exc.words, exc.status)
         await response(scope, receive, send)
 
     async def _ask(self, number: int, request: Request) -> Response:
         if number == len(self._chain):
-            return await self._handled(request)
+            return await self._replies.answer(request, self._handled)
 
         async def call_next(request: Request) -> Response:
             return await self._ask(number + 1, request)
@@ -115,7 +126,8 @@ def main() -> None:
     """Run the SuperLink with the options on the command line, until it is told to stop."""
     apply_quiet_environment()
     reuse_large_blocks(_KEPT)
-    run_superlink(lambda middlewares: [Middleware(ShortWay, middlewares=middlewares)])
+    largest = read_settings().largest_reply
+    run_superlink(lambda middlewares: [Middleware(ShortWay, middlewares=middlewares, largest_reply=largest)])
 
 
 if __name__ == "__main__":

@@ -62,6 +62,8 @@ _ADVICE = {
     "scores refused": "install the server's version of Tidegate at the site, and look at its stated_rows",
     "reply refused": "have its administrator look at the site's log and site.toml; if it is to have other "
     "rows from now on, `tidegate server readmit NAME`",
+    "reply too large": "have its administrator look at the site's log; where a model is that large, raise "
+    "TIDEGATE_LARGEST_REPLY (in MB) and start the server again",
     "ledger refused": "have its administrator find out which copy of the ledger is open there; if it is "
     "right so, `tidegate server readmit NAME`",
     "old reply": f"restart its agent; {_RETURNS}",

@@ -127,7 +127,7 @@ def test_an_update_that_is_too_long_is_refused_unread(monkeypatch: pytest.Monkey
     assert Reply.from_records(records, most_bytes=5000).update is not None
     with pytest.raises(ReleaseError, match=r"update refused: it has 4,\d\d\d bytes, the model at most 500"):
         Reply.from_records(records, most_bytes=500)
-    monkeypatch.setattr(contract.messages, "_MOST_TEXT", 1000)
+    monkeypatch.setattr(contract.messages, "MOST_TEXT", 1000)
     monkeypatch.setattr(contract.messages, "unpack", lambda _: pytest.fail("it was unpacked"))
     with pytest.raises(ReleaseError, match=r"update refused: it has \d,\d\d\d bytes, the model at most 500"):
         Reply.from_records(records, most_bytes=500)

@@ -82,6 +82,9 @@ TYPES = {
     "arrays": RecordDict({REPLY: ArrayRecord([np.ones(3)])}),
 }
 
+MORE = {"many parts": (30, 2**20), "a long part": (1, 80 * 2**20)}
+"""How many records stand beside the reply, and how many bytes each has."""
+
 
 class Rogue:
     """Makes the replies of a site that follows a script.
@@ -111,8 +114,10 @@ class Rogue:
         return reply
 
     def _changed(self, wrong: str, honest: RecordDict) -> RecordDict:
-        if wrong in ("twice", "half"):
-            return honest
+        if wrong in ("twice", "half", *MORE):
+            parts, size = MORE.get(wrong, (0, 0))
+            more = {f"part {number}": ConfigRecord({"b": bytes([number]) * size}) for number in range(parts)}
+            return RecordDict({**honest.config_records, **more})
         if wrong == "stale":
             assert self._before is not None
             return self._before

@@ -17,6 +17,7 @@ import pytest
 
 from server.federation import project_root
 from server.jobs.job import Job
+from server.line.flower import TOO_LONG, TOO_MANY_PARTS
 from server.registry.registry import Registry
 from server.state.participation import NOT_UNDERSTOOD
 from server.state.records import RunRecord
@@ -184,14 +185,23 @@ def test_a_full_disk_costs_time_and_nothing_else(federation: HurtFederation, unh
     unharmed(job, record)
 
 
-WRONG = {2: "nan", 3: "shape", 4: "dtype", 5: "huge", 6: "twice", 7: "stale"}
+WRONG = {
+    2: "nan",
+    3: "shape",
+    4: "dtype",
+    5: "huge",
+    6: "twice",
+    7: "stale",
+    9: "many parts",
+    10: "a long part",
+}
 
 
 @faults
 def test_wrong_updates_are_refused_with_their_reason_and_the_others_go_on(
     federation: HurtFederation, tally: Tally
 ) -> None:
-    experiment = plan(rounds=8, quorum=2)
+    experiment = plan(rounds=11, quorum=2, grace=25.0)
     job = train("wrong", experiment)
     federation.stop_site("west")
     federation.start_rogue("west", WRONG)
@@ -209,13 +219,15 @@ def test_wrong_updates_are_refused_with_their_reason_and_the_others_go_on(
     rounds = {one.round: one for one in federation.rounds(job.run)}
     assert all({"north", "south"} <= set(one.counted) for one in rounds.values())
     reasons = {number: one.failures.get("west", "") for number, one in rounds.items()}
-    assert [number for number, one in rounds.items() if "west" in one.counted] == [1, 6, 8], reasons[6]
+    assert [number for number, one in rounds.items() if "west" in one.counted] == [1, 6, 8, 11], reasons
     assert "update refused" in reasons[2]
     assert "finite" in reasons[2]
     for number in (3, 4):
         assert "update refused" in reasons[number], reasons
     assert reasons[5], reasons
     assert "old reply" in reasons[7], reasons
+    assert (reasons[9], reasons[10]) == (TOO_MANY_PARTS, TOO_LONG)
+    assert sum(path.stat().st_size for path in federation.settings.home.glob("superlink.db*")) < 2**25
     assert record.status == "partial"
     assert peak() < 2 * 2**30
     account = federation.account(job.run)

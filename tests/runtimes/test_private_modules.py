@@ -1,8 +1,8 @@
 """Flower's private modules, as our two adapters use them: written for flwr 1.41.0.
 
 When another version is installed, this says in one place what to look at in `clients/line/` (`flower.py`
-and `packing.py`) and `server/line/` (`flower.py` and `superlink.py`), before anything else fails in some
-stranger way.
+and `packing.py`) and `server/line/` (`flower.py`, `superlink.py` and `replies.py`), before anything
+else fails in some stranger way.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ CALLED: dict[str, tuple[str, ...]] = {
     "flwr.superlink.grid.http_grid.pull_objects": (
         "object_ids", "pull_object_fn", "initial_backoff", "backoff_cap",
     ),
+    "flwr.superlink.dependencies.linkstate.get_linkstate": ("request",),
     "flwr.superlink.main._get_middleware": (),
+    "flwr.superlink.routers.fleet.node_auth.authenticate_node": ("request",),
     "flwr.supernode.fleet_http_connection.http_request_response": (
         "server_address", "insecure", "root_certificates", "authentication_keys", "max_retries",
         "max_wait_time",
@@ -64,7 +66,14 @@ CALLBACKS = (
     "node_id", "receive", "send", "get_run", "get_fab", "pull_object", "push_object",
     "confirm_message_received",
 )  # fmt: skip
+STATES = (
+    "flwr.server.superlink.linkstate.in_memory_linkstate.InMemoryLinkState",
+    "flwr.server.superlink.linkstate.sql_linkstate.SqlLinkState",
+)
 FIELDS = {
+    "flwr.proto.fleet_pb2.PushMessagesRequest": {"node", "messages_list", "message_object_trees"},
+    "flwr.proto.fleet_pb2.PushMessagesResponse": {"objects_to_push", "session_id"},
+    "flwr.proto.message_pb2.PushObjectRequest": {"node", "session_id", "object_content"},
     "flwr.proto.message_pb2.ObjectTree": {"object_id", "children"},
     "flwr.proto.message_pb2.Message": {"metadata", "content", "error"},
     "flwr.proto.control_pb2.StartRunRequest": {"fab", "override_config"},
@@ -118,6 +127,22 @@ def test_the_fleet_connection_gives_its_callbacks_in_the_order_that_we_unpack() 
     )
     given = source.split("yield (")[1].split(")")[0]
     assert tuple(item.strip().removeprefix("node.") for item in given.split(",") if item.strip()) == CALLBACKS
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_reply_is_taken_out_of_the_state_as_flower_does_where_its_sending_expires(name: str) -> None:
+    state = found(name)
+    for method, needed in {
+        "get_node_id_by_public_key": ("public_key",),
+        "_cleanup_push_session": ("session_id", "cleanup_messages"),
+        "_on_push_session_expired": ("message_object_ids",),
+    }.items():
+        parameters = inspect.signature(getattr(state, method)).parameters
+        assert tuple(parameters)[1:] == needed
+
+
+def test_the_database_is_opened_with_the_settings_that_we_add_to() -> None:
+    assert ("busy_timeout", "5000") in found("flwr.supercore.sql_mixin.SQLITE_PRAGMAS")
 
 
 def test_telemetry_is_a_word_that_is_read_when_an_event_is_sent() -> None:

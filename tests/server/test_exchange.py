@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.superlink.grid import InMemoryGrid
 
 from contract.errors import RefusalCode, ReleaseError, RoundError, StorageError
@@ -18,7 +18,8 @@ from contract.messages import Instruction, Reply
 from contract.releases import Spent
 from experiments.runtimes.inline import InlineGrid
 from server.exchange.answers import LOST, Answers, Patience, connected_sites, exchange, instruct
-from server.line.flower import assume_identity
+from server.line.flower import REFUSED, TOO_LONG, TOO_MANY_PARTS, assume_identity
+from server.state.participation import NOT_UNDERSTOOD, advice
 from tests.server.federation import text_of, written
 
 SPENT = Spent(epsilon=1.0, delta=1e-5, unit="record", method="RDP", block="all/train")
@@ -41,6 +42,7 @@ class Says:
 
     content: RecordDict | str
     after: float = 0.0
+    code: int = 0
 
 
 def at(site: str, after: float = 0.0) -> Says:
@@ -72,9 +74,10 @@ class ScriptedGrid(InlineGrid):
         return super().pull_messages(name for name, node in nodes.items() if self._script[node].after <= age)
 
     def _answer(self, message: Message, context: Context) -> Message:
-        content = self._script[context.node_id].content
+        said = self._script[context.node_id]
+        content = said.content
         if isinstance(content, str):
-            return Message(Error(code=0, reason=content), reply_to=message)
+            return Message(Error(code=said.code, reason=content), reply_to=message)
         return Message(content, reply_to=message)
 
 
@@ -207,6 +210,22 @@ def test_a_refusal_is_named_by_its_word(word: str) -> None:
 @pytest.mark.parametrize("text", ["", "Budget", "budget ", "data: age = 7300131072 in row 3"])
 def test_no_other_text_passes(text: str) -> None:
     assert ask(at("north"), Says(text)).failures == {"south": LOST}
+
+
+@pytest.mark.parametrize("words", [TOO_LONG, TOO_MANY_PARTS])
+def test_what_the_superlink_refused_is_a_refused_reply_with_advice(words: str) -> None:
+    answers = ask(at("north"), Says(words, code=REFUSED))
+    assert answers.failures == {"south": words}
+    assert answers.refused == {"south"}
+    assert "TIDEGATE_LARGEST_REPLY" in advice(words)
+    assert ask(at("north"), Says("data: age = 73", code=REFUSED)).failures == {"south": LOST}
+
+
+def test_a_reply_with_records_beside_it_is_none() -> None:
+    content = reply("south").to_records()
+    content["more"] = ConfigRecord({"b": b"1"})
+    answers = ask(at("north"), Says(content))
+    assert answers.failures == {"south": NOT_UNDERSTOOD}
 
 
 def test_two_nodes_with_one_site_name_are_told_apart_and_count_once() -> None:

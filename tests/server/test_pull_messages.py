@@ -9,14 +9,24 @@ from typing import Any
 
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.proto.error_pb2 import Error
 from flwr.proto.message_pb2 import Message as EnvelopeProto
-from flwr.proto.message_pb2 import ObjectTree, PullObjectRequest, PullObjectResponse
+from flwr.proto.message_pb2 import Metadata, ObjectTree, PullObjectRequest, PullObjectResponse
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesResponse
 from flwr.supercore.run import Run
 from flwr.superlink.grid.http_grid import HttpGrid
 
 from clients.line.packing import PackedReply, pack
-from server.line.flower import NO_ANSWER, assume_identity, pull_messages, quicken_grid
+from server.line.flower import (
+    MOST_OBJECTS,
+    NO_ANSWER,
+    REFUSED,
+    TOO_LONG,
+    TOO_MANY_PARTS,
+    assume_identity,
+    pull_messages,
+    quicken_grid,
+)
 
 RUN = 5
 
@@ -116,6 +126,44 @@ def test_a_reply_of_which_a_part_does_not_come_costs_no_other() -> None:
     assert found[1].has_error()
     assert found[1].error.code in NO_ANSWER
     assert numbers([found[0], *found[2:]]) == [0, 2, 3]
+
+
+def refusal(name: str, reason: str) -> PackedReply:
+    """What our SuperLink gives in the place of a reply."""
+    error = Error(code=REFUSED, reason=reason)
+    envelope = EnvelopeProto(metadata=Metadata(reply_to_message_id=name), error=error)
+    return PackedReply(run=RUN, envelope=envelope.SerializeToString(), tree=b"", objects={})
+
+
+def test_a_reply_that_the_superlink_refused_is_an_error_to_its_message() -> None:
+    link = SuperLink(packed(0), refusal("question", TOO_LONG))
+    first, second = pull_messages(grid_of(link), [])
+    assert numbers([first]) == [0]
+    assert second.metadata.reply_to_message_id == "question"
+    assert (second.error.code, second.error.reason) == (REFUSED, TOO_LONG)
+
+
+def test_a_reply_that_is_refused_while_it_is_pulled_is_asked_for_once_more() -> None:
+    class Changing(SuperLink):
+        def PullObject(self, request: PullObjectRequest) -> PullObjectResponse:
+            self.replies = (refusal("other", TOO_MANY_PARTS), refusal(name, TOO_LONG))
+            return PullObjectResponse(object_found=False)
+
+    reply = packed(0)
+    name = EnvelopeProto.FromString(reply.envelope).metadata.reply_to_message_id
+    (found,) = pull_messages(grid_of(Changing(reply)), [name])
+    assert found.metadata.reply_to_message_id == name
+    assert (found.error.code, found.error.reason) == (REFUSED, TOO_LONG)
+
+
+def test_a_reply_of_many_objects_is_not_pulled() -> None:
+    question = Message(RecordDict(), dst_node_id=10, message_type="train")
+    content = RecordDict({f"x{number}": ConfigRecord({"x": number}) for number in range(MOST_OBJECTS)})
+    link = SuperLink(pack(Message(content, reply_to=question)), packed(1))
+    first, second = pull_messages(grid_of(link), [])
+    assert (first.error.code, first.error.reason) == (REFUSED, TOO_MANY_PARTS)
+    assert numbers([second]) == [1]
+    assert len(link.confirmed) == 1
 
 
 def test_what_the_superlink_refuses_is_raised() -> None:

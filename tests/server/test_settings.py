@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from server.settings import quiet_environment, read_settings
+from contract.errors import InputError
+from server.settings import LARGEST_REPLY, quiet_environment, read_settings
 
 
 def test_defaults_lie_below_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,6 +35,17 @@ def test_the_environment_is_read(tmp_path: Path) -> None:
 
 def test_home_alone_moves_the_state_database(tmp_path: Path) -> None:
     assert read_settings({"TIDEGATE_HOME": str(tmp_path)}).state_url == f"sqlite:///{tmp_path}/state.db"
+
+
+def test_the_largest_reply_is_a_number_of_mb() -> None:
+    assert read_settings({}).largest_reply == LARGEST_REPLY
+    assert read_settings({"TIDEGATE_LARGEST_REPLY": "512"}).largest_reply == 512 * 2**20
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "256MB", "1e3", "9" * 9])
+def test_a_largest_reply_that_is_no_number_of_mb_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="TIDEGATE_LARGEST_REPLY"):
+        read_settings({"TIDEGATE_LARGEST_REPLY": text})
 
 
 def test_the_libraries_take_the_quiet_environment_as_off() -> None:
