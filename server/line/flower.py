@@ -18,6 +18,7 @@ import hashlib
 import logging
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,7 +30,6 @@ from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
-from contract.code import BUNDLED_PACKAGES
 from contract.errors import AddressError, InputError, RoundError
 from contract.transport import holds_certificate, with_pool
 from server.line.site_keys import read_site_key
@@ -298,10 +298,11 @@ def build_bundle(root: Path) -> bytes:
     """
     from flwr.cli.build import build_fab_from_files
 
-    names = ["pyproject.toml", ".gitignore"]
-    found = [root / name for name in names if (root / name).is_file()]
-    for package in BUNDLED_PACKAGES:
-        found += [path for path in (root / package).rglob("*.py") if not path.is_symlink()]
+    app = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["flwr"]["app"]
+    folders = sorted({pattern.split("/")[0] for pattern in app["fab-include"]})
+    found = [root / name for name in ("pyproject.toml", ".gitignore") if (root / name).is_file()]
+    for folder in folders:
+        found += [path for path in (root / folder).rglob("*.py") if not path.is_symlink()]
     files: dict[str, Any] = {path.relative_to(root).as_posix(): path for path in found}
     try:
         return build_fab_from_files(files)[0]

@@ -163,7 +163,7 @@ def test_what_is_put_back_on_a_new_machine_is_its_users_alone(
         folder = open_site(site).config.storage.folder
         close_site(site)
         folder.rename(tmp_path / "old")
-        tidegate("site", "restore", site, tmp_path / "kept.db")
+        tidegate("site", "restore", site, tmp_path / "kept.db", "--yes")
         assert os.umask(mask) == mask  # a command changes that of its own files alone
     finally:
         os.umask(before)
