@@ -30,7 +30,7 @@ positions and is not clipped by its single gradients) is summed in double precis
 
 Assumed: what a record's forward and backward pass give does not depend on which other
 records are in the batch. A module that `supports` accepts mixes no rows, and
-`clipped_sum_of_batch`, by which a site trains, makes calls of one shape on one thread,
+`BatchSum`, by which a site trains, makes calls of one shape on one thread,
 in which the libraries give each row the same bits (`clients.mechanisms.blocks`).
 """
 
@@ -38,7 +38,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, pairwise
@@ -49,15 +48,16 @@ from torch import Tensor, nn
 from clients.mechanisms.blocks import BLOCK, one_thread
 from clients.mechanisms.derivatives import derivatives, own_parameters, watched
 from clients.mechanisms.models import LogLoss
+from clients.mechanisms.processors import processors
 from clients.mechanisms.row_gradients import GREATEST, RowGradients, Rows, of_layer
 from contract.errors import InputError
 
 __all__ = [
     "SLACK",
+    "BatchSum",
     "Sums",
     "clip_factors",
     "clipped_sum",
-    "clipped_sum_of_batch",
     "clipped_sum_of_rows",
     "require_clipping_norm",
     "supports",
@@ -183,52 +183,79 @@ def clipped_sum(
     return _clipped(parts, losses, clipping_norm, into, rows=len(inputs), single=single)
 
 
-def clipped_sum_of_batch(
-    module: nn.Module, inputs: Tensor, labels: Tensor, clipping_norm: float, into: Sums, *, block: int
-) -> Sums:
-    """What `clipped_sum` gives for the log loss, by calls of exactly `block` rows, each on one thread.
+class BatchSum:
+    """What `clipped_sum` gives for the log loss, of one batch after the other, as a site trains.
+
+    Its calls have exactly `block` rows and run on one thread each, several side by side. What each thread
+    needs, a module with the same parameters and places for sums, is made once.
 
     Args:
         module: one that `supports` accepts.
-        inputs, labels: the batch; any number of rows.
-        clipping_norm: the most that the gradient of a row may count.
-        into: where to.
         block: of public facts alone: `clients.mechanisms.blocks.block_rows`.
-
-    Raises:
-        InputError: the clipping norm is not one, whatever the rows are.
     """
-    single = len(inputs) <= _SINGLE
-    parts = list(zip(torch.split(inputs, block), torch.split(labels, block), strict=True))
 
-    def add_up(module: nn.Module, some: list[tuple[Tensor, Tensor]], place: Sums) -> Sums:
-        total: Sums | None = None
-        for rows, classes in some:
-            found = clipped_sum(
-                module, rows, LogLoss(classes), clipping_norm, place, block=block, single=single
-            )
-            if len(some) == 1:
-                return found
-            if total is None:
-                total = Sums(place.by_name)
-                total.cleared(found.flat.dtype)
-            total.flat.add_(found.flat)
-        assert total is not None  # there is a part  # noqa: S101
-        return total
+    def __init__(self, module: nn.Module, block: int) -> None:
+        self._block = block
+        self._workers = [_Worker(module, block)]
 
-    with one_thread():
-        if len(parts) == 1:
-            return add_up(module, parts, into)
-        workers = min(len(parts), _processors())
-        shared = {id(value): value for value in module.parameters()}
-        modules = [module, *(copy.deepcopy(module, dict(shared)) for _ in range(workers - 1))]
-        places = [into, *(Sums(into.by_name) for _ in range(workers - 1))]
-        turns = [parts[number::workers] for number in range(workers)]
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            first, *others = pool.map(add_up, modules, turns, places)
+    def __call__(self, inputs: Tensor, labels: Tensor, clipping_norm: float) -> Sums:
+        """The sum over a batch of any number of rows, in a place that the next call writes to again.
+
+        Args:
+            inputs, labels: the batch.
+            clipping_norm: the most that the gradient of a row may count.
+
+        Raises:
+            InputError: the clipping norm is not one, whatever the rows are.
+        """
+        single = len(inputs) <= _SINGLE
+        parts = list(zip(torch.split(inputs, self._block), torch.split(labels, self._block), strict=True))
+        number = min(len(parts), processors())
+        self._workers += [self._workers[0].beside() for _ in range(number - len(self._workers))]
+        workers = self._workers[:number]
+        with one_thread():
+            if number == 1:
+                return workers[0].add_up(parts, clipping_norm, single=single)
+            # threads of this call alone: a pool that lasted would not survive a fork
+            with ThreadPoolExecutor(number, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                turns = [
+                    pool.submit(worker.add_up, parts[place::number], clipping_norm, single=single)
+                    for place, worker in enumerate(workers)
+                ]
+        first, *others = [turn.result() for turn in turns]
         for other in others:
             first.flat.add_(other.flat)
-    return first
+        return first
+
+
+class _Worker:
+    """One thread's module, and where it sums."""
+
+    def __init__(self, module: nn.Module, block: int) -> None:
+        self._module, self._block = module, block
+        self._part = Sums(trainable(module))
+
+    def beside(self) -> _Worker:
+        """Another one, on the same parameters: a pass leaves notes at the module that it goes through."""
+        shared = {id(value): value for value in self._module.parameters()}
+        return _Worker(copy.deepcopy(self._module, shared), self._block)
+
+    @functools.cached_property
+    def _total(self) -> Sums:
+        return Sums(self._part.by_name)
+
+    def add_up(self, parts: list[tuple[Tensor, Tensor]], clipping_norm: float, *, single: bool) -> Sums:
+        if len(parts) == 1:
+            return self._sum(parts[0], clipping_norm, single=single)
+        self._total.cleared(torch.float32 if single else torch.float64)
+        for part in parts:
+            self._total.flat.add_(self._sum(part, clipping_norm, single=single).flat)
+        return self._total
+
+    def _sum(self, part: tuple[Tensor, Tensor], clipping_norm: float, *, single: bool) -> Sums:
+        inputs, labels = part
+        loss, block = LogLoss(labels), self._block
+        return clipped_sum(self._module, inputs, loss, clipping_norm, self._part, block=block, single=single)
 
 
 def clipped_sum_of_rows(
@@ -292,10 +319,6 @@ def _clipped(
         names, part = parts.pop()
         part.sum_into([into.by_name[name] for name in names], factors)
     return into
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _is_known(layer: nn.Module) -> bool:

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -35,6 +34,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clients.mechanisms.entropy import buffer_size, random_words
+from clients.mechanisms.processors import processors
 from contract.errors import InputError
 
 __all__ = [
@@ -170,7 +170,7 @@ def add_noise(arrays: Iterable[npt.NDArray[Any]], deviation: float, source: Norm
         return
     pieces = deque(_pieces(arrays))
     work = functools.partial(_add_noise_to, pieces, deviation=deviation, source=source)
-    threads = min(len(pieces), _processors())
+    threads = min(len(pieces), processors())
     if threads < 2:
         work()
         return
@@ -239,10 +239,6 @@ def _uniform(count: int, buffer: bytearray) -> Floats:
     words >>= np.uint64(12)
     words |= np.uint64(0x3FF << 52)
     return words.view(np.float64)
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _tangents() -> Callable[[Floats], object]:

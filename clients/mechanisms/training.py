@@ -38,8 +38,8 @@ from torch import Tensor, nn
 from clients.mechanisms.blocks import block_rows, in_blocks, one_thread
 from clients.mechanisms.clipping import (
     SLACK,
+    BatchSum,
     Sums,
-    clipped_sum_of_batch,
     clipped_sum_of_rows,
     require_clipping_norm,
     supports,
@@ -58,7 +58,7 @@ __all__ = ["LocalSteps", "descend", "train_locally", "train_without_privacy"]
 _PHYSICAL_ROWS = 4096
 """Rows whose gradients are held at once, of a module for Opacus; a larger batch is summed in parts."""
 
-_TakeSum = Callable[[nn.Module, Tensor, Tensor, float, Sums], Sums]
+_TakeSum = Callable[[Tensor, Tensor, float], Sums]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +91,12 @@ def train_locally(
     expected_rows = max(1, round(steps.stated_rows * privacy.sampling_rate))
     module = module_for(experiment, arrays)
     size = sum(parameter.numel() for parameter in module.parameters())
-    take_sum: _TakeSum = _sum_by_opacus
+    parameters = trainable(module)
+    take_sum: _TakeSum
     if supports(module, torch.zeros(1, experiment.task.width)):
-        take_sum = functools.partial(clipped_sum_of_batch, block=block_rows(expected_rows, size))
+        take_sum = BatchSum(module, block_rows(expected_rows, size))
+    else:
+        take_sum = functools.partial(_sum_by_opacus, module, Sums(parameters))
     deviation = deviation_for(
         steps.noise_multiplier,
         privacy.rows_per_person * privacy.clipping_norm * (1 + SLACK),
@@ -102,10 +105,9 @@ def train_locally(
     require_clipping_norm(privacy.clipping_norm)
     require_rate(privacy.sampling_rate)
     require_deviation(deviation, noise)
-    parameters = trainable(module)
-    start, sums = _copied(parameters), Sums(parameters)
+    start = _copied(parameters)
     for inputs, labels in _poisson_batches(table, privacy.sampling_rate, strategy.local_steps):
-        sums = take_sum(module, inputs, labels, privacy.clipping_norm, sums)
+        sums = take_sum(inputs, labels, privacy.clipping_norm)
         add_noise([sums.flat.numpy()], deviation, noise)
         _pull(parameters, start, strategy)
         descend(parameters, sums.by_name, strategy.learning_rate / expected_rows)
@@ -178,9 +180,9 @@ def _poisson_batches(table: Table, rate: float, count: int) -> Iterator[tuple[Te
 
 
 def _sum_by_opacus(
-    module: nn.Module, inputs: Tensor, labels: Tensor, clipping_norm: float, into: Sums
+    module: nn.Module, into: Sums, inputs: Tensor, labels: Tensor, clipping_norm: float
 ) -> Sums:
-    """What `clipped_sum_of_batch` returns, for any module that Opacus takes apart, in parts."""
+    """What `BatchSum` returns, for any module that Opacus takes apart, in parts."""
     if len(inputs) <= _PHYSICAL_ROWS:
         return _clipped_sum_by_opacus(module, inputs, LogLoss(labels), clipping_norm, into)
     total = Sums(into.by_name)

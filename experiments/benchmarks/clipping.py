@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from clients.mechanisms.blocks import block_rows
-from clients.mechanisms.clipping import Sums, clipped_sum_of_batch, trainable
+from clients.mechanisms.clipping import BatchSum, trainable
 from clients.mechanisms.models import Layers, LogLoss
 from clients.mechanisms.noise import SystemNoise, add_noise
 from clients.mechanisms.training import descend
@@ -192,11 +192,11 @@ def _plain(setting: _Setting) -> Step:
 def _private(setting: _Setting) -> Step:
     module, _, inputs, loss_of = _batch(setting)
     parameters = trainable(module)
-    place = Sums(parameters)
-    block = block_rows(setting.rows, sum(parameter.numel() for parameter in parameters.values()))
+    size = sum(parameter.numel() for parameter in parameters.values())
+    take_sum = BatchSum(module, block_rows(setting.rows, size))
 
     def step() -> None:
-        sums = clipped_sum_of_batch(module, inputs, loss_of.labels, _CLIPPING_NORM, place, block=block)
+        sums = take_sum(inputs, loss_of.labels, _CLIPPING_NORM)
         add_noise([sums.flat.numpy()], _CLIPPING_NORM, SystemNoise())
         descend(parameters, sums.by_name, _LEARNING_RATE / setting.rows)
 

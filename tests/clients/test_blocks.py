@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from clients.mechanisms import blocks, derivatives
 from clients.mechanisms.blocks import BLOCK, block_rows, in_blocks, one_thread
-from clients.mechanisms.clipping import SLACK, Sums, clipped_sum_of_batch, trainable
+from clients.mechanisms.clipping import SLACK, BatchSum
 from clients.mechanisms.evaluation import evaluate
 from clients.mechanisms.models import Layers, LogLoss, SmallCnn
 from clients.mechanisms.noise import NoNoise
@@ -90,10 +90,7 @@ def test_no_row_more_turns_the_gradients_of_others(hidden: int) -> None:
     inputs, labels = torch.tensor([0.5, 1, 0, 0]).repeat(400, 1), torch.zeros(400, dtype=torch.int64)
 
     def summed(rows: int) -> Tensor:
-        place = Sums(trainable(first))
-        found = clipped_sum_of_batch(
-            first, inputs[:rows], labels[:rows], 1.0, place, block=block_rows(100, 300)
-        )
+        found = BatchSum(first, block_rows(100, 300))(inputs[:rows], labels[:rows], 1.0)
         return found.flat.double().clone()
 
     for rows in (96, 127, 128, 255, 256):
@@ -147,14 +144,7 @@ def test_a_model_that_amplifies_rounding_lets_a_row_move_no_other() -> None:
     moved = 0.0
     for count in range(2, len(inputs)):
         one, other = (
-            clipped_sum_of_batch(
-                module,
-                inputs[:rows],
-                torch.zeros(rows, dtype=torch.int64),
-                1.0,
-                Sums(trainable(module)),
-                block=BLOCK,
-            ).flat.double()
+            BatchSum(module, BLOCK)(inputs[:rows], torch.zeros(rows, dtype=torch.int64), 1.0).flat.double()
             for rows in (count, count - 1)
         )
         moved = max(moved, float((one - other).norm()))

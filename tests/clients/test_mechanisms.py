@@ -108,13 +108,13 @@ def test_the_noise_of_an_update_has_the_scale_that_is_accounted() -> None:
 
 def test_poisson_batches_take_each_row_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    original = training.clipped_sum_of_batch
+    original = training.BatchSum.__call__
 
-    def watched(module: Any, inputs: Any, labels: Any, *others: Any, **named: Any) -> Any:
+    def watched(self: Any, inputs: Any, labels: Any, *others: Any) -> Any:
         sizes.append(len(labels))
-        return original(module, inputs, labels, *others, **named)
+        return original(self, inputs, labels, *others)
 
-    monkeypatch.setattr(training, "clipped_sum_of_batch", watched)
+    monkeypatch.setattr(training.BatchSum, "__call__", watched)
     one_step(experiment(steps=400, rate=0.2), table(100), 100, NoNoise())
     assert len(sizes) == 400
     assert abs(np.mean(sizes) - 20) < 5 * 4 / np.sqrt(400)

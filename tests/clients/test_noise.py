@@ -93,7 +93,7 @@ def test_noise_in_place_reaches_every_number_of_every_array_once() -> None:
 def test_any_number_of_threads_adds_each_number_once(
     processors: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(noise, "_processors", lambda: processors)
+    monkeypatch.setattr(noise, "processors", lambda: processors)
     arrays = [np.full(size, 5.0, dtype=np.float32) for size in (200_001, 3, 70_000)]
     add_noise(arrays, 0.5, SystemNoise())
     drawn = np.concatenate(arrays).astype(np.float64) / 0.5 - 10
