@@ -38,7 +38,7 @@ from contract.errors import LedgerError, RefusalCode, SilentError, SiteConfigErr
 from contract.messages import HOLD
 from terminal.health import Health
 
-__all__ = ["KEPT", "Answer", "installed_code_hash", "one_agent", "serve", "worker_answers"]
+__all__ = ["KEPT", "Answer", "installed_code", "installed_code_hash", "one_agent", "serve", "worker_answers"]
 
 _log = logging.getLogger("tidegate.agent")
 
@@ -164,16 +164,20 @@ def one_agent(lock: Path) -> Iterator[None]:
         yield
 
 
-@functools.cache
-def installed_code_hash() -> str:
-    """The hash of the code that this agent runs."""
+def installed_code() -> dict[str, bytes]:
+    """The code that this agent runs: content by path, as in a bundle."""
     root = Path(__file__).resolve().parents[2]
-    files = {
+    return {
         path.relative_to(root).as_posix(): path.read_bytes()
         for package in BUNDLED_PACKAGES
         for path in sorted((root / package).rglob("*.py"))
     }
-    return code_hash(files)
+
+
+@functools.cache
+def installed_code_hash() -> str:
+    """The hash of the code that this agent runs."""
+    return code_hash(installed_code())
 
 
 class _Agent:

@@ -12,8 +12,6 @@ another one, a row that counts for more than its clipping norm, an answer betwee
 
 from __future__ import annotations
 
-import functools
-import json
 import math
 import threading
 import time
@@ -22,24 +20,32 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from contract.errors import SilentError
-from contract.messages import COMPARE, DRIFT_QUERY, RANGES_QUERY, pack
-from experiments.audit.observation import temporary_folder
+from experiments.audit.hostile_server import (
+    CARD_COLUMNS,
+    COMPARE,
+    EVALUATE,
+    KINDS,
+    RANGES,
+    TRAIN,
+    Answer,
+    Arrays,
+    HostileServer,
+    Json,
+    base_experiment,
+    instruction_for,
+    models_for,
+)
+from experiments.audit.observation import stated_noise, temporary_folder
 
 __all__ = ["ATTACKS", "Attempt", "attack_site"]
 
-TRAIN, EVALUATE = "train", "evaluate"
-KINDS = (TRAIN, EVALUATE, COMPARE, DRIFT_QUERY, RANGES_QUERY)
-
-Json = dict[str, Any]
 Rows = list[Json]
-Arrays = Mapping[str, np.ndarray[Any, Any]]
 
-_CAP, _DELTA = 2.0, 1e-5
+_CAP = 2.0
 _STATED_ROWS = 400
 _MOST = 9e29
 """No parameter that a site takes is greater than 1e30."""
@@ -52,8 +58,6 @@ _TINY_TIMES_HUGE = (
 )
 """Of each model: the activation's size, the bias behind it that makes the output's gradient small, and the
 clipping norm. In single precision 1e-22 squared is 0."""
-_CHAINED = frozenset({"anchor", "head", "signature"})
-"""Hashes over what was released before: they differ as the noise does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,81 +82,26 @@ class Attempt:
         return self.let_through > 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Answer:
-    """What a site let out: a word, or a reply in two parts."""
-
-    word: str = ""
-    reply: Json
-    arrays: Arrays
-    written: bytes = b""
-
-    @property
-    def outcome(self) -> object:
-        """All of it but the noisy numbers, of which there is only how many: no row may change this."""
-        return (
-            self.word,
-            _without_noise(self.reply),
-            [(name, array.shape) for name, array in self.arrays.items()],
-        )
-
-    @property
-    def counted(self) -> float:
-        """About how many rows it counts: a model of zeros gives all the score of one half."""
-        scores = self.reply.get("scores")
-        if scores is None:
-            return 0.0
-        half = len(scores["negative"]) // 2
-        return float(scores["negative"][half] + scores["positive"][half])
-
-
 class _Site:
     """A laid-out site of window w1 and w2, and the one who sends it messages."""
 
     def __init__(self, folder: Path, rows: Rows, *, cap: float = _CAP) -> None:
-        from server.line.flower import assume_identity
-
         folder.mkdir(parents=True)
         self.path = folder / "site.toml"
         columns = ("level", "ward", "ill", "window", "side")
         lines = [",".join(columns), *(",".join(str(row[name]) for name in columns) for row in rows)]
         (folder / "rows.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        self.path.write_text(_SITE.format(cap=cap, delta=_DELTA, rows=_STATED_ROWS), encoding="utf-8")
-        assume_identity(1)
+        self.path.write_text(_SITE.format(cap=cap, rows=_STATED_ROWS) + CARD_COLUMNS, encoding="utf-8")
+        self._server = HostileServer(self.path)
         self._asked = 0
 
     def ask(
         self, kind: str, *, experiment: object = None, arrays: Arrays | bytes | None = None, **fields: object
-    ) -> _Answer:
+    ) -> Answer:
         """Send one message: a valid one of that kind, but for what is given."""
-        from flwr.app import ConfigRecord, Context, Message, RecordDict
-
-        from clients.app import app
-
         self._asked += 1
-        model = _models(kind) if arrays is None else arrays
-        record: Any = ConfigRecord(
-            {
-                "instruction": json.dumps({**_instruction(kind, run=f"r{self._asked}"), **fields}),
-                "arrays": model if isinstance(model, bytes) else pack(model),
-            }
-        )
-        message = Message(RecordDict({"config": record}), dst_node_id=1, message_type=kind, group_id="audit")
-        message.metadata.__dict__["_message_id"] = f"message-{self._asked}"
-        context = Context(
-            run_id=1,
-            node_id=1,
-            node_config={"site": str(self.path)},
-            state=RecordDict(),
-            run_config={"experiment": json.dumps(_experiment() if experiment is None else experiment)},
-        )
-        try:
-            reply = app(message, context)
-        except SilentError:
-            return _Answer(word="(no answer)", reply={}, arrays={})
-        if reply.has_error():
-            return _Answer(word=reply.error.reason or "(no word)", reply={}, arrays={})
-        return _read(cast(bytes, reply.content.config_records["reply"]["reply"]))
+        instruction = {**instruction_for(kind, run=f"r{self._asked}"), **fields}
+        return self._server.ask(kind, instruction, experiment=experiment, arrays=arrays)
 
     @property
     def spent(self) -> float:
@@ -172,8 +121,7 @@ class _Site:
         """Of the plan that was entered last."""
         from clients.site import open_site
 
-        plans = [entry.body for entry in open_site(self.path).ledger.entries() if entry.kind == "authorise"]
-        return float(plans[-1]["noise_multiplier"])
+        return stated_noise(open_site(self.path).ledger)
 
 
 Lay = Callable[..., _Site]
@@ -205,7 +153,7 @@ def window_aliases(lay: Lay) -> Iterator[bool]:
     site = lay(_rows())
     loud = _experiment(privacy={"evaluation_epsilon": 0.9 * _CAP})
     answers = [site.ask(EVALUATE, experiment=loud, windows=name) for name in names]
-    full = [answer for answer in answers if answer.counted > _STATED_ROWS / 8]  # there are twice as many
+    full = [answer for answer in answers if _counted(answer) > _STATED_ROWS / 8]  # there are twice as many
     for place, _ in enumerate(names):
         yield 1 <= place < len(full)  # the first pays for what it gets
     yield site.spent > _CAP * (1 + 1e-9)
@@ -224,7 +172,9 @@ def extreme_weights(lay: Lay) -> Iterator[bool]:
     asked: list[tuple[str, Json]] = []
     for kind in (TRAIN, EVALUATE, COMPARE):
         for weight in (3e38, math.nan, math.inf):
-            linear = {name: np.full(array.shape, weight, np.float32) for name, array in _models(kind).items()}
+            linear = {
+                name: np.full(array.shape, weight, np.float32) for name, array in models_for(kind).items()
+            }
             asked.append((kind, {"arrays": linear}))
         prefixes = ("", "challenger/") if kind == COMPARE else ("",)
         undefined = {prefix + name: array for prefix in prefixes for name, array in _above_half().items()}
@@ -267,12 +217,14 @@ def tiny_norms(lay: Lay) -> Iterator[bool]:
         for rows in (calm, _with_row(calm, level=100.0, ill=0)):
             site = lay(rows, cap=10.0)
             answer = site.ask(TRAIN, experiment=plan, arrays=model)
-            if answer.word:
-                break
+            if answer.refused:
+                continue
             deviation = site.noise_multiplier * norm
             steps = [_STATED_ROWS * (answer.arrays[name].astype(np.float64) - model[name]) for name in model]
             sums.append(np.array([float(step.sum()) / math.sqrt(step.size) for step in steps]))
-        if len(sums) == 2:
+        if len(sums) == 1:  # a row decided whether there is an answer
+            yield True
+        elif sums:
             yield bool(np.abs(sums[1] - sums[0]).max() > norm * (1 + 1e-3) + 7 * math.sqrt(2) * deviation)
 
 
@@ -290,7 +242,7 @@ def refusals(lay: Lay) -> Iterator[bool]:
             {"experiment": _experiment(task={"person": "ward"})},
         )
     ]
-    asked.append((RANGES_QUERY, {"features": ["secret"]}))
+    asked.append((RANGES, {"features": ["secret"]}))
     other = _with_row(_with_row(_rows(), place=2, window="w3"), level=-7.0, ill=1)
     yield from _told(lay, _rows(), other, asked)
 
@@ -303,7 +255,7 @@ def replays(lay: Lay) -> Iterator[bool]:
         same: Json = {"run": "again", "step": 1}
         first = site.ask(kind, **same)
         paid = site.charges
-        ones = {name: array + 1 for name, array in _models(kind).items()}
+        ones = {name: array + 1 for name, array in models_for(kind).items()}
         for changes in ({}, {"arrays": ones}, {"windows": ["w2"]}, {"evaluate": True}, loud):
             later = site.ask(kind, **{**same, **changes})
             new = not later.word and later.written != first.written
@@ -366,23 +318,10 @@ path = "rows.csv"
 drift_reports = false
 [policy]
 epsilon_cap = {cap!r}
-delta_cap = {delta!r}
+delta_cap = 1e-5
 [card]
 time = {{ column = "window" }}
 holdout = {{ column = "side" }}
-[[card.columns]]
-name = "level"
-kind = "numeric"
-low = 0.0
-high = 100.0
-[[card.columns]]
-name = "ward"
-kind = "categorical"
-categories = ["a", "b", "c"]
-[[card.columns]]
-name = "ill"
-kind = "categorical"
-categories = ["0", "1"]
 """
 
 
@@ -434,28 +373,16 @@ class _Line:
         return work
 
     def bundle(self, run: int) -> Any:
+        from clients.line.agent import installed_code
         from clients.line.packing import Bundle
 
         del run
-        return Bundle(files=_installed_code(), sha256="ab" * 32)
+        return Bundle(files=installed_code(), sha256="ab" * 32)
 
     def send(self, _reply: object) -> None:
         self.sent.append(time.monotonic())
         if len(self.sent) == self._messages:
             self.stop.set()
-
-
-@functools.cache
-def _installed_code() -> dict[str, bytes]:
-    import clients.app
-    from contract.code import BUNDLED_PACKAGES
-
-    root = Path(clients.app.__file__).parents[1]
-    return {
-        path.relative_to(root).as_posix(): path.read_bytes()
-        for package in BUNDLED_PACKAGES
-        for path in sorted((root / package).rglob("*.py"))
-    }
 
 
 def _told(lay: Lay, rows: Rows, other: Rows, asked: Sequence[tuple[str, Json]]) -> Iterator[bool]:
@@ -486,51 +413,15 @@ def _with_row(rows: Rows, place: int = 0, **changes: object) -> Rows:
 
 
 def _experiment(**sections: Json) -> Json:
-    level = {"name": "level", "kind": "numeric", "low": 0.0, "high": 100.0}
-    ward = {"name": "ward", "kind": "categorical", "categories": ["a", "b", "c"]}
-    plan: Json = {
-        "name": "hostile",
-        "task": {"label": {"column": "ill"}, "features": [level, ward], "time": "window"},
-        "strategy": {"rounds": 1, "evaluate_every": 1},
-        "privacy": {"epsilon": 1.0, "delta": _DELTA, "evaluation_epsilon": 1.0},
-    }
+    """An honest one, with other values in some sections."""
+    plan = base_experiment()
     return {**plan, **{name: {**plan.get(name, {}), **values} for name, values in sections.items()}}
 
 
-def _instruction(kind: str, run: str) -> Json:
-    fields: Json = {"run": run, "step": 1, "windows": ["w1"], "reference_windows": []}
-    fields |= {"evaluate": False, "features": [], "epsilon": 0.0}
-    if kind == DRIFT_QUERY:
-        fields |= {"windows": ["w2"], "reference_windows": ["w1"]}
-    if kind == RANGES_QUERY:
-        fields |= {"features": ["level"], "epsilon": 1.0}
-    return fields
-
-
-def _models(kind: str) -> Arrays:
-    """What goes with an honest message: linear models that give every row the score of one half."""
-    prefixes = {TRAIN: ("",), EVALUATE: ("",), COMPARE: ("", "challenger/")}.get(kind, ())
-    shapes = {"layers.0.weight": (1, 4), "layers.0.bias": (1,)}
-    return {
-        prefix + name: np.zeros(shape, np.float32) for prefix in prefixes for name, shape in shapes.items()
-    }
-
-
-def _read(written: bytes) -> _Answer:
-    from safetensors.numpy import load
-
-    arrays = {name.partition("/")[2]: array for name, array in sorted(load(written).items())}
-    reply = json.loads(arrays.pop("reply.json").tobytes())
-    return _Answer(reply=reply, arrays=arrays, written=written)
-
-
-def _without_noise(value: Any, key: str = "") -> Any:
-    if key in _CHAINED:
-        return "…"
-    if key in ("negative", "positive", "gain", "rows", "reference", "current", "counts"):
-        return len(value) if isinstance(value, list) else type(value).__name__
-    if isinstance(value, dict):
-        return {name: _without_noise(item, name) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_without_noise(item) for item in value]
-    return value
+def _counted(answer: Answer) -> float:
+    """About how many rows an answer counts: a model of zeros gives all the score of one half."""
+    scores = answer.reply.get("scores")
+    if scores is None:
+        return 0.0
+    half = len(scores["negative"]) // 2
+    return float(scores["negative"][half] + scores["positive"][half])

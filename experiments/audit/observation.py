@@ -29,7 +29,7 @@ from contract.releases import Spent
 if TYPE_CHECKING:
     from clients.ledger.chain import Ledger
 
-__all__ = ["Rows", "View", "audited", "lay_out", "observe", "temporary_folder", "train"]
+__all__ = ["Rows", "View", "audited", "lay_out", "observe", "stated_noise", "temporary_folder", "train"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -94,7 +94,7 @@ def observe(experiment: Experiment, sites: Sequence[Rows], folder: Path, run: st
     replies = train(experiment, paths, _model(experiment), run)
     views = []
     for path, answers in zip(paths, zip(*replies, strict=True), strict=True):
-        noise_multiplier = _stated_noise(open_site(path).ledger)
+        noise_multiplier = stated_noise(open_site(path).ledger)
         stated_rows = open_site(path).config.stated_rows
         sums = np.array([_sum(answer, experiment, stated_rows) for answer in answers])
         deviation = noise_multiplier * experiment.privacy.clipping_norm * experiment.privacy.rows_per_person
@@ -186,7 +186,7 @@ def _model(experiment: Experiment) -> dict[str, npt.NDArray[np.float32]]:
     return initial_arrays(experiment, np.random.default_rng(0))  # zeros: every row scores one half
 
 
-def _stated_noise(ledger: Ledger) -> float:
+def stated_noise(ledger: Ledger) -> float:
     """Of the plan that was entered last."""
     plans = [entry.body for entry in ledger.entries() if entry.kind == "authorise"]
     return float(plans[-1]["noise_multiplier"])

@@ -45,7 +45,7 @@ def figure(record_property: Callable[[str, object], None]) -> Figure:
 
 @pytest.fixture(scope="session", autouse=True)
 def _warm() -> None:
-    wire.assume_identity()
+    wire.assume_identity(1)
     wire.warm_up()
 
 

@@ -24,8 +24,8 @@ from flwr.supercore.run import Run
 from google.protobuf.message import DecodeError
 from safetensors.numpy import load
 
+from experiments.audit.hostile_server import DRIFT, TRAIN, packed
 from tests.adversary import wire
-from tests.adversary.hostile_server import DRIFT, TRAIN, packed
 
 __all__ = ["ROWS", "HostileGrid", "Question", "drift_reply", "honest", "records", "undecodable"]
 

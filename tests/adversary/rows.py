@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.adversary.hostile_server import Answer
+from experiments.audit.hostile_server import Answer
 from tests.adversary.wire import rows_text
 
 __all__ = ["BINS", "Row", "Rows", "level_of", "make_rows", "noise_in", "sorting_model", "text", "with_row"]

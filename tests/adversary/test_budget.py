@@ -13,9 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.adversary import wire
-from tests.adversary.conftest import LaySite
-from tests.adversary.hostile_server import (
+from experiments.audit.hostile_server import (
     COMPARE,
     DRIFT,
     EVALUATE,
@@ -25,6 +23,8 @@ from tests.adversary.hostile_server import (
     HostileServer,
     instruction_for,
 )
+from tests.adversary import wire
+from tests.adversary.conftest import LaySite
 from tests.adversary.privacy import least_epsilon
 from tests.adversary.rows import Figure, Rows, counted, level_of, noise_in, sorting_model
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from experiments.audit.hostile_server import TRAIN, HostileServer
 from tests.adversary import wire
 from tests.adversary.conftest import LaySite
-from tests.adversary.hostile_server import TRAIN, HostileServer
 from tests.adversary.rows import STATED_ROWS, Figure, Rows, with_row
 
 Model = dict[str, np.ndarray[Any, Any]]

@@ -17,9 +17,9 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
+from experiments.audit.hostile_server import KINDS, instruction_for, models_for, packed
 from tests.adversary import wire
 from tests.adversary.conftest import LaySite
-from tests.adversary.hostile_server import KINDS, instruction_for, models_for, packed
 from tests.adversary.hostile_site import HostileGrid, Question, honest
 from tests.adversary.rows import Figure, Rows
 from tests.adversary.test_generated import LONG

@@ -24,8 +24,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.adversary import wire
-from tests.adversary.hostile_server import (
+from experiments.audit.hostile_server import (
     COMPARE,
     EVALUATE,
     KINDS,
@@ -36,6 +35,7 @@ from tests.adversary.hostile_server import (
     models_for,
     packed,
 )
+from tests.adversary import wire
 from tests.adversary.hostile_site import (
     HostileGrid,
     Question,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from experiments.audit.hostile_server import EVALUATE, HostileServer, instruction_for
 from tests.adversary import wire
 from tests.adversary.conftest import LaySite
-from tests.adversary.hostile_server import EVALUATE, HostileServer, instruction_for
 from tests.adversary.rows import Figure, Rows
 
 

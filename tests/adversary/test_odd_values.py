@@ -13,9 +13,9 @@ import pytest
 from pyarrow import parquet
 
 from clients.site import open_site
+from experiments.audit.hostile_server import DRIFT, EVALUATE, RANGES, TRAIN, HostileServer
 from tests.adversary import wire
 from tests.adversary.conftest import LaySite
-from tests.adversary.hostile_server import DRIFT, EVALUATE, RANGES, TRAIN, HostileServer
 from tests.adversary.rows import Figure, make_rows
 
 ROWS = make_rows()

@@ -16,9 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from experiments.audit.hostile_server import DRIFT, EVALUATE, HostileServer, instruction_for
 from tests.adversary import wire
 from tests.adversary.conftest import LaySite
-from tests.adversary.hostile_server import DRIFT, EVALUATE, HostileServer, instruction_for
 from tests.adversary.rows import Figure, Rows
 
 # -- paths ---------------------------------------------------------------------------

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from experiments.audit.hostile_server import packed
 from tests.adversary import wire
-from tests.adversary.hostile_server import packed
 from tests.adversary.hostile_site import (
     ROWS,
     TURNED,

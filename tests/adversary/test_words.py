@@ -13,9 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.adversary import wire
-from tests.adversary.conftest import LaySite
-from tests.adversary.hostile_server import (
+from experiments.audit.hostile_server import (
     COMPARE,
     DRIFT,
     EVALUATE,
@@ -27,6 +25,8 @@ from tests.adversary.hostile_server import (
     instruction_for,
     zero_model,
 )
+from tests.adversary import wire
+from tests.adversary.conftest import LaySite
 from tests.adversary.rows import Figure, Row, Rows, make_rows, text, with_row
 
 ROWS = make_rows()

@@ -24,27 +24,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Context, Error, Message
+from flwr.app import Message
 from flwr.serverapp import Grid
-from flwr.supercore.task_identity import TaskIdentity
 
-from clients.app import app as client_app
 from clients.app import warm_up
 from clients.keys import make_node_key
-from clients.line.agent import serve
+from clients.line.agent import installed_code, serve
 from clients.line.packing import Bundle, Work, pack
 from clients.mechanisms.drawing import ReportQueue, report_queue
 from clients.site import close_site, open_site
-from contract.code import BUNDLED_PACKAGES
-from contract.errors import SilentError
 from contract.experiment import Experiment
 from contract.models import parameter_shapes
+from experiments.audit.hostile_server import CARD_COLUMNS, answer, base_experiment
 from experiments.cli.main import main as tidegate
 from monitoring.binning import feature_bins
 from server.cycle import run_cycle
 from server.jobs.job import Job
 from server.jobs.memory import RunMemory
 from server.jobs.training_job import Services
+from server.line.flower import assume_identity
 from server.rounds import Training
 from server.rounds import train as train_rounds
 from server.state.storage import open_state
@@ -80,34 +78,6 @@ WORDS = frozenset({"input", "card", "policy", "budget", "ledger", "source", "fai
 
 COLUMNS = ("level", "ward", "ill", "window", "patient", "side", "secret")
 """Of every site here. The card offers the first three; `secret` is on no card."""
-
-_COLUMNS_OF_CARD = """\
-[[card.columns]]
-name = "level"
-kind = "numeric"
-low = 0.0
-high = 100.0
-[[card.columns]]
-name = "ward"
-kind = "categorical"
-categories = ["a", "b", "c"]
-[[card.columns]]
-name = "ill"
-kind = "categorical"
-categories = ["0", "1"]
-"""
-
-
-def base_experiment() -> Json:
-    """A valid experiment on the sites here, as JSON says it."""
-    level = {"name": "level", "kind": "numeric", "low": 0.0, "high": 100.0}
-    ward = {"name": "ward", "kind": "categorical", "categories": ["a", "b", "c"]}
-    return {
-        "name": "hostile",
-        "task": {"label": {"column": "ill"}, "features": [level, ward], "time": "window"},
-        "strategy": {"rounds": 1, "evaluate_every": 1},
-        "privacy": {"epsilon": 1.0, "delta": 1e-5, "evaluation_epsilon": 1.0},
-    }
 
 
 def lay_site(
@@ -147,7 +117,7 @@ def lay_site(
 def _card(person: bool) -> str:
     whose = 'person = "patient"\n' if person else ""
     side = "" if person else '[card.holdout]\ncolumn = "side"\n'
-    return f'[card]\n{whose}[card.time]\ncolumn = "window"\n{side}{_COLUMNS_OF_CARD}'
+    return f'[card]\n{whose}[card.time]\ncolumn = "window"\n{side}{CARD_COLUMNS}'
 
 
 def rows_text(rows: Sequence[Mapping[str, object]]) -> str:
@@ -173,21 +143,6 @@ def _keys() -> Path:
 
 
 # -- the site ----------------------------------------------------------------
-
-SILENT = "no answer"
-
-
-def answer(message: Message, context: Context) -> Message:
-    """The real ClientApp's; an error of its own where the site gives none."""
-    try:
-        return client_app(message, context)
-    except SilentError:
-        return Message(Error(code=0, reason=SILENT), reply_to=message)
-
-
-def assume_identity(run: int = 1) -> None:
-    """Give this process the identity without which Flower makes no message."""
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run, 1
 
 
 def forget(site: Path) -> None:
@@ -269,7 +224,7 @@ class _Line:
     """A connection that brings some messages and then stops the agent."""
 
     def __init__(self, contents: Sequence[tuple[str, Mapping[str, bytes]]]) -> None:
-        self._bundle = Bundle(files=_bundled_files(), sha256="ab" * 32)
+        self._bundle = Bundle(files=installed_code(), sha256="ab" * 32)
         self._waiting = [
             Work(
                 run=number,
@@ -300,16 +255,6 @@ class _Line:
 
     def send(self, reply: Any, *beside: object, **named: object) -> None:
         self.served.append(Served(reply, (*beside, *named.values())))
-
-
-@functools.cache
-def _bundled_files() -> dict[str, bytes]:
-    root = Path(str(sys.modules["clients.app"].__file__)).parents[1]
-    return {
-        path.relative_to(root).as_posix(): path.read_bytes()
-        for package in BUNDLED_PACKAGES
-        for path in sorted((root / package).rglob("*.py"))
-    }
 
 
 # -- the server ---------------------------------------------------------------
