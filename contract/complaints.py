@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from contract.names import IN_WORDS
+from contract.words import counted
 
 __all__ = ["sentences"]
 
@@ -74,7 +75,7 @@ def _sentence(  # noqa: PLR0911 - a line a fault
             return f"{key}{_of_item(location, values)}: {message}" if key else message
         case "too_short":
             least = more["min_length"]
-            return f"{has}: must have at least {least} item{'s' if least > 1 else ''}"
+            return f"{has}: must have at least {counted(least, 'item')}"
         case "tuple_type":
             return f"{has}: write a list: {_list_of(location, kind, given)}"
         case "model_type" | "model_attributes_type" | "dict_type":

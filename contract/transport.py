@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import ssl
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -22,7 +23,9 @@ from urllib3.exceptions import (
     SSLError,
 )
 
-__all__ = ["PooledTransport", "holds_certificate", "pooled", "with_pool"]
+from contract.errors import TidegateError
+
+__all__ = ["PooledTransport", "holds_certificate", "pooled", "read_authority", "with_pool"]
 
 _CONNECTIONS = 16
 """Kept open at most: Flower sends the parts of a message by ten threads."""
@@ -39,6 +42,24 @@ def holds_certificate(content: bytes) -> bool:
     except (ssl.SSLError, ValueError):  # ValueError: it is empty, or no ASCII
         return False
     return True
+
+
+def read_authority(path: Path, *, error: type[TidegateError], remedy: str) -> bytes:
+    """The authority that signed a server's certificate, in PEM form.
+
+    Args:
+        path: of the file.
+        error: is raised, with the remedy, where it cannot be read or is something else.
+        remedy: what to do then.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as exc:
+        words = f"the server's certificate cannot be read: {exc.strerror}"
+        raise error(words, where=str(path), remedy=remedy) from exc
+    if not holds_certificate(content):
+        raise error("not a certificate in PEM form", where=str(path), remedy=remedy)
+    return content
 
 
 @functools.cache

@@ -27,7 +27,7 @@ from flwr.app import Message
 from clients.keys import PrivateKey, read_private_key
 from clients.line.packing import Bundle, PackedReply, RunConfig, Work, read_bundle
 from contract.errors import AddressError, SiteConfigError
-from contract.transport import holds_certificate, with_pool
+from contract.transport import read_authority, with_pool
 
 __all__ = [
     "FleetConnection",
@@ -41,6 +41,7 @@ _PULL_BACKOFF, _PULL_BACKOFF_CAP = 0.02, 0.25
 _LONGEST_PULL = 8.0
 """Seconds that a part of a message may be on its way."""
 
+_NO_AUTHORITY = "Ask the federation's operator for its ca.pem, and name it with --root-certificates"
 _log = logging.getLogger("tidegate.agent")
 
 
@@ -216,7 +217,8 @@ def connect(
     module.FleetHttpClient = with_pool(FleetHttpClient)
     module.flwr_exit = _refused_at_the_door
     module.HeartbeatSender = _lasting_heartbeats
-    key, certificates = read_private_key(private_key), _read_authority(root_certificates)
+    key = read_private_key(private_key)
+    certificates = read_authority(root_certificates, error=SiteConfigError, remedy=_NO_AUTHORITY)
     open_connection = functools.partial(
         fleet_http_connection.http_request_response,
         *(superlink, False, certificates, (key, key.public_key())),
@@ -247,20 +249,6 @@ def connect(
         if remembered is not None:
             remembered.write_text(str(connection.node_id), encoding="utf-8")
         yield connection
-
-
-def _read_authority(path: Path) -> bytes:
-    """The authority that signed the server's certificate, in PEM form."""
-    remedy = "Ask the federation's operator for its ca.pem, and name it with --root-certificates"
-    try:
-        content = path.read_bytes()
-    except OSError as exc:
-        raise SiteConfigError(
-            f"the server's certificate cannot be read: {exc.strerror}", where=str(path), remedy=remedy
-        ) from exc
-    if not holds_certificate(content):
-        raise SiteConfigError("not a certificate in PEM form", where=str(path), remedy=remedy)
-    return content
 
 
 def _remembered_number(file: Path | None) -> int | None:

@@ -31,7 +31,7 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from contract.errors import AddressError, InputError, RoundError
-from contract.transport import holds_certificate, with_pool
+from contract.transport import read_authority, with_pool
 from server.line.site_keys import read_site_key
 
 __all__ = [
@@ -70,6 +70,9 @@ MOST_OBJECTS = 16
 """Of a reply. An honest one has three: message, records and one config record (`contract.messages`)."""
 
 _PULL_BACKOFF, _PULL_BACKOFF_CAP = 0.02, 0.25
+_NO_AUTHORITY = (
+    "`tidegate server up` makes it where there is none; or set TIDEGATE_HOME to the server's folder"
+)
 _log = logging.getLogger("flwr")
 _LONGEST_PULL = 8.0
 """Seconds that a part of a reply may be on its way."""
@@ -310,20 +313,6 @@ def build_bundle(root: Path) -> bytes:
         raise RoundError(f"Flower cannot bundle the project: {exc}", where=str(root)) from exc
 
 
-def _read_authority(path: Path) -> bytes:
-    """The certificate authority that the server made for itself, in PEM form."""
-    remedy = "`tidegate server up` makes it where there is none; or set TIDEGATE_HOME to the server's folder"
-    try:
-        content = path.read_bytes()
-    except OSError as exc:
-        raise AddressError(
-            f"the server's certificate cannot be read: {exc.strerror}", where=str(path), remedy=remedy
-        ) from exc
-    if not holds_certificate(content):
-        raise AddressError("not a certificate in PEM form", where=str(path), remedy=remedy)
-    return content
-
-
 def _known_key(node: Any, public_key: Path, name: str) -> InputError:
     """Why a key that the SuperLink knows is not admitted again."""
     if node.status == "unregistered":
@@ -356,7 +345,7 @@ class ControlClient:
 
     def __init__(self, address: str, root_certificates: Path) -> None:
         self._address = address
-        self._certificates = _read_authority(root_certificates)
+        self._certificates = read_authority(root_certificates, error=AddressError, remedy=_NO_AUTHORITY)
         self._connection: Any = None
 
     def register(self, public_key: Path, name: str) -> int:

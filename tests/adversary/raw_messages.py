@@ -11,17 +11,27 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from tests.adversary.wire import assume_identity
 
-__all__ = ["taken_apart"]
+__all__ = ["apart", "taken_apart"]
+
+
+def apart(kind: str, group: str, fields: Any) -> tuple[str, dict[str, bytes]]:
+    """A message's id and its objects by id.
+
+    Args:
+        kind: the message's type.
+        group: names it for people.
+        fields: of its one record.
+    """
+    message = Message(
+        RecordDict({"config": ConfigRecord(fields)}), dst_node_id=1, message_type=kind, group_id=group
+    )
+    message.metadata.__dict__["_message_id"] = message.object_id
+    return message.object_id, {name: item.deflate() for name, item in get_all_nested_objects(message).items()}
 
 
 @functools.cache  # a message holds the moment it was made: examples are to be the same each time
 def taken_apart(number: int, **fields: Any) -> tuple[str, dict[str, bytes]]:
-    """A message's id and its objects by id."""
+    """A message to train of that run, apart."""
     assume_identity(number)
     said = {"instruction": json.dumps({"run": f"r{number}"}), "arrays": b"", **fields}
-    message = Message(
-        RecordDict({"config": ConfigRecord(said)}), dst_node_id=1, message_type="train", group_id=f"r{number}"
-    )
-    message.metadata.__dict__["_message_id"] = message.object_id
-    objects = {name: item.deflate() for name, item in get_all_nested_objects(message).items()}
-    return message.object_id, objects
+    return apart("train", f"r{number}", said)

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from experiments.audit.hostile_server import KINDS, instruction_for, models_for, packed
 from tests.adversary import wire
 from tests.adversary.conftest import LaySite
 from tests.adversary.hostile_site import HostileGrid, Question, honest
+from tests.adversary.raw_messages import apart
 from tests.adversary.rows import Figure, Rows
 from tests.adversary.test_generated import LONG
 from tests.adversary.test_server import plan
@@ -60,19 +60,11 @@ def message_for(kind: str, number: int, rng: random.Random | None = None) -> tup
         text = changed(text.encode(), rng).decode("utf-8", "replace")
     if rng is not None and where == "arrays":
         arrays = changed(arrays, rng)
-    name, objects = _taken_apart(kind, number, {"instruction": text, "arrays": arrays})
+    name, objects = apart(kind, f"r{number}", {"instruction": text, "arrays": arrays})
     if rng is not None and where == "objects":
         victim = rng.choice(sorted(objects))
         objects[victim] = changed(objects[victim], rng)
     return name, objects
-
-
-def _taken_apart(kind: str, number: int, fields: Any) -> tuple[str, dict[str, bytes]]:
-    message = Message(
-        RecordDict({"config": ConfigRecord(fields)}), dst_node_id=1, message_type=kind, group_id=f"r{number}"
-    )
-    message.metadata.__dict__["_message_id"] = message.object_id
-    return message.object_id, {name: item.deflate() for name, item in get_all_nested_objects(message).items()}
 
 
 def test_an_agent_outlives_changed_messages_and_charges_nothing(
