@@ -18,6 +18,7 @@ from pathlib import Path
 from clients.gate import Gate
 from clients.keys import site_signer
 from clients.ledger.chain import Cap, Ledger
+from clients.ledger.plan import Split
 from clients.rows.rows import Rows, read_rows
 from clients.rows.sources import check_source, source_files
 from clients.rows.table import Fit, Table, prepare
@@ -83,17 +84,18 @@ class Site:
         return self.config.offered
 
     @property
-    def split(self) -> str:
-        """Names how records are dealt into windows and into training and held-out rows.
+    def split(self) -> Split:
+        """How records are dealt into windows and into training and held-out rows.
 
         Two plans of one split share no record but in blocks of one name. Of different splits
-        nothing is known, so the ledger counts them on each other's blocks. So it names all that
+        nothing is known, so the ledger counts them on each other's blocks. So its name is of all that
         has a say in it but the rows: the card, how the source's values are read, by which rule, and
         the key of the hash.
         """
         key = None if self.card.holdout.column is not None else self._key_name()
         reading = self.config.data.reading(self.card.dealt_by)
-        return hashlib.sha256(json.dumps([self.card.dealing, reading, FORM, key]).encode()).hexdigest()[:16]
+        name = hashlib.sha256(json.dumps([self.card.dealing, reading, FORM, key]).encode()).hexdigest()[:16]
+        return Split(name=name, lasting=self.card.lasting_sides)
 
     def require_offered(
         self, experiment: Experiment, windows: tuple[str, ...], *, unranged: tuple[str, ...] = ()

@@ -256,6 +256,7 @@ def _not_on_card(key: str, name: str, data: DataSource, card: Card) -> str:
         "card.person": card.person,
         "card.time": card.time.column if card.time else None,
         "card.holdout.column": card.holdout.column,
+        "card.holdout.record": card.holdout.record,
     }
     by_name = {column: role for role, column in roles.items() if column is not None}
     nearest = difflib.get_close_matches(name, card.names, n=1)

@@ -96,13 +96,23 @@ class Holdout(_Frozen):
 
     Attributes:
         column: a column of `train` and `holdout`; a row with anything else is left out.
-        share: without that column, the chance with which a keyed hash of a record, or of
-            a person, holds it out. Of a record all values are hashed: one that changes later may
-            move it to the other side, where it pays again.
+        share: without that column, the chance with which a keyed hash of a person, or of a
+            record, holds it out.
+        record: a column with a lasting id of the record, such as a visit's number, which alone is
+            hashed; a row without one is left out. Where there is neither person nor record, all
+            values of a row are hashed. One that changes later may move the row to the other side,
+            so that all that is done to either side counts on both (`Card.lasting_sides`).
     """
 
     column: ColumnName | None = None
     share: Annotated[float, Field(ge=0.01, le=0.9)] = 0.3
+    record: ColumnName | None = None
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if self.column is not None and self.record is not None:
+            raise ValueError("column and record are two ways to say a row's side: leave one out")
+        return self
 
 
 class Card(_Frozen):
@@ -140,6 +150,11 @@ class Card(_Frozen):
                 "holdout.column cannot go with person, whose rows it may put on both sides: "
                 "leave it out, and a keyed hash of the person decides"
             )
+        if self.person is not None and self.holdout.record is not None:
+            raise ValueError(
+                "holdout.record cannot go with person, whose rows it would put on both sides: "
+                "leave it out, and a keyed hash of the person decides"
+            )
         return self
 
     @property
@@ -150,13 +165,19 @@ class Card(_Frozen):
 
     @property
     def _roles_of_columns(self) -> tuple[str | None, ...]:
-        return self.person, self.time.column if self.time else None, self.holdout.column
+        time = self.time.column if self.time else None
+        return self.person, time, self.holdout.column, self.holdout.record
+
+    @property
+    def lasting_sides(self) -> bool:
+        """Whether a record keeps its side of the hold-out whatever becomes of its other values."""
+        return any(name is not None for name in (self.person, self.holdout.column, self.holdout.record))
 
     @property
     def dealt_by(self) -> tuple[str, ...]:
         """The columns whose values say in which window and on which side a record is."""
         roles = tuple(name for name in self._roles_of_columns if name is not None)
-        if self.person is not None or self.holdout.column is not None:
+        if self.lasting_sides:
             return roles
         return (*(column.name for column in self.columns), *roles)
 
@@ -172,7 +193,8 @@ class Card(_Frozen):
             if column.name in self.dealt_by
         ]
         time = None if self.time is None else [self.time.column, self.time.kind]
-        text = json.dumps([columns, self.person, time, self.holdout.model_dump(mode="json")])
+        holdout = self.holdout.model_dump(mode="json")
+        text = json.dumps([columns, self.person, time, holdout, self.lasting_sides])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def column(self, name: str) -> NumericColumn | CategoricalColumn | None:

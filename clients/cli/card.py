@@ -215,7 +215,6 @@ def _print(public: PublicCard) -> None:
     from terminal.output import console, say
 
     card = public.card
-    unit = "persons" if card.person is not None else "records"
     facts = {
         "site": f"{public.site}, {counted(public.stated_rows, 'row')} stated",
         "about": " ".join(card.description.split()) or "–",
@@ -225,14 +224,25 @@ def _print(public: PublicCard) -> None:
         "time": "none: there are no windows to ask for"
         if card.time is None
         else f"'{card.time.column}': each of its values is a window",
-        "hold-out": f"{card.holdout.share:.0%} of the {unit}, by a keyed hash"
-        if card.holdout.column is None
-        else f"'{card.holdout.column}' says train or holdout",
+        "hold-out": _held_out(card),
     }
     width = max(map(len, facts))
     for name, words in facts.items():
         say(f"{name:<{width}}  {shown(words, limit=1000)}")
     console.print(_columns(card))
+
+
+def _held_out(card: Card) -> str:
+    if card.holdout.column is not None:
+        return f"'{card.holdout.column}' says train or holdout"
+    if card.person is not None:
+        return f"{card.holdout.share:.0%} of the persons, by a keyed hash of '{card.person}'"
+    if card.holdout.record is not None:
+        return f"{card.holdout.share:.0%} of the records, by a keyed hash of '{card.holdout.record}'"
+    return (
+        f"{card.holdout.share:.0%} of the records, by a keyed hash of all values; one that changes later may "
+        "change sides, so that training and evaluation are charged to both"
+    )
 
 
 def _columns(card: Card) -> Table:

@@ -181,11 +181,16 @@ def _sentences(
     from contract.words import counted, verb
 
     yield from sentences(reading.unfit)
-    if reading.without_side:
-        side = config.card.holdout.column if config.card else None
+    if reading.without_side and config.card is not None:
+        holdout = config.card.holdout
         were = verb(reading.without_side, "was", "were")
         rows = counted(reading.without_side, "row")
-        yield f"{rows} {were} left out: '{side}' says neither train nor holdout."
+        why = (
+            f"'{holdout.column}' says neither train nor holdout"
+            if holdout.record is None
+            else f"'{holdout.record}' has no value, so that nobody knows which record it is"
+        )
+        yield f"{rows} {were} left out: {why}."
     for column in found.columns:
         yield from _sentences_of(column)
     if found.persons is not None and found.rows:

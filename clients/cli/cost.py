@@ -72,6 +72,7 @@ def cost(
                     }
                     for purpose, item in room.items()
                 },
+                "lasting_sides": site.split.lasting,
                 "also_covers": [finite(vars(item)) for item in later],
                 "policy": refusal,
                 "accepted": fits and not refusal,
@@ -152,6 +153,12 @@ def _show(
         say(
             f"The experiment states its ε at δ = {delta_words(delta)}, this page at the cap's "
             f"δ = {delta_words(cap.delta)}: the same noise has a larger ε at a smaller δ."
+        )
+    if not site.split.lasting:
+        say(
+            "A training row may become a held-out row when one of its values changes, so that training and "
+            "evaluation are charged to both blocks. To pay for each alone, name a column of lasting ids as "
+            "card.holdout.record."
         )
     if not experiment.privacy.private:
         say("NOT PRIVATE: this experiment would leave no guarantee.", "bold red")

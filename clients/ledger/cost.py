@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from clients.ledger.accounting import compose, noise_multiplier
 from clients.ledger.chain import Ledger
 from clients.ledger.event import LEAST_NOISE
-from clients.ledger.plan import Plan, side_of
+from clients.ledger.plan import Plan, Split, side_of
 from clients.ledger.plans import compare_plan, drift_plan, reference_plan
 from contract.experiment import Experiment
 from contract.messages import Instruction
@@ -93,7 +93,7 @@ def block_costs(ledger: Ledger, plans: Sequence[Plan]) -> tuple[BlockCost, ...]:
 
 
 def later_costs(
-    ledger: Ledger, plans: Sequence[Plan], experiment: Experiment, windows: tuple[str, ...], split: str
+    ledger: Ledger, plans: Sequence[Plan], experiment: Experiment, windows: tuple[str, ...], split: Split
 ) -> tuple[LaterCost, ...]:
     """What drift checks and a comparison of two models would cost after the run: of each side, the block
     that pays most.

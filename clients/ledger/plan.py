@@ -22,7 +22,7 @@ from clients.ledger.event import (
 )
 from contract.errors import InputError
 
-__all__ = ["WHOLE", "Cap", "Plan", "Purpose", "Unit", "as_name", "places", "require_name", "side_of"]
+__all__ = ["WHOLE", "Cap", "Plan", "Purpose", "Split", "Unit", "as_name", "places", "require_name", "side_of"]
 
 Unit = Literal["record", "person"]
 Purpose = Literal["train", "evaluate", "drift", "ranges"]
@@ -55,6 +55,20 @@ class Cap:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Split:
+    """How a site deals records into windows and sides.
+
+    Attributes:
+        name: of all that has a say in it but the rows.
+        lasting: whether a record keeps its side whatever becomes of its other values. If not, it may
+            be a training record today and a held-out one tomorrow, and a plan is on both sides.
+    """
+
+    name: str
+    lasting: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What a run may do to some blocks, fixed before its first release.
 
@@ -68,7 +82,7 @@ class Plan:
         uses: how often at most.
         steps: mechanism applications in one use.
         unit: `record` or `person`.
-        split: names how records are dealt into windows and sides (`Site.split`).
+        split: names how records are dealt into windows and sides (`Split.name`).
         allowance: names what this plan is one run of; of the same mechanism, `runs` of them
             may use a block.
         runs: how many.

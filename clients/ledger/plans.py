@@ -7,7 +7,7 @@ An instruction chooses the windows and restates nothing.
 
 A block is a window's training or held-out rows. With unit `person` the windows
 are one block, for a person has rows in many. `split` names how the site's card deals
-records into windows and sides (`clients.site.Site.split`).
+records into windows and sides (`clients.site.Site.split`), and whether for good.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import hashlib
 import json
 
 from clients.ledger.accounting import noise_multiplier
-from clients.ledger.chain import WHOLE, Plan
+from clients.ledger.plan import WHOLE, Plan, Split
 from contract.errors import MessageError, PolicyError
 from contract.experiment import LEAST_EPSILON, Experiment
 from contract.messages import Instruction
@@ -33,21 +33,26 @@ __all__ = [
 ]
 
 
-def blocks(experiment: Experiment, windows: tuple[str, ...], *kinds: str) -> tuple[str, ...]:
-    """The data blocks of these windows; `kinds` are `train`, `holdout` or both."""
+def blocks(experiment: Experiment, windows: tuple[str, ...], split: Split, *sides: str) -> tuple[str, ...]:
+    """The data blocks of these windows on these sides, `train`, `holdout` or both.
+
+    Always both where a record may change its side: what it paid on one then follows it to the other.
+    """
+    if not split.lasting:
+        sides = ("train", "holdout")
     if experiment.privacy.unit == "person" or not windows:
-        return tuple(f"{WHOLE}/{kind}" for kind in kinds)
-    return tuple(f"{window}/{kind}" for window in windows for kind in kinds)
+        return tuple(f"{WHOLE}/{side}" for side in sides)
+    return tuple(f"{window}/{side}" for window in windows for side in sides)
 
 
-def train_plan(experiment: Experiment, instruction: Instruction, split: str) -> Plan:
+def train_plan(experiment: Experiment, instruction: Instruction, split: Split) -> Plan:
     """All rounds of a run on the training rows of its windows."""
     privacy, steps = experiment.privacy, experiment.strategy.local_steps
     return Plan(
         name=f"{instruction.run}/train",
         run=instruction.run,
         purpose="train",
-        blocks=blocks(experiment, instruction.windows, "train"),
+        blocks=blocks(experiment, instruction.windows, split, "train"),
         noise_multiplier=_noise(
             experiment, privacy.epsilon, privacy.sampling_rate, experiment.strategy.rounds * steps
         ),
@@ -55,59 +60,59 @@ def train_plan(experiment: Experiment, instruction: Instruction, split: str) -> 
         uses=experiment.strategy.rounds,
         steps=steps,
         unit=privacy.unit,
-        split=split,
+        split=split.name,
         allowance=f"{experiment.name}/{experiment.digest[:16]}/train",
         runs=privacy.runs,
     )
 
 
-def run_plans(run: str, experiment: Experiment, windows: tuple[str, ...], split: str) -> list[Plan]:
+def run_plans(run: str, experiment: Experiment, windows: tuple[str, ...], split: Split) -> list[Plan]:
     """Training and evaluation, as a run of the experiment enters them into a site's ledger."""
     instruction = Instruction(run=run, windows=windows)
     return [train_plan(experiment, instruction, split), evaluate_plan(experiment, instruction, split)]
 
 
-def evaluate_plan(experiment: Experiment, instruction: Instruction, split: str) -> Plan:
+def evaluate_plan(experiment: Experiment, instruction: Instruction, split: Split) -> Plan:
     """All evaluations of a run on the held-out rows of its windows."""
     return _evaluation(experiment, instruction, "evaluate", split, experiment.strategy.evaluations)
 
 
-def compare_plan(experiment: Experiment, instruction: Instruction, split: str) -> Plan:
+def compare_plan(experiment: Experiment, instruction: Instruction, split: Split) -> Plan:
     """The comparison of two models on the held-out rows of its windows."""
     return _evaluation(experiment, instruction, "compare", split, 1)
 
 
-def drift_plan(experiment: Experiment, instruction: Instruction, split: str) -> Plan:
+def drift_plan(experiment: Experiment, instruction: Instruction, split: Split) -> Plan:
     """One drift check, on all rows of the current windows."""
     return Plan(
         name=f"{instruction.run}/drift/{instruction.step}",
         run=instruction.run,
         purpose="drift",
-        blocks=blocks(experiment, instruction.windows, "train", "holdout"),
+        blocks=blocks(experiment, instruction.windows, split, "train", "holdout"),
         noise_multiplier=_noise(experiment, experiment.drift.epsilon, 1.0, 1),
         uses=1,
         unit=experiment.privacy.unit,
-        split=split,
+        split=split.name,
     )
 
 
-def reference_plan(experiment: Experiment, windows: tuple[str, ...], split: str) -> Plan:
+def reference_plan(experiment: Experiment, windows: tuple[str, ...], split: Split) -> Plan:
     """The counts of a reference, released once for all checks against it."""
-    named = hashlib.sha256(json.dumps([windows, split]).encode()).hexdigest()[:16]
+    named = hashlib.sha256(json.dumps([windows, split.name]).encode()).hexdigest()[:16]
     name = f"{experiment.name}/{experiment.digest[:16]}/reference/{named}"
     return Plan(
         name=name,
         run=name,
         purpose="drift",
-        blocks=blocks(experiment, windows, "train", "holdout"),
+        blocks=blocks(experiment, windows, split, "train", "holdout"),
         noise_multiplier=_noise(experiment, experiment.drift.epsilon, 1.0, 1),
         uses=1,
         unit=experiment.privacy.unit,
-        split=split,
+        split=split.name,
     )
 
 
-def ranges_plan(experiment: Experiment, instruction: Instruction, split: str) -> Plan:
+def ranges_plan(experiment: Experiment, instruction: Instruction, split: Split) -> Plan:
     """The counts that ranges are told from, on all rows of the windows.
 
     The plan is named by what is asked, and by nothing else of the experiment: who asks the same again,
@@ -132,32 +137,34 @@ def ranges_plan(experiment: Experiment, instruction: Instruction, split: str) ->
         )
     windows = tuple(sorted(set(instruction.windows)))
     mechanism = [instruction.epsilon, privacy.delta, privacy.private, privacy.unit, privacy.rows_per_person]
-    asked = [sorted(instruction.features), windows, mechanism, split]
+    asked = [sorted(instruction.features), windows, mechanism, split.name]
     named = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     name = f"{experiment.name}/ranges/{named}"
     return Plan(
         name=name,
         run=name,
         purpose="ranges",
-        blocks=blocks(experiment, windows, "train", "holdout"),
+        blocks=blocks(experiment, windows, split, "train", "holdout"),
         noise_multiplier=_noise(experiment, instruction.epsilon, 1.0, 1),
         uses=1,
         unit=privacy.unit,
-        split=split,
+        split=split.name,
     )
 
 
-def _evaluation(experiment: Experiment, instruction: Instruction, kind: str, split: str, times: int) -> Plan:
+def _evaluation(
+    experiment: Experiment, instruction: Instruction, kind: str, split: Split, times: int
+) -> Plan:
     privacy = experiment.privacy
     return Plan(
         name=f"{instruction.run}/{kind}",
         run=instruction.run,
         purpose="evaluate",
-        blocks=blocks(experiment, instruction.windows, "holdout"),
+        blocks=blocks(experiment, instruction.windows, split, "holdout"),
         noise_multiplier=_noise(experiment, privacy.evaluation_epsilon, 1.0, times),
         uses=times,
         unit=privacy.unit,
-        split=split,
+        split=split.name,
     )
 
 

@@ -27,6 +27,7 @@ from clients.rows.guesses import (
     is_name,
     like_ids,
     person_of,
+    record_of,
 )
 from clients.rows.sources import column_names, read_source, source_files
 from clients.rows.unfit_lines import UnfitLines, sentences
@@ -115,10 +116,12 @@ def draft_of(
     unfit = unfit or {}
     side = next((seen for seen in columns if are_sides(seen)), None)
     time = next((seen for seen in columns if are_windows(seen) and seen is not side), None)
-    person = person_of([seen for seen in columns if seen not in (side, time)])
+    others = [seen for seen in columns if seen not in (side, time)]
+    person = person_of(others)
+    record = record_of(others, rows) if person is side is None else None
     offered: dict[str, Numbers | Categories] = {}
     for seen in columns:
-        found = None if seen in (side, time, person) else guess(seen)
+        found = None if seen in (side, time, person, record) else guess(seen)
         if isinstance(found, LeftOut):
             left_out[seen.name] = found.why if seen.texts or not unfit else _NO_VALUE_READ
         elif found is not None:
@@ -127,6 +130,8 @@ def draft_of(
         left_out[side.name] = (
             "a person's rows are on one side; it can be the hold-out of a card without person"
         )
+    if record is not None:
+        left_out[record.name] = f"{like_ids(record)}; guessed as `holdout.record`"
     if not offered:
         reasons = "; ".join(f"'{shown(name, limit=60)}': {why}" for name, why in left_out.items())
         raise DataError(
@@ -136,7 +141,7 @@ def draft_of(
         )
     lines = [
         *_head(rows, unfit),
-        *_roles(person, time, side),
+        *_roles(person, time, side, record),
         *(line for name, found in offered.items() for line in _column(name, found)),
         *_left_out(left_out, person),
     ]
@@ -227,7 +232,7 @@ def _head(rows: int, unfit: dict[str, tuple[UnfitLines, ...]]) -> Iterator[str]:
     yield _line('description = ""', "what the rows are, for data scientists")
 
 
-def _roles(person: Seen | None, time: Seen | None, side: Seen | None) -> Iterator[str]:
+def _roles(person: Seen | None, time: Seen | None, side: Seen | None, record: Seen | None) -> Iterator[str]:
     if person is None:
         yield '# person = "…"                 the column that says whose a row is, where a person has several'
     else:
@@ -243,9 +248,20 @@ def _roles(person: Seen | None, time: Seen | None, side: Seen | None) -> Iterato
     if person is None and side is not None:
         why = f"{_MARK} guessed, for its values train and holdout; remove this comment if it is so"
         yield _line(f"holdout = {{ column = {_string(side.name)} }}", why)
+    elif person is not None:
+        yield _line("holdout = { share = 0.3 }", "the chance of a person to be kept for evaluation")
+    elif record is not None:
+        yield f"# {_MARK} guessed, for ids that no two rows share. Remove this comment if each row is another"
+        yield "# person's and keeps its id; if a person may get a second row, write"
+        yield f"# person = {_string(record.name)} and holdout = {{ share = 0.3 }} instead."
+        yield _line(
+            f"holdout = {{ share = 0.3, record = {_string(record.name)} }}",
+            "the chance of a record to be kept for evaluation",
+        )
     else:
-        unit = "record" if person is None else "person"
-        yield _line("holdout = { share = 0.3 }", f"the chance of a {unit} to be kept for evaluation")
+        yield "# With record = a column of lasting ids, training and evaluation pay for their own rows only;"
+        yield "# without, a row whose values change may change sides, and each is charged to both."
+        yield _line("holdout = { share = 0.3 }", "the chance of a record to be kept for evaluation")
 
 
 def _column(name: str, found: Numbers | Categories) -> Iterator[str]:

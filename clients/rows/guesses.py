@@ -30,6 +30,7 @@ __all__ = [
     "is_name",
     "like_ids",
     "person_of",
+    "record_of",
 ]
 
 _FEW = 10
@@ -149,6 +150,18 @@ def person_of(columns: list[Seen]) -> Seen | None:
         key=lambda seen: (_PERSON.search(seen.name) is not None, len(seen.counts)),
         default=None,
     )
+
+
+def record_of(columns: list[Seen], rows: int) -> Seen | None:
+    """The column with an id of its own in each row: named like ids, or written like them."""
+    candidates = [
+        seen
+        for seen in columns
+        if len(seen.counts) == len(seen.texts) == rows
+        and _share(seen, _DATE) < 0.9
+        and (_has_ids(seen) or _is_key(seen))
+    ]
+    return max(candidates, key=_has_ids, default=None)
 
 
 def like_ids(seen: Seen) -> str:

@@ -6,10 +6,11 @@ the text in the person column, its side what the hold-out column says, or a hash
 **Held-out rows.** Training rows and held-out rows pay separate budgets (parallel composition), which
 is true only if adding or removing one record leaves every other record on its side. A shuffle, a
 position or a stratified split does not have that property. So a record goes where the card's own
-column sends it, or where BLAKE2b, keyed with the site's secret, of its values puts it: of all its
-columns on the card, or of the person's id where the card names a person, so that all rows of a person
-fall on one side whatever file they came in. Records that are equal in every value go together. A record
-whose values change later, where they are what is hashed, may change sides, and pay on both.
+column sends it, or where BLAKE2b, keyed with the site's secret, puts it: of the person's id where the
+card names a person, so that all rows of a person fall on one side whatever file they came in; of the
+record's id where it names one; else of all its columns on the card. Records that are equal in every
+value then go together, and one whose values change later may change sides. So where nothing lasting says
+the side, whatever is done to one side is charged to both (`clients.ledger.plans.blocks`).
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class Reading:
         unfit: the same lines, by file and by cause.
         unreadable: values of a numeric column that are no number, by column.
         undeclared: values of a categorical column that the card does not declare, with their counts.
-        without_side: rows whose hold-out column says neither `train` nor `holdout`.
+        without_side: rows whose hold-out column says neither `train` nor `holdout`, or that have no
+            value in the column that says which record it is.
     """
 
     rows: int = 0
@@ -163,12 +165,17 @@ def rows_of(raw: pd.DataFrame, card: Card, *, source: DataSource, key: bytes) ->
             undeclared[name] = _undeclared(columns[name], column.categories)
     person = None if card.person is None else as_texts(card.person)
     window = None if card.time is None else as_texts(card.time.column)
-    side = None if card.holdout.column is None else texts(raw[card.holdout.column], missing=())
-    if side is not None:
+    holdout, has_side = np.zeros(len(raw), dtype=np.bool_), np.ones(len(raw), dtype=np.bool_)
+    if card.holdout.column is not None:
+        side = texts(raw[card.holdout.column], missing=())
         holdout, has_side = side == "holdout", (side == "holdout") | (side == "train")
+    elif card.holdout.record is not None:
+        record = as_texts(card.holdout.record)
+        holdout = _held_out(_digests([record]), key, card.holdout.share)
+        has_side = np.fromiter((name is not None for name in record), np.bool_, len(raw))
     else:
         records = _digests([person] if person is not None else [*columns.values(), window])
-        holdout, has_side = _held_out(records, key, card.holdout.share), np.ones(len(raw), dtype=np.bool_)
+        holdout = _held_out(records, key, card.holdout.share)
     reading = Reading(
         rows=len(raw),
         unreadable={name: count for name, count in unreadable.items() if count},

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clients.site import open_site
 from experiments.audit.hostile_server import (
     COMPARE,
     DRIFT,
@@ -322,6 +323,39 @@ def test_rows_that_site_toml_deals_anew_do_not_pay_twice(
     word = server.ask(EVALUATE, experiment=plan).word
     figure(f"{edit}: {word or 'answered'}, spent {wire.spent(site):.3g} of {CAP}")
     assert word == "budget"
+
+
+LASTING = {
+    "the hold-out column": "",
+    "an id of the record": '[card.holdout]\nshare = 0.5\nrecord = "patient"\n',
+    "nothing": "[card.holdout]\nshare = 0.5\n",
+}
+
+
+@pytest.mark.parametrize("what", LASTING)
+def test_a_record_whose_label_comes_late_pays_within_the_cap(
+    lay: LaySite, figure: Figure, rows: Rows, what: str
+) -> None:
+    """A value that is filled in after training takes a record to no side where it has a budget of its own."""
+    site = lay(rows, cap=CAP)
+    said = site.read_text()
+    if LASTING[what]:
+        said = said.replace('[card.holdout]\ncolumn = "side"\n', LASTING[what])
+        site.write_text(said)
+    before = open_site(site).rows(()).holdout
+    server = HostileServer(site)
+    plan = changed(privacy={"epsilon": CAP * 0.9, "evaluation_epsilon": CAP * 0.9})
+    assert not server.ask(TRAIN, experiment=plan).refused
+    late: Rows = [{**row, "ill": 1 - row["ill"], "level": row["level"] / 2} for row in rows]
+    (site.parent / "rows.csv").write_text(wire.rows_text(late))
+    moved = int((before != open_site(site).rows(()).holdout).sum())
+    word = server.ask(EVALUATE, experiment=plan).word
+    figure(
+        f"{what}: {moved} records changed sides, {word or 'answered'}, spent {wire.spent(site):.3g} of {CAP}"
+    )
+    assert word == ("budget" if what == "nothing" else "")
+    assert (moved > 0) == (what == "nothing")
+    assert wire.spent(site) <= CAP
 
 
 # -- who is a person, and on which side, the site says --------------------------------

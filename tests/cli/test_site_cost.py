@@ -120,6 +120,22 @@ def test_what_it_says_is_what_a_run_then_promises(cost: Cost, place: Path) -> No
     assert ledger.entries()[: len(entered)] == entered
 
 
+def test_a_card_without_lasting_sides_pays_on_both_and_says_so(cost: Cost, place: Path) -> None:
+    apart = {block["block"]: block["then"] for block in told(cost)["blocks"]}
+    assert "charged to both" not in cost()
+    said = (place / "site.toml").read_text()
+    column = 'holdout = { column = "side" }'
+    assert column in said
+    (place / "site.toml").write_text(said.replace(column, "holdout = { share = 0.3 }"))
+    value = told(cost)
+    assert value["lasting_sides"] is False
+    both = {block["block"]: block["then"] for block in value["blocks"]}
+    assert both["all/train"] == both["all/holdout"] > max(apart.values())
+    assert "charged to both" in " ".join(cost().split())
+    (place / "site.toml").write_text(said.replace(column, 'holdout = { record = "visit" }'))
+    assert {block["block"]: block["then"] for block in told(cost)["blocks"]} == apart
+
+
 def test_nothing_is_entered(cost: Cost, place: Path) -> None:
     cost()
     assert open_site(place / "site.toml").ledger.entries() == []

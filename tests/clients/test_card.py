@@ -115,6 +115,31 @@ def test_a_hold_out_column_counts_where_there_is_no_person(tmp_path: Path) -> No
     assert "split" in left_out
 
 
+def test_an_id_that_no_two_rows_share_tells_records_apart(tmp_path: Path) -> None:
+    """Guessed, and so to be confirmed; of days, measures and what repeats it is never guessed."""
+    visits: dict[str, list[object]] = {
+        "seen": [f"{1900 + place}-01-01" for place in range(N)],
+        "visit": [f"V-{5000 + 3 * place}" for place in range(N)],
+        "age": VISITS["age"],
+        "pressure": [90.5 + place for place in range(N)],
+        "ill": VISITS["ill"],
+    }
+    public, left_out = drafted(tmp_path, visits)
+    assert public.card.person is None
+    assert public.card.holdout.record == "visit"
+    assert public.card.lasting_sides
+    assert "guessed as `holdout.record`" in left_out["visit"]
+    assert public.card.names == ("age", "pressure", "ill", "visit")
+    text = draft_card(config(tmp_path)).text.splitlines()
+    (line,) = (number for number, line in enumerate(text) if line.startswith("holdout"))
+    assert "REPLACE" in "".join(text[line - 4 : line])
+    del visits["visit"]
+    public, _ = drafted(tmp_path, visits)
+    assert public.card.holdout.record is None
+    assert not public.card.lasting_sides
+    assert "charged to both" in draft_card(config(tmp_path)).text
+
+
 def test_a_mark_for_missing_values_and_a_decimal_comma_are_told(tmp_path: Path) -> None:
     columns: dict[str, list[object]] = {
         "bmi": [f"2{place % 10},{place % 9}" for place in range(N)],

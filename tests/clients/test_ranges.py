@@ -13,6 +13,7 @@ from flwr.app import Message
 
 from clients import site as sites
 from clients.app import app
+from clients.ledger.plan import Split
 from clients.ledger.plans import ranges_plan
 from clients.mechanisms.noise import NoNoise
 from clients.mechanisms.ranges import noisy_range_counts, ranges_deviation
@@ -29,6 +30,7 @@ from experiments.runtimes.inline import InlineGrid
 from server.line.flower import assume_identity
 from tests.cards import card_for
 
+SPLIT = Split(name="", lasting=True)
 TEXT = """\
 name = "small"
 [task]
@@ -158,7 +160,7 @@ def test_the_noise_has_the_stated_scale(site: Path) -> None:
     assert together.size == 10 * 2 * CELLS
     assert together.mean() == pytest.approx(0, abs=0.05)
     assert together.std() == pytest.approx(1, abs=0.04)  # 1.2 % is its standard error: 2/3 or 3/2 would fail
-    plan = ranges_plan(EXPERIMENT, ASK, "")
+    plan = ranges_plan(EXPERIMENT, ASK, SPLIT)
     assert ranges_deviation(EXPERIMENT, 2, plan.noise_multiplier) == plan.noise_multiplier * 2**0.5
 
 
@@ -196,7 +198,7 @@ def test_the_unit_can_be_the_person(site: Path) -> None:
     with_persons(site)
     people = privacy(unit="person", rows_per_person=2)
     summary = answered(ask(site, experiment=people))
-    plan = ranges_plan(people, ASK, "")
+    plan = ranges_plan(people, ASK, SPLIT)
     assert summary.noise_deviation == pytest.approx(2 * 2**0.5 * plan.noise_multiplier)
     assert open_site(site).ledger.spent().unit == "person"
     exact = answered(ask(site, ASK, privacy(unit="person", rows_per_person=2, private=False)))
@@ -252,4 +254,4 @@ def test_what_is_not_finite_does_not_pass_the_gate(site: Path, monkeypatch: pyte
 def test_a_plan_needs_a_positive_epsilon() -> None:
     for epsilon in (-1.0, 0.0, 1e-4, float("nan")):
         with pytest.raises(InputError):  # an infinite one is refused where the message is parsed
-            ranges_plan(EXPERIMENT, replace(ASK, epsilon=epsilon), "")
+            ranges_plan(EXPERIMENT, replace(ASK, epsilon=epsilon), SPLIT)

@@ -43,7 +43,8 @@ CARD = card_of(
 )
 OF_RECORDS = card_of(*CARD.model_dump()["columns"], time={"column": "week"})
 OF_SIDES = card_of(*CARD.model_dump()["columns"], time={"column": "week"}, holdout={"column": "who"})
-CARDS = (CARD, OF_RECORDS, OF_SIDES)
+OF_IDS = card_of(*CARD.model_dump()["columns"], time={"column": "week"}, holdout={"record": "who"})
+CARDS = (CARD, OF_RECORDS, OF_SIDES, OF_IDS)
 RECORDS = Experiment(
     name="odd",
     task=Task(

@@ -21,6 +21,7 @@ OTHERS = {
     "by person": f'{CARD}person = "patient"\n',
     "another share": f"{CARD}holdout = {{ share = 0.2 }}\n",
     "by column": f'{CARD}holdout = {{ column = "side" }}\n',
+    "by record": f'{CARD}holdout = {{ record = "visit" }}\n',
     "another category": CARD.replace('"1"]', '"1", "2"]'),
     "a category written otherwise": CARD.replace('"1"]', '"1.0"]'),
 }
@@ -43,7 +44,7 @@ SAME = {
 
 @pytest.fixture
 def split(tmp_path: Path) -> Iterator[object]:
-    """The name of the split of a site with that card; sites of one name have one key."""
+    """The split of a site with that card; sites of one name have one key."""
     path = tmp_path / "site.toml"
 
     def named(card: str, folder: str = "tidegate", *, data: str = "", rows: str = "rows.csv") -> str:
@@ -96,10 +97,18 @@ def test_where_the_rows_lie_deals_nothing(split: object) -> None:
 def test_of_the_reading_only_what_deals_matters(split: object) -> None:
     """A late `-9` of a column that is only learned from does not make old and new runs share a budget."""
     assert callable(split)
-    for role in ("by person", "by column"):
+    for role in ("by person", "by column", "by record"):
         card = OTHERS[role]
         for data in ('missing = { age = ["-9"] }', 'columns = { age = "years" }'):
             assert split(card, data=data) == split(card)
         assert split(card, data='columns = { window = "month" }') != split(card)
     assert split(OTHERS["by person"], data='columns = { patient = "id" }') != split(OTHERS["by person"])
     assert split(OTHERS["by column"], data='columns = { side = "id" }') != split(OTHERS["by column"])
+
+
+def test_a_record_keeps_its_side_where_a_lasting_value_says_it(split: object) -> None:
+    """Where none does, every plan is on both sides of its windows (`clients.ledger.plans.blocks`)."""
+    assert callable(split)
+    assert not split(CARD).lasting
+    assert not split(OTHERS["another share"]).lasting
+    assert all(split(OTHERS[role]).lasting for role in ("by person", "by column", "by record"))

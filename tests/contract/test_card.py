@@ -120,6 +120,12 @@ def test_everything_that_does_not_fit_is_said_at_once() -> None:
         ({"columns": [AGE], "time": {"column": "age"}}, "column 'age' is named twice"),
         ({"columns": [AGE], "person": "p", "time": {"column": "p"}}, "column 'p' is named twice"),
         ({"columns": [AGE], "holdout": {"column": "age"}}, "column 'age' is named twice"),
+        ({"columns": [AGE], "holdout": {"record": "age"}}, "column 'age' is named twice"),
+        ({"columns": [AGE], "holdout": {"record": "a", "column": "b"}}, "two ways to say a row's side"),
+        (
+            {"columns": [AGE], "person": "p", "holdout": {"record": "a"}},
+            "holdout.record cannot go with person",
+        ),
         (
             {"columns": [AGE], "person": "p", "holdout": {"column": "side"}},
             "holdout.column cannot go with person",
