@@ -52,9 +52,9 @@ class Rows:
         """
         return _squared_norms(self.gradients.flatten(1)), None
 
-    def sum_into(self, sums: Sequence[Tensor], factors: Tensor) -> None:
-        """Write the sums of the gradients, each times its factor, into tensors of the factors' precision."""
-        torch.mv(self.gradients.flatten(1).to(factors).T, factors, out=sums[0].view(-1))
+    def add_to(self, sums: Sequence[Tensor], factors: Tensor) -> None:
+        """Add the gradients, each times its factor, to tensors of the factors' precision."""
+        sums[0].view(-1).addmv_(self.gradients.flatten(1).to(factors).T, factors)
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ class _Product:
         inputs = _squared_norms(self.inputs)
         return _squared_norms(self.outputs).mul_(inputs + 1 if self.bias else inputs), inputs
 
-    def sum_into(self, sums: Sequence[Tensor], factors: Tensor) -> None:
-        weighted = self.outputs.to(factors) * factors[:, None]
-        torch.mm(weighted.T, self.inputs.to(factors), out=sums[0])
+    def add_to(self, sums: Sequence[Tensor], factors: Tensor) -> None:
+        outputs = self.outputs.to(factors)
+        sums[0].addmm_((outputs * factors[:, None]).T, self.inputs.to(factors))
         if self.bias:
-            torch.sum(weighted, 0, out=sums[1])
+            sums[1].addmv_(outputs.T, factors)
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,11 @@ class _Products:
         operations = self.outputs.shape[3] + self.inputs.shape[3] + outputs[0].numel() + 8
         return _at_most((outputs * inputs).sum(dim=(1, 2, 3)), lengths.sum(dim=(1, 2)), operations), None
 
-    def sum_into(self, sums: Sequence[Tensor], factors: Tensor) -> None:
+    def add_to(self, sums: Sequence[Tensor], factors: Tensor) -> None:
         # in double precision: there are more terms than rows, and they may be longer than their sum
         weighted = (self.outputs.double() * factors[:, None, None, None]).transpose(0, 1).flatten(1, 2)
         found = weighted.transpose(1, 2) @ self.inputs.double().transpose(0, 1).flatten(1, 2)
-        sums[0].copy_(found.view_as(sums[0]))
+        sums[0].add_(found.view_as(sums[0]))
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,10 @@ class _Lookups:
             (outputs * same).sum(dim=(1, 2)), _diagonal(outputs).sqrt().sum(dim=1), operations
         ), None
 
-    def sum_into(self, sums: Sequence[Tensor], factors: Tensor) -> None:
+    def add_to(self, sums: Sequence[Tensor], factors: Tensor) -> None:
         weighted = (self.outputs.double() * factors[:, None, None]).flatten(0, 1)
         lines = weighted.new_zeros(sums[0].shape)
-        sums[0].copy_(lines.index_add_(0, self.indices.flatten(), weighted))
+        sums[0].add_(lines.index_add_(0, self.indices.flatten(), weighted))
 
 
 RowGradients = Rows | _Product | _Products | _Lookups

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,11 +93,6 @@ def train_locally(
     module = module_for(experiment, arrays)
     size = sum(parameter.numel() for parameter in module.parameters())
     parameters = trainable(module)
-    take_sum: _TakeSum
-    if supports(module, torch.zeros(1, experiment.task.width)):
-        take_sum = BatchSum(module, block_rows(expected_rows, size))
-    else:
-        take_sum = functools.partial(_sum_by_opacus, module, Sums(parameters))
     deviation = deviation_for(
         steps.noise_multiplier,
         privacy.rows_per_person * privacy.clipping_norm * (1 + SLACK),
@@ -106,11 +102,17 @@ def train_locally(
     require_rate(privacy.sampling_rate)
     require_deviation(deviation, noise)
     start = _copied(parameters)
-    for inputs, labels in _poisson_batches(table, privacy.sampling_rate, strategy.local_steps):
-        sums = take_sum(inputs, labels, privacy.clipping_norm)
-        add_noise([sums.flat.numpy()], deviation, noise)
-        _pull(parameters, start, strategy)
-        descend(parameters, sums.by_name, strategy.learning_rate / expected_rows)
+    with one_thread(), ExitStack() as held:
+        take_sum: _TakeSum
+        if supports(module, torch.zeros(1, experiment.task.width)):
+            take_sum = held.enter_context(BatchSum(module, block_rows(expected_rows, size)))
+        else:
+            take_sum = functools.partial(_sum_by_opacus, module, Sums(parameters))
+        for inputs, labels in _poisson_batches(table, privacy.sampling_rate, strategy.local_steps):
+            sums = take_sum(inputs, labels, privacy.clipping_norm)
+            add_noise([sums.flat.numpy()], deviation, noise)
+            _pull(parameters, start, strategy)
+            descend(parameters, sums.by_name, strategy.learning_rate / expected_rows)
     return _update(module)
 
 
