@@ -115,6 +115,8 @@ class Ledger:
         """
         with self._lock:
             self._catch_up()
+            if plan.name in self._spending.open and self._spending.plans[plan.name] == plan:
+                return
             if plan.name not in self._spending.open:
                 # it may compose for a second, and must not keep others waiting
                 self._spending.admit_plan(plan)
