@@ -8,6 +8,7 @@ side that reads the environment or makes a secret.
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import functools
 import json
@@ -17,7 +18,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from contract.card import Card
 from contract.errors import SiteConfigError
@@ -61,6 +62,8 @@ class DataSource(_Frozen):
         table, query: for SQL: one of the two.
         password_env: the environment variable that holds the database's password.
         columns: the source's name of a column of the card, where it differs.
+        date_format: how the dates of the card's time column are written, such as `%d.%m.%Y %H:%M`
+            (Python's `strptime`); left out, they are as in ISO 8601: `2026-01-31`, `2026-01-31T08:30Z`.
     """
 
     kind: Literal["csv", "parquet", "sql"]
@@ -75,6 +78,21 @@ class DataSource(_Frozen):
     query: str | None = None
     password_env: str | None = None
     columns: dict[str, str] = Field(default_factory=dict)
+    date_format: str | None = None
+
+    @field_validator("date_format")
+    @classmethod
+    def _says_a_day(cls, form: str | None) -> str | None:
+        some = datetime.datetime(1999, 10, 23, tzinfo=datetime.UTC)
+        try:
+            whole = (
+                form is None or datetime.datetime.strptime(some.strftime(form), form).date() == some.date()
+            )
+        except ValueError:
+            whole = False
+        if not whole:
+            raise ValueError("it must say day, month and year, such as %d.%m.%Y or %Y%m%d")
+        return form
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -13,9 +13,11 @@ looking at them (a form, a code book, a clinical reference), never computed from
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import hashlib
 import json
+import zoneinfo
 from collections.abc import Collection, Sequence
 from typing import Annotated, Literal, Self
 
@@ -24,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from contract.errors import CardError
 from contract.experiment import CategoricalFeature, Experiment, NumericFeature
 from contract.names import ColumnName, Prose, Value
+from contract.windows import Every, is_window, window_of
 
 __all__ = ["Card", "CategoricalColumn", "Column", "Holdout", "NumericColumn", "Time"]
 
@@ -80,15 +83,36 @@ Column = Annotated[NumericColumn | CategoricalColumn, Field(discriminator="kind"
 
 
 class Time(_Frozen):
-    """How rows are cut into windows: by the values of a column, each of which names one.
+    """How rows are cut into windows: by the values of a column.
 
     Attributes:
-        column: the source's column, such as `month` with `2026-01`.
-        kind: `label` is the only one.
+        column: such as `month` with `2026-01`, or `admitted` with `2026-01-31 08:30`.
+        kind: each value of a `label` names a window; those of a `date` lie in calendar windows.
+        every: how long a calendar window is.
+        zone: the time zone (IANA) of the site, in which its days begin: for times that state another one.
     """
 
     column: ColumnName
-    kind: Literal["label"] = "label"
+    kind: Literal["label", "date"] = "label"
+    every: Every | None = None
+    zone: Annotated[str, Field(max_length=100)] = "UTC"
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.kind == "date") != (self.every is not None):
+            raise ValueError("every (day, week, month or quarter) goes with kind = 'date', and that needs it")
+        try:
+            zoneinfo.ZoneInfo(self.zone)
+        except (OSError, ValueError, zoneinfo.ZoneInfoNotFoundError) as exc:  # OSError: a folder of zones
+            raise ValueError(f"zone '{self.zone}' is none: write one like Europe/Berlin") from exc
+        return self
+
+    def complaint(self, window: str) -> str:
+        """Why that is no window here; empty where it may be one."""
+        if self.every is None or is_window(window, self.every):
+            return ""
+        example = window_of(datetime.date(2026, 2, 3), self.every)
+        return f"'{window}' is no {self.every} of '{self.column}': one is named like {example}"
 
 
 class Holdout(_Frozen):
@@ -192,7 +216,7 @@ class Card(_Frozen):
             for column in self.columns
             if column.name in self.dealt_by
         ]
-        time = None if self.time is None else [self.time.column, self.time.kind]
+        time = None if self.time is None else self.time.model_dump(mode="json")
         holdout = self.holdout.model_dump(mode="json")
         text = json.dumps([columns, self.person, time, holdout, self.lasting_sides])
         return hashlib.sha256(text.encode()).hexdigest()
@@ -242,6 +266,8 @@ class Card(_Frozen):
             )
         if windows and time is None:
             complaints.append("windows are asked for, and the card has no time column")
+        if self.time is not None:
+            complaints += filter(None, map(self.time.complaint, windows))
         if experiment.privacy.unit == "person" and self.person is None:
             complaints.append("privacy.unit = 'person', and the card names no person")
         if experiment.privacy.unit == "record" and self.person is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from clients.card import PublicCard
     from clients.site_config import SiteConfig
-    from contract.card import Card, Column
+    from contract.card import Card, Column, Time
 
 __all__ = ["card", "card_in_words"]
 
@@ -221,15 +222,22 @@ def _print(public: PublicCard) -> None:
         "person": "none: the privacy unit is the record"
         if card.person is None
         else f"'{card.person}': the privacy unit is the person",
-        "time": "none: there are no windows to ask for"
-        if card.time is None
-        else f"'{card.time.column}': each of its values is a window",
+        "time": "none: there are no windows to ask for" if card.time is None else _time(card.time),
         "hold-out": _held_out(card),
     }
     width = max(map(len, facts))
     for name, words in facts.items():
         say(f"{name:<{width}}  {shown(words, limit=1000)}")
     console.print(_columns(card))
+
+
+def _time(time: Time) -> str:
+    from contract.windows import window_of
+
+    if time.every is None:
+        return f"'{time.column}': each of its values is a window"
+    example = window_of(datetime.date(2026, 2, 3), time.every)
+    return f"'{time.column}', a date in {time.zone}: each {time.every} is a window, such as {example}"
 
 
 def _held_out(card: Card) -> str:

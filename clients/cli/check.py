@@ -106,6 +106,7 @@ def _values(
             place: [asdict(lines) for lines in causes] for place, causes in reading.unfit.items()
         },
         "without_side": reading.without_side,
+        "undated": reading.undated,
         **asdict(found),
         "kept": {"train": found.train_kept, "holdout": found.holdout_kept},
     }
@@ -191,6 +192,13 @@ def _sentences(
             else f"'{holdout.record}' has no value, so that nobody knows which record it is"
         )
         yield f"{rows} {were} left out: {why}."
+    if reading.undated and config.card is not None and config.card.time is not None:
+        are = verb(reading.undated, "is", "are")
+        form = config.data.date_format or "2026-01-31 or 2026-01-31 08:30"
+        yield (
+            f"{counted(reading.undated, 'row')} {are} in no window: '{config.card.time.column}' is no date "
+            f"like {form}. If it is written otherwise, say how with data.date_format."
+        )
     for column in found.columns:
         yield from _sentences_of(column)
     if found.persons is not None and found.rows:

@@ -21,6 +21,7 @@ from clients.rows.guesses import (
     LeftOut,
     Numbers,
     Seen,
+    are_dates,
     are_sides,
     are_windows,
     guess,
@@ -141,7 +142,7 @@ def draft_of(
         )
     lines = [
         *_head(rows, unfit),
-        *_roles(person, time, side, record),
+        *_roles(person, time, side, record, [seen.name for seen in others if are_dates(seen)]),
         *(line for name, found in offered.items() for line in _column(name, found)),
         *_left_out(left_out, person),
     ]
@@ -232,7 +233,9 @@ def _head(rows: int, unfit: dict[str, tuple[UnfitLines, ...]]) -> Iterator[str]:
     yield _line('description = ""', "what the rows are, for data scientists")
 
 
-def _roles(person: Seen | None, time: Seen | None, side: Seen | None, record: Seen | None) -> Iterator[str]:
+def _roles(
+    person: Seen | None, time: Seen | None, side: Seen | None, record: Seen | None, dates: list[str]
+) -> Iterator[str]:
     if person is None:
         yield '# person = "…"                 the column that says whose a row is, where a person has several'
     else:
@@ -242,6 +245,8 @@ def _roles(person: Seen | None, time: Seen | None, side: Seen | None, record: Se
         yield _line(f"person = {_string(person.name)}", why)
     if time is None:
         yield '# time = { column = "…" }        a column whose values name windows, such as 2026-01'
+        for name in dates:
+            yield f'# or: time = {{ column = {_string(name)}, kind = "date", every = "month" }}'
     else:
         why = f"{_MARK} guessed; remove this comment if each value names one window, else the line"
         yield _line(f"time = {{ column = {_string(time.name)} }}", why)

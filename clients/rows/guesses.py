@@ -24,6 +24,7 @@ __all__ = [
     "LeftOut",
     "Numbers",
     "Seen",
+    "are_dates",
     "are_sides",
     "are_windows",
     "guess",
@@ -127,6 +128,11 @@ class LeftOut:
 def is_name(text: str) -> bool:
     """Whether a card can name a column so."""
     return _allowed(_COLUMN_NAME, text)
+
+
+def are_dates(seen: Seen) -> bool:
+    """Whether nearly all values are dates."""
+    return bool(seen.texts) and _share(seen, _DATE) >= 0.9
 
 
 def are_sides(seen: Seen) -> bool:

@@ -1,7 +1,8 @@
 """The rows of a site, read by its card: which ones they are, whose, and on which side of the hold-out.
 
-Nothing here knows an experiment. A row's window is the text in the card's time column, its person
-the text in the person column, its side what the hold-out column says, or a hash of the row:
+Nothing here knows an experiment. A row's window is the text in the card's time column, or the calendar
+window of the date in it; its person the text in the person column, its side what the hold-out column says,
+or a hash of the row:
 
 **Held-out rows.** Training rows and held-out rows pay separate budgets (parallel composition), which
 is true only if adding or removing one record leaves every other record on its side. A shuffle, a
@@ -25,9 +26,10 @@ import numpy.typing as npt
 
 from clients.rows.sources import read_source
 from clients.rows.unfit_lines import UnfitLines
-from clients.rows.values import numbers, texts
+from clients.rows.values import dates, numbers, texts
 from clients.site_config import DataSource, SiteConfig
 from contract.card import Card, CategoricalColumn, NumericColumn
+from contract.windows import window_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,6 +55,7 @@ class Reading:
         undeclared: values of a categorical column that the card does not declare, with their counts.
         without_side: rows whose hold-out column says neither `train` nor `holdout`, or that have no
             value in the column that says which record it is.
+        undated: rows in no calendar window, because their time is no date.
     """
 
     rows: int = 0
@@ -61,6 +64,7 @@ class Reading:
     unreadable: dict[str, int] = field(default_factory=dict)
     undeclared: dict[str, dict[str, int]] = field(default_factory=dict)
     without_side: int = 0
+    undated: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +168,13 @@ def rows_of(raw: pd.DataFrame, card: Card, *, source: DataSource, key: bytes) ->
             columns[name] = as_texts(name, column.categories)
             undeclared[name] = _undeclared(columns[name], column.categories)
     person = None if card.person is None else as_texts(card.person)
-    window = None if card.time is None else as_texts(card.time.column)
+    window, undated = None, 0
+    if card.time is not None and card.time.every is not None:
+        name, every = card.time.column, card.time.every
+        days, undated = dates(raw[name], missing=missing(name), zone=card.time.zone, form=source.date_format)
+        window = np.array([None if day is None else window_of(day, every) for day in days], dtype=object)
+    elif card.time is not None:
+        window = as_texts(card.time.column)
     holdout, has_side = np.zeros(len(raw), dtype=np.bool_), np.ones(len(raw), dtype=np.bool_)
     if card.holdout.column is not None:
         side = texts(raw[card.holdout.column], missing=())
@@ -181,6 +191,7 @@ def rows_of(raw: pd.DataFrame, card: Card, *, source: DataSource, key: bytes) ->
         unreadable={name: count for name, count in unreadable.items() if count},
         undeclared={name: counts for name, counts in undeclared.items() if counts},
         without_side=int((~has_side).sum()),
+        undated=undated,
     )
     rows = Rows(
         frame=pd.DataFrame(columns),

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
+import zoneinfo
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -27,13 +29,17 @@ from contract.names import EXACT, canonical, is_inexact
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FORM", "numbers", "texts"]
+__all__ = ["FORM", "dates", "numbers", "texts"]
 
 FORM = 2
 """Raise it with every change of what is read from a value: it deals records anew (`Site.split`)."""
 
 _LONGEST = 100
 """Digits of a whole decimal number that is written out."""
+
+_ISO = re.compile(
+    r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?(?:Z|[+-]\d\d(?::?\d\d)?)?)?", re.ASCII
+)
 
 _TRUTH = {"True": 1.0, "true": 1.0, "TRUE": 1.0, "False": 0.0, "false": 0.0, "FALSE": 0.0}
 """A table of booleans has them as numbers; in a CSV file they are words."""
@@ -97,6 +103,52 @@ def numbers(
     values = np.where(np.isin(values, [one for one in stand_ins if math.isfinite(one)]), np.nan, values)
     unreadable = np.isinf(values)
     return np.where(unreadable, np.nan, values) + 0.0, int(unreadable.sum())
+
+
+def dates(
+    column: pd.Series[Any], *, missing: Iterable[str], zone: str, form: str | None = None
+) -> tuple[npt.NDArray[np.object_], int]:
+    """The column's days in a time zone, None where there is none; and how many values were no dates.
+
+    A time without a zone of its own is of that zone.
+
+    Args:
+        column: as the source holds it.
+        missing: the texts that stand for a missing value.
+        zone: the IANA name.
+        form: of texts, as of `strptime`; ISO 8601 without.
+    """
+    absent, there = frozenset(missing), zoneinfo.ZoneInfo(zone)
+    known: dict[str, datetime.date | None] = {}
+    found, unreadable = np.empty(len(column), dtype=object), 0
+    for place, value in enumerate(column.tolist()):
+        if isinstance(value, datetime.date) and not _is_missing(value):
+            found[place] = _day(value, there)
+        else:
+            text = (_text(value) or "").strip()
+            if text not in known:
+                known[text] = None if text in absent else _day_of_text(text, there, form)
+            found[place] = known[text]
+            unreadable += found[place] is None and text not in absent and bool(text)
+    return found, unreadable
+
+
+def _day_of_text(text: str, zone: datetime.tzinfo, form: str | None) -> datetime.date | None:
+    try:
+        if form is not None:
+            return _day(datetime.datetime.strptime(text, form), zone)
+        return _day(datetime.datetime.fromisoformat(text), zone) if _ISO.fullmatch(text) else None
+    except ValueError:
+        return None
+
+
+def _day(value: datetime.date, zone: datetime.tzinfo) -> datetime.date | None:
+    try:
+        if isinstance(value, datetime.datetime):
+            return (value if value.tzinfo is None else value.astimezone(zone)).date()
+        return datetime.date(value.year, value.month, value.day)
+    except Exception:  # beyond the years that there are, or what a driver's own type does
+        return None
 
 
 def _parsed(text: str, absent: frozenset[str], decimal: str) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clients.ledger.plan import Split
 from clients.ledger.plans import compare_plan, drift_plan, evaluate_plan, ranges_plan
 from clients.mechanisms.drift import drift_deviation as deviation_of_drift
 from clients.mechanisms.noise import NoNoise, NormalSource, SystemNoise, noisy
@@ -39,6 +40,7 @@ from server.exchange.checks import (
 from server.state.participation import advice, kind_of, runs_of, told
 from tests.server.federation import plan
 
+SPLIT = Split(name="s", lasting=True)
 SPENT = Spent(epsilon=1.0, delta=1e-5, unit="record", method="PLD", block="all/train")
 
 
@@ -53,7 +55,7 @@ def private(**privacy: Any) -> Experiment:
 
 
 def deviation_at_a_site(experiment: Experiment) -> float:
-    multiplier = evaluate_plan(experiment, Instruction(run="r"), "s").noise_multiplier
+    multiplier = evaluate_plan(experiment, Instruction(run="r"), SPLIT).noise_multiplier
     return multiplier * experiment.privacy.rows_per_person
 
 
@@ -139,7 +141,7 @@ def test_what_a_site_says_of_itself_is_checked(fault: str) -> None:
 
 def test_a_comparison_is_whole_and_of_the_agreed_noise() -> None:
     experiment = private()
-    multiplier = compare_plan(experiment, Instruction(run="r"), "s").noise_multiplier
+    multiplier = compare_plan(experiment, Instruction(run="r"), SPLIT).noise_multiplier
     deviation = 2 * multiplier * experiment.privacy.rows_per_person
     whole = reply(
         scores=histogram(deviation),
@@ -180,7 +182,7 @@ def noise_of(experiment: Experiment) -> NormalSource:
 
 def drift_summary(experiment: Experiment, rows: int = 90) -> DriftSummary:
     """As an honest site makes it, of so many rows in each window."""
-    multiplier = drift_plan(experiment, Instruction(run="r", windows=("w2",)), "s").noise_multiplier
+    multiplier = drift_plan(experiment, Instruction(run="r", windows=("w2",)), SPLIT).noise_multiplier
     deviation, noise = deviation_of_drift(experiment, multiplier), noise_of(experiment)
 
     def counts(cells: int) -> np.ndarray[Any, Any]:
@@ -263,7 +265,7 @@ def test_counts_without_noise_are_whole() -> None:
 def test_an_honest_answer_for_ranges_passes_and_no_other(noise: str) -> None:
     experiment = NOISES[noise]
     asked = Instruction(run="r", features=("x0", "x2"), epsilon=0.7)
-    multiplier = ranges_plan(experiment, asked, "s").noise_multiplier
+    multiplier = ranges_plan(experiment, asked, SPLIT).noise_multiplier
     deviation = deviation_of_ranges(experiment, 2, multiplier)
 
     def answer(rows: float, stated: float = deviation) -> Reply:
