@@ -24,6 +24,7 @@ from clients.rows.guesses import (
     are_dates,
     are_sides,
     are_windows,
+    date_format_of,
     guess,
     is_name,
     like_ids,
@@ -142,7 +143,7 @@ def draft_of(
         )
     lines = [
         *_head(rows, unfit),
-        *_roles(person, time, side, record, [seen.name for seen in others if are_dates(seen)]),
+        *_roles(person, time, side, record, [seen for seen in others if are_dates(seen)]),
         *(line for name, found in offered.items() for line in _column(name, found)),
         *_left_out(left_out, person),
     ]
@@ -234,7 +235,7 @@ def _head(rows: int, unfit: dict[str, tuple[UnfitLines, ...]]) -> Iterator[str]:
 
 
 def _roles(
-    person: Seen | None, time: Seen | None, side: Seen | None, record: Seen | None, dates: list[str]
+    person: Seen | None, time: Seen | None, side: Seen | None, record: Seen | None, dates: list[Seen]
 ) -> Iterator[str]:
     if person is None:
         yield '# person = "…"                 the column that says whose a row is, where a person has several'
@@ -245,8 +246,10 @@ def _roles(
         yield _line(f"person = {_string(person.name)}", why)
     if time is None:
         yield '# time = { column = "…" }        a column whose values name windows, such as 2026-01'
-        for name in dates:
-            yield f'# or: time = {{ column = {_string(name)}, kind = "date", every = "month" }}'
+        for seen in dates:
+            yield f'# or: time = {{ column = {_string(seen.name)}, kind = "date", every = "month" }}'
+            if form := date_format_of(seen):
+                yield f"#     with date_format = {_string(form)} under [data], if days are written so"
     else:
         why = f"{_MARK} guessed; remove this comment if each value names one window, else the line"
         yield _line(f"time = {{ column = {_string(time.name)} }}", why)

@@ -5,6 +5,7 @@ Nothing here leaves the site: a draft is not answered on, and what it took from 
 
 from __future__ import annotations
 
+import datetime
 import math
 import re
 from collections import Counter
@@ -27,6 +28,7 @@ __all__ = [
     "are_dates",
     "are_sides",
     "are_windows",
+    "date_format_of",
     "guess",
     "is_name",
     "like_ids",
@@ -37,12 +39,19 @@ __all__ = [
 _FEW = 10
 """Whole numbers or texts of at most so many kinds are categories."""
 _MOST_CATEGORIES = 200
+_SOME = 200
+"""Different values that are looked at to tell how dates are written."""
 _BOUND = 1e15  # of a card's numbers
 
 _DATE = re.compile(
     r"(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})(?:[T ]\d{1,2}:\d{2}.*)?"
     r"|(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])",
     re.ASCII,
+)
+_DATE_FORMATS = tuple(
+    day + time
+    for day in ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y%m%d", "%d.%m.%y", "%d/%m/%y")
+    for time in ("", " %H:%M", " %H:%M:%S")
 )
 _PERIOD = re.compile(r"\d{4}-(?:0[1-9]|1[0-2]|W[0-5]\d|Q[1-4])", re.ASCII)
 _CODE = re.compile(r"[A-Za-z]{1,6}[-_]?\d{3,}[A-Za-z]?", re.ASCII)
@@ -135,6 +144,13 @@ def are_dates(seen: Seen) -> bool:
     return bool(seen.texts) and _share(seen, _DATE) >= 0.9
 
 
+def date_format_of(seen: Seen) -> str:
+    """How dates that are not as in ISO 8601 are written, for `data.date_format`; empty where nothing fits."""
+    some = list(seen.counts)[:_SOME]
+    fitting = (form for form in _DATE_FORMATS if all(_is_written(text, form) for text in some))
+    return next(fitting, "") if some else ""
+
+
 def are_sides(seen: Seen) -> bool:
     """Whether the column deals rows to the hold-out."""
     return set(seen.counts) == {"train", "holdout"}
@@ -219,6 +235,14 @@ def _allowed(kind: TypeAdapter[str], text: str) -> bool:
     try:
         kind.validate_python(text)
     except ValidationError:
+        return False
+    return True
+
+
+def _is_written(text: str, form: str) -> bool:
+    try:
+        datetime.datetime.strptime(text, form)
+    except ValueError:
         return False
     return True
 

@@ -115,6 +115,28 @@ def test_a_hold_out_column_counts_where_there_is_no_person(tmp_path: Path) -> No
     assert "split" in left_out
 
 
+@pytest.mark.parametrize(
+    ("values", "form"),
+    [
+        (["31.01.2026 08:30", "01.02.2026 10:00"], "%d.%m.%Y %H:%M"),
+        (["01/31/2026", "02/01/2026"], "%m/%d/%Y"),
+        (["31/01/2026", "02/01/2026"], "%d/%m/%Y"),
+        (["20260131"], "%Y%m%d"),
+        (["2026-01-31", "2026-02-01"], ""),
+        (["31.01.2026", "01/31/2026"], ""),
+    ],
+)
+def test_a_date_may_cut_windows_and_how_it_is_written_is_told(
+    tmp_path: Path, values: list[object], form: str
+) -> None:
+    rows = [values[place % len(values)] for place in range(N)]
+    write(tmp_path, {"seen": rows, "age": VISITS["age"], "ill": VISITS["ill"]})
+    text = draft_card(config(tmp_path)).text
+    assert '# or: time = { column = "seen", kind = "date", every = "month" }' in text
+    assert ("date_format" in text) == bool(form)
+    assert form in text
+
+
 def test_an_id_that_no_two_rows_share_tells_records_apart(tmp_path: Path) -> None:
     """Guessed, and so to be confirmed; of days, measures and what repeats it is never guessed."""
     visits: dict[str, list[object]] = {
