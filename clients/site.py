@@ -112,7 +112,7 @@ class Site:
             DataError: the source is missing, or has not the card's columns.
         """
         try:
-            self.card.require(experiment, windows=windows, unranged=unranged)
+            self.card.require(experiment, windows=windows, unranged=unranged, today=self.card.today)
         except CardError as exc:
             raise CardError(exc.what, where=f"site '{self.config.name}'", remedy=exc.remedy) from exc
         check_source(self.config, self.card)

@@ -23,10 +23,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from contract.errors import CardError
+from contract.errors import CardError, InputError
 from contract.experiment import CategoricalFeature, Experiment, NumericFeature
 from contract.names import ColumnName, Prose, Value
-from contract.windows import Every, is_window, window_of
+from contract.windows import Every, first_day, is_window, next_window, window_of
 
 __all__ = ["Card", "CategoricalColumn", "Column", "Holdout", "NumericColumn", "Time"]
 
@@ -90,29 +90,55 @@ class Time(_Frozen):
         kind: each value of a `label` names a window; those of a `date` lie in calendar windows.
         every: how long a calendar window is.
         zone: the time zone (IANA) of the site, in which its days begin: for times that state another one.
+        lag: days after the end of a calendar window until its rows are delivered. Before that nobody is
+            answered on it.
     """
 
     column: ColumnName
     kind: Literal["label", "date"] = "label"
     every: Every | None = None
     zone: Annotated[str, Field(max_length=100)] = "UTC"
+    lag: Annotated[int, Field(ge=0, le=366)] = 0
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if (self.kind == "date") != (self.every is not None):
             raise ValueError("every (day, week, month or quarter) goes with kind = 'date', and that needs it")
+        if self.lag and self.every is None:
+            raise ValueError("lag goes with kind = 'date'")
         try:
             zoneinfo.ZoneInfo(self.zone)
         except (OSError, ValueError, zoneinfo.ZoneInfoNotFoundError) as exc:  # OSError: a folder of zones
             raise ValueError(f"zone '{self.zone}' is none: write one like Europe/Berlin") from exc
         return self
 
-    def complaint(self, window: str) -> str:
-        """Why that is no window here; empty where it may be one."""
-        if self.every is None or is_window(window, self.every):
+    @property
+    def today(self) -> datetime.date:
+        """The day that it is at the site."""
+        return datetime.datetime.now(zoneinfo.ZoneInfo(self.zone)).date()
+
+    def complaint(self, window: str, today: datetime.date | None = None) -> str:
+        """Why nobody is answered on that window; empty where somebody may be.
+
+        Args:
+            window: as it is asked for.
+            today: the day at the site; left out, a window that is not complete is none the less one.
+        """
+        if self.every is None:
             return ""
-        example = window_of(datetime.date(2026, 2, 3), self.every)
-        return f"'{window}' is no {self.every} of '{self.column}': one is named like {example}"
+        if not is_window(window, self.every):
+            example = window_of(datetime.date(2026, 2, 3), self.every)
+            return f"'{window}' is no {self.every} of '{self.column}': one is named like {example}"
+        complete = self._complete_on(window, self.every)
+        if today is None or today >= complete:
+            return ""
+        return f"'{window}' is complete from {complete} on, and today is {today}"
+
+    def _complete_on(self, window: str, every: Every) -> datetime.date:
+        try:
+            return first_day(next_window(window, every), every) + datetime.timedelta(days=self.lag)
+        except (InputError, OverflowError):  # the calendar ends before
+            return datetime.date.max
 
 
 class Holdout(_Frozen):
@@ -216,31 +242,46 @@ class Card(_Frozen):
             for column in self.columns
             if column.name in self.dealt_by
         ]
-        time = None if self.time is None else self.time.model_dump(mode="json")
+        time = None if self.time is None else self.time.model_dump(mode="json", exclude={"lag"})
         holdout = self.holdout.model_dump(mode="json")
         text = json.dumps([columns, self.person, time, holdout, self.lasting_sides])
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def today(self) -> datetime.date | None:
+        """The day at the site, where its windows are the calendar's."""
+        return None if self.time is None else self.time.today
 
     def column(self, name: str) -> NumericColumn | CategoricalColumn | None:
         """The offered column of that name."""
         return next((column for column in self.columns if column.name == name), None)
 
     def require(
-        self, experiment: Experiment, *, windows: Collection[str] = (), unranged: Collection[str] = ()
+        self,
+        experiment: Experiment,
+        *,
+        windows: Collection[str] = (),
+        unranged: Collection[str] = (),
+        today: datetime.date | None = None,
     ) -> None:
         """Refuse an experiment that asks for what the card does not offer. No row is read for it.
 
         Raises:
             CardError: with everything that does not fit (see `complaints`).
         """
-        complaints = self.complaints(experiment, windows=windows, unranged=unranged)
+        complaints = self.complaints(experiment, windows=windows, unranged=unranged, today=today)
         if complaints:
             raise CardError(
                 "; ".join(complaints), remedy="Choose among what the card offers (`tidegate site card`)"
             )
 
     def complaints(
-        self, experiment: Experiment, *, windows: Collection[str] = (), unranged: Collection[str] = ()
+        self,
+        experiment: Experiment,
+        *,
+        windows: Collection[str] = (),
+        unranged: Collection[str] = (),
+        today: datetime.date | None = None,
     ) -> list[str]:
         """What an experiment asks for and the card does not offer, a sentence each; none where it fits.
 
@@ -248,14 +289,17 @@ class Card(_Frozen):
             experiment: what is asked for.
             windows: the windows that it is asked on.
             unranged: features whose range is asked for: that of the experiment says nothing.
+            today: the day at the site (`Time.today`), to refuse windows that are not complete.
         """
         return [
-            *self._roles(experiment, windows),
+            *self._roles(experiment, windows, today),
             *self._columns(experiment, unranged),
             *self._width(experiment),
         ]
 
-    def _roles(self, experiment: Experiment, windows: Collection[str]) -> list[str]:
+    def _roles(
+        self, experiment: Experiment, windows: Collection[str], today: datetime.date | None
+    ) -> list[str]:
         task, complaints = experiment.task, []
         time = None if self.time is None else self.time.column
         if task.time is not None and task.time != time:
@@ -267,7 +311,7 @@ class Card(_Frozen):
         if windows and time is None:
             complaints.append("windows are asked for, and the card has no time column")
         if self.time is not None:
-            complaints += filter(None, map(self.time.complaint, windows))
+            complaints += filter(None, (self.time.complaint(window, today) for window in windows))
         if experiment.privacy.unit == "person" and self.person is None:
             complaints.append("privacy.unit = 'person', and the card names no person")
         if experiment.privacy.unit == "record" and self.person is not None:

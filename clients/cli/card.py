@@ -233,11 +233,13 @@ def _print(public: PublicCard) -> None:
 
 def _time(time: Time) -> str:
     from contract.windows import window_of
+    from contract.words import counted
 
     if time.every is None:
         return f"'{time.column}': each of its values is a window"
     example = window_of(datetime.date(2026, 2, 3), time.every)
-    return f"'{time.column}', a date in {time.zone}: each {time.every} is a window, such as {example}"
+    lag = f", complete {counted(time.lag, 'day')} after its end" if time.lag else ""
+    return f"'{time.column}', a date in {time.zone}: each {time.every} is a window, such as {example}{lag}"
 
 
 def _held_out(card: Card) -> str:

@@ -74,7 +74,7 @@ def _require_offered(
     from contract.errors import CardError
     from terminal.output import print_json, say
 
-    complaints = card.complaints(experiment, windows=windows, unranged=unranged)
+    complaints = card.complaints(experiment, windows=windows, unranged=unranged, today=card.today)
     if complaints:
         if json:
             print_json({"site": site, "experiment": experiment.name, "complaints": complaints})

@@ -46,7 +46,7 @@ def cost(
 
     site, experiment = open_site(file), read_experiment(experiment_file)
     site.ledger.verify()
-    site.card.require(experiment, windows=tuple(window or ()))
+    site.card.require(experiment, windows=tuple(window or ()), today=site.card.today)
     plans = run_plans("(a new run)", experiment, tuple(window or ()), site.split)
     costs = block_costs(site.ledger, plans)
     fits = all(item.fits for item in costs)

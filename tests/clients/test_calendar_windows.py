@@ -128,11 +128,24 @@ def test_only_a_window_of_the_cards_kind_is_asked_for() -> None:
         dated().require(ASKED, windows=("2026-W05", "2026-02"))
 
 
+def test_nobody_is_answered_on_a_window_that_is_not_complete() -> None:
+    late = dated().model_copy(update={"time": dated().time.model_copy(update={"lag": 3})})  # type: ignore[union-attr]
+    for card, complete in ((dated(), datetime.date(2026, 2, 2)), (late, datetime.date(2026, 2, 5))):
+        card.require(ASKED, windows=("2026-W05",), today=complete)
+        with pytest.raises(CardError, match=f"'2026-W05' is complete from {complete} on, and today is"):
+            card.require(ASKED, windows=("2026-W05",), today=complete - datetime.timedelta(days=1))
+    with pytest.raises(CardError, match="complete from 9999-12-31"):
+        dated().require(ASKED, windows=("9999-W52",), today=dated().today)
+    assert late.dealing == dated().dealing
+    assert card_of(*COLUMNS, time={"column": "seen"}).time.complaint("9999", datetime.date(1, 1, 1)) == ""  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     ("time", "words"),
     [
         ({"kind": "date"}, "every"),
         ({"every": "week"}, "every"),
+        ({"lag": 3}, "lag"),
         ({"kind": "date", "every": "year"}, "every"),
         ({"kind": "date", "every": "day", "zone": "Berlin"}, "zone 'Berlin' is none"),
         ({"kind": "date", "every": "day", "zone": "../UTC"}, "zone '../UTC' is none"),
