@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from importlib import metadata
+from typing import Annotated
 
 import typer
 
@@ -27,6 +29,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train across sites whose data never leaves them; watch it for drift; retrain; let people review.",
 )
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        print(f"tidegate {metadata.version('tidegate')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Say which version this is.", callback=_say_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass
+
+
 app.command()(run.run)
 app.command()(ranges.ranges)
 app.command()(demo.demo)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,17 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
     assert "Traceback" not in done.stderr
     for word in words:
         assert word in errors[0]
+
+
+def test_the_version_is_said() -> None:
+    said = subprocess.run(
+        [sys.executable, "-m", "experiments.cli.main", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert re.fullmatch(r"tidegate \d+\.\d+\S*\n", said.stdout)
+    assert not said.stderr
 
 
 def test_a_toml_syntax_error(place: Path) -> None:
