@@ -20,10 +20,10 @@ def list_verdicts(
     """Each window's verdict and decision."""
     from monitoring.verdict import Verdict
     from server.settings import read_settings
-    from server.state.storage import open_state
-    from terminal.output import cell, print_json, print_table
+    from server.state.storage import open_known_state
+    from terminal.output import cell, print_json, print_table, say
 
-    with open_state(read_settings().state_url) as state:
+    with open_known_state(read_settings().state_url) as state:
         records, decisions = state.verdicts(experiment), state.decisions(experiment)
     if json:
         print_json(
@@ -53,6 +53,9 @@ def list_verdicts(
                 reasons.get(record.window, "–"),
             )
         )
+    if not rows:
+        say(f"No window of '{experiment}' was checked for drift yet.")
+        return
     print_table(("window", "verdict", "sites", "features", "decision"), rows, unbroken=("verdict",))
 
 
@@ -67,10 +70,10 @@ def show(
     from contract.errors import InputError
     from monitoring.verdict import Verdict
     from server.settings import read_settings
-    from server.state.storage import open_state
+    from server.state.storage import open_known_state
     from terminal.output import cell, figure, print_table
 
-    with open_state(read_settings().state_url) as state:
+    with open_known_state(read_settings().state_url) as state:
         found = [record for record in state.verdicts(experiment) if record.window == window]
     if not found:
         raise InputError(

@@ -28,11 +28,14 @@ Reason = Annotated[str, typer.Option(help="Why, for the record.")]
 @app.command("list")
 def list_versions(model: Model, json: Json = False) -> None:
     """All versions of a model."""
-    from terminal.output import print_json, print_table
+    from terminal.output import print_json, print_table, say
 
     versions = _registry().versions(model)
     if json:
         print_json([{**vars(version), "description": None} for version in versions])
+        return
+    if not versions:
+        say(f"There is no version of '{model}' yet.")
         return
     print_table(
         ("version", "aliases", "run", "windows", "private"),
@@ -122,8 +125,18 @@ def _move(model: str, version: int, kind: str, by: str, reason: str) -> None:
 
 
 def _registry() -> Registry:
+    from contract.errors import InputError
     from server.registry.registry import Registry
     from server.settings import read_settings
+    from server.state.database import sqlite_file
 
     settings = read_settings()
+    local = settings.tracking_uri.startswith("sqlite")
+    path = sqlite_file(settings.tracking_uri) if local else None
+    if path is not None and not path.exists():
+        raise InputError(
+            "there are no models here",
+            where=str(path),
+            remedy="Run this in the operator's folder, or name MLflow's address with MLFLOW_TRACKING_URI",
+        )
     return Registry(settings.tracking_uri, settings.artifact_root)

@@ -63,10 +63,12 @@ def read_runs(state: State, name: str | None) -> list[RunView]:
 
 def show_runs(views: Sequence[RunView], *, json: bool) -> None:
     """Print them."""
-    from terminal.output import print_json, print_uncut
+    from terminal.output import print_json, print_uncut, say
 
     if json:
         print_json([_plain(view) for view in views])
+    elif not views:
+        say("No run yet: `tidegate run FILE` starts one.")
     else:
         print_uncut(_tables(views))
 

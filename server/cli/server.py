@@ -133,9 +133,9 @@ def status(
     """
     from server.cli.run_status import read_runs, show_runs, watch_runs
     from server.settings import read_settings
-    from server.state.storage import open_state
+    from server.state.storage import open_known_state
 
-    with open_state(read_settings().state_url) as state:
+    with open_known_state(read_settings().state_url) as state:
         if watch and not json:
             watch_runs(state, run)
         else:
@@ -147,11 +147,11 @@ def sites(json: Json = False) -> None:
     """The sites that were admitted, and those that have answered."""
     from server.federation import running_federation
     from server.settings import read_settings
-    from server.state.storage import open_state
-    from terminal.output import print_json, print_table
+    from server.state.storage import open_known_state
+    from terminal.output import print_json, print_table, say
 
     settings = read_settings()
-    with open_state(settings.state_url) as state:
+    with open_known_state(settings.state_url) as state:
         found = {site.name: site for site in state.sites()}
         admitted = {site.name: site for site in state.admitted_sites(running_federation(settings))}
     names = [*found, *(name for name in admitted if name not in found)]
@@ -162,6 +162,10 @@ def sites(json: Json = False) -> None:
                 for name in names
             ]
         )
+        return
+
+    if not names:
+        say("No site was admitted yet: `tidegate server admit NAME KEY` admits one.")
         return
 
     def moment(at: datetime | None) -> str:

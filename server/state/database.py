@@ -25,7 +25,7 @@ from contract.errors import StorageError
 from contract.json_values import finite
 from server.state.tables import HEAD
 
-__all__ = ["Database", "open_database"]
+__all__ = ["Database", "open_database", "sqlite_file"]
 
 BUSY_MILLISECONDS = 30_000
 CONNECT_SECONDS = 10
@@ -81,6 +81,20 @@ def open_database(url: str) -> Database:
         if _revision(connection) != HEAD:
             _upgrade(connection, database.where)
     return database
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file of an SQLite database; None for any other database, and for one in memory.
+
+    >>> sqlite_file("sqlite:////srv/state.db"), sqlite_file("postgresql://db/state")
+    (PosixPath('/srv/state.db'), None)
+
+    Raises:
+        StorageError: the URL is none.
+    """
+    address = _address(url)
+    name = address.database if address.get_backend_name() == "sqlite" else None
+    return None if name in (None, "", ":memory:") else Path(str(name))
 
 
 def _address(url: str) -> URL:

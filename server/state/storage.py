@@ -19,10 +19,10 @@ from typing import Any, Self, TypeVar
 from sqlalchemy import Connection, Row, Select, Table, select, update
 from sqlalchemy.exc import IntegrityError
 
-from contract.errors import ReleaseError, StorageError, TakenOverError
+from contract.errors import InputError, ReleaseError, StorageError, TakenOverError
 from contract.experiment import Experiment
 from server.state import tables
-from server.state.database import Database, open_database
+from server.state.database import Database, open_database, sqlite_file
 from server.state.owner import is_dead, this_process
 from server.state.participation import GO_ON, SiteStatus, Step
 from server.state.records import (
@@ -40,7 +40,7 @@ from server.state.records import (
     VerdictRecord,
 )
 
-__all__ = ["State", "name_run", "open_state"]
+__all__ = ["State", "name_run", "open_known_state", "open_state"]
 
 Record = TypeVar("Record")
 
@@ -59,6 +59,23 @@ def open_state(url: str) -> State:
         StorageError: see `server.state.database.open_database`.
     """
     return State(open_database(url))
+
+
+def open_known_state(url: str) -> State:
+    """What `open_state` gives, to look at what a server left: where there is none, nothing is made.
+
+    Raises:
+        InputError: there is no state database.
+        StorageError: see `server.state.database.open_database`.
+    """
+    path = sqlite_file(url)
+    if path is not None and not path.exists():
+        raise InputError(
+            "there is no server here",
+            where=str(path),
+            remedy="Go to the operator's folder, or name its place with TIDEGATE_HOME or TIDEGATE_STATE_URL",
+        )
+    return open_state(url)
 
 
 def name_run(experiment: str, *, at: datetime | None = None) -> str:

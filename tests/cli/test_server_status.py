@@ -192,3 +192,46 @@ def test_an_operator_says_which_rows_a_site_must_state(
     assert stated() is None
     assert "no site 'east' is admitted" in tidegate("server", "readmit", "east", code=2)
     tidegate("server", "readmit", "west", "--rows", "0", code=2)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("server", "status"), "there is no server here"),
+        (("server", "sites"), "there is no server here"),
+        (("drift", "list", "rand-health"), "there is no server here"),
+        (("drift", "show", "rand-health", "w1"), "there is no server here"),
+        (("models", "list", "rand-health"), "there are no models here"),
+        (("models", "show", "rand-health", "1"), "there are no models here"),
+        (("models", "ui"), "there are no models here"),
+    ],
+)
+def test_outside_the_operators_folder_nothing_is_shown_and_nothing_made(
+    tidegate: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    words: str,
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    for name in ("TIDEGATE_HOME", "TIDEGATE_STATE_URL", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    told = tidegate(*command, code=2)
+    assert words in told
+    assert str(elsewhere) in told
+    assert not list(elsewhere.iterdir())
+
+
+def test_a_server_without_runs_says_so(
+    tidegate: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TIDEGATE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("TIDEGATE_STATE_URL", raising=False)
+    with open_state(read_settings().state_url):
+        pass
+    assert "No run yet" in tidegate("server", "status")
+    assert "No site was admitted yet" in tidegate("server", "sites")
+    assert "No window of 'rand-health' was checked" in tidegate("drift", "list", "rand-health")
+    assert json.loads(tidegate("server", "status", "--json")) == []
