@@ -7,6 +7,7 @@ interpreter's buffered reader for that. Redirects, time limits and errors stay h
 from __future__ import annotations
 
 import functools
+import ipaddress
 import ssl
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from urllib3.exceptions import (
 
 from contract.errors import TidegateError
 
-__all__ = ["PooledTransport", "holds_certificate", "pooled", "read_authority", "with_pool"]
+__all__ = ["PooledTransport", "holds_certificate", "pooled", "proxy_for", "read_authority", "with_pool"]
 
 _CONNECTIONS = 16
 """Kept open at most: Flower sends the parts of a message by ten threads."""
@@ -88,14 +89,30 @@ def pooled(client: httpx.Client, url: str, verify: ssl.SSLContext | bool | str) 
         url: of the server.
         verify: what the server's certificate must satisfy.
     """
-    parts = urlsplit(url)
-    has_proxy = getproxies().keys() & {parts.scheme, "all"} and not proxy_bypass(parts.netloc)
-    if has_proxy or not isinstance(verify, ssl.SSLContext):
+    if proxy_for(url) or not isinstance(verify, ssl.SSLContext):
         return client
     client.close()
     return httpx.Client(
         transport=PooledTransport(verify), timeout=client.timeout, follow_redirects=client.follow_redirects
     )
+
+
+def proxy_for(url: str) -> str:
+    """The proxy by which the environment has that server asked; empty where it is asked without one.
+
+    This machine itself is, whatever the environment says.
+    """
+    parts = urlsplit(url)
+    proxies = getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all") or ""
+    return "" if _is_here(parts.hostname or "") or proxy_bypass(parts.netloc) else proxy
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class PooledTransport(httpx.BaseTransport):

@@ -13,6 +13,7 @@ from clients.cli.backup import backup, restore
 from clients.cli.card import card, card_in_words
 from clients.cli.check import check
 from clients.cli.cost import cost
+from clients.cli.doctor import doctor
 from clients.cli.ledger import Json, Key, SiteFile, ledger
 from clients.cli.ledger import check as evidence
 
@@ -318,6 +319,7 @@ app.command()(cost)
 app.command()(ledger)
 app.command()(card)
 app.command()(check)
+app.command()(doctor)
 app.command("evidence")(evidence)
 app.command()(backup)
 app.command()(restore)

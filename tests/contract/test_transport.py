@@ -160,8 +160,12 @@ def test_a_proxy_that_the_environment_names_is_left_to_httpx(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.hospital.example:3128")
-    with server.client() as client:
+    context = ssl.create_default_context(cafile=server.authority)
+    elsewhere = "https://server.hospital.example:9092"
+    with pooled(httpx.Client(), elsewhere, context) as client:
         assert not isinstance(client._transport, PooledTransport)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with server.client() as client:
+    with server.client() as client:  # this machine is asked directly
+        assert isinstance(client._transport, PooledTransport)
+    monkeypatch.setenv("NO_PROXY", "server.hospital.example")
+    with pooled(httpx.Client(), elsewhere, context) as client:
         assert isinstance(client._transport, PooledTransport)
