@@ -19,13 +19,14 @@ from clients.gate import Gate
 from clients.keys import site_signer
 from clients.ledger.chain import Cap, Ledger
 from clients.ledger.plan import Split
+from clients.rows.late_rows import late_rows, late_words
 from clients.rows.rows import Rows, read_rows
 from clients.rows.sources import check_source, source_files
 from clients.rows.table import Fit, Table, prepare
 from clients.rows.values import FORM
 from clients.site_config import SiteConfig, holdout_key, read_site_config
 from contract.card import Card
-from contract.errors import CardError, LedgerError
+from contract.errors import CardError, LedgerError, TidegateError
 from contract.experiment import Experiment
 from contract.words import counted, verb
 
@@ -147,7 +148,20 @@ class Site:
         if self._read is None or not version or self._read.version != version:
             rows = read_rows(self.config, self.card, key=holdout_key(self.config.storage))
             self._read = _Read(version=version, rows=rows)
+            self._tell_late(rows)
         return self._read
+
+    def _tell_late(self, rows: Rows) -> None:
+        """For the administrator's log; whatever becomes of it, the answer does not hang on it."""
+        try:
+            late = late_rows(self.config.storage.complete_windows, rows, self.card, note=True)
+        except (OSError, TidegateError):
+            _log.exception("which rows came late was not noted")
+            return
+        for words in late_words(late):
+            if words not in self._told:
+                self._told.add(words)
+                _log.warning("%s, for its administrator alone: %s", self.config.name, words)
 
     def _key_name(self) -> str:
         """Tells one hold-out key from another without saying what it is."""

@@ -184,6 +184,11 @@ class Storage(_Frozen):
         return self.folder / "holdout.key"
 
     @property
+    def complete_windows(self) -> Path:
+        """How many rows calendar windows had when they were complete."""
+        return self.folder / "windows.json"
+
+    @property
     def reports(self) -> Path:
         """The folder of drift reports, which hold raw values and stay here."""
         return self.folder / "reports"

@@ -37,6 +37,7 @@ def check(
     json: Json = False,
 ) -> None:
     """How the rows fit an experiment: what is read, filled, clamped and left out, by column. Stays here."""
+    from clients.rows.late_rows import late_rows
     from clients.rows.rows import read_rows
     from clients.rows.sources import check_source
     from clients.rows.suitability import suitability
@@ -54,10 +55,12 @@ def check(
     check_source(config, card)
     rows = read_rows(config, card, key=holdout_key(config.storage))
     found = suitability(rows, experiment, card, windows)
+    late = late_rows(config.storage.complete_windows, rows, card, note=False)
     if json:
-        print_json(_values(config, experiment, windows, rows.reading, found))
+        values = _values(config, experiment, windows, rows.reading, found)
+        print_json({**values, "late": late})
     else:
-        _show(config, experiment, windows, rows.reading, found)
+        _show(config, experiment, windows, rows.reading, found, late)
     _ = config.offered  # a draft: the rows fit, and still nobody is answered
 
 
@@ -113,8 +116,14 @@ def _values(
 
 
 def _show(
-    config: SiteConfig, experiment: Experiment, windows: tuple[str, ...], reading: Reading, found: Suitability
+    config: SiteConfig,
+    experiment: Experiment,
+    windows: tuple[str, ...],
+    reading: Reading,
+    found: Suitability,
+    late: dict[str, int],
 ) -> None:
+    from clients.rows.late_rows import late_words
     from contract.words import counted, verb
     from terminal.output import console, say
 
@@ -122,7 +131,7 @@ def _show(
     named = f"window {', '.join(windows)}" if windows else "all windows"
     rows = counted(found.rows, "row")
     console.print(_columns(found, title=f"{experiment.name} at site {config.name}: {rows} of {named}"))
-    for sentence in _sentences(config, experiment, reading, found):
+    for sentence in (*_sentences(config, experiment, reading, found), *late_words(late)):
         say(sentence)
     _show_windows(found)
     kept = (
