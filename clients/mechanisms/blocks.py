@@ -22,12 +22,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-__all__ = ["BLOCK", "block_rows", "in_blocks", "one_thread"]
+__all__ = ["BLOCK", "MOST_ROWS", "block_rows", "in_blocks", "one_thread"]
 
 BLOCK = 32
 """Rows; a multiple of what any processor's registers take at once."""
-_MOST_ROWS = 4096
-"""Rows of which gradients are held at once."""
+MOST_ROWS = 4096
+"""Rows of which gradients are held at once; a larger batch is summed in parts."""
 _LARGE = 100_000
 """Parameters from which a call is long enough to be worth a thread of its own."""
 
@@ -42,7 +42,7 @@ def block_rows(expected: int, parameters: int) -> int:
     >>> block_rows(60, 5), block_rows(256, 5), block_rows(256, 10**6), block_rows(10**6, 5)
     (64, 256, 128, 4096)
     """
-    wanted = min(expected / 2 if parameters >= _LARGE else expected, _MOST_ROWS)
+    wanted = min(expected / 2 if parameters >= _LARGE else expected, MOST_ROWS)
     rows = BLOCK
     while rows < wanted:
         rows *= 2

@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clients.mechanisms.blocks import block_rows, in_blocks, one_thread
+from clients.mechanisms.blocks import MOST_ROWS, block_rows, in_blocks, one_thread
 from clients.mechanisms.clipping import (
     SLACK,
     BatchSum,
@@ -55,9 +55,6 @@ from contract.experiment import Experiment, Strategy
 from contract.releases import ModelUpdate
 
 __all__ = ["LocalSteps", "descend", "train_locally", "train_without_privacy"]
-
-_PHYSICAL_ROWS = 4096
-"""Rows whose gradients are held at once, of a module for Opacus; a larger batch is summed in parts."""
 
 _TakeSum = Callable[[Tensor, Tensor, float], Sums]
 
@@ -185,13 +182,11 @@ def _sum_by_opacus(
     module: nn.Module, into: Sums, inputs: Tensor, labels: Tensor, clipping_norm: float
 ) -> Sums:
     """What `BatchSum` returns, for any module that Opacus takes apart, in parts."""
-    if len(inputs) <= _PHYSICAL_ROWS:
+    if len(inputs) <= MOST_ROWS:
         return _clipped_sum_by_opacus(module, inputs, LogLoss(labels), clipping_norm, into)
     total = Sums(into.by_name)
     total.cleared(torch.float64)
-    for part, some in zip(
-        torch.split(inputs, _PHYSICAL_ROWS), torch.split(labels, _PHYSICAL_ROWS), strict=True
-    ):
+    for part, some in zip(torch.split(inputs, MOST_ROWS), torch.split(labels, MOST_ROWS), strict=True):
         total.flat.add_(_clipped_sum_by_opacus(module, part, LogLoss(some), clipping_norm, into).flat)
     return total
 

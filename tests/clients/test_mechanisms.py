@@ -87,7 +87,7 @@ def by_hand(plan: Experiment, rows: Table, stated: int) -> npt.NDArray[np.float6
 def test_a_step_is_the_sum_of_clipped_gradients_over_the_stated_rows(
     monkeypatch: pytest.MonkeyPatch, physical: int, known: bool
 ) -> None:
-    monkeypatch.setattr(training, "_PHYSICAL_ROWS", physical)
+    monkeypatch.setattr(training, "MOST_ROWS", physical)
     monkeypatch.setattr(training, "supports", lambda _module, _example: known)
     plan, rows = experiment(), table(40)
     arrays = one_step(plan, rows, 55, NoNoise())
