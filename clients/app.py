@@ -14,8 +14,8 @@ for that is `failed`. Every refusal is a line of the egress log.
 Five messages are understood: `train`, `evaluate`, `evaluate.compare`,
 `query.drift` and `query.ranges`. Nothing else is, and nothing here makes a reply: the gate does.
 
-What reading and computing take in time, and whether the memory suffices for them, depends on the
-rows; that is not covered (see the README).
+What reading and computing take in time, and whether memory and time suffice for them, depends on how
+many rows there are; docs/privacy.md says what of that is not covered.
 """
 
 from __future__ import annotations

@@ -149,10 +149,11 @@ class Agent(_Frozen):
 
     Attributes:
         memory_mb: the most data that a task may hold in memory; None sets no limit.
-        task_seconds: after which a task is ended.
+        task_seconds: after which a task is ended, its second try included.
         stop_seconds: how long a task may go on once the agent is told to stop.
         reply_seconds: a reply goes out when a whole number of so many seconds has passed since its message
-            came, so that it tells less of how long the rows took; 0 sends it at once.
+            came, so that it tells less of how long the rows took, and nothing if it is longer than
+            `task_seconds`; 0 sends it at once.
     """
 
     memory_mb: Annotated[int, Field(ge=256)] | None = None

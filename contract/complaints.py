@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
@@ -25,6 +25,9 @@ _IN_PLAIN_WORDS = {
     "float_type": "a number",
     "float_parsing": "a number",
 }
+
+_MEMBERS = ("numeric", "categorical")
+"""Of the unions in a file: pydantic puts the name of one into a place, as no author does."""
 
 
 def sentences(details: list[ErrorDetails], kind: type[BaseModel], values: dict[str, Any]) -> list[str]:
@@ -95,7 +98,7 @@ def _of_item(location: Sequence[int | str], values: dict[str, Any]) -> str:
     here: Any = values
     name, depth = "", 0
     for number, part in enumerate(location, start=1):
-        if part in ("numeric", "categorical"):
+        if part in _MEMBERS:
             continue
         try:
             here = here[part]
@@ -103,7 +106,7 @@ def _of_item(location: Sequence[int | str], values: dict[str, Any]) -> str:
             break
         if isinstance(part, int) and isinstance(here, dict):
             name, depth = str(here.get("name", ""))[:60], number
-    inner = [part for part in location[depth:] if part not in ("numeric", "categorical")]
+    inner = [part for part in location[depth:] if part not in _MEMBERS]
     if not name or inner == ["name"]:
         return ""
     return f" (of '{name}')" if inner else f" ('{name}')"
@@ -134,12 +137,14 @@ def _written(value: object) -> str:
 
 
 def _models_at(location: Sequence[int | str], kind: type[BaseModel]) -> list[type[BaseModel]]:
-    """The models of which one is at this place of the file."""
+    """The models of which one is at this place of the file; the one, where the place says which."""
     here: list[type[BaseModel]] = [kind]
     for part in location:
-        if isinstance(part, str) and part not in ("numeric", "categorical"):
-            fields = [field for model in here for name, field in model.model_fields.items() if name == part]
-            here = _models_in(fields[0].annotation) if fields else []
+        if part in _MEMBERS:
+            here = [model for model in here if part in get_args(model.model_fields["kind"].annotation)]
+        elif isinstance(part, str):
+            fields = [model.model_fields[part] for model in here if part in model.model_fields]
+            here = [model for field in fields for model in _models_in(field.annotation)]
     return here
 
 
@@ -154,14 +159,15 @@ def _key(location: Iterable[int | str]) -> str:
     for part in location:
         if isinstance(part, int):
             key += f"[{part}]"
-        elif part not in ("numeric", "categorical"):
+        elif part not in _MEMBERS:
             key += f".{part}" if key else part
     return key
 
 
 def _nearest(location: tuple[int | str, ...], kind: type[BaseModel]) -> str:
     """The known key that was meant: of this table, or of another one if that is much nearer."""
-    known, name = _known_keys(location[:-1], kind), str(location[-1])
+    known = [name for model in _models_at(location[:-1], kind) for name in model.model_fields]
+    name = str(location[-1])
     others = [key for key in _all_keys(kind) if key.rpartition(".")[0] != _key(location[:-1])]
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     nearest = nearest or [key for key in others if key.endswith(f".{name}")]
@@ -173,18 +179,10 @@ def _nearest(location: tuple[int | str, ...], kind: type[BaseModel]) -> str:
 def _all_keys(kind: type[BaseModel], before: str = "") -> Iterator[str]:
     """Every key of the file, with its tables' names before it."""
     for name, field in kind.model_fields.items():
-        key = before + (field.alias or name)
+        key = before + name
         yield key
         for inner in _models_in(field.annotation):
             yield from _all_keys(inner, f"{key}.")
-
-
-def _known_keys(location: tuple[int | str, ...], kind: type[BaseModel]) -> list[str]:
-    here: Any = kind
-    for part in location:
-        if isinstance(part, str) and part in here.model_fields:
-            here = _model_in(here.model_fields[part].annotation, following=location)
-    return [field.alias or name for name, field in here.model_fields.items()]
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
@@ -197,13 +195,3 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
             found.append(item)
         waiting.extend(getattr(item, "__args__", ()))
     return found
-
-
-def _model_in(annotation: Any, *, following: tuple[int | str, ...]) -> type[BaseModel]:
-    """The one of them that the rest of the location is in."""
-    candidates = _models_in(annotation)
-    for candidate in candidates:
-        field = candidate.model_fields.get("kind")
-        if field is not None and any(part in getattr(field.annotation, "__args__", ()) for part in following):
-            return candidate
-    return candidates[0]

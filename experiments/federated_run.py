@@ -257,7 +257,7 @@ def _deployment(request: Request) -> dict[str, float]:
 
     home = request.settings.home
     with Processes(logs=home / "logs") as processes:
-        federation = Federation(home=home, settings=request.settings, processes=processes)
+        federation = Federation(home=home, settings=request.settings, processes=processes, announced=False)
         home.mkdir(parents=True, exist_ok=True)
         control = federation.start_server()
         for path in request.sites:

@@ -58,6 +58,8 @@ class Federation:
         port: of the SuperLink; 0 takes a free one.
         lasting: whether the SuperLink keeps its state in a file. Without, it keeps it in
             memory and a round takes half the time; runs resume from our own checkpoints anyway.
+        announced: whether other commands of this home find it; not so where it ends with one run, beside a
+            server that stands.
         name: under which sites are admitted; one of its own where the admissions end with the SuperLink.
     """
 
@@ -66,6 +68,7 @@ class Federation:
     processes: Processes
     port: int = 0
     lasting: bool = False
+    announced: bool = True
     superlink: tuple[str, ...] = TIDEGATE_SUPERLINK
     name: str = field(init=False)
 
@@ -94,8 +97,9 @@ class Federation:
         ]
         self.processes.start("superlink", command, self.environment, self.home)
         wait_for_port(self.port, _START_SECONDS, self.processes)
-        _address_file(self.settings).write_text(self.address, encoding="utf-8")
-        _name_file(self.settings).write_text(self.name, encoding="utf-8")
+        if self.announced:
+            _address_file(self.settings).write_text(self.address, encoding="utf-8")
+            _name_file(self.settings).write_text(self.name, encoding="utf-8")
         return self.control
 
     def start_ui(self, port: int) -> str:

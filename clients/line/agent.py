@@ -314,10 +314,12 @@ class _Agent:
         )
         if not _same_code(bundle):
             _log.error(
-                "refused %s: the server's bundle %s holds other code than is installed here; "
-                "install the server's version",
+                "refused %s: the server's bundle %s %s",
                 work.request,
                 bundle.sha256[:12],
+                f"was not unpacked ({bundle.fault})"
+                if bundle.fault
+                else "holds other code than is installed here; install the server's version",
             )
             return self._refused(work, RefusalCode.INPUT)
         try:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -22,15 +23,28 @@ _LONG = 1 << 20
 """Bytes from which a field is long."""
 _ERROR_CODE = 0  # Flower's code for an error without a meaning of its own
 
+_MOST_FILES, _MOST_IN_FILE, _MOST_BYTES = 1000, 2**21, 2**24
+"""Of an app bundle: files, bytes of one, and bytes of all; this version has 170 files of 1 MB in all."""
+_ENTRY = b"PK\x01\x02"
+"""With which each entry of an archive's list of files begins."""
+_NAME, _LONGEST_NAME = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*"), 200
+
 RunConfig = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """The app bundle of a run: what the server says that the sites should run."""
+    """The app bundle of a run: what the server says that the sites should run.
+
+    Attributes:
+        files: content by path; none if there is a fault.
+        sha256: of the whole.
+        fault: why it was not unpacked, for the site's own log; empty if it was.
+    """
 
     files: Mapping[str, bytes]
     sha256: str
+    fault: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +180,57 @@ def error_reply(message: Message, code: str) -> Message:
 
 
 def read_bundle(content: bytes) -> Bundle:
-    """The files of a bundle as Flower packs it."""
+    """The files of a bundle as Flower packs it: an archive of few and small files, without folders.
+
+    It raises nothing and holds at most `_MOST_BYTES` of files, whatever the server packed: what is no such
+    archive is a bundle with a fault, and so without the code that is installed here.
+    """
+    sha256 = hashlib.sha256(content).hexdigest()
+    try:
+        return Bundle(files=_unpacked(content), sha256=sha256)
+    except Exception as exc:  # whatever zipfile raises over bytes that it does not expect
+        return Bundle(files={}, sha256=sha256, fault=str(exc)[:200] or type(exc).__name__)
+
+
+def _unpacked(content: bytes) -> dict[str, bytes]:
+    """The files by their path.
+
+    Raises:
+        ValueError: it is larger than a bundle may be, or has a name that none has.
+    """
+    # `zipfile` makes an object of every entry as it opens an archive; each has this mark.
+    if len(content) > _MOST_BYTES or content.count(_ENTRY) > _MOST_FILES:
+        raise ValueError("the archive is too large, or has too many entries")
+    files: dict[str, bytes] = {}
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        files = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
-    return Bundle(files=files, sha256=hashlib.sha256(content).hexdigest())
+        entries = archive.infolist()
+        _check_entries(entries)
+        for entry in entries:
+            with archive.open(entry) as file:
+                files[entry.filename] = file.read(_MOST_IN_FILE + 1)  # what is declared may be a lie
+            if len(files[entry.filename]) > _MOST_IN_FILE or sum(map(len, files.values())) > _MOST_BYTES:
+                raise ValueError("the archive holds more than it declares")
+    return files
+
+
+def _check_entries(entries: Sequence[zipfile.ZipInfo]) -> None:
+    """What the archive declares, before any of it is unpacked.
+
+    Raises:
+        ValueError: with what is wrong.
+    """
+    if len({entry.filename for entry in entries}) != len(entries):
+        raise ValueError("the archive holds a file twice")
+    if not all(_is_plain(entry.filename) for entry in entries):
+        raise ValueError("the archive holds a folder, or a file of an odd name")
+    # zipfile unpacks other methods in one go, however little of it is asked for.
+    if not all(entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
+        raise ValueError("the archive is compressed by a method that Flower does not use")
+    sizes = [entry.file_size for entry in entries]
+    if max(sizes, default=0) > _MOST_IN_FILE or sum(sizes) > _MOST_BYTES:
+        raise ValueError("the archive declares too much")
+
+
+def _is_plain(name: str) -> bool:
+    """Whether it is a relative path of plain letters, such as a bundle's files have."""
+    return len(name) <= _LONGEST_NAME and _NAME.fullmatch(name) is not None and ".." not in name

@@ -45,7 +45,7 @@ class Limits:
 
     Attributes:
         memory_mb: of data in the worker's memory; None sets no limit.
-        seconds: after which a task is ended.
+        seconds: after which a task is ended, its second try included.
     """
 
     memory_mb: int | None
@@ -92,12 +92,13 @@ class Worker:
             SilentError: it gets no answer.
             InterruptedError: it was given up.
         """
+        end = time.monotonic() + self._limits.seconds
         for attempt in range(1, _TRIES + 1):
             self.start()
             assert self._line is not None  # `start` has made it  # noqa: S101
             try:
                 self._line.send_bytes(str(path).encode())
-                self._wait(give_up)
+                self._wait(give_up, end)
                 answered = json.loads(self._line.recv_bytes())
             except (EOFError, OSError) as exc:
                 if isinstance(exc, InterruptedError):
@@ -122,9 +123,8 @@ class Worker:
             self._line.close()
         self._process = self._line = None
 
-    def _wait(self, give_up: Callable[[], bool]) -> None:
+    def _wait(self, give_up: Callable[[], bool], end: float) -> None:
         assert self._line is not None  # the caller's  # noqa: S101
-        end = time.monotonic() + self._limits.seconds
         while not self._line.poll(_LOOK):
             if give_up():
                 self.stop()

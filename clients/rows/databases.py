@@ -1,11 +1,12 @@
 """Reads tables and queries of any database that SQLAlchemy knows, without writing.
 
-A query is the administrator's own: one that fails for some row (a cast, a division) makes reading
-fail for it, and nothing here can help that. Values come as objects, so that whole numbers stay
+A query or a view is the administrator's own: one that fails for some row (a cast, a division) makes
+reading fail for it, and nothing here can help that. Values come as objects, so that whole numbers stay
 whole beside NULL: a category 1 is not read as 1.0.
 
-Facts: SQLite's driver fails for a text that is no UTF-8, and psycopg for a date or a time that
-Python has not (`infinity`, `24:00`, the year 10000), for the whole answer. Both give the text here.
+Facts: SQLite's driver fails for a text that is no UTF-8. psycopg fails for a date or a time that Python
+has not (`infinity`, `24:00`, the year 10000), for a JSON number of 4,301 digits and for a text that is none
+in the database's encoding. Each fails for the whole answer; both give the text of such a value here.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
 __all__ = ["check_database", "database_names", "read_database"]
+
+_NUMBERS = ("bool", "int2", "int4", "int8", "oid", "float4", "float8")
+"""PostgreSQL's types of which Python has every value."""
+_ANY_OTHER = 0
+"""Under this number psycopg keeps what reads the types that it does not know."""
 
 
 def database_names(source: DataSource, *, site: str) -> list[str]:
@@ -73,6 +79,7 @@ def read_database(source: DataSource, wanted: dict[str, str], *, site: str) -> P
     with _connected(source, site) as connection:
         present = [name for name, _ in _columns(connection, source)]
         require_columns(present, wanted, where=_where(source, site))
+        _ask_for_plain_bytes(connection)
         result = connection.execute(_statement(source, wanted))
         names = list(result.keys())
         columns = list(zip(*result, strict=True)) or [()] * len(names)
@@ -136,7 +143,7 @@ def _read_only_engine(source: DataSource) -> Engine:
     if engine.driver == "pysqlite":
         event.listen(engine, "connect", _with_any_text)
     elif engine.driver == "psycopg":
-        event.listen(engine, "connect", _with_any_time)
+        event.listen(engine, "connect", _with_any_value)
     return engine
 
 
@@ -145,16 +152,28 @@ def _with_any_text(connection: Any, record: object) -> None:
     connection.text_factory = lambda raw: raw.decode("utf-8", "backslashreplace")
 
 
-def _with_any_time(connection: Any, record: object) -> None:
+def _with_any_value(connection: Any, record: object) -> None:
     from psycopg.pq import Format
     from psycopg.types.string import TextLoader
 
     del record
-    for name in ("date", "timestamp", "timestamptz", "time", "timetz"):
-        oid = connection.adapters.types[name].oid
-        known = connection.adapters.get_loader(oid, Format.TEXT)
-        connection.adapters.register_loader(oid, _or_text(known))
-    connection.adapters.register_loader("interval", TextLoader)  # psycopg's own wraps around at 2**31 days
+    adapters = connection.adapters
+    adapters.register_loader("interval", TextLoader)  # psycopg's own wraps around at 2**31 days
+    plain = {adapters.types[name].oid for name in _NUMBERS}
+    types = [number for kind in adapters.types for number in (kind.oid, kind.array_oid) if number]
+    for number in (_ANY_OTHER, *types):
+        known = adapters.get_loader(number, Format.TEXT)
+        if known is not None and number not in plain:
+            adapters.register_loader(number, _or_text(known))
+
+
+def _ask_for_plain_bytes(connection: Connection) -> None:
+    """Texts come as the database holds them: PostgreSQL fails for one without a form in another encoding."""
+    if connection.engine.driver == "psycopg":
+        line: Any = connection.connection.driver_connection
+        encoding = line.info.parameter_status("server_encoding")
+        if encoding != "UTF8":
+            connection.exec_driver_sql(f"SET client_encoding TO '{encoding}'")
 
 
 def _or_text(known: Any) -> Any:
@@ -169,7 +188,7 @@ def _or_text(known: Any) -> Any:
         def load(self, data: Any) -> object:
             try:
                 return self._known.load(data)
-            except Exception:  # whatever this psycopg raises for a time that Python has not
+            except Exception:  # whatever this psycopg raises for a value that Python has not
                 return bytes(data).decode("utf-8", "backslashreplace")
 
     return OrText

@@ -19,8 +19,9 @@ import logging
 import sys
 import time
 import tomllib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +127,8 @@ def quicken_grid() -> None:
 def pull_messages(grid: Grid, message_ids: list[str]) -> Iterator[Message]:
     """What `grid.pull_messages` gives, one after the other, while the next are on their way.
 
+    At most three are, or wait to be read: the others stay at the SuperLink, however many sites answer.
+
     The objects of a reply are a site's own bytes. Where Flower cannot make a message of them, an error with
     the code `UNREADABLE` comes in its place: one for that site, and the others as they are.
     """
@@ -145,9 +148,14 @@ def pull_messages(grid: Grid, message_ids: list[str]) -> Iterator[Message]:
         type(found)(messages_list=[message], message_object_trees=[tree])
         for message, tree in zip(found.messages_list, found.message_object_trees, strict=True)
     ]
+    ahead: deque[Future[list[Message]]] = deque()
     with ThreadPoolExecutor(_SIDE_BY_SIDE) as threads:
-        for pulled in threads.map(functools.partial(_pull_one, grid), single):
-            yield from pulled
+        for one in single:
+            ahead.append(threads.submit(_pull_one, grid, one))
+            if len(ahead) > _SIDE_BY_SIDE:
+                yield from ahead.popleft().result()
+        while ahead:
+            yield from ahead.popleft().result()
 
 
 def _pull_one(grid: Grid, found: Any) -> list[Message]:

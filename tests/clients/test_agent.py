@@ -19,6 +19,7 @@ from clients.line.agent import installed_code_hash, serve
 from clients.line.flower import ServerRefusedError
 from clients.line.packing import Bundle, PackedReply, Work, pack
 from clients.line.spool import Spool, write_reply
+from clients.line.worker import TaskFailedError
 from contract.code import BUNDLED_PACKAGES, code_hash
 from contract.errors import LedgerError, RefusalCode, SilentError
 from server.line.flower import assume_identity
@@ -127,12 +128,23 @@ def test_a_server_with_the_installed_code_is_answered() -> None:
     assert all(message.has_content() for message in line.sent)
 
 
-def test_a_reply_goes_out_on_the_grid_of_stated_seconds() -> None:
-    line, answering = Line(make_work(), None), Answering()
-    began, connection = time.monotonic(), cast(Any, line)
-    serve(connection, answering, line.stop, reply_seconds=0.3)
-    assert len(line.sent) == 1
-    assert line.at[0] - began >= 0.29  # the answer itself takes next to nothing
+@pytest.mark.parametrize("took", [0.0, 0.2])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_reply_goes_out_on_the_grid_of_stated_seconds_whether_it_failed_or_not(
+    took: float, fails: bool
+) -> None:
+    line = Line(make_work(), None)
+
+    def answer(work: Work) -> PackedReply:
+        time.sleep(took)
+        if fails:
+            raise TaskFailedError("no memory")
+        return pack(Message(RecordDict(), reply_to=work.message))
+
+    began = time.monotonic()
+    serve(cast(Any, line), answer, line.stop, reply_seconds=0.6)
+    assert [message.has_error() for message in line.sent] == [fails]
+    assert 0.59 <= line.at[0] - began < 1.1
 
 
 def test_a_refusal_of_the_agents_own_is_entered_and_a_flood_gets_no_answer() -> None:

@@ -424,6 +424,30 @@ def test_what_is_no_parquet_file_is_refused(tmp_path: Path, text: bytes) -> None
     assert "broken" in message
 
 
+STORED = """\
+NULL; 1; -9223372036854775808; 9223372036854775807; 1.5; 9e999; -9e999; 1e-320; ''; 'a'; x''; x'ff00';
+CAST(x'4dfc' AS TEXT); CAST(x'eda080' AS TEXT); CAST(x'0000' AS TEXT); zeroblob(100000); 'NaN'; '1_0';
+'2026-03-02'; '24:00'; '0000-00-00'; '[1'; printf('%.*c', 5000, '9'); char(55296); char(1114111)"""
+"""Values of every storage class of SQLite, which puts any into a column of any type."""
+
+
+@pytest.mark.parametrize(
+    "kind", ["", "INTEGER", "REAL", "NUMERIC", "TEXT", "BLOB", "DATE", "BOOLEAN", "JSON"]
+)
+def test_no_value_that_sqlite_holds_makes_a_table_unreadable(tmp_path: Path, kind: str) -> None:
+    path, values = tmp_path / "rows.db", [value.strip() for value in STORED.split(";")]
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"CREATE TABLE visits (value {kind})")
+        for value in values:
+            connection.execute(f"INSERT INTO visits VALUES ({value})")  # noqa: S608
+    connection.close()
+    source = {"table": "visits", "columns": dict.fromkeys(("text", "amount", "whose"), "value")}
+    card = card_of(one_of("text", "a"), numeric("amount", 0, 1), person="whose")
+    found = read_rows(site(kind="sql", url=f"sqlite:///{path}", **source), card, key=KEY)
+    assert len(found) == len(values)
+    assert np.isfinite(found.frame["amount"].dropna()).all()
+
+
 def test_a_broken_gzip_file_is_named(tmp_path: Path) -> None:
     whole = gzip.compress(ROWS.to_csv(index=False).encode())
     for text in (b"age,ward\n", whole[:15], b""):

@@ -19,7 +19,7 @@ from clients.rows.databases import _connected
 from clients.rows.rows import Rows, read_rows
 from clients.rows.sources import check_source
 from clients.site import open_site
-from clients.site_config import SiteConfig, read_site_config
+from clients.site_config import DataSource, SiteConfig, read_site_config
 from contract.card import Card
 from contract.errors import DataError, InputError, SiteConfigError
 from contract.experiment import Experiment
@@ -34,6 +34,7 @@ from tests.postgres import ROLE_WITH_PASSWORD
 from tests.rows_of_a_site import KEY, card_of, numeric, one_of
 
 PASSWORD = "s3cret:/@%p w"  # noqa: S105  # every character that has a meaning in a URL
+UTF8 = "?client_encoding=utf8"
 VARIABLE = "TIDEGATE_TEST_CLINIC_PASSWORD"
 
 EXPERIMENT = """\
@@ -345,6 +346,114 @@ def test_what_python_has_not_is_read_as_the_text_of_the_database(
         assert frame["exact"].tolist()[2:] == frame["real"].tolist()[2:] == [1.0]
         assert frame["exact"][:2].isna().all()
         assert frame["real"][:2].isna().all()
+
+
+DEEP = 3000
+LITERALS = (
+    *("infinity", "-infinity", "NaN", "Infinity", "0", "-1", "true", "NULL", "", " ", "a", "é", "\\xff00"),
+    *("0044-03-15 BC", "4713-01-01 BC", "294276-12-31 23:59:59", "5874897-12-31", "10000-01-01 00:00:00Z"),
+    *("0001-01-01 00:00:00+15:59", "9999-12-31 23:59:59-15:59", "24:00", "24:00+15:59:59", "23:59:60"),
+    *("178000000 years", "-178000000 years", "1 day", "9" * 131_000, "-0." + "1" * 16_000, "1e-16000"),
+    *("9223372036854775807", "18446744073709551615", "-92233720368547758.08", "1e308", "1e-320"),
+    *("[" * DEEP + "]" * DEEP, '{"a":' * DEEP + "1" + "}" * DEEP, "9" * 5000, "[" + "9" * 5000 + "]"),
+    *('"\\ud800"', '"\\u0000"', '{"a": "\\ud800", "a": 1e999}', '"a"', "null", "[1e999]"),
+    *("empty", "[1,2)", "(,)", "[infinity,infinity]", "[NaN,NaN]", "[2026-01-01,infinity)"),
+    *("{}", "{empty}", "{(,)}", "{[1,2),[5,6)}", "{(,0044-03-15 BC),[infinity,infinity]}"),
+    *("{[2026-01-01,2026-01-02),[294276-01-01,infinity)}", "{(,1),[5,NaN]}", "{(,-infinity],[infinity,)}"),
+    *(
+        "{NULL}",
+        "{{NULL,NULL}}",
+        "[-5:-4]={1,2}",
+        "{infinity}",
+        "{NaN}",
+        "{0044-03-15 BC}",
+        '{"", "{", "\\""}',
+    ),
+    *("{24:00,08:30}", '{"(,)"}', '{"[infinity,infinity]"}', '{"\\"\\\\ud800\\""}', "{t,f}", '{"{}"}'),
+    *("(Infinity,NaN)", "<(0,0),Infinity>", "[(0,0),(NaN,1)]", "((0,0),(1,1))", "{1,2,3}", "{0,NaN,1}"),
+    *("::ffff:1.2.3.4/1", "1.2.3.4/24", "0.0.0.0/0", "08:00:2b:01:02:03", "08:00:2b:01:02:03:04:05"),
+    *("00000000-0000-0000-0000-000000000000", "101", "a & b", "'a':1A 'b':2", "0/0", "FFFFFFFF/FFFFFFFF"),
+    *("(4294967295,65535)", "10:20:10,14", "1 2 3", "$.a", "<a/>", "tidegate=r/tidegate", "pg_class"),
+)
+"""Odd values of every type, and the most that each holds: a type takes those that are its own."""
+
+
+FILL = """\
+DO $$ DECLARE kind record; odd record; BEGIN
+    FOR kind IN SELECT typname AS name, format_type(oid, NULL) AS written FROM pg_type
+        WHERE typtype IN ('b', 'r', 'm') AND typnamespace = 'pg_catalog'::regnamespace
+    LOOP BEGIN
+        EXECUTE format('CREATE TABLE clinic.%I (value %s)', 't' || kind.name, kind.written);
+        EXECUTE format('INSERT INTO clinic.%I VALUES (NULL)', 't' || kind.name);
+        FOR odd IN SELECT value FROM clinic.literals LOOP BEGIN
+            EXECUTE format('INSERT INTO clinic.%I VALUES ($1::%s)', 't' || kind.name, kind.written)
+                USING odd.value;
+        EXCEPTION WHEN OTHERS THEN END; END LOOP;  -- no value of this type
+    EXCEPTION WHEN OTHERS THEN END; END LOOP;  -- a type of the database's own tables
+END $$"""
+
+
+def fill_with_odd_values(owner: sa.Connection) -> dict[str, int]:
+    """A table for every built-in type, and for its arrays; how many rows each has."""
+    owner.exec_driver_sql("CREATE TABLE clinic.literals (value text)")
+    for literal in LITERALS:
+        owner.exec_driver_sql("INSERT INTO clinic.literals VALUES (%s)", (literal,))
+    owner.exec_driver_sql(FILL.replace("%", "%%"))
+    owner.exec_driver_sql("DROP TABLE clinic.literals")
+    tables = owner.exec_driver_sql("SELECT tablename FROM pg_tables WHERE schemaname = 'clinic'").scalars()
+    return {
+        name: owner.exec_driver_sql(f'SELECT count(*) FROM clinic."{name}"').scalar_one()  # noqa: S608
+        for name in list(tables)
+    }
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore:Did not recognize type")
+def test_no_value_of_any_type_makes_a_table_unreadable(owner: sa.Connection, reader: str) -> None:
+    """A server names the column: if a row's value made reading fail, the word `failed` would tell of it."""
+    filled = fill_with_odd_values(owner)
+    assert sum(count > 1 for count in filled.values()) > 130
+    card = card_of(one_of("text", "a"), numeric("amount", 0, 1), person="whose")
+    failed = {}
+    for name, count in filled.items():
+        how: dict[str, Any] = {"url": reader, "password_env": VARIABLE, "table": f"clinic.{name}"}
+        source = DataSource(kind="sql", columns=dict.fromkeys(("text", "amount", "whose"), "value"), **how)
+        try:
+            found = read_rows(SiteConfig(name="north", stated_rows=3, data=source), card, key=KEY)
+        except Exception as exc:
+            failed[name] = f"{type(exc).__name__}: {exc}"[:300]
+        else:
+            assert len(found) == count
+    assert failed == {}
+
+
+@pytest.mark.parametrize(("encoding", "asked"), [("WIN1252", ""), ("WIN1252", UTF8), ("SQL_ASCII", UTF8)])
+def test_no_text_of_a_database_of_any_encoding_makes_it_unreadable(
+    owner: sa.Connection, reader: str, encoding: str, asked: str
+) -> None:
+    """The byte 81 is no letter of WIN1252; neither PostgreSQL nor Python has another form of it."""
+    template = f"TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
+    owner.exec_driver_sql(f"CREATE DATABASE tidegate_encoded {template}")
+    there = owner.engine.url.set(database="tidegate_encoded", query={"client_encoding": "utf8"})
+    engine = sa.create_engine(there, isolation_level="AUTOCOMMIT")
+    try:
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"SET client_encoding TO '{encoding}'")
+            connection.exec_driver_sql('CREATE TABLE visits (word text, kind "char", age integer)')
+            connection.exec_driver_sql(
+                f"INSERT INTO visits VALUES ('a', 'a', 1), (convert_from('\\x81', '{encoding}'), 'b', 2)"  # noqa: S608
+            )
+            connection.exec_driver_sql(f"GRANT SELECT ON visits TO {ROLE_WITH_PASSWORD}")
+        url = sa.make_url(reader).set(database="tidegate_encoded").render_as_string() + asked
+        source = DataSource(kind="sql", url=url, password_env=VARIABLE, table="visits")
+        config = SiteConfig(name="north", stated_rows=3, data=source)
+        found = read(config, card_of(one_of("word", "a"), one_of("kind", "a"), numeric("age", 0, 3)))
+        assert found.frame["age"].tolist() == [1.0, 2.0]
+        assert found.frame["word"].tolist() == ["a", "\\x81"]
+        assert found.frame["kind"].tolist() == ["a", "b"]
+    finally:
+        engine.dispose()
+        owner.exec_driver_sql("DROP DATABASE tidegate_encoded WITH (FORCE)")
 
 
 def test_dates_for_numbers_are_refused_before_a_row_is_read(

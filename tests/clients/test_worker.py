@@ -38,6 +38,9 @@ def answer(message, context):
         bytearray(3 * 2**30)
     if kind == "query.sleeps":
         time.sleep(float(os.environ.get("SLEEP", "60")))
+    if kind == "query.dies_late":
+        time.sleep(3)
+        os.kill(os.getpid(), signal.SIGKILL)
     if kind == "query.raises":
         raise ValueError("age = 7300131072")
     return Message(RecordDict(), reply_to=message)
@@ -115,6 +118,18 @@ def test_a_task_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     site = Site(tmp_path, seconds=4.0)
     with pytest.raises(TaskFailedError, match="took more than 4 s"):
         site.ask("query.sleeps")
+    site.worker.stop()
+
+
+def test_a_second_try_has_what_the_first_left_of_the_time(tmp_path: Path) -> None:
+    """Else a worker that dies late would show in the reply's time, past what `task_seconds` says."""
+    site = Site(tmp_path, seconds=4.0)
+    site.worker.start()
+    began = time.monotonic()
+    with pytest.raises(TaskFailedError, match="took more than 4 s"):
+        site.ask("query.dies_late")
+    assert time.monotonic() - began < 6
+    assert len(site.tried) <= 2
     site.worker.stop()
 
 

@@ -109,6 +109,17 @@ def test_they_come_in_order_and_several_are_on_their_way_at_a_time() -> None:
     assert grid._client is link
 
 
+def test_replies_of_many_sites_wait_at_the_superlink_until_they_are_read() -> None:
+    """Each may be as long as a reply may be: all at once would be more than the memory of the ServerApp."""
+    link = SuperLink(*(packed(number) for number in range(20)))
+    found = pull_messages(grid_of(link), [])
+    for read in range(1, 5):
+        next(found)
+        time.sleep(0.5)
+        assert len(link.confirmed) <= read + 3
+    assert len(list(found)) == 16
+
+
 def test_the_first_is_given_while_a_later_one_is_awaited() -> None:
     link = SuperLink(*(packed(number) for number in range(2)))
     late = list(link.replies[1].objects)[-1]
