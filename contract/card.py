@@ -123,9 +123,10 @@ class Holdout(_Frozen):
         share: without that column, the chance with which a keyed hash of a person, or of a
             record, holds it out.
         record: a column with a lasting id of the record, such as a visit's number, which alone is
-            hashed; a row without one is left out. Where there is neither person nor record, all
-            values of a row are hashed. One that changes later may move the row to the other side,
-            so that all that is done to either side counts on both (`Card.lasting_sides`).
+            hashed; a row without one is left out. Of several rows with one id, one counts: the last
+            that is delivered, of a database any. Where there is neither person nor record, all values
+            of a row are hashed. One that changes later may move the row to the other side, so that
+            all that is done to either side counts on both (`Card.lasting_sides`).
     """
 
     column: ColumnName | None = None
