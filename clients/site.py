@@ -72,6 +72,7 @@ class Site:
             site=config.name, stated_rows=config.stated_rows, policy=config.policy, ledger=self.ledger
         )
         self._read: _Read | None = None
+        self._key: bytes | None = None
         self._told: set[str] = set()
 
     @property
@@ -145,13 +146,24 @@ class Site:
     def _rows(self) -> _Read:
         version = _version(self.config)
         if self._read is None or not version or self._read.version != version:
-            rows = read_rows(self.config, self.card, key=holdout_key(self.config.storage))
+            rows = read_rows(self.config, self.card, key=self._holdout_key())
             self._read = _Read(version=version, rows=rows)
         return self._read
 
+    @property
+    def deals_by_another_key(self) -> bool:
+        """Whether the hold-out key was put in the place of the one that the split is named by."""
+        return self._key is not None and holdout_key(self.config.storage) != self._key
+
+    def _holdout_key(self) -> bytes:
+        """Read once: what names the split also deals the rows."""
+        if self._key is None:
+            self._key = holdout_key(self.config.storage)
+        return self._key
+
     def _key_name(self) -> str:
         """Tells one hold-out key from another without saying what it is."""
-        return hashlib.sha256(b"name of " + holdout_key(self.config.storage)).hexdigest()
+        return hashlib.sha256(b"name of " + self._holdout_key()).hexdigest()
 
 
 _open: dict[Path, Site] = {}
@@ -164,7 +176,7 @@ def open_site(path: Path) -> Site:
     with _lock:
         config = read_site_config(path)
         known = _open.get(path)
-        if known is None or known.config != config:
+        if known is None or known.config != config or known.deals_by_another_key:
             if known is not None:
                 known.ledger.close()
             _open[path] = Site(config)
