@@ -13,6 +13,7 @@ import difflib
 import functools
 import json
 import os
+import re
 import secrets
 from collections.abc import Collection
 from pathlib import Path
@@ -88,10 +89,10 @@ class DataSource(_Frozen):
             whole = (
                 form is None or datetime.datetime.strptime(some.strftime(form), form).date() == some.date()
             )
-        except ValueError:
+        except (ValueError, re.error):  # the latter for a directive that is there twice
             whole = False
         if not whole:
-            raise ValueError("it must say day, month and year, such as %d.%m.%Y or %Y%m%d")
+            raise ValueError("it must say day, month and year, each once, such as %d.%m.%Y or %Y%m%d")
         return form
 
     @model_validator(mode="after")

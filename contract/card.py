@@ -33,6 +33,9 @@ __all__ = ["Card", "CategoricalColumn", "Column", "Holdout", "NumericColumn", "T
 _WIDTH, _TIMES_THE_CARD = 1000, 4
 """Columns of a table that any experiment may have, and how many times those of the card."""
 
+_OF_A_MACHINE = ("localtime", "posixrules", "posix/", "right/")
+"""Zones that mean on each machine what was set up there: another setting would deal rows anew, unsaid."""
+
 Number = Annotated[float, Field(ge=-1e15, le=1e15)]
 
 
@@ -101,10 +104,13 @@ class Time(_Frozen):
     def _whole(self) -> Self:
         if (self.kind == "date") != (self.every is not None):
             raise ValueError("every (day, week, month or quarter) goes with kind = 'date', and that needs it")
+        why = f"zone '{self.zone}' is none: write one like Europe/Berlin"
+        if self.zone.startswith(_OF_A_MACHINE):
+            raise ValueError(why)
         try:
             zoneinfo.ZoneInfo(self.zone)
         except (OSError, ValueError, zoneinfo.ZoneInfoNotFoundError) as exc:  # OSError: a folder of zones
-            raise ValueError(f"zone '{self.zone}' is none: write one like Europe/Berlin") from exc
+            raise ValueError(why) from exc
         return self
 
     def complaint(self, window: str) -> str:
