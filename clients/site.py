@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +30,7 @@ from contract.errors import CardError, LedgerError
 from contract.experiment import Experiment
 from contract.words import counted, verb
 
-__all__ = ["Site", "close_site", "open_site"]
+__all__ = ["Site", "close_site", "open_site", "split_of"]
 
 _log = logging.getLogger("tidegate.site")
 
@@ -93,10 +94,7 @@ class Site:
         has a say in it but the rows: the card, how the source's values are read, by which rule, and
         the key of the hash.
         """
-        key = None if self.card.holdout.column is not None else self._key_name()
-        reading = self.config.data.reading(self.card.dealt_by)
-        name = hashlib.sha256(json.dumps([self.card.dealing, reading, FORM, key]).encode()).hexdigest()[:16]
-        return Split(name=name, lasting=self.card.lasting_sides)
+        return split_of(self.config, self.card, self._holdout_key)
 
     def require_offered(
         self, experiment: Experiment, windows: tuple[str, ...], *, unranged: tuple[str, ...] = ()
@@ -161,9 +159,14 @@ class Site:
             self._key = holdout_key(self.config.storage)
         return self._key
 
-    def _key_name(self) -> str:
-        """Tells one hold-out key from another without saying what it is."""
-        return hashlib.sha256(b"name of " + self._holdout_key()).hexdigest()
+
+def split_of(config: SiteConfig, card: Card, key: Callable[[], bytes]) -> Split:
+    """What `Site.split` is, also where there is no ledger; `key` gives the hold-out key where it deals."""
+    reading = config.data.reading(card.dealt_by)
+    # told from others without saying what it is
+    key_name = None if card.holdout.column is not None else hashlib.sha256(b"name of " + key()).hexdigest()
+    name = hashlib.sha256(json.dumps([card.dealing, reading, FORM, key_name]).encode()).hexdigest()[:16]
+    return Split(name=name, lasting=card.lasting_sides)
 
 
 _open: dict[Path, Site] = {}
