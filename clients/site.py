@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +31,7 @@ from contract.errors import CardError, LedgerError, TidegateError
 from contract.experiment import Experiment
 from contract.words import counted, verb
 
-__all__ = ["Site", "close_site", "open_site"]
+__all__ = ["Site", "close_site", "open_site", "split_of"]
 
 _log = logging.getLogger("tidegate.site")
 
@@ -73,6 +74,7 @@ class Site:
             site=config.name, stated_rows=config.stated_rows, policy=config.policy, ledger=self.ledger
         )
         self._read: _Read | None = None
+        self._key: bytes | None = None
         self._told: set[str] = set()
 
     @property
@@ -93,10 +95,7 @@ class Site:
         has a say in it but the rows: the card, how the source's values are read, by which rule, and
         the key of the hash.
         """
-        key = None if self.card.holdout.column is not None else self._key_name()
-        reading = self.config.data.reading(self.card.dealt_by)
-        name = hashlib.sha256(json.dumps([self.card.dealing, reading, FORM, key]).encode()).hexdigest()[:16]
-        return Split(name=name, lasting=self.card.lasting_sides)
+        return split_of(self.config, self.card, self._holdout_key)
 
     def require_offered(
         self, experiment: Experiment, windows: tuple[str, ...], *, unranged: tuple[str, ...] = ()
@@ -146,7 +145,7 @@ class Site:
     def _rows(self) -> _Read:
         version = _version(self.config)
         if self._read is None or not version or self._read.version != version:
-            rows = read_rows(self.config, self.card, key=holdout_key(self.config.storage))
+            rows = read_rows(self.config, self.card, key=self._holdout_key())
             self._read = _Read(version=version, rows=rows)
             self._tell_late(rows)
         return self._read
@@ -163,9 +162,25 @@ class Site:
                 self._told.add(words)
                 _log.warning("%s, for its administrator alone: %s", self.config.name, words)
 
-    def _key_name(self) -> str:
-        """Tells one hold-out key from another without saying what it is."""
-        return hashlib.sha256(b"name of " + holdout_key(self.config.storage)).hexdigest()
+    @property
+    def deals_by_another_key(self) -> bool:
+        """Whether the hold-out key was put in the place of the one that the split is named by."""
+        return self._key is not None and holdout_key(self.config.storage) != self._key
+
+    def _holdout_key(self) -> bytes:
+        """Read once: what names the split also deals the rows."""
+        if self._key is None:
+            self._key = holdout_key(self.config.storage)
+        return self._key
+
+
+def split_of(config: SiteConfig, card: Card, key: Callable[[], bytes]) -> Split:
+    """What `Site.split` is, also where there is no ledger; `key` gives the hold-out key where it deals."""
+    reading = config.data.reading(card.dealt_by)
+    # told from others without saying what it is
+    key_name = None if card.holdout.column is not None else hashlib.sha256(b"name of " + key()).hexdigest()
+    name = hashlib.sha256(json.dumps([card.dealing, reading, FORM, key_name]).encode()).hexdigest()[:16]
+    return Split(name=name, lasting=card.lasting_sides)
 
 
 _open: dict[Path, Site] = {}
@@ -178,7 +193,7 @@ def open_site(path: Path) -> Site:
     with _lock:
         config = read_site_config(path)
         known = _open.get(path)
-        if known is None or known.config != config:
+        if known is None or known.config != config or known.deals_by_another_key:
             if known is not None:
                 known.ledger.close()
             _open[path] = Site(config)

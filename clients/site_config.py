@@ -13,6 +13,7 @@ import difflib
 import functools
 import json
 import os
+import re
 import secrets
 from collections.abc import Collection
 from pathlib import Path
@@ -88,10 +89,12 @@ class DataSource(_Frozen):
             whole = (
                 form is None or datetime.datetime.strptime(some.strftime(form), form).date() == some.date()
             )
-        except ValueError:
+        except (ValueError, re.error):  # the latter for a directive that is there twice
             whole = False
+        if form is not None and re.search("%[Zcx]", form):  # names of zones and what hangs on the language
+            raise ValueError("%Z, %c and %x read differently on other machines: write the parts, and %z")
         if not whole:
-            raise ValueError("it must say day, month and year, such as %d.%m.%Y or %Y%m%d")
+            raise ValueError("it must say day, month and year, each once, such as %d.%m.%Y or %Y%m%d")
         return form
 
     @model_validator(mode="after")

@@ -33,6 +33,9 @@ __all__ = ["Card", "CategoricalColumn", "Column", "Holdout", "NumericColumn", "T
 _WIDTH, _TIMES_THE_CARD = 1000, 4
 """Columns of a table that any experiment may have, and how many times those of the card."""
 
+_OF_A_MACHINE = ("localtime", "posixrules", "posix/", "right/")
+"""Zones that mean on each machine what was set up there: another setting would deal rows anew, unsaid."""
+
 Number = Annotated[float, Field(ge=-1e15, le=1e15)]
 
 
@@ -102,14 +105,17 @@ class Time(_Frozen):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if (self.kind == "date") != (self.every is not None):
-            raise ValueError("every (day, week, month or quarter) goes with kind = 'date', and that needs it")
-        if self.lag and self.every is None:
-            raise ValueError("lag goes with kind = 'date'")
+        if self.kind == "date" and self.every is None:
+            raise ValueError("kind = 'date' needs every = 'day', 'week', 'month' or 'quarter'")
+        if self.kind != "date" and (self.every is not None or self.lag):
+            raise ValueError("every and lag are for dates: add kind = 'date'")
+        why = f"zone '{self.zone}' is none: write one like Europe/Berlin"
+        if self.zone.startswith(_OF_A_MACHINE):
+            raise ValueError(why)
         try:
             zoneinfo.ZoneInfo(self.zone)
         except (OSError, ValueError, zoneinfo.ZoneInfoNotFoundError) as exc:  # OSError: a folder of zones
-            raise ValueError(f"zone '{self.zone}' is none: write one like Europe/Berlin") from exc
+            raise ValueError(why) from exc
         return self
 
     @property
@@ -149,9 +155,10 @@ class Holdout(_Frozen):
         share: without that column, the chance with which a keyed hash of a person, or of a
             record, holds it out.
         record: a column with a lasting id of the record, such as a visit's number, which alone is
-            hashed; a row without one is left out. Where there is neither person nor record, all
-            values of a row are hashed. One that changes later may move the row to the other side,
-            so that all that is done to either side counts on both (`Card.lasting_sides`).
+            hashed; a row without one is left out. Of several rows with one id, one counts: the last
+            that is delivered, of a database any. Where there is neither person nor record, all values
+            of a row are hashed. One that changes later may move the row to the other side, so that
+            all that is done to either side counts on both (`Card.lasting_sides`).
     """
 
     column: ColumnName | None = None

@@ -95,6 +95,7 @@ def restore(
             clock=clock,
             signer=signer,
             windows=windows,
+            split=None if windows is None else _split(config),
         )
     if json:
         print_json(
@@ -121,7 +122,7 @@ def _what_is_spent(windows: list[str] | None, *, persons: bool) -> str:
         )
     return (
         f"the windows {', '.join(windows) or '(none)'} and the whole data set count as having spent the cap, "
-        "for ever"
+        "for ever, and every window once the card deals rows otherwise"
     )
 
 
@@ -153,6 +154,14 @@ def _confirm(backup: Path, prospect: Prospect, spent: str, *, yes: bool, silent:
     if not yes and not typer.confirm("Put it back?"):
         say("nothing was changed")
         raise typer.Exit(1)
+
+
+def _split(config: SiteConfig) -> str | None:
+    from clients.site import split_of
+    from clients.site_config import holdout_key
+
+    card = config.card
+    return None if card is None else split_of(config, card, lambda: holdout_key(config.storage)).name
 
 
 def _windows_of_rows(config: SiteConfig) -> set[str]:

@@ -109,6 +109,7 @@ def _values(
             place: [asdict(lines) for lines in causes] for place, causes in reading.unfit.items()
         },
         "without_side": reading.without_side,
+        "repeated": reading.repeated,
         "undated": reading.undated,
         **asdict(found),
         "kept": {"train": found.train_kept, "holdout": found.holdout_kept},
@@ -201,6 +202,13 @@ def _sentences(
             else f"'{holdout.record}' has no value, so that nobody knows which record it is"
         )
         yield f"{rows} {were} left out: {why}."
+    if reading.repeated and config.card is not None:
+        were = verb(reading.repeated, "was", "were")
+        yield (
+            f"{counted(reading.repeated, 'row')} {were} left out: '{config.card.holdout.record}' names a "
+            "record that has another row, and one row of a record counts. If each row is a record of its "
+            "own, name a column in card.holdout.record that no two rows share."
+        )
     if reading.undated and config.card is not None and config.card.time is not None:
         are = verb(reading.undated, "is", "are")
         form = config.data.date_format or "2026-01-31 or 2026-01-31 08:30"

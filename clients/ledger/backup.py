@@ -135,6 +135,7 @@ def restore(
     clock: Callable[[], str],
     signer: Signer,
     windows: Sequence[str] | None = None,
+    split: str | None = None,
 ) -> Restored:
     """Put a backup in the ledger's place; no agent may be running.
 
@@ -143,6 +144,8 @@ def restore(
         backup: made by `back_up`; or any whole ledger of the site.
         site, cap, clock, signer: as of `Ledger`.
         windows: the windows that have rows now; None counts every window, also those to come.
+        split: names how the card deals records into these windows (`clients.site.Site.split`): what it
+            deals otherwise later counts as well.
 
     Raises:
         InputError: the ledger is whole, and would lose by it; or a window's name is none.
@@ -159,7 +162,7 @@ def restore(
         entries = held.entries
         count, head = len(entries), entries[-1].hash if entries else FIRST_HASH
         if not _holds(entries, anchor, key=held.key, signer=signer):
-            body = _body(count, head, anchor, windows, clock, signer)
+            body = _body(count, head, anchor, windows, split, clock, signer)
             columns = sealed(head, count + 1, "restore", "", "", body, signer)
             _add(aside, columns)
             count, head = count + 1, columns["hash"]
@@ -225,6 +228,7 @@ def _body(
     head: str,
     anchor: Anchor | None,
     windows: Sequence[str] | None,
+    split: str | None,
     clock: Callable[[], str],
     signer: Signer,
 ) -> dict[str, Any]:
@@ -232,6 +236,7 @@ def _body(
         "backup": {"entries": count, "head": head},
         "lost": None if anchor is None else {"entries": anchor.entries, "head": anchor.head},
         "windows": None if windows is None else sorted(set(windows)),
+        "split": None if windows is None else split,
         "key": signer.public,
         "at": clock(),
     }

@@ -59,11 +59,15 @@ class _Place(BaseModel):
 
 
 class _Restore(_Body):
-    """What the backup held, how far the lost ledger had come if that is known, which windows had rows."""
+    """What the backup held, how far the lost ledger had come if that is known, which windows had rows.
+
+    And by which split the windows are meant; entries of earlier versions do not say so.
+    """
 
     backup: _Place
     lost: _Place | None
     windows: tuple[Word, ...] | None
+    split: Word | None = None
     key: Word
 
 

@@ -15,7 +15,8 @@ another split nobody can say which records they share, so they count on every bl
 
 After a ledger was *restored* from a backup, nobody knows what its lost entries had spent. So every
 block of that time counts as having spent the cap, for ever: those that the backup names, the whole
-data set, and every window, or if the administrator named the windows that had rows then, those.
+data set, and every window, or if the administrator named the windows that had rows then, those; and all
+that the card deals otherwise than it did then.
 
 What is guaranteed is the cap: plans are chosen from what earlier ones released, and a privacy filter
 bounds what it may come to. The running sum is what was counted so far. Where a cap was lowered below what
@@ -46,15 +47,23 @@ RESTORED = "the cap, entered when the ledger was restored"
 
 @dataclass(frozen=True, kw_only=True)
 class _Restored:
-    """What a restored ledger cannot know the spending of; `windows` is None where that is every window."""
+    """What a restored ledger cannot know the spending of; `windows` is None where that is every window.
+
+    Of another split than the one whose windows were named, any window may hold their records: all count.
+    """
 
     windows: frozenset[str] | None
+    split: str | None
     known: frozenset[tuple[str, str]]
 
     def covers(self, split: str, block: str) -> bool:
         window = block.rpartition("/")[0] or block
         return (
-            self.windows is None or window == WHOLE or window in self.windows or (split, block) in self.known
+            self.windows is None
+            or window == WHOLE
+            or window in self.windows
+            or self.split not in (None, split)
+            or (split, block) in self.known
         )
 
 
@@ -97,6 +106,7 @@ class Spending:
             self._restored.append(
                 _Restored(
                     windows=None if windows is None else frozenset(map(str, windows)),
+                    split=entry.body.get("split"),
                     known=frozenset(places(self.plans.values())),
                 )
             )

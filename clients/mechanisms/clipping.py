@@ -40,7 +40,7 @@ import copy
 import functools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from itertools import accumulate, pairwise
 from typing import Self
@@ -246,6 +246,7 @@ class BatchSum:
                 self._pool.submit(self._add, module, parts[place::number], clipping_norm)
                 for place, module in enumerate(self._modules[:number])
             ]
+            wait(turns)  # all of them, also if one fails: none may write into a later sum
             for turn in turns:
                 turn.result()
         return self._sums

@@ -9,9 +9,10 @@ is true only if adding or removing one record leaves every other record on its s
 position or a stratified split does not have that property. So a record goes where the card's own
 column sends it, or where BLAKE2b, keyed with the site's secret, puts it: of the person's id where the
 card names a person, so that all rows of a person fall on one side whatever file they came in; of the
-record's id where it names one; else of all its columns on the card. Records that are equal in every
-value then go together, and one whose values change later may change sides. So where nothing lasting says
-the side, whatever is done to one side is charged to both (`clients.ledger.plans.blocks`).
+record's id where it names one, of whose rows one counts; else of all its columns on the card. Records
+that are equal in every value then go together, and one whose values change later may change sides. So
+where nothing lasting says the side, whatever is done to one side is charged to both
+(`clients.ledger.plans.blocks`).
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class Reading:
         undeclared: values of a categorical column that the card does not declare, with their counts.
         without_side: rows whose hold-out column says neither `train` nor `holdout`, or that have no
             value in the column that says which record it is.
+        repeated: rows left out because another row of the same record counts.
         undated: rows in no calendar window, because their time is no date.
     """
 
@@ -64,6 +66,7 @@ class Reading:
     unreadable: dict[str, int] = field(default_factory=dict)
     undeclared: dict[str, dict[str, int]] = field(default_factory=dict)
     without_side: int = 0
+    repeated: int = 0
     undated: int = 0
 
 
@@ -176,6 +179,7 @@ def rows_of(raw: pd.DataFrame, card: Card, *, source: DataSource, key: bytes) ->
     elif card.time is not None:
         window = as_texts(card.time.column)
     holdout, has_side = np.zeros(len(raw), dtype=np.bool_), np.ones(len(raw), dtype=np.bool_)
+    counts = has_side
     if card.holdout.column is not None:
         side = texts(raw[card.holdout.column], missing=())
         holdout, has_side = side == "holdout", (side == "holdout") | (side == "train")
@@ -183,6 +187,9 @@ def rows_of(raw: pd.DataFrame, card: Card, *, source: DataSource, key: bytes) ->
         record = as_texts(card.holdout.record)
         holdout = _held_out(_digests([record]), key, card.holdout.share)
         has_side = np.fromiter((name is not None for name in record), np.bool_, len(raw))
+        # the rows of a database have no order that would be theirs alone
+        order = _joined([*columns.values(), window]) if source.kind == "sql" else range(len(raw))
+        counts = _one_of_each(record, order)
     else:
         records = _digests([person] if person is not None else [*columns.values(), window])
         holdout = _held_out(records, key, card.holdout.share)
@@ -191,6 +198,7 @@ def rows_of(raw: pd.DataFrame, card: Card, *, source: DataSource, key: bytes) ->
         unreadable={name: count for name, count in unreadable.items() if count},
         undeclared={name: counts for name, counts in undeclared.items() if counts},
         without_side=int((~has_side).sum()),
+        repeated=int((has_side & ~counts).sum()),
         undated=undated,
     )
     rows = Rows(
@@ -200,7 +208,8 @@ def rows_of(raw: pd.DataFrame, card: Card, *, source: DataSource, key: bytes) ->
         holdout=np.asarray(holdout, dtype=np.bool_),
         reading=reading,
     )
-    return rows if has_side.all() else rows.chosen(np.asarray(has_side, dtype=np.bool_))
+    counts = np.asarray(has_side & counts, dtype=np.bool_)
+    return rows if counts.all() else rows.chosen(counts)
 
 
 def as_declared(frame: pd.DataFrame, card: Card) -> pd.DataFrame:
@@ -242,6 +251,21 @@ def _digests_of(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
             known[value] = blake2b(text, digest_size=16).digest()
     joined = b"".join(known[value] for value in values)
     return np.frombuffer(joined, dtype=np.uint8).reshape(len(values), 16)
+
+
+def _joined(columns: Sequence[npt.NDArray[Any] | None]) -> list[bytes]:
+    return [record.tobytes() for record in _digests(columns)]
+
+
+def _one_of_each(records: Texts, order: Sequence[Any]) -> Mask:
+    """The last row of each record by that order; none that does not say which record it is."""
+    last: dict[str, int] = {}
+    for place, name in enumerate(records):
+        if name is not None and (name not in last or order[place] >= order[last[name]]):
+            last[name] = place
+    counts = np.zeros(len(records), dtype=np.bool_)
+    counts[list(last.values())] = True
+    return counts
 
 
 def _held_out(records: npt.NDArray[np.uint8], key: bytes, share: float) -> Mask:

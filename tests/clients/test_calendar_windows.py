@@ -79,8 +79,9 @@ def test_a_date_of_another_form_is_read_by_the_form_that_the_administrator_names
     rows = read(tmp_path, ["31.01.2026 08:30", "2026-01-31"], dated("month"), date_format="%d.%m.%Y %H:%M")
     assert windows(rows) == ["2026-01", None]
     assert rows.reading.undated == 1
-    with pytest.raises(ValidationError, match="day, month and year"):
-        DataSource(kind="csv", path="rows.csv", date_format="%Y-%m")
+    for form in ("%Y-%m", "%Y-%m-%d %Y", "%Y-%m-%d %", "\ud800"):
+        with pytest.raises(ValidationError, match="day, month and year"):
+            DataSource(kind="csv", path="rows.csv", date_format=form)
 
 
 def test_every_source_says_the_same(tmp_path: Path) -> None:
@@ -151,6 +152,8 @@ def test_nobody_is_answered_on_a_window_that_is_not_complete() -> None:
         ({"kind": "date", "every": "year"}, "every"),
         ({"kind": "date", "every": "day", "zone": "Berlin"}, "zone 'Berlin' is none"),
         ({"kind": "date", "every": "day", "zone": "../UTC"}, "zone '../UTC' is none"),
+        ({"kind": "date", "every": "day", "zone": "localtime"}, "zone 'localtime' is none"),
+        ({"kind": "date", "every": "day", "zone": "right/UTC"}, "zone 'right/UTC' is none"),
     ],
 )
 def test_a_time_that_cuts_no_windows_is_refused(time: dict[str, str], words: str) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +18,8 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
 from clients.mechanisms import clipping
-from clients.mechanisms.clipping import Sums, supports, trainable
+from clients.mechanisms.blocks import one_thread
+from clients.mechanisms.clipping import BatchSum, Sums, supports, trainable
 from clients.mechanisms.models import Layers, LogLoss, SmallCnn, losses
 from clients.mechanisms.training import _clipped_sum_by_opacus
 
@@ -237,6 +240,30 @@ def test_a_place_is_written_to_again_and_holds_the_last_sums_alone(name: str) ->
         assert found.flat.dtype == (torch.float64 if rows > 256 else torch.float32)
         assert torch.equal(found.flat, fresh.flat)
         assert torch.equal(torch.cat([value.flatten() for value in found.by_name.values()]), found.flat)
+
+
+def test_a_part_that_fails_writes_into_no_later_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The threads beside it are done before anybody hears of it."""
+    module, inputs, labels = made("mlp", 96)
+    add, first, others_wait = clipping._add_parts, threading.Event(), threading.Event()
+
+    def failing(*args: Any, **how: Any) -> None:
+        if not first.is_set():
+            first.set()
+            raise MemoryError
+        others_wait.wait(0.3)
+        add(*args, **how)
+
+    monkeypatch.setattr(clipping, "processors", lambda: 3)
+    with one_thread(), BatchSum(module, 32) as batch_sum:
+        expected = batch_sum(inputs, labels, NORM).flat.clone()
+        monkeypatch.setattr(clipping, "_add_parts", failing)
+        with pytest.raises(MemoryError):
+            batch_sum(inputs, labels, NORM)
+        monkeypatch.setattr(clipping, "_add_parts", add)
+        found = batch_sum(inputs, labels, NORM).flat
+        others_wait.wait(0.6)
+        torch.testing.assert_close(found, expected)
 
 
 @EVERY

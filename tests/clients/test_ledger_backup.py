@@ -42,7 +42,13 @@ def release(ledger: Ledger, run: str, block: str = "w1/train") -> None:
     ledger.commit(f"{run}/train/1", charged.name, b"reply", {"releases": ["update"]})
 
 
-def put_back(folder: Path, *, backup: str = "backup.db", windows: Sequence[str] | None = None) -> Restored:
+def put_back(
+    folder: Path,
+    *,
+    backup: str = "backup.db",
+    windows: Sequence[str] | None = None,
+    split: str | None = None,
+) -> Restored:
     return restore(
         folder / "ledger.db",
         folder / backup,
@@ -51,6 +57,7 @@ def put_back(folder: Path, *, backup: str = "backup.db", windows: Sequence[str] 
         clock=now,
         signer=site_signer(folder),
         windows=windows,
+        split=split,
     )
 
 
@@ -98,6 +105,26 @@ def test_what_is_no_ledger_gives_no_backup(folder: Path) -> None:
 def lose(folder: Path) -> None:
     for path in folder.glob("ledger.db*"):
         path.unlink()
+
+
+def test_after_a_loss_a_card_that_cuts_windows_anew_gives_no_budget_back(tmp_path: Path) -> None:
+    """January's records are in other windows once weeks take the place of months."""
+    open_ledger(tmp_path).close()
+    back_up(tmp_path / "ledger.db", tmp_path / "backup.db")
+    ledger = open_ledger(tmp_path)
+    months = plan("run-1", "2026-01/train", split="months")
+    ledger.authorise(months)
+    ledger.reserve("run-1/train/1", months.name)
+    ledger.close()
+    lose(tmp_path)
+    put_back(tmp_path, windows=["2026-01"], split="months")
+    ledger = open_ledger(tmp_path)
+    require_sound(ledger.entries(), where="here")
+    for lost in (plan("a", "2026-01/train", split="months"), plan("b", "2026-W05/train", split="weeks")):
+        with pytest.raises(BudgetError, match="not known since the ledger was restored"):
+            ledger.authorise(lost)
+    ledger.authorise(plan("c", "2026-02/train", split="months"))
+    ledger.close()
 
 
 def test_after_a_loss_every_block_counts_as_having_spent_the_cap(folder: Path) -> None:

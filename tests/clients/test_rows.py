@@ -185,12 +185,19 @@ def check(source: DataSource, singles: list[DataSource], card: Card, folder: Pat
     experiment = PERSONS if card.person else RECORDS
     del folder
     whole = read(source, card)
-    assert len(whole) == len(whole.frame) == whole.reading.rows - whole.reading.without_side
+    left_out = whole.reading.without_side + whole.reading.repeated
+    assert len(whole) == len(whole.frame) == whole.reading.rows - left_out
     apart = [read(single, card) for single in singles]
-    assert described(whole) == [row for one in apart for row in described(one)]
-    assert encoded(whole, experiment, card) == [
-        row for one in apart for row in encoded(one, experiment, card)
-    ]
+    rows_apart = [row for one in apart for row in described(one)]
+    encoded_apart = [row for one in apart for row in encoded(one, experiment, card)]
+    if card.holdout.record is None:
+        assert described(whole) == rows_apart
+        assert encoded(whole, experiment, card) == encoded_apart
+    else:  # one row of each record, as it is alone
+        ids = {name for single in singles for name in persons_of(single) if name is not None}
+        assert len(whole) == len(ids)
+        assert all(row in rows_apart for row in described(whole))
+        assert all(row in encoded_apart for row in encoded(whole, experiment, card))
     assert whole.window is not None
     chosen = described(whole.of(("w1",)))
     assert chosen == [row for row in described(whole) if row[2] == "w1"]
@@ -203,6 +210,12 @@ def check(source: DataSource, singles: list[DataSource], card: Card, folder: Pat
     assert all(np.isfinite(values).all() for values in counts.values())
     (ranges,) = noisy_range_counts(whole, experiment, ("dose",), 1.0, SystemNoise())
     assert np.isfinite(ranges.counts).all()
+
+
+def persons_of(source: DataSource) -> list[str | None]:
+    found = read(source, CARD).person
+    assert found is not None
+    return list(found)
 
 
 def read(source: DataSource, card: Card) -> Rows:
@@ -335,6 +348,30 @@ def test_a_row_whose_column_says_no_side_is_on_none(side: str | None) -> None:
     assert found.holdout.tolist() == [False, True]
     assert found.reading.without_side == 1
     assert found.reading.rows == 3
+
+
+@pytest.mark.parametrize("kind", ["csv", "sql"])
+def test_a_record_that_is_delivered_again_counts_once(kind: str) -> None:
+    """Else its part in a count or a sum would be as many times what is charged for it."""
+    raw = many(400).assign(who=[f"{number}" for number in range(400)])
+    again = raw[100:140].assign(who=[f"{number}.0" for number in range(100, 140)], ill="1", week="w1")
+    source = {"url": "sqlite:///rows.db", "table": "rows"} if kind == "sql" else {"path": "rows.csv"}
+
+    def found(raw: pd.DataFrame) -> Rows:
+        data = DataSource.model_validate({"kind": kind, **source})
+        return rows_of(raw.reset_index(drop=True), OF_IDS, source=data, key=KEY)
+
+    twice = found(pd.concat([raw, again, raw[:1]]))
+    assert twice.reading.repeated == 41
+    assert twice.reading.without_side == 0
+    assert len(twice) == 400
+    if kind == "csv":  # what is delivered last counts
+        last = found(pd.concat([raw[1:100], raw[140:], again, raw[:1]]))
+        assert described(twice) == described(last)
+    else:  # whatever order the database gives
+        assert sorted(map(repr, described(found(pd.concat([again, raw[:1], raw]))))) == sorted(
+            map(repr, described(twice))
+        )
 
 
 def test_the_administrator_is_told_what_was_read() -> None:

@@ -76,6 +76,30 @@ def test_another_key_deals_anew_but_where_a_column_says_the_side(split: object) 
     assert split(OTHERS["by column"], "one") == split(OTHERS["by column"], "other")
 
 
+def test_a_key_that_is_replaced_while_the_site_runs_deals_its_rows(tmp_path: Path) -> None:
+    """Else rows that the old key dealt pay in the new key's blocks, and again after a restart."""
+    path = tmp_path / "site.toml"
+    path.write_text(
+        'name = "north"\nstated_rows = 90\n[data]\nkind = "csv"\npath = "rows.csv"\n'
+        f'[card]\ncolumns = [{AGE}, {ILL}]\nholdout = {{ record = "visit" }}\n'
+    )
+    lines = "".join(f"{visit},50,1\n" for visit in range(100))
+    (tmp_path / "rows.csv").write_text(f"visit,age,ill\n{lines}")
+    found = []
+    for close in (False, False, True):
+        site = open_site(path)
+        found.append((site.split.name, site.rows(()).holdout.tolist()))
+        if len(found) == 1:
+            (tmp_path / "tidegate" / "holdout.key").write_bytes(bytes(32))
+        if close:
+            close_site(path)
+    site = open_site(path)
+    found.append((site.split.name, site.rows(()).holdout.tolist()))
+    close_site(path)
+    assert found[0] != found[1]
+    assert found[1] == found[2] == found[3]
+
+
 def test_persons_are_dealt_by_their_name_whatever_the_columns(split: object) -> None:
     assert callable(split)
     card = OTHERS["by person"]
