@@ -56,7 +56,8 @@ from tests.adversary.test_server import plan as server_plan
 
 LONG = os.environ.get("TIDEGATE_ADVERSARY") == "long"
 pytestmark = [pytest.mark.timeout(3600 if LONG else 120), pytest.mark.usefixtures("logs_dropped")]
-CAP = 3.0
+CAP = 1.4
+"""Two or three honest answers fit below it, or only one: the cap has something to refuse."""
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 """Where what is synced at each step costs no time."""
 
@@ -366,7 +367,7 @@ def test_any_records(
     data: st.DataObject, kind: str, content: dict[str, Any], run_config: dict[str, Any]
 ) -> None:
     with twins() as pair:
-        pair.send(kind, RecordDict(content))
+        pair.send(kind, RecordDict(content), group=data.draw(TEXTS))
         pair.send(kind, RecordDict(content), run_config=run_config)
         valid = {"instruction": json.dumps(instruction_for(kind)), "arrays": packed(models_for(kind))}
         cut = valid | {"arrays": data.draw(broken(valid["arrays"]))}
@@ -474,7 +475,9 @@ def test_the_agent_outlives_any_bytes(data: st.DataObject) -> None:
 @given(data=st.data())
 def test_any_reply(data: st.DataObject) -> None:
     def rogue(question: Question) -> RecordDict:
-        reply = data.draw(mutated(public(question, scores=scores(), more=None)))
+        reply = public(question, scores=scores())
+        if data.draw(st.booleans()):  # of those that are as they should be the arrays are looked at
+            reply = data.draw(mutated(reply))
         model = dict(question.model.items())
         for name in list(model):
             if data.draw(st.booleans()):
