@@ -55,7 +55,7 @@ def _tried(report: Any) -> Iterator[str]:
     statistics = getattr(report, STATS_KEY, "")
     if statistics:
         phases = [[int(number) for number in found] for found in _EXAMPLES.findall(statistics)]
-        passing, failing, invalid = (sum(numbers) for numbers in zip(*phases, strict=True))
+        passing, failing, invalid = (sum(numbers) for numbers in zip((0, 0, 0), *phases, strict=True))
         yield f"{test:<80}{passing:,} examples passing, {failing:,} failing, {invalid:,} invalid"
 
 
