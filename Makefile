@@ -39,9 +39,9 @@ failure: $(VENV)/.test
 	TIDEGATE_FAILURE=long $(BIN)/pytest tests/failure -n 3 --dist loadgroup --no-loadscope-reorder -v --durations=10
 
 # Attacks on a site and on the server by hand-made messages, 10,000 generated ones of each kind, and 100,000
-# changed ones.
+# changed ones. The table at the end says how many of each were tried.
 adversary: $(VENV)/.test
-	TIDEGATE_ADVERSARY=long $(BIN)/pytest tests/adversary -n auto --dist load --timeout 21600 --hypothesis-show-statistics
+	TIDEGATE_ADVERSARY=long $(BIN)/pytest tests/adversary -n auto --dist worksteal --timeout 3600
 
 clean:
 	rm -rf $(VENV) demo .tidegate

@@ -45,6 +45,11 @@ _replies = sa.Table(
     sa.Column("request", sa.String, primary_key=True),
     sa.Column("reply", sa.LargeBinary, nullable=False),
 )
+# Built once: every exchange asks these several times, and building one takes longer than asking it.
+_ROWS = sa.select(_entries).where(_entries.c.sequence > sa.bindparam("after")).order_by(_entries.c.sequence)
+_HASH = sa.select(_entries.c.hash).where(_entries.c.sequence == sa.bindparam("place"))
+_REPLY = sa.select(_replies.c.reply).where(_replies.c.request == sa.bindparam("name"))
+_ADD, _ADD_REPLY = _entries.insert(), _replies.insert()
 _EXPIRED = """EXISTS (SELECT 1 FROM entries AS kept JOIN entries AS gone
     ON gone.kind = 'expire' AND gone.plan = kept.plan AND gone.sequence > kept.sequence
     WHERE kept.request = OLD.request AND kept.kind = 'commit')"""
@@ -133,24 +138,22 @@ class Store:
     @staticmethod
     def rows(connection: sa.Connection, *, after: int) -> sa.CursorResult[Any]:
         """The entries after that one, oldest first."""
-        query = sa.select(_entries).where(_entries.c.sequence > after).order_by(_entries.c.sequence)
-        return connection.execute(query)
+        return connection.execute(_ROWS, {"after": after})
 
     @staticmethod
     def hash_at(connection: sa.Connection, sequence: int) -> str | None:
         """The hash of that entry, if it is there."""
-        query = sa.select(_entries.c.hash).where(_entries.c.sequence == sequence)
-        return connection.execute(query).scalar_one_or_none()
+        return connection.execute(_HASH, {"place": sequence}).scalar_one_or_none()
 
     @staticmethod
     def add(connection: sa.Connection, columns: dict[str, Any]) -> None:
         """One entry more."""
-        connection.execute(_entries.insert().values(**columns))
+        connection.execute(_ADD, columns)
 
     @staticmethod
     def reply(connection: sa.Connection, request: str) -> bytes | None:
         """The stored reply to a request."""
-        row = connection.execute(sa.select(_replies.c.reply).where(_replies.c.request == request)).first()
+        row = connection.execute(_REPLY, {"name": request}).first()
         return None if row is None else bytes(row.reply)
 
     @staticmethod
@@ -162,7 +165,7 @@ class Store:
     @staticmethod
     def add_reply(connection: sa.Connection, request: str, reply: bytes) -> None:
         """Store a reply."""
-        connection.execute(_replies.insert().values(request=request, reply=reply))
+        connection.execute(_ADD_REPLY, {"request": request, "reply": reply})
 
     @staticmethod
     def remove_replies(connection: sa.Connection, requests: list[str]) -> None:

@@ -215,12 +215,13 @@ class HostileServer:
         *,
         experiment: object = None,
         run_config: dict[str, Any] | None = None,
+        group: str = "hostile",
     ) -> Answer:
-        """Send these records."""
+        """Send these records; `group` is what the message calls itself to people."""
         self._asked += 1
         plan = base_experiment() if experiment is None else experiment
         text = plan if isinstance(plan, str) else json.dumps(plan)
-        message = Message(records, dst_node_id=1, message_type=kind, group_id="hostile")
+        message = Message(records, dst_node_id=1, message_type=kind, group_id=group)
         message.metadata.__dict__["_message_id"] = f"message-{self._asked}"
         context = Context(
             run_id=1,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from _hypothesis_pytestplugin import STATS_KEY
 
 from tests.adversary import wire
 from tests.adversary.rows import Figure, Rows, make_rows, text
@@ -36,11 +39,47 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_sep("=", "what the attacks found")
         for line in sorted(set(lines)):
             terminalreporter.write_line(line)
+    tried = sorted({line for one in reports for line in _tried(one)})
+    if tried:
+        terminalreporter.write_sep("=", "how much was tried")
+        for line in tried:
+            terminalreporter.write_line(line)
+
+
+def _tried(report: Any) -> Iterator[str]:
+    """Of a generated test its examples as hypothesis counted them; of another what it says itself."""
+    test = report.nodeid.rpartition("/")[2] if hasattr(report, "when") else ""
+    for name, said in getattr(report, "user_properties", ()):
+        if name == "tried":
+            yield f"{test:<80}{said}"
+    statistics = getattr(report, STATS_KEY, "")
+    if statistics:
+        phases = [[int(number) for number in found] for found in _EXAMPLES.findall(statistics)]
+        passing, failing, invalid = (sum(numbers) for numbers in zip((0, 0, 0), *phases, strict=True))
+        yield f"{test:<80}{passing:,} examples passing, {failing:,} failing, {invalid:,} invalid"
+
+
+_EXAMPLES = re.compile(r"(\d+) passing, (\d+) failing, and (\d+) invalid")
 
 
 @pytest.fixture
 def figure(record_property: Callable[[str, object], None]) -> Figure:
     return lambda found: record_property("figure", found)
+
+
+@pytest.fixture
+def tried(record_property: Callable[[str, object], None]) -> Figure:
+    """Notes how many messages a test sent."""
+    return lambda number: record_property("tried", number)
+
+
+@pytest.fixture(scope="module")
+def logs_dropped() -> Iterator[None]:
+    """What is logged is put into words and dropped: pytest would keep it, with its frames, until the end."""
+    words = logging.Formatter()
+    with pytest.MonkeyPatch.context() as patch:  # not a logger's handlers: pytest adds its own to each
+        patch.setattr(logging.Logger, "callHandlers", lambda _, record: words.format(record))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

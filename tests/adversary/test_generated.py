@@ -8,10 +8,12 @@ who looks at the egress log. TIDEGATE_ADVERSARY=long makes 10,000 examples of ea
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,8 +55,9 @@ from tests.adversary.test_output import harmful
 from tests.adversary.test_server import plan as server_plan
 
 LONG = os.environ.get("TIDEGATE_ADVERSARY") == "long"
-pytestmark = pytest.mark.timeout(6 * 3600 if LONG else 120)
-CAP = 3.0
+pytestmark = [pytest.mark.timeout(3600 if LONG else 120), pytest.mark.usefixtures("logs_dropped")]
+CAP = 1.4
+"""Two or three honest answers fit below it, or only one: the cap has something to refuse."""
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 """Where what is synced at each step costs no time."""
 
@@ -204,6 +207,15 @@ def broken(draw: st.DrawFn, content: bytes) -> bytes:
 
 # -- two sites that must answer alike --------------------------------------------------------
 
+FREE = frozenset({"at", "bytes", "sha256"})
+"""Of an entry's body: when it was, and how long the noisy numbers are and what their hash is."""
+
+
+def public_part(entry: dict[str, Any]) -> object:
+    """What no row may have a say in."""
+    body = {name: value for name, value in entry["body"].items() if name not in FREE}
+    return entry["kind"], entry["plan"], entry["request"], body
+
 
 class Twins:
     """Two sites of the same books and other rows, in a folder where nothing else may appear."""
@@ -211,7 +223,7 @@ class Twins:
     def __init__(self, folder: Path, one: str, other: str) -> None:
         self.folder = folder
         self.sites = [
-            wire.lay_site(folder / name / "outside" / "site", rows, cap=CAP)
+            wire.lay_begun_site(folder / name / "outside" / "site", rows, cap=CAP)
             for name, rows in (("one", one), ("other", other))
         ]
         self.servers = [HostileServer(site) for site in self.sites]
@@ -233,13 +245,12 @@ class Twins:
 
     def hold(self) -> None:
         """What must hold of both sites, whatever they were sent."""
-        books = [wire.entries(site) for site in self.sites]
-        assert [entry["kind"] for entry in books[0]] == [entry["kind"] for entry in books[1]]
+        one, other = ([public_part(entry) for entry in wire.entries(site)] for site in self.sites)
+        assert one == other
         assert all(wire.spent(site) <= CAP * (1 + 1e-9) for site in self.sites)
-        for site in self.sites:
-            code, printed = wire.command("site", "egress", str(site))
-            assert code == 0
-            assert not harmful(printed)
+        code, printed = wire.command("site", "egress", str(self.sites[0]))  # the other's says the same
+        assert code == 0
+        assert not harmful(printed)
         inside = [site.parent for site in self.sites]
         strange = [
             path
@@ -249,10 +260,39 @@ class Twins:
         assert not strange
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _ground() -> Iterator[None]:
+    """A place for the examples, each at the same path as the one before, and what makes them cheap."""
+    gc.collect()
+    gc.freeze()  # the libraries' objects stay: looking through them again and again takes a tenth of the time
+    with (
+        tempfile.TemporaryDirectory(prefix="tidegate-adversary-", dir=MEMORY) as folder,
+        wire.engines_kept(),
+    ):
+        GROUND.append(Path(folder))
+        yield
+        GROUND.clear()
+    gc.unfreeze()
+
+
+GROUND: list[Path] = []
+
+
+@contextmanager
+def ground() -> Iterator[Path]:
+    """An empty folder in memory."""
+    folder = GROUND[0] / "example"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
 @contextmanager
 def twins(one: str = text(ONE), other: str = text(OTHER)) -> Iterator[Twins]:
-    with tempfile.TemporaryDirectory(prefix="tidegate-adversary-", dir=MEMORY) as folder:
-        pair = Twins(Path(folder), one, other)
+    with ground() as folder:
+        pair = Twins(folder, one, other)
         try:
             yield pair
             pair.hold()
@@ -327,7 +367,7 @@ def test_any_records(
     data: st.DataObject, kind: str, content: dict[str, Any], run_config: dict[str, Any]
 ) -> None:
     with twins() as pair:
-        pair.send(kind, RecordDict(content))
+        pair.send(kind, RecordDict(content), group=data.draw(TEXTS))
         pair.send(kind, RecordDict(content), run_config=run_config)
         valid = {"instruction": json.dumps(instruction_for(kind)), "arrays": packed(models_for(kind))}
         cut = valid | {"arrays": data.draw(broken(valid["arrays"]))}
@@ -435,14 +475,16 @@ def test_the_agent_outlives_any_bytes(data: st.DataObject) -> None:
 @given(data=st.data())
 def test_any_reply(data: st.DataObject) -> None:
     def rogue(question: Question) -> RecordDict:
-        reply = data.draw(mutated(public(question, scores=scores(), more=None)))
+        reply = public(question, scores=scores())
+        if data.draw(st.booleans()):  # of those that are as they should be the arrays are looked at
+            reply = data.draw(mutated(reply))
         model = dict(question.model.items())
         for name in list(model):
             if data.draw(st.booleans()):
                 model[name] = data.draw(ARRAYS)
         return records(reply, model if data.draw(st.booleans()) else data.draw(broken(packed(model))))
 
-    with tempfile.TemporaryDirectory(dir=MEMORY) as folder, wire.states(Path(folder)) as state:
+    with ground() as folder, wire.states(folder) as state:
         grid = HostileGrid({"north": honest, "south": rogue, "west": honest})
         trained = wire.train(server_plan(rounds=1), grid, grid.names, state)
         assert trained.counted["north"] == trained.counted["west"] == 1
@@ -456,7 +498,7 @@ def test_any_drift_summary(data: st.DataObject) -> None:
         counts = data.draw(mutated(drift_counts()))
         return records(public(question, drift=counts))
 
-    with tempfile.TemporaryDirectory(dir=MEMORY) as folder, wire.states(Path(folder)) as state:
+    with ground() as folder, wire.states(folder) as state:
         grid = HostileGrid({"north": drift_reply, "south": rogue, "west": drift_reply})
         status, result, _ = wire.check_drift(server_plan(), grid, grid.names, state, window="w2")
         assert status in ("partial", "succeeded")

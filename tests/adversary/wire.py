@@ -24,6 +24,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy
+import typer
 from flwr.app import Message
 from flwr.serverapp import Grid
 
@@ -36,7 +38,7 @@ from clients.site import close_site, open_site
 from contract.experiment import Experiment
 from contract.models import parameter_shapes
 from experiments.audit.hostile_server import CARD_COLUMNS, answer, base_experiment
-from experiments.cli.main import main as tidegate
+from experiments.cli import main as tidegate
 from monitoring.binning import feature_bins
 from server.cycle import run_cycle
 from server.jobs.job import Job
@@ -45,6 +47,7 @@ from server.jobs.training_job import Services
 from server.line.flower import assume_identity
 from server.rounds import Training
 from server.rounds import train as train_rounds
+from server.state import database
 from server.state.storage import open_state
 
 __all__ = [
@@ -57,8 +60,10 @@ __all__ = [
     "command",
     "digest",
     "drift_cells",
+    "engines_kept",
     "entries",
     "forget",
+    "lay_begun_site",
     "lay_site",
     "model_shapes",
     "reports_held_back",
@@ -114,6 +119,21 @@ def lay_site(
     return folder / "site.toml"
 
 
+def lay_begun_site(folder: Path, rows: str, *, cap: float) -> Path:
+    """As `lay_site`, with a ledger that has begun and is empty: a copy, for beginning one takes longer."""
+    shutil.copytree(_begun(cap), folder)
+    (folder / "rows.csv").write_text(rows, encoding="utf-8")
+    return folder / "site.toml"
+
+
+@functools.cache
+def _begun(cap: float) -> Path:
+    site = lay_site(_kept() / f"begun-{cap}", "", cap=cap)
+    open_site(site)
+    close_site(site)
+    return site.parent
+
+
 def _card(person: bool) -> str:
     whose = 'person = "patient"\n' if person else ""
     side = "" if person else '[card.holdout]\ncolumn = "side"\n'
@@ -140,6 +160,28 @@ def _keys() -> Path:
     folder = _kept() / "keys"
     make_node_key(folder)
     return folder
+
+
+@contextmanager
+def engines_kept() -> Iterator[None]:
+    """Databases that come one after the other at the same path have one SQLAlchemy engine.
+
+    An engine compiles each of its statements once. A new one for each example compiles them all again, which
+    takes longer than the statements. Connections are closed with each database all the same.
+    """
+    made: dict[tuple[str, str], sqlalchemy.Engine] = {}
+    make = sqlalchemy.create_engine
+
+    def kept(url: Any, **options: Any) -> sqlalchemy.Engine:
+        name = (str(url), repr(options))
+        if name not in made:
+            made[name] = make(url, **options)
+        return made[name]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (sqlalchemy, database):
+            patch.setattr(module, "create_engine", kept)
+        yield
 
 
 # -- the site ----------------------------------------------------------------
@@ -358,6 +400,12 @@ def model_shapes(experiment: Json) -> dict[str, tuple[int, ...]]:
 # -- the command line -----------------------------------------------------------
 
 
+@functools.cache
+def _commands() -> Any:
+    """Every command of `tidegate`: to put them together at each call takes longer than most of them run."""
+    return typer.main.get_command(tidegate.app)
+
+
 def command(*arguments: str) -> tuple[int, str]:
     """`tidegate …` in this process: its exit code, and what a terminal would get.
 
@@ -367,8 +415,9 @@ def command(*arguments: str) -> tuple[int, str]:
     before, sys.argv = sys.argv, ["tidegate", *arguments]
     code = 0
     try:
-        with redirect_stdout(printed), redirect_stderr(printed):
-            tidegate()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), redirect_stderr(printed):
+            patch.setattr(tidegate, "app", _commands())
+            tidegate.main()
     except SystemExit as exc:
         code = exc.code if isinstance(exc.code, int) else int(exc.code is not None)
     except Exception:
