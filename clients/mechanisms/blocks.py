@@ -11,7 +11,7 @@ with two threads, a sigmoid of 32,769 numbers differs from one of 32,768 in sixt
 So every call has exactly as many rows as public facts say (`block_rows`), rows of zeros after the true ones,
 and runs on one thread (`one_thread`); more rows are more calls, side by side on threads of our own. Then a
 row's numbers depend neither on how many others there are nor on its place among them.
-`tests/clients/test_blocks.py` holds the installed libraries to that, bit by bit.
+`tests/clients/mechanisms/test_blocks.py` holds the installed libraries to that, bit by bit.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from server.state.participation import SiteStatus, Step
 from server.state.records import RoundRecord
 from server.state.storage import State, name_run, open_state
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def _start(state: State, experiment: Experiment, name: str = "r") -> None:

@@ -12,7 +12,7 @@ from contract.experiment import Experiment
 from server.state.participation import SiteStatus, Step
 from server.state.storage import State, open_state
 from server.state.tables import HEAD, metadata
-from tests.server.revisions import FIRST_REVISION_SITE, migrate
+from tests.server.state.revisions import FIRST_REVISION_SITE, migrate
 
 
 def test_migrations_give_the_tables_of_the_program(state: State) -> None:

@@ -144,7 +144,7 @@ def test_a_task_that_is_given_up_can_be_taken_up_later(tmp_path: Path) -> None:
 AGENT = """\
 import sys
 from pathlib import Path
-from tests.clients.test_worker import Site
+from tests.clients.line.test_worker import Site
 site = Site(Path(sys.argv[1]))
 site.worker.do(Path(sys.argv[2]), lambda: False)
 """

@@ -16,7 +16,7 @@ from server.state.participation import SiteStatus, Step
 from server.state.records import RoundRecord
 from server.state.storage import State, open_state
 from server.state.tables import metadata
-from tests.server.revisions import FIRST_REVISION_SITE, migrate
+from tests.server.state.revisions import FIRST_REVISION_SITE, migrate
 
 
 @pytest.fixture

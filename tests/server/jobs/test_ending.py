@@ -26,10 +26,10 @@ from server.settings import read_settings
 from server.state.owner import is_dead, this_process
 from server.state.records import RunRecord
 from server.state.storage import State, open_state
+from tests.server.exchange.test_hostile_site import services_of
 from tests.server.federation import FakeFederation, honest, plan
-from tests.server.test_hostile_site import services_of
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)

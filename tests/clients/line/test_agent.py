@@ -26,7 +26,7 @@ from server.line.flower import assume_identity
 from terminal.health import Health, serve_health
 from tests.works import make_work
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 INSTALLED = {
     path.relative_to(ROOT).as_posix(): path.read_bytes()
     for package in BUNDLED_PACKAGES

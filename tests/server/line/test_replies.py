@@ -39,7 +39,7 @@ from starlette.routing import Route
 
 from server.line.flower import MOST_OBJECTS, REFUSED, TOO_LONG, TOO_MANY_PARTS
 from server.line.superlink import ShortWay
-from tests.server.test_superlink import TYPE, Caller
+from tests.server.line.test_superlink import TYPE, Caller
 
 SITE, OTHER, RUN = 7, 8, 5
 QUESTIONS = {"question": SITE, "next question": SITE, "another's": OTHER}

@@ -188,13 +188,13 @@ def test_a_process_that_does_not_end_is_ended(
     assert queue.process_id is None
 
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 PARENT = """\
 import json, sys, threading, time
 from pathlib import Path
 from clients.mechanisms import drawing
-from tests.clients.test_drawing import asked, drift, rows, PLAN
+from tests.clients.mechanisms.test_drawing import asked, drift, rows, PLAN
 
 def draw_for_ever(line):
     if sys.argv[2] == "kernel":

@@ -12,7 +12,7 @@ from server.exchange.answers import Patience
 from server.exchange.asking import Question, ask
 from server.line.flower import assume_identity
 from server.state.participation import SiteStatus, Step
-from tests.server.test_exchange import LONG, ScriptedGrid, at
+from tests.server.exchange.test_exchange import LONG, ScriptedGrid, at
 
 
 class Memory:
