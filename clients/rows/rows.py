@@ -178,21 +178,17 @@ def rows_of(raw: pd.DataFrame, card: Card, *, source: DataSource, key: bytes) ->
         window = np.array([None if day is None else window_of(day, every) for day in days], dtype=object)
     elif card.time is not None:
         window = as_texts(card.time.column)
-    holdout, has_side = np.zeros(len(raw), dtype=np.bool_), np.ones(len(raw), dtype=np.bool_)
-    counts = has_side
-    if card.holdout.column is not None:
-        side = texts(raw[card.holdout.column], missing=())
+    side = None if card.holdout.column is None else texts(raw[card.holdout.column], missing=())
+    record = None if card.holdout.record is None else as_texts(card.holdout.record)
+    values = [*columns.values(), window]
+    if side is not None:
         holdout, has_side = side == "holdout", (side == "holdout") | (side == "train")
-    elif card.holdout.record is not None:
-        record = as_texts(card.holdout.record)
-        holdout = _held_out(_digests([record]), key, card.holdout.share)
-        has_side = np.fromiter((name is not None for name in record), np.bool_, len(raw))
-        # the rows of a database have no order that would be theirs alone
-        order = _joined([*columns.values(), window]) if source.kind == "sql" else range(len(raw))
-        counts = _one_of_each(record, order)
     else:
-        records = _digests([person] if person is not None else [*columns.values(), window])
-        holdout = _held_out(records, key, card.holdout.share)
+        dealt_by = [record] if record is not None else [person] if person is not None else values
+        holdout, has_side = _held_out(_digests(dealt_by), key, card.holdout.share), _there(record, len(raw))
+    # the rows of a database have no order that would be theirs alone
+    shuffled = record is not None and source.kind == "sql"
+    counts = _one_of_each(record, _joined(values) if shuffled else range(len(raw)))
     reading = Reading(
         rows=len(raw),
         unreadable={name: count for name, count in unreadable.items() if count},
@@ -208,8 +204,8 @@ def rows_of(raw: pd.DataFrame, card: Card, *, source: DataSource, key: bytes) ->
         holdout=np.asarray(holdout, dtype=np.bool_),
         reading=reading,
     )
-    counts = np.asarray(has_side & counts, dtype=np.bool_)
-    return rows if counts.all() else rows.chosen(counts)
+    chosen = np.asarray(has_side & counts, dtype=np.bool_)
+    return rows if chosen.all() else rows.chosen(chosen)
 
 
 def as_declared(frame: pd.DataFrame, card: Card) -> pd.DataFrame:
@@ -257,8 +253,17 @@ def _joined(columns: Sequence[npt.NDArray[Any] | None]) -> list[bytes]:
     return [record.tobytes() for record in _digests(columns)]
 
 
-def _one_of_each(records: Texts, order: Sequence[Any]) -> Mask:
-    """The last row of each record by that order; none that does not say which record it is."""
+def _there(records: Texts | None, rows: int) -> Mask:
+    """Which rows say what record they are; all, where none has to."""
+    if records is None:
+        return np.ones(rows, dtype=np.bool_)
+    return np.fromiter((name is not None for name in records), np.bool_, rows)
+
+
+def _one_of_each(records: Texts | None, order: Sequence[Any]) -> Mask:
+    """The last row of each record by that order; all rows, where each is a record."""
+    if records is None:
+        return np.ones(len(order), dtype=np.bool_)
     last: dict[str, int] = {}
     for place, name in enumerate(records):
         if name is not None and (name not in last or order[place] >= order[last[name]]):
