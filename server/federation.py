@@ -147,7 +147,7 @@ class Federation:
             RoundError: a process ended, or some site does not come.
         """
         end = time.monotonic() + _START_SECONDS
-        while (connected := control.connected()) < count:
+        while (connected := len(control.connected())) < count:
             self.processes.require_running()
             if time.monotonic() > end:
                 raise RoundError(

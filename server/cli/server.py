@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from server.settings import ServerSettings
 
 __all__ = ["app"]
 
@@ -144,21 +147,30 @@ def status(
 
 @app.command()
 def sites(json: Json = False) -> None:
-    """The sites that were admitted, and those that have answered."""
+    """The sites that were admitted, whether each is connected now, and those that have answered."""
     from server.federation import running_federation
     from server.settings import read_settings
     from server.state.storage import open_known_state
-    from terminal.output import print_json, print_table, say
+    from terminal.output import cell, print_json, print_table, say
 
     settings = read_settings()
     with open_known_state(settings.state_url) as state:
         found = {site.name: site for site in state.sites()}
         admitted = {site.name: site for site in state.admitted_sites(running_federation(settings))}
     names = [*found, *(name for name in admitted if name not in found)]
+    online = _connected(settings)
+
+    def is_connected(name: str) -> bool | None:
+        return None if online is None else name in admitted and admitted[name].node_id in online
+
     if json:
         print_json(
             [
-                {**(vars(found[name]) if name in found else {"name": name}), "admitted": name in admitted}
+                {
+                    **(vars(found[name]) if name in found else {"name": name}),
+                    "admitted": name in admitted,
+                    "connected": is_connected(name),
+                }
                 for name in names
             ]
         )
@@ -172,10 +184,11 @@ def sites(json: Json = False) -> None:
         return "–" if at is None else f"{at:%Y-%m-%d %H:%M}"
 
     print_table(
-        ("site", "stated rows", "admitted", "first answer", "last answer"),
+        ("site", "connected", "stated rows", "admitted", "first answer", "last answer"),
         (
             (
                 name,
+                {None: "?", True: cell("yes", "green"), False: cell("no", "yellow")}[is_connected(name)],
                 (admitted[name].stated_rows if name in admitted else None)
                 or (found[name].stated_rows if name in found else "–"),
                 moment(admitted[name].admitted if name in admitted else None),
@@ -185,6 +198,23 @@ def sites(json: Json = False) -> None:
             for name in names
         ),
     )
+    if online is None:
+        say("No server runs here now, so nobody is connected to it: `tidegate server up` starts one.")
+
+
+def _connected(settings: ServerSettings) -> frozenset[int] | None:
+    """The node ids of the sites that are connected now; None where no server runs."""
+    from contract.errors import AddressError
+    from server.federation import running_control
+
+    try:
+        control = running_control(settings)
+        try:
+            return control.connected()
+        finally:
+            control.close()
+    except AddressError:
+        return None
 
 
 @app.command()

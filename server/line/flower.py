@@ -391,12 +391,13 @@ class ControlClient:
         with self._client() as client:
             client.UnregisterNode(UnregisterNodeRequest(node_id=node_id))
 
-    def connected(self) -> int:
-        """How many registered sites are connected now."""
+    def connected(self) -> frozenset[int]:
+        """The node ids of the registered sites that are connected now."""
         from flwr.proto.control_pb2 import ListNodesRequest
 
         with self._client() as client:
-            return sum(node.status == "online" for node in client.ListNodes(ListNodesRequest()).nodes_info)
+            nodes = client.ListNodes(ListNodesRequest()).nodes_info
+        return frozenset(node.node_id for node in nodes if node.status == "online")
 
     def submit(self, project: Path, run_config: Mapping[str, str]) -> int:
         """Start a run of the project's app with these run-config values; return its id."""

@@ -138,11 +138,13 @@ def test_admitted_sites_are_listed_before_they_answer(
     control: object = Control()
     assert admit("west", key, control, read_settings()) == 2**63 + 5  # type: ignore[arg-type]
     told = {row[0]: row for row in rows(tidegate("server", "sites"))}
-    assert told["west"][1] == "–"
-    assert told["west"][2] != "–"
-    assert told["north"][1:3] == ["90", "–"]
+    assert told["west"][1:3] == ["?", "–"]
+    assert told["west"][3] != "–"
+    assert told["north"][1:4] == ["?", "90", "–"]
+    assert "No server runs here now" in tidegate("server", "sites")
     found = {site["name"]: site["admitted"] for site in json.loads(tidegate("server", "sites", "--json"))}
     assert found == {"north": False, "south": False, "west": True}
+    assert {site["connected"] for site in json.loads(tidegate("server", "sites", "--json"))} == {None}
     (site,) = state.admitted_sites("standing")
     assert (site.node_id, len(site.key)) == (2**63 + 5, 64)
     dismiss("west", control, read_settings())  # type: ignore[arg-type]
@@ -183,7 +185,7 @@ def test_an_operator_says_which_rows_a_site_must_state(
         (site,) = state.admitted_sites("standing")
         return site.stated_rows
 
-    assert {row[0]: row[1] for row in rows(tidegate("server", "sites"))}["west"] == "70"
+    assert {row[0]: row[2] for row in rows(tidegate("server", "sites"))}["west"] == "70"
     state.remember_anchor("west", 9, "a" * 64, federation="standing")
     assert "held to 90 rows from now on" in tidegate("server", "readmit", "west", "--rows", "90")
     assert stated() == 90

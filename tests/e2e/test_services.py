@@ -54,6 +54,13 @@ def health(port: int) -> dict[str, Any]:
             time.sleep(0.1)
 
 
+def connected(folder: Path) -> dict[str, bool]:
+    asked = start(folder, "server", "sites", "--json")
+    said, _ = asked.communicate(timeout=60)
+    assert asked.returncode == 0, said
+    return {site["name"]: site["connected"] for site in json.loads(said)}
+
+
 def ended(process: subprocess.Popen[str]) -> str:
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=60)
@@ -83,7 +90,9 @@ def test_server_and_agent_are_started_watched_and_ended_in_any_order(tmp_path: P
     )  # fmt: skip
     while health(agent_watched)["state"] != "connected":
         time.sleep(0.1)
+    assert connected(tmp_path) == {"north": True}
     assert "has stopped" in ended(agent)
+    assert connected(tmp_path) == {"north": False}
     assert "run 'killed' failed: its process is gone" in ended(server)
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(f"http://127.0.0.1:{watched}/health")
