@@ -277,5 +277,12 @@ def test_a_full_disk_says_so_and_writes_nothing(place: Path) -> None:
 
 
 def test_a_rollback_to_a_version_that_is_not(place: Path) -> None:
+    refused(
+        tidegate(place, "models", "rollback", "small", "7", "--by", "Ada", "--reason", "trial"),
+        "there are no models here",
+        "MLFLOW_TRACKING_URI",
+    )
+    (place / "mlruns").mkdir(exist_ok=True)
+    (place / "mlruns" / "mlflow.db").touch()  # MLflow makes its tables in an empty file
     done = tidegate(place, "models", "rollback", "small", "7", "--by", "Ada", "--reason", "trial")
     refused(done, "version 7", "tidegate models list")
