@@ -248,7 +248,9 @@ def test_what_is_no_message_or_no_reply_costs_its_site_the_round_and_nobody_else
     federation: HurtFederation, tally: Tally
 ) -> None:
     """Through Flower's own SuperLink: it stores whatever bytes a site gives it."""
-    experiment = plan(rounds=len(GARBAGE) + 2, quorum=2)
+    experiment = plan(
+        rounds=len(GARBAGE) + 2, quorum=2, grace=20.0
+    )  # of others none is left out for its time
     job = train("garbage", experiment)
     federation.stop_site("west")
     federation.start_rogue("west", dict(enumerate(GARBAGE, start=2)))
