@@ -27,7 +27,7 @@ from flwr.app import Message
 from clients.keys import PrivateKey, read_private_key
 from clients.line.packing import Bundle, PackedReply, RunConfig, Work, read_bundle
 from contract.errors import AddressError, SiteConfigError
-from contract.transport import read_authority, with_pool
+from contract.transport import read_authority
 
 __all__ = [
     "FleetConnection",
@@ -210,10 +210,8 @@ def connect(
         LineBrokenError: it cannot be asked just now.
     """
     from flwr.supernode import fleet_http_connection
-    from flwr.supernode.fleet_http_client import FleetHttpClient
 
     module: Any = fleet_http_connection
-    module.FleetHttpClient = with_pool(FleetHttpClient)
     module.flwr_exit = _refused_at_the_door
     module.HeartbeatSender = _lasting_heartbeats
     key = read_private_key(private_key)

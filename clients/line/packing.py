@@ -15,12 +15,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 
 __all__ = ["Bundle", "PackedReply", "RunConfig", "Work", "error_reply", "pack", "read_bundle"]
 
-_LONG = 1 << 20
-"""Bytes from which a field is long."""
 _ERROR_CODE = 0  # Flower's code for an error without a meaning of its own
 
 _MOST_FILES, _MOST_IN_FILE, _MOST_BYTES = 1000, 2**21, 2**24
@@ -138,40 +136,11 @@ def _written(item: Any) -> Iterator[tuple[str, bytes]]:
         children = list((item.children or {}).values())
     for child in children:
         yield from _written(child)
-    content = _config_content(item) if isinstance(item, ConfigRecord) else item.deflate()
+    content = item.deflate()
     object_id = get_object_id(content)
     item.__dict__["_object_id"] = object_id
     _get_computed_object_ids().add(object_id)
     yield object_id, content
-
-
-def _config_content(record: ConfigRecord) -> bytes:
-    """What `record.deflate()` gives, but with one copy of a long field where protobuf makes five."""
-    if not any(isinstance(value, bytes) and len(value) >= _LONG for value in record.values()):
-        return record.deflate()
-    parts: list[bytes] = []
-    for name, value in record.items():
-        if isinstance(value, bytes) and len(value) >= _LONG:
-            parts += _long_field(name.encode(), value)
-        else:  # repeated fields are written one after the other, so each may be written alone
-            parts.append(ConfigRecord({name: value}).deflate().split(b"\0", 1)[1])
-    return b"".join((f"ConfigRecord  {sum(map(len, parts))}".encode(), b"\0", *parts))
-
-
-def _long_field(name: bytes, value: bytes) -> list[bytes]:
-    """One item of protobuf's `ConfigRecord`: items = 1 {key = 1, value = 2 {bytes = 6}}."""
-    key = b"\x0a" + _varint(len(name)) + name
-    inner = b"\x32" + _varint(len(value))
-    outer = b"\x12" + _varint(len(inner) + len(value))
-    return [b"\x0a" + _varint(len(key) + len(outer) + len(inner) + len(value)) + key + outer + inner, value]
-
-
-def _varint(number: int) -> bytes:
-    digits = []
-    while number > 0x7F:
-        digits.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*digits, number])
 
 
 def error_reply(message: Message, code: str) -> Message:

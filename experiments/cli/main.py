@@ -17,6 +17,7 @@ import typer
 from clients.cli import site
 from contract.errors import InputError, TidegateError
 from contract.outside import shown
+from contract.transport import ask_directly_here
 from experiments.cli import audit, bench, data, demo, ranges, run
 from server.cli import drift, models, server
 from terminal.logs import prepare_output
@@ -82,6 +83,7 @@ def main() -> None:
     """The program's entry."""
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    ask_directly_here(os.environ)
     prepare_output()
     try:
         app()

@@ -32,7 +32,7 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from contract.errors import AddressError, InputError, RoundError
-from contract.transport import read_authority, with_pool
+from contract.transport import read_authority
 from server.line.site_keys import read_site_key
 
 __all__ = [
@@ -108,13 +108,10 @@ def quicken_grid() -> None:
     """Let the grid of this process try again after 20 ms instead of a second, and not for minutes.
 
     While it waits for the rest of one reply, whose site may have died, nobody else's is looked at.
-    Its connections are ones that cost less.
     """
-    from flwr.supercore.runtime import RuntimeHttpClient
     from flwr.superlink.grid import http_grid
 
     module: Any = http_grid
-    module.RuntimeHttpClient = with_pool(RuntimeHttpClient)
     if not isinstance(module.pull_objects, functools.partial):
         module.pull_objects = functools.partial(
             module.pull_objects,

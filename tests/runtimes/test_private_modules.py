@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import ssl
 from importlib.metadata import version
 from typing import Any
 
-import httpx
 import pytest
 from starlette.middleware.base import BaseHTTPMiddleware
-
-from contract.transport import PooledTransport, with_pool
 
 WRITTEN_FOR = "1.41.0"
 TAKEN = (
@@ -154,46 +150,6 @@ def test_telemetry_is_a_word_that_is_read_when_an_event_is_sent() -> None:
 def test_a_task_has_the_identity_that_the_inline_runtime_sets() -> None:
     identity = found("flwr.supercore.task_identity.TaskIdentity")
     assert {"task_id", "run_id", "node_id"} <= set(dir(type(identity)))
-
-
-def test_long_fields_of_a_config_record_have_the_numbers_that_we_write() -> None:
-    record = found("flwr.proto.recorddict_pb2.ConfigRecord").DESCRIPTOR
-    item = record.fields_by_name["items"].message_type
-    value = item.fields_by_name["value"].message_type
-    assert record.fields_by_name["items"].number == 1
-    assert (item.fields_by_name["key"].number, item.fields_by_name["value"].number) == (1, 2)
-    assert value.fields_by_name["bytes"].number == 6
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["flwr.supernode.fleet_http_client.FleetHttpClient", "flwr.supercore.runtime.RuntimeHttpClient"],
-)
-def test_flowers_clients_hold_their_connections_where_we_put_others(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("contract.transport.getproxies", dict)
-    context = ssl.create_default_context()
-    with found(name)("https://127.0.0.1:1", verify=context) as stock:
-        assert type(stock._client) is httpx.Client
-        limits = stock._client.timeout
-    client = with_pool(found(name)).from_server_address("127.0.0.1:1", False, None, interceptors=[])
-    assert not isinstance(
-        client._client._transport, PooledTransport
-    )  # no authority named: httpx looks for one
-    with with_pool(found(name))("https://127.0.0.1:1", verify=context) as quick:
-        assert isinstance(quick._client._transport, PooledTransport)
-        assert quick._client.timeout == limits
-
-
-def test_both_sides_make_their_connections_by_the_name_that_we_replace() -> None:
-    connection = inspect.getsource(
-        found("flwr.supernode.fleet_http_connection.http_request_response").__wrapped__
-    )
-    assert "FleetHttpClient.from_server_address(" in connection
-    assert "RuntimeHttpClient.from_server_address(" in inspect.getsource(
-        found("flwr.superlink.grid.http_grid.HttpGrid._connect")
-    )
 
 
 def test_every_middleware_of_the_superlink_has_a_dispatch_function() -> None:
