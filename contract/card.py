@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from contract.errors import CardError, InputError
 from contract.experiment import CategoricalFeature, Experiment, NumericFeature
 from contract.names import ColumnName, Prose, Value
-from contract.windows import Every, first_day, is_window, next_window, window_of
+from contract.windows import Every, example_of, first_day, is_window, next_window
 
 __all__ = ["Card", "CategoricalColumn", "Column", "Holdout", "NumericColumn", "Time"]
 
@@ -133,7 +133,7 @@ class Time(_Frozen):
         if self.every is None:
             return ""
         if not is_window(window, self.every):
-            example = window_of(datetime.date(2026, 2, 3), self.every)
+            example = example_of(self.every)
             return f"'{window}' is no {self.every} of '{self.column}': one is named like {example}"
         complete = self._complete_on(window, self.every)
         if today is None or today >= complete:
@@ -251,7 +251,7 @@ class Card(_Frozen):
         ]
         time = None if self.time is None else self.time.model_dump(mode="json", exclude={"lag"})
         holdout = self.holdout.model_dump(mode="json")
-        text = json.dumps([columns, self.person, time, holdout, self.lasting_sides])
+        text = json.dumps([columns, self.person, time, holdout])
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property

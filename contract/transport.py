@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-import ssl
 from collections.abc import MutableMapping
 from pathlib import Path
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from contract.errors import TidegateError
 
@@ -22,6 +20,8 @@ def holds_certificate(content: bytes) -> bool:
     >>> holds_certificate(b"patient,age")
     False
     """
+    import ssl
+
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=content.decode("ascii"))
     except (ssl.SSLError, ValueError):  # ValueError: it is empty, or no ASCII
@@ -64,6 +64,8 @@ def proxy_for(url: str) -> str:
 
     This machine itself is, whatever the environment says.
     """
+    from urllib.request import getproxies, proxy_bypass
+
     parts = urlsplit(url)
     proxies = getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all") or ""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import datetime
 import re
+from contextlib import suppress
 from typing import Literal
 
 from contract.errors import InputError
 
-__all__ = ["Every", "first_day", "is_window", "next_window", "window_of"]
+__all__ = ["Every", "example_of", "first_day", "is_window", "next_window", "window_of"]
 
 Every = Literal["day", "week", "month", "quarter"]
 """How long a calendar window is."""
@@ -44,6 +45,15 @@ def window_of(day: datetime.date, every: Every) -> str:
     return f"{day.year:04}-Q{(day.month + 2) // 3}"
 
 
+def example_of(every: Every) -> str:
+    """A window of this kind, to show how one is named.
+
+    >>> example_of("week")
+    '2026-W06'
+    """
+    return window_of(datetime.date(2026, 2, 3), every)
+
+
 def first_day(window: str, every: Every) -> datetime.date:
     """The day on which a window begins.
 
@@ -54,18 +64,15 @@ def first_day(window: str, every: Every) -> datetime.date:
     (datetime.date(2025, 12, 29), datetime.date(2026, 4, 1))
     """
     found = _FORMS[every].fullmatch(window)
-    try:
-        if found is not None:
-            year, *rest = map(int, found.groups())
+    if found is not None:
+        year, *rest = map(int, found.groups())
+        with suppress(ValueError):  # a week 54, a month 13, the year 0
             if every == "week":
                 return datetime.date.fromisocalendar(year, rest[0], 1)
             if every == "quarter":
                 return datetime.date(year, 3 * rest[0] - 2, 1)
             return datetime.date(year, rest[0], rest[1] if every == "day" else 1)
-    except ValueError:  # a week 54, a month 13, the year 0
-        found = None
-    example = window_of(datetime.date(2026, 2, 3), every)
-    raise InputError(f"'{window}' is no {every}: one is named like {example}")
+    raise InputError(f"'{window}' is no {every}: one is named like {example_of(every)}")
 
 
 def is_window(window: str, every: Every) -> bool:

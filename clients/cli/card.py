@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -232,12 +231,12 @@ def _print(public: PublicCard) -> None:
 
 
 def _time(time: Time) -> str:
-    from contract.windows import window_of
+    from contract.windows import example_of
     from contract.words import counted
 
     if time.every is None:
         return f"'{time.column}': each of its values is a window"
-    example = window_of(datetime.date(2026, 2, 3), time.every)
+    example = example_of(time.every)
     lag = f", complete {counted(time.lag, 'day')} after its end" if time.lag else ""
     return f"'{time.column}', a date in {time.zone}: each {time.every} is a window, such as {example}{lag}"
 

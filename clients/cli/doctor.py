@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -127,19 +126,19 @@ def _looked(about: str, look: Callable[[], Finding]) -> Finding:
         return look()
     except TidegateError as exc:
         place = f"{exc.where}: " if exc.where else ""
-        return Finding(
-            about=about, state="fault", what=f"{place}{exc.what}", remedy=f"{exc.remedy}.".lstrip(".")
-        )
+        remedy = f"{exc.remedy.rstrip('.')}." if exc.remedy else ""
+        return Finding(about=about, state="fault", what=f"{place}{exc.what}", remedy=remedy)
     except OSError as exc:
         return Finding(about=about, state="fault", what=f"{exc.filename}: {exc.strerror}")
 
 
 def _card(config: SiteConfig) -> Finding:
+    from contract.words import counted
+
     card = config.offered
+    columns = counted(len(card.columns), "column")
     unit = "record" if card.person is None else "person"
-    return Finding(
-        about="card", state="ok", what=f"{len(card.columns)} columns; the privacy unit is the {unit}"
-    )
+    return Finding(about="card", state="ok", what=f"{columns}; the privacy unit is the {unit}")
 
 
 def _rows(config: SiteConfig) -> Finding:
@@ -204,6 +203,8 @@ def _memory(config: SiteConfig) -> Finding:
 
 
 def _versions() -> Iterator[Finding]:
+    from importlib import metadata
+
     from packaging.requirements import Requirement
 
     wanted = [Requirement(line) for line in metadata.requires("tidegate") or ()]
@@ -226,9 +227,7 @@ def _versions() -> Iterator[Finding]:
 
 
 def _server(superlink: str, authority: Path | None) -> Iterator[Finding]:
-    from clients.line.reach import Reached, reach
-    from contract.errors import SiteConfigError
-    from contract.transport import read_authority
+    from clients.line.reach import Reached, authority_at, reach
 
     if authority is None:
         remedy = "Name the operator's ca.pem with --root-certificates."
@@ -239,8 +238,7 @@ def _server(superlink: str, authority: Path | None) -> Iterator[Finding]:
     found: list[Reached] = []
 
     def look() -> Finding:
-        remedy = "Ask the federation's operator for its ca.pem, and name it with --root-certificates"
-        found.append(reach(superlink, read_authority(authority, error=SiteConfigError, remedy=remedy)))
+        found.append(reach(superlink, authority_at(authority)))
         through = f" through the proxy {found[0].proxy}" if found[0].proxy else ""
         return Finding(about="server", state="ok", what=f"{superlink} answers{through}")
 

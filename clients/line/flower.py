@@ -26,8 +26,8 @@ from flwr.app import Message
 
 from clients.keys import PrivateKey, read_private_key
 from clients.line.packing import Bundle, PackedReply, RunConfig, Work, read_bundle
-from contract.errors import AddressError, SiteConfigError
-from contract.transport import read_authority
+from clients.line.reach import authority_at
+from contract.errors import AddressError
 
 __all__ = [
     "FleetConnection",
@@ -41,7 +41,6 @@ _PULL_BACKOFF, _PULL_BACKOFF_CAP = 0.02, 0.25
 _LONGEST_PULL = 8.0
 """Seconds that a part of a message may be on its way."""
 
-_NO_AUTHORITY = "Ask the federation's operator for its ca.pem, and name it with --root-certificates"
 _log = logging.getLogger("tidegate.agent")
 
 
@@ -215,7 +214,7 @@ def connect(
     module.flwr_exit = _refused_at_the_door
     module.HeartbeatSender = _lasting_heartbeats
     key = read_private_key(private_key)
-    certificates = read_authority(root_certificates, error=SiteConfigError, remedy=_NO_AUTHORITY)
+    certificates = authority_at(root_certificates)
     open_connection = functools.partial(
         fleet_http_connection.http_request_response,
         *(superlink, False, certificates, (key, key.public_key())),

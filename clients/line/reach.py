@@ -14,12 +14,13 @@ import ssl
 import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 
-from contract.errors import AddressError
-from contract.transport import proxy_for
+from contract.errors import AddressError, SiteConfigError
+from contract.transport import proxy_for, read_authority
 
-__all__ = ["Reached", "reach"]
+__all__ = ["Reached", "authority_at", "reach"]
 
 _SECONDS = 10.0
 _ADDRESS = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}", re.ASCII)
@@ -38,6 +39,16 @@ class Reached:
     proxy: str
     ahead: float | None
     valid_until: datetime.datetime
+
+
+def authority_at(root_certificates: Path) -> bytes:
+    """The authority that signed the server's certificate, in PEM form.
+
+    Raises:
+        SiteConfigError: the file cannot be read, or is something else.
+    """
+    remedy = "Ask the federation's operator for its ca.pem, and name it with --root-certificates"
+    return read_authority(root_certificates, error=SiteConfigError, remedy=remedy)
 
 
 def reach(superlink: str, authority: bytes) -> Reached:

@@ -180,7 +180,7 @@ def record_of(columns: list[Seen], rows: int) -> Seen | None:
         seen
         for seen in columns
         if len(seen.counts) == len(seen.texts) == rows
-        and _share(seen, _DATE) < 0.9
+        and not are_dates(seen)
         and (_has_ids(seen) or _is_key(seen))
     ]
     return max(candidates, key=_has_ids, default=None)
@@ -213,7 +213,7 @@ def _no_feature(seen: Seen) -> str:
     present, kinds = len(seen.texts), len(seen.counts)
     if not present:
         return "no row has a value"
-    if _share(seen, _DATE) >= 0.9:
+    if are_dates(seen):
         return "dates: deliver what matters of them as a number (an age, days since) or as a label (2026-01)"
     if _has_ids(seen) or _is_key(seen):
         return like_ids(seen)
@@ -255,7 +255,7 @@ def _has_ids(seen: Seen) -> bool:
     """Named like ids, written like codes, or long whole numbers that name rather than measure."""
     present, kinds = len(seen.texts), len(seen.counts)
     numeric = len(seen.readable) >= 0.5 * present
-    if not present or _share(seen, _DATE) >= 0.9:
+    if not present or are_dates(seen):
         return False
     if numeric and (seen.readable % 1 == 0).mean() < 0.9:  # measured, with decimals
         return False

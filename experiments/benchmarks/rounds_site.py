@@ -14,11 +14,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from clients.line.agent import KEPT, serve
+from clients.line.agent import KEPT, installed_code, serve
 from clients.line.flower import FleetConnection, connect, wait_for_server
 from clients.line.packing import Bundle, PackedReply, Work, pack
 from contract.allocator import reuse_large_blocks
-from contract.code import BUNDLED_PACKAGES
 from experiments.benchmarks.http_calls import record_calls
 from experiments.benchmarks.rounds_app.bench_rounds.client_app import app
 
@@ -67,17 +66,7 @@ def _answer(work: Work) -> PackedReply:
     return pack(app(work.message, work.context))
 
 
-def _installed() -> Bundle:
-    root = Path(__file__).resolve().parents[2]
-    files = {
-        path.relative_to(root).as_posix(): path.read_bytes()
-        for package in BUNDLED_PACKAGES
-        for path in sorted((root / package).rglob("*.py"))
-    }
-    return Bundle(files=files, sha256="")
-
-
-_INSTALLED = _installed()
+_INSTALLED = Bundle(files=installed_code(), sha256="")
 
 if __name__ == "__main__":
     main(*sys.argv[1:])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from importlib import metadata
 from typing import Annotated
 
 import typer
@@ -34,6 +33,8 @@ app = typer.Typer(
 
 def _say_version(wanted: bool) -> None:
     if wanted:
+        from importlib import metadata
+
         print(f"tidegate {metadata.version('tidegate')}")
         raise typer.Exit
 

@@ -125,18 +125,12 @@ def _move(model: str, version: int, kind: str, by: str, reason: str) -> None:
 
 
 def _registry() -> Registry:
-    from contract.errors import InputError
     from server.registry.registry import Registry
     from server.settings import read_settings
-    from server.state.database import sqlite_file
+    from server.state.database import require_known
 
     settings = read_settings()
-    local = settings.tracking_uri.startswith("sqlite")
-    path = sqlite_file(settings.tracking_uri) if local else None
-    if path is not None and not path.exists():
-        raise InputError(
-            "there are no models here",
-            where=str(path),
-            remedy="Run this in the operator's folder, or name MLflow's address with MLFLOW_TRACKING_URI",
-        )
+    if settings.tracking_uri.startswith("sqlite"):  # others are no addresses of a database
+        remedy = "Run this in the operator's folder, or name MLflow's address with MLFLOW_TRACKING_URI"
+        require_known(settings.tracking_uri, "there are no models here", remedy=remedy)
     return Registry(settings.tracking_uri, settings.artifact_root)

@@ -204,15 +204,14 @@ def sites(json: Json = False) -> None:
 
 def _connected(settings: ServerSettings) -> frozenset[int] | None:
     """The node ids of the sites that are connected now; None where no server runs."""
+    from contextlib import closing
+
     from contract.errors import AddressError
     from server.federation import running_control
 
     try:
-        control = running_control(settings)
-        try:
+        with closing(running_control(settings)) as control:
             return control.connected()
-        finally:
-            control.close()
     except AddressError:
         return None
 

@@ -21,11 +21,11 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
-from contract.errors import StorageError
+from contract.errors import InputError, StorageError
 from contract.json_values import finite
 from server.state.tables import HEAD
 
-__all__ = ["Database", "open_database", "sqlite_file"]
+__all__ = ["Database", "open_database", "require_known"]
 
 BUSY_MILLISECONDS = 30_000
 CONNECT_SECONDS = 10
@@ -83,18 +83,21 @@ def open_database(url: str) -> Database:
     return database
 
 
-def sqlite_file(url: str) -> Path | None:
-    """The file of an SQLite database; None for any other database, and for one in memory.
+def require_known(url: str, what: str, *, remedy: str) -> None:
+    """Refuse to look at an SQLite database that is not there: opening it would make one.
 
-    >>> sqlite_file("sqlite:////srv/state.db"), sqlite_file("postgresql://db/state")
-    (PosixPath('/srv/state.db'), None)
+    Args:
+        url: of any database; of another kind, opening it says whether it is there.
+        what, remedy: what is said if it is not.
 
     Raises:
+        InputError: there is no such file.
         StorageError: the URL is none.
     """
     address = _address(url)
     name = address.database if address.get_backend_name() == "sqlite" else None
-    return None if name in (None, "", ":memory:") else Path(str(name))
+    if name and name != ":memory:" and not Path(name).exists():
+        raise InputError(what, where=name, remedy=remedy)
 
 
 def _address(url: str) -> URL:

@@ -19,10 +19,10 @@ from typing import Any, Self, TypeVar
 from sqlalchemy import Connection, Row, Select, Table, select, update
 from sqlalchemy.exc import IntegrityError
 
-from contract.errors import InputError, ReleaseError, StorageError, TakenOverError
+from contract.errors import ReleaseError, StorageError, TakenOverError
 from contract.experiment import Experiment
 from server.state import tables
-from server.state.database import Database, open_database, sqlite_file
+from server.state.database import Database, open_database, require_known
 from server.state.owner import is_dead, this_process
 from server.state.participation import GO_ON, SiteStatus, Step
 from server.state.records import (
@@ -68,13 +68,8 @@ def open_known_state(url: str) -> State:
         InputError: there is no state database.
         StorageError: see `server.state.database.open_database`.
     """
-    path = sqlite_file(url)
-    if path is not None and not path.exists():
-        raise InputError(
-            "there is no server here",
-            where=str(path),
-            remedy="Go to the operator's folder, or name its place with TIDEGATE_HOME or TIDEGATE_STATE_URL",
-        )
+    remedy = "Go to the operator's folder, or name its place with TIDEGATE_HOME or TIDEGATE_STATE_URL"
+    require_known(url, "there is no server here", remedy=remedy)
     return open_state(url)
 
 
