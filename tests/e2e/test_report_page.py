@@ -13,7 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import ElementClickInterceptedException
 from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.wait import WebDriverWait
 
 import monitoring.report
 from clients.mechanisms.report_files import INDEX, ReportRecord, record
@@ -98,6 +101,17 @@ def hostile_report(path: Path, address: str) -> None:
     write_report(rows(1), rows(2), task=task, drift=Drift(), path=path, rng=np.random.default_rng(0))
 
 
+def press(browser: webdriver.Chrome, button: WebElement) -> None:
+    """Click on it, once no drawing that still unfolds lies over it: a click that is intercepted does nothing."""
+
+    def clicked(_: webdriver.Chrome) -> bool:
+        button.click()
+        return True
+
+    wait = WebDriverWait(browser, 60, ignored_exceptions=[ElementClickInterceptedException])
+    wait.until(clicked, "a button stays under a drawing")
+
+
 def look(browser: webdriver.Chrome, path: Path, *words: str) -> bool:
     """Open the page, unfold its rows and its tests; says whether anything of the attacks ran."""
     browser.get("about:blank")
@@ -105,13 +119,13 @@ def look(browser: webdriver.Chrome, path: Path, *words: str) -> bool:
     if words:
         see(browser, path.as_uri(), *words)
         for button in browser.find_elements(By.CSS_SELECTOR, "tbody tr button"):
-            button.click()
+            press(browser, button)
         end = time.monotonic() + 60
         while not browser.find_elements(By.CSS_SELECTOR, "svg.main-svg"):
             assert time.monotonic() < end, "no picture is drawn"
             time.sleep(0.1)
         for button in browser.find_elements(By.XPATH, "//button[text()='Tests']"):
-            button.click()
+            press(browser, button)
     time.sleep(0.5)  # nothing tells that nothing more will run
     return bool(browser.execute_script("return document.documentElement.dataset.ran === 'yes'"))
 
