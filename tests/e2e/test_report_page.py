@@ -102,7 +102,7 @@ def hostile_report(path: Path, address: str) -> None:
 
 
 def press(browser: webdriver.Chrome, button: WebElement) -> None:
-    """Click on it, once no drawing that still unfolds lies over it: a click that is intercepted does nothing."""
+    """Click on it, once no drawing that still unfolds lies over it: an intercepted click does nothing."""
 
     def clicked(_: webdriver.Chrome) -> bool:
         button.click()
