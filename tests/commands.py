@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.mlflow_database import lay_mlflow_database
+
 __all__ = ["plain_environment", "tidegate"]
 
 
@@ -20,6 +22,8 @@ def tidegate(
     place: Path, *arguments: str, before: Callable[[], None] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command in the folder; `before` runs in the new process ahead of it."""
+    if arguments[0] == "run":
+        lay_mlflow_database(place / "mlruns" / "mlflow.db")
     return subprocess.run(
         [sys.executable, "-m", "experiments.cli.main", *arguments],
         cwd=place,

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.connections import HOOK, watched_environment
+from tests.mlflow_database import _mlflow_databases
+
+__all__ = ["_mlflow_databases"]
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -6,6 +6,7 @@ a question that finds nothing is held, and asked once more when there is somethi
     a site's question for a message     until the ServerApp has pushed one whole, two seconds at most
     the ServerApp's for its replies     until a site has pushed one whole, a quarter of a second at most
     anybody's for a part of a message   until that part is there, a second at most
+    the SuperExec's for a run to start  until one was submitted, two seconds at most
 
 A message is whole when its last object has been pushed, which has the message's own name. A site
 that has a message and has not answered it yet is told at once that there is no other. Nobody is
@@ -22,7 +23,7 @@ from typing import Any
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse, PushMessagesRequest
 from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse
-from flwr.proto.runtime_pb2 import PullAppMessagesResponse
+from flwr.proto.runtime_pb2 import AcquireTaskResponse, PullAppMessagesResponse
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from starlette.requests import Request
 from starlette.responses import Response
@@ -34,8 +35,11 @@ __all__ = ["LongPoll"]
 
 _SITE_PULLS, _APP_PULLS = "/v1/fleet/pull-messages", "/v1/runtime/pull-messages"
 _SITE_SENDS, _APP_SENDS = "/v1/fleet/push-messages", "/v1/runtime/push-messages"
+_START_RUN, _RUNS = "/v1/control/start-run", "/v1/runtime/acquire-task"
 _PULL_PART = frozenset({"/v1/fleet/pull-object", "/v1/runtime/pull-object"})
 _SEND_PART = frozenset({"/v1/fleet/push-object", "/v1/runtime/push-object"})
+_HUNG_UP = 499
+"""Status of an answer that nobody hears."""
 _APP_HOLD = 0.25
 """Seconds: in between, an exchange looks at its deadline and says how it stands."""
 _PART_HOLD = 1.0
@@ -46,7 +50,7 @@ _MOST_COMING = 100_000
 
 Ask = Callable[[Request], Awaitable[Response]]
 _Awaited = int | str
-"""The node that a message is for, or an object's id."""
+"""The node that a message is for, an object's id, or `_RUNS`."""
 
 
 class LongPoll:
@@ -56,6 +60,8 @@ class LongPoll:
         self._coming: dict[str, int] = {}
         self._waiting: dict[_Awaited, set[asyncio.Event]] = {}
         self._working: set[int] = set()
+        self._submitted = True
+        """Whether a run may wait to be started: at first, nothing is known."""
 
     async def answer(self, request: Request, ask: Ask) -> Response:
         """What `ask` answers, now or when there is something to say.
@@ -69,6 +75,8 @@ class LongPoll:
             return await self._pull(request, ask)
         if path == _APP_PULLS:
             return await self._held(request, ask, SUPERLINK_NODE_ID, _has_replies, _APP_HOLD)
+        if path == _RUNS:
+            return await self._start_run(request, ask)
         if path in _PULL_PART:
             name = (await _read(request, PullObjectRequest)).object_id
             return await self._held(request, ask, name, _has_part, _PART_HOLD)
@@ -79,6 +87,23 @@ class LongPoll:
                 self._working -= {message.metadata.src_node_id for message in _told(request).messages_list}
         if response.status_code < 400:
             self._note(path, _told(request))
+        return response
+
+    def note_control(self, path: str) -> None:
+        """A request of a person was answered; where that was for a run, who waits to start one is woken."""
+        if path == _START_RUN:
+            self._submitted = True
+            self._wake(_RUNS)
+
+    async def _start_run(self, request: Request, ask: Ask) -> Response:
+        """What `ask` answers, once: the request is signed for one time. So it is held before, not after."""
+        await request.body()
+        with self._waits_for(_RUNS) as came:
+            if not self._submitted and await _came(came, request, HOLD) is None:
+                return Response(status_code=_HUNG_UP)
+        self._submitted = False
+        response = await ask(request)
+        self._submitted |= response.status_code >= 400 or _has_task(response)
         return response
 
     async def _pull(self, request: Request, ask: Ask) -> Response:
@@ -135,6 +160,10 @@ def _has_replies(response: Response) -> bool:
     return bool(PullAppMessagesResponse.FromString(bytes(response.body)).messages_list)
 
 
+def _has_task(response: Response) -> bool:
+    return bool(AcquireTaskResponse.FromString(bytes(response.body)).HasField("task"))
+
+
 def _has_part(response: Response) -> bool:
     """Also if there is no such part and never will be."""
     if len(response.body) > _NO_PART:
@@ -143,13 +172,13 @@ def _has_part(response: Response) -> bool:
     return found.object_available or not found.object_found
 
 
-async def _came(came: asyncio.Event, request: Request, hold: float) -> bool:
-    """Whether it came while who asked still listened."""
+async def _came(came: asyncio.Event, request: Request, hold: float) -> bool | None:
+    """Whether it came in time; None where who asked has hung up."""
     arrival = asyncio.ensure_future(came.wait())
     hung_up = asyncio.ensure_future(request.receive())  # its body is read: what comes next is the end
     try:
         await asyncio.wait({arrival, hung_up}, timeout=hold, return_when=asyncio.FIRST_COMPLETED)
-        return came.is_set() and not hung_up.done()
+        return None if hung_up.done() else came.is_set()
     finally:
         arrival.cancel()
         hung_up.cancel()

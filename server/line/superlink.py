@@ -73,6 +73,7 @@ class ShortWay:
             return
         if scope["type"] != "http" or not scope["path"].startswith(_SHORT):
             await self._long(scope, receive, send)
+            self._polls.note_control(scope.get("path", ""))
             return
         try:
             async with self._replies.admitted(scope, receive) as read:

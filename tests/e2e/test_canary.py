@@ -23,6 +23,7 @@ from server.jobs.job import Job
 from server.line.flower import assume_identity
 from server.settings import ServerSettings, read_settings
 from tests.cards import card_for
+from tests.mlflow_database import lay_mlflow_database
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -151,7 +152,7 @@ def _site(folder: Path, name: str, seed: int, canaries: Canaries) -> Path:
 @pytest.fixture
 def settings(tmp_path: Path) -> ServerSettings:
     home = tmp_path / "server"
-    home.mkdir()
+    lay_mlflow_database(home / "mlflow.db")
     return read_settings(
         {
             "TIDEGATE_HOME": str(home),

@@ -19,6 +19,7 @@ from server.settings import ServerSettings, read_settings
 from server.state.records import RunRecord
 from tests.failure.disk import Disk
 from tests.failure.federation import LONG, Account, Arrays, HurtFederation
+from tests.mlflow_database import lay_mlflow_database
 from tests.runtimes.conftest import SMALL, make_site, settings, sites, small
 
 __all__ = ["settings", "sites", "small"]
@@ -49,7 +50,7 @@ def train(run: str, experiment: Experiment) -> Job:
 
 
 def home_of(folder: Path) -> ServerSettings:
-    folder.mkdir(parents=True, exist_ok=True)
+    lay_mlflow_database(folder / "mlflow.db")
     return read_settings(
         {
             "TIDEGATE_HOME": str(folder),

@@ -47,6 +47,8 @@ LONG = os.environ.get("TIDEGATE_FAILURE") == "long"
 
 _PATIENCE = 120.0
 _SLICE = 0.02
+_ASKED_EVERY = 0.3
+"""Seconds between two questions to the SuperLink: each is a handshake and costs it a tenth of that."""
 
 
 @dataclass
@@ -191,6 +193,17 @@ class HurtFederation:
             )  # dead agents are our doing
             self._federation.wait_for_sites(control, count)
 
+    def wait_for_absence(self, site: str) -> None:
+        """Wait until the SuperLink knows that a site which was stopped is away."""
+        with open_state(self.settings.state_url) as state:
+            admitted = {one.name: one.node_id for one in state.admitted_sites(self._federation.name)}
+
+        def away() -> bool:
+            with self.control() as control:
+                return admitted[site] not in control.connected()
+
+        self.wait(away, f"absence of {site}", pause=_ASKED_EVERY)
+
     # -- its processes --------------------------------------------------------
 
     def agent(self, site: str) -> psutil.Process | None:
@@ -280,8 +293,9 @@ class HurtFederation:
 
         def brake() -> None:
             while not done.is_set():
+                processes = self.site_side(site)
                 for number, seconds in ((signal.SIGSTOP, (times - 1) * _SLICE), (signal.SIGCONT, _SLICE)):
-                    for process in self.site_side(site):
+                    for process in processes:
                         with suppress(psutil.NoSuchProcess):
                             process.send_signal(number)
                     done.wait(seconds)
@@ -303,7 +317,7 @@ class HurtFederation:
         done = threading.Event()
 
         def look() -> None:
-            while not done.wait(0.05):
+            while not done.wait(0.25):
                 app = self.server_app()
                 with suppress(OSError, psutil.NoSuchProcess):
                     status = Path(f"/proc/{app.pid}/status").read_text() if app else ""
@@ -367,7 +381,7 @@ class HurtFederation:
     def finish(self, job: Job, seconds: float = _PATIENCE, *, resumes: int = 0) -> RunRecord:
         """Wait for the run's end; a run that failed is submitted again so many times."""
         for left in range(resumes, -1, -1):
-            self.wait(lambda: self.flower_state().startswith("finished"), f"the end of {job.run}", seconds)
+            self.wait(self.flower_has_finished, f"the end of {job.run}", seconds, pause=_ASKED_EVERY)
             if (
                 "taken over" in self.flower_state()
             ):  # the process of an earlier submission came back, and goes on
@@ -384,6 +398,10 @@ class HurtFederation:
         record = self.record(run)
         return record is not None and record.status != "running"
 
+    def flower_has_finished(self) -> bool:
+        """Whether the run that was submitted last has ended, as Flower says."""
+        return self.flower_state().startswith("finished")
+
     def flower_state(self) -> str:
         """How Flower says that the run stands which was submitted last."""
         try:
@@ -393,13 +411,15 @@ class HurtFederation:
             return str(exc)
         return f"{state.status} {state.sub_status} {state.details}"
 
-    def wait(self, true: Callable[[], bool], what: str, seconds: float = _PATIENCE) -> None:
+    def wait(
+        self, true: Callable[[], bool], what: str, seconds: float = _PATIENCE, *, pause: float = _SLICE
+    ) -> None:
         end = time.monotonic() + seconds
         while not true():
             assert time.monotonic() < end, (
                 f"no {what} after {seconds:.0f} s; Flower says: {self.flower_state()}"
             )
-            time.sleep(0.02)
+            time.sleep(pause)
 
     def weights(self, experiment: Experiment, record: RunRecord) -> Arrays:
         registry = Registry(self.settings.tracking_uri, self.settings.artifact_root)

@@ -146,6 +146,7 @@ def test_a_site_that_joins_in_round_five_counts_from_then_on(
     experiment = plan(rounds=FEW, quorum=2, grace=30.0)
     job = train("joined", experiment)
     federation.stop_site("west")
+    federation.wait_for_absence("west")  # otherwise it is asked, and answers late what no longer counts
     federation.hurt("west is away until round 5")
     federation.submit(job)
     federation.wait_for_round(job.run, 4)
@@ -317,7 +318,7 @@ def test_a_server_with_other_code_is_refused_at_every_site_and_pays_nothing(
     federation.wait_for_round(job.run, 3)
     other = copy_of_the_project(tmp_path / "other")
     federation.kill_server_app(job, project=other)
-    federation.wait(lambda: federation.flower_state().startswith("finished"), "end of the other code's run")
+    federation.wait(federation.flower_has_finished, "end of the other code's run", pause=0.3)
     failed = federation.record(job.run)
     assert failed is not None
     assert failed.status == "failed"

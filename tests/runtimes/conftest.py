@@ -12,6 +12,7 @@ from contract.experiment import Experiment
 from contract.experiment_file import parse_experiment
 from server.settings import ServerSettings, read_settings
 from tests.cards import card_for
+from tests.mlflow_database import lay_mlflow_database
 
 SMALL = """\
 name = "small"
@@ -88,7 +89,7 @@ def settings(tmp_path: Path) -> Callable[[str], ServerSettings]:
 
     def make(folder: str) -> ServerSettings:
         home = tmp_path / folder
-        home.mkdir(parents=True, exist_ok=True)
+        lay_mlflow_database(home / "mlflow.db")
         values = {
             "TIDEGATE_HOME": str(home),
             "MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db",

@@ -20,6 +20,8 @@ from flwr.proto.message_pb2 import (
 )
 from flwr.proto.node_pb2 import Node
 from flwr.proto.runtime_pb2 import (
+    AcquireTaskRequest,
+    AcquireTaskResponse,
     PullAppMessagesRequest,
     PullAppMessagesResponse,
     PushAppMessagesRequest,
@@ -39,6 +41,7 @@ class SuperLink:
         self.polls = LongPoll()
         self.waiting: dict[int, list[str]] = {}
         self.parts: dict[str, bytes] = {}
+        self.submitted: list[str] = []
         self.asked = 0
         self.status = 200
         self.refuses = False
@@ -85,6 +88,21 @@ class SuperLink:
             object_content=self.parts[name] if there else b"",
         )
 
+    def _task(self, _: bytes) -> AcquireTaskResponse:
+        if not self.submitted:
+            return AcquireTaskResponse()
+        found = AcquireTaskResponse(token=self.submitted.pop(0))
+        found.task.SetInParent()
+        return found
+
+    async def start_run(self, hung_up: asyncio.Event | None = None) -> str:
+        response = await self.ask("/v1/runtime/acquire-task", AcquireTaskRequest(), hung_up)
+        return str(AcquireTaskResponse.FromString(bytes(response.body)).token)
+
+    def submit(self, *names: str) -> None:
+        self.submitted += names
+        self.polls.note_control("/v1/control/start-run")
+
     async def pull(self, node: int, hung_up: asyncio.Event | None = None) -> list[str]:
         told = PullMessagesRequest(node=Node(node_id=node))
         response = await self.ask("/v1/fleet/pull-messages", told, hung_up)
@@ -122,6 +140,7 @@ PULLS = {
     "/v1/runtime/pull-messages": SuperLink._for_app,
     "/v1/fleet/pull-object": SuperLink._part,
     "/v1/runtime/pull-object": SuperLink._part,
+    "/v1/runtime/acquire-task": SuperLink._task,
 }
 PUSHES: dict[str, Any] = {
     "/v1/fleet/push-messages": PushMessagesRequest,
@@ -289,6 +308,54 @@ def test_a_part_that_does_not_come_is_said_not_to_be_there(monkeypatch: pytest.M
     assert (found.object_found, found.object_available) == (True, False)
     assert link.asked == 1
     assert seconds >= 0.2
+
+
+def test_who_starts_runs_asks_once_and_hears_of_each_that_is_submitted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    link = held(monkeypatch, LONG)
+
+    async def act() -> list[str]:
+        first = await link.start_run()  # what was submitted before nobody has said
+        asking = asyncio.ensure_future(link.start_run())
+        await asyncio.sleep(0.05)
+        link.polls.note_control("/v1/control/list-runs")
+        await asyncio.sleep(0.05)
+        assert (asking.done(), link.asked) == (False, 1)
+        link.submit("one", "two")
+        return [first, await asking, await link.start_run(), await link.start_run()]
+
+    found, seconds = timed(act)
+    assert found == ["", "one", "two", ""]
+    assert (link.asked, seconds < 10) == (4, True)
+
+
+def test_without_a_run_to_start_it_is_asked_after_a_while_unless_it_has_hung_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    link = held(monkeypatch, 0.2)
+
+    async def act() -> None:
+        await link.start_run()
+        await link.start_run()
+        hung_up = asyncio.Event()
+        hung_up.set()
+        assert await link.start_run(hung_up) == ""
+
+    _, seconds = timed(act)
+    assert (link.asked, seconds >= 0.2) == (2, True)
+
+
+def test_who_may_start_no_run_is_told_and_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    link = held(monkeypatch, LONG)
+    link.status = 401
+
+    async def act() -> None:
+        await link.start_run()
+        await link.start_run()
+
+    _, seconds = timed(act)
+    assert (link.asked, seconds < 10) == (2, True)
 
 
 def test_nothing_is_kept_of_what_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
