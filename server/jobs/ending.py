@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from contract.errors import TakenOverError, TidegateError
+from server.line.flower import before_exit
 from server.state.participation import GO_ON, printable
 from server.state.records import RunStatus
 from server.state.storage import State
@@ -19,6 +20,7 @@ __all__ = ["recorded_end"]
 
 _log = logging.getLogger("flwr")
 _LONGEST = 500
+_STOPPED = f"its process was stopped. What to do: {GO_ON}"
 
 
 @contextmanager
@@ -36,19 +38,24 @@ def recorded_end(
     Raises:
         TakenOverError: another process goes on with the run.
     """
-    try:
-        yield
-    except BaseException as exc:
-        status, reason = _ending(exc)
+
+    def enter(status: RunStatus, reason: str) -> None:
         try:
             state.require_turn(run, turn)
-            if state.run(run) is not None:
+            found = state.run(run)
+            if found is not None and found.status == "running":
                 state.finish_run(run, status, error=reason)
                 then(status)
         except TakenOverError:
             raise
         except TidegateError as away:  # what ended the run is to be told, and not what is away too
             _log.error("run '%s' was not marked as %s: %s", run, status, away)
+
+    try:
+        with before_exit(lambda: enter("stopped", _STOPPED)):
+            yield
+    except BaseException as exc:
+        enter(*_ending(exc))
         raise
 
 
@@ -56,6 +63,6 @@ def _ending(error: BaseException) -> tuple[RunStatus, str]:
     if isinstance(error, TidegateError):
         return "failed", str(error)
     if not isinstance(error, Exception):
-        return "stopped", f"its process was stopped. What to do: {GO_ON}"
+        return "stopped", _STOPPED
     said = printable(f"{type(error).__name__}: {error}", _LONGEST)
     return "failed", f"an error that should not be ({said}). The server's log has the whole of it"

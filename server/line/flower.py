@@ -45,6 +45,7 @@ __all__ = [
     "ControlClient",
     "RunState",
     "assume_identity",
+    "before_exit",
     "bundle_files",
     "is_simulated",
     "objects_in",
@@ -276,6 +277,31 @@ def silence_telemetry() -> None:
 
     module: Any = telemetry
     module.FLWR_TELEMETRY_ENABLED = "0"
+
+
+_before_exit: list[Callable[[], None]] = []
+
+
+@contextmanager
+def before_exit(act: Callable[[], None]) -> Iterator[None]:
+    """Call `act` when Flower ends this process while the block runs.
+
+    Flower ends a ServerApp whose run was stopped by a signal to itself, in whose handler it waits for its own
+    threads, and after five seconds leaves without unwinding: no `finally` and no `except` is sure to run.
+    """
+    from flwr.supercore.exit import add_exit_handler
+
+    _before_exit.append(act)
+    add_exit_handler(_act_before_exit)
+    try:
+        yield
+    finally:
+        _before_exit.remove(act)
+
+
+def _act_before_exit() -> None:
+    for act in reversed(_before_exit):
+        act()
 
 
 def assume_identity(run: int, node: int = 1) -> None:

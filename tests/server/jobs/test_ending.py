@@ -22,7 +22,7 @@ from server.jobs.job import Job, RangeQuestion
 from server.jobs.ranges import run_ranges
 from server.jobs.training_job import run_training
 from server.line.flower import assume_identity
-from server.settings import read_settings
+from server.settings import quiet_environment, read_settings
 from server.state.owner import is_dead, this_process
 from server.state.records import RunRecord
 from server.state.storage import State, open_state
@@ -174,6 +174,32 @@ def test_the_apps_own_entry_records_it_too(tmp_path: Path) -> None:
         run_job(job_of("ranges"), Breaking(KeyError("x")), settings, admitted={})
     with open_state(settings.state_url) as state:
         assert [run.status for run in state.runs()] == ["failed"]
+
+
+STOPPED = """\
+import os, signal, sys, time
+from flwr.supercore.exit import register_signal_handlers
+from flwr.supercore.telemetry import EventType
+from server.jobs.ending import recorded_end
+from server.state.storage import open_state
+register_signal_handlers(EventType.FLWR_SERVERAPP_RUN_LEAVE, exit_handlers=[lambda: time.sleep(600)])
+with open_state(sys.argv[1]) as state, recorded_end("r", state.take_over("r"), state):
+    os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+def test_a_process_that_flower_ends_without_unwinding_leaves_a_stopped_run(
+    state: State, experiment: Experiment
+) -> None:
+    """Its handlers take longer than the five seconds after which Flower leaves in their midst."""
+    state.start_run("r", experiment=experiment, job="train", trigger="test", code_hash="c0de")
+    url = state.database.engine.url.render_as_string()
+    environment = {**os.environ, **quiet_environment()}
+    done = subprocess.run([sys.executable, "-c", STOPPED, url], cwd=ROOT, env=environment, check=False)
+    record = state.run("r")
+    assert record is not None
+    assert (record.status, done.returncode) == ("stopped", 0), record.error
+    assert "its process was stopped" in record.error
 
 
 OWNING = """\
