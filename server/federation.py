@@ -32,7 +32,8 @@ __all__ = [
 ]
 
 TIDEGATE_SUPERLINK = (sys.executable, "-m", "server.line.superlink")
-_START_SECONDS = 60.0
+_START_SECONDS = 300.0
+"""On a busy machine; a process that has ended is told at once."""
 
 
 def project_root() -> Path:

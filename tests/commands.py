@@ -30,7 +30,7 @@ def tidegate(
         env={**plain_environment(), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
         preexec_fn=before,
     )

@@ -59,7 +59,7 @@ def _account() -> str | None:
 
 
 def _run(*command: str) -> None:
-    subprocess.run(command, user=_account(), cwd="/", check=True, capture_output=True, timeout=60)
+    subprocess.run(command, user=_account(), cwd="/", check=True, capture_output=True, timeout=600)
 
 
 def _ask_for_a_password(access: Path) -> None:

@@ -25,7 +25,7 @@ from tests.adversary.rows import Figure, Rows
 from tests.adversary.test_generated import LONG
 from tests.adversary.test_server import plan
 
-pytestmark = [pytest.mark.timeout(3600 if LONG else 120), pytest.mark.usefixtures("logs_dropped")]
+pytestmark = [pytest.mark.timeout(3600 if LONG else 900), pytest.mark.usefixtures("logs_dropped")]
 MESSAGES = 50_000 if LONG else 500
 BATCH = 500
 ROGUES = ("south", "east", "up", "down", "far")

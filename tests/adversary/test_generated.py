@@ -55,7 +55,7 @@ from tests.adversary.test_output import harmful
 from tests.adversary.test_server import plan as server_plan
 
 LONG = os.environ.get("TIDEGATE_ADVERSARY") == "long"
-pytestmark = [pytest.mark.timeout(3600 if LONG else 120), pytest.mark.usefixtures("logs_dropped")]
+pytestmark = [pytest.mark.timeout(3600 if LONG else 900), pytest.mark.usefixtures("logs_dropped")]
 CAP = 1.4
 """Two or three honest answers fit below it, or only one: the cap has something to refuse."""
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108

@@ -277,7 +277,7 @@ def test_an_output_that_is_not_utf_8(
         cwd=site.parents[1],
         env={**plain_environment(), **environment, "TIDEGATE_HOME": str(server.parent), "COLUMNS": str(WIDE)},
         capture_output=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr

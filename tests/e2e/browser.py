@@ -44,7 +44,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
 def see(browser: webdriver.Chrome, address: str, *words: str) -> str:
     """Open the page and wait until its text holds the words."""
     browser.get(address)
-    end = time.monotonic() + 60
+    end = time.monotonic() + 600
     while True:
         text = browser.find_element(By.TAG_NAME, "body").text
         if all(word in text for word in words):

@@ -70,7 +70,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandingDemo]:
             stdout=output,
             stderr=subprocess.STDOUT,
         )
-    end = time.monotonic() + 420
+    end = time.monotonic() + 600
     while not (folder / "result.json").exists():
         assert process.poll() is None, (place / "output.txt").read_text()
         assert time.monotonic() < end, (place / "output.txt").read_text()
@@ -86,6 +86,6 @@ def stop(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     """Press Ctrl-C; give what is left of its children after it has ended."""
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
-    process.wait(timeout=60)
-    _, alive = psutil.wait_procs(children, timeout=15)
+    process.wait(timeout=300)
+    _, alive = psutil.wait_procs(children, timeout=120)
     return alive

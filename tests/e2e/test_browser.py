@@ -12,7 +12,7 @@ from selenium.webdriver.common.by import By
 from tests.e2e.browser import needs_browser, see
 from tests.e2e.standing_demo import PICTURES, StandingDemo
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.xdist_group("demo"), needs_browser]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800), pytest.mark.xdist_group("demo"), needs_browser]
 
 
 def test_the_experiment_and_its_runs(demo: StandingDemo, browser: webdriver.Chrome) -> None:

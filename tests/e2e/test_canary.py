@@ -25,7 +25,7 @@ from server.settings import ServerSettings, read_settings
 from tests.cards import card_for
 from tests.mlflow_database import lay_mlflow_database
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e]
 
 EXPERIMENT = """\
 name = "canary"

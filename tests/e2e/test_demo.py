@@ -15,7 +15,7 @@ import pytest
 from tests.connections import watched_environment
 from tests.e2e.standing_demo import StandingDemo, stop
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.xdist_group("demo")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800), pytest.mark.xdist_group("demo")]
 
 
 def test_every_step_came_out(demo: StandingDemo) -> None:
@@ -51,7 +51,7 @@ def test_each_ledger_verifies_and_says_what_was_charged(demo: StandingDemo) -> N
 
 def test_full_drift_reports_stay_at_the_sites(demo: StandingDemo) -> None:
     sites = sorted((demo.folder / "sites").iterdir())
-    end = time.monotonic() + 200  # they are drawn when the processor is idle
+    end = time.monotonic() + 600  # they are drawn when the processor is idle
     while not all(reports := [list(site.rglob("2*.html")) for site in sites]) and time.monotonic() < end:
         time.sleep(1)
     assert all(reports), reports

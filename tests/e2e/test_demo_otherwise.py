@@ -14,7 +14,7 @@ import pytest
 
 from server.state.storage import open_state
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 
 def start_demo(place: Path, *options: str) -> subprocess.Popen[bytes]:
@@ -25,7 +25,7 @@ def start_demo(place: Path, *options: str) -> subprocess.Popen[bytes]:
 
 def test_the_same_weeks_without_the_change_lead_to_no_retraining(tmp_path: Path) -> None:
     process = start_demo(tmp_path, "--no-drift", "--weeks", "6", "--json")
-    assert process.wait(timeout=500) == 0, (tmp_path / "story.txt").read_text()
+    assert process.wait(timeout=1500) == 0, (tmp_path / "story.txt").read_text()
     result = json.loads((tmp_path / "output.json").read_text())
     assert result["ok"]
     checks = {step["name"]: step for step in result["steps"]}
@@ -48,8 +48,8 @@ def test_ctrl_c_in_the_middle_of_training_ends_every_process(tmp_path: Path) -> 
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) >= 6  # the SuperLink, its ServerApp's, four agents
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
-    _, alive = psutil.wait_procs(children, timeout=15)
+    assert process.wait(timeout=300) == 130
+    _, alive = psutil.wait_procs(children, timeout=120)
     assert alive == []
     said = (tmp_path / "story.txt").read_text()
     assert said.strip().splitlines()[-1] == "interrupted"
@@ -57,7 +57,7 @@ def test_ctrl_c_in_the_middle_of_training_ends_every_process(tmp_path: Path) -> 
 
 
 def wait_for_rounds(place: Path, process: subprocess.Popen[bytes], count: int) -> None:
-    database, end = place / "demo" / "server" / "state.db", time.monotonic() + 200
+    database, end = place / "demo" / "server" / "state.db", time.monotonic() + 600
     while True:
         assert process.poll() is None, (place / "story.txt").read_text()
         assert time.monotonic() < end, (place / "story.txt").read_text()

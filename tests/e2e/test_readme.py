@@ -32,11 +32,10 @@ def background() -> Iterator[list[subprocess.Popen[bytes]]]:
     for process in reversed(started):
         os.killpg(process.pid, signal.SIGINT)
     for process in started:
-        process.wait(timeout=30)
+        process.wait(timeout=300)
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(400)
 def test_every_command_of_the_readme_works(tmp_path: Path, background: list[subprocess.Popen[bytes]]) -> None:
     shutil.copytree(
         ROOT / "experiments", tmp_path / "experiments", ignore=shutil.ignore_patterns("__pycache__")
@@ -68,7 +67,7 @@ def start(command: str, folder: Path, log: Path) -> subprocess.Popen[bytes]:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     while not any(word in log.read_text(errors="replace") for word in STANDING):
         assert process.poll() is None, log.read_text(errors="replace")
         assert time.monotonic() < end, log.read_text(errors="replace")

@@ -120,7 +120,7 @@ def look(browser: webdriver.Chrome, path: Path, *words: str) -> bool:
         see(browser, path.as_uri(), *words)
         for button in browser.find_elements(By.CSS_SELECTOR, "tbody tr button"):
             press(browser, button)
-        end = time.monotonic() + 60
+        end = time.monotonic() + 600
         while not browser.find_elements(By.CSS_SELECTOR, "svg.main-svg"):
             assert time.monotonic() < end, "no picture is drawn"
             time.sleep(0.1)

@@ -43,7 +43,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def health(port: int) -> dict[str, Any]:
     """What the endpoint says, once it says that all is well."""
-    end = time.monotonic() + 90
+    end = time.monotonic() + 600
     while True:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
@@ -56,14 +56,14 @@ def health(port: int) -> dict[str, Any]:
 
 def connected(folder: Path) -> dict[str, bool]:
     asked = start(folder, "server", "sites", "--json")
-    said, _ = asked.communicate(timeout=60)
+    said, _ = asked.communicate(timeout=600)
     assert asked.returncode == 0, said
     return {site["name"]: site["connected"] for site in json.loads(said)}
 
 
 def ended(process: subprocess.Popen[str]) -> str:
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said
     return said
 
@@ -81,8 +81,8 @@ def test_server_and_agent_are_started_watched_and_ended_in_any_order(tmp_path: P
             time.sleep(0.1)
         assert [(run.name, run.status) for run in state.runs()] == [("killed", "failed")]
     made = start(tmp_path, "site", "init", "made", "--name", "north")
-    assert made.wait(timeout=60) == 0
-    assert start(tmp_path, "server", "admit", "north", "made/keys/node.pub").wait(timeout=60) == 0
+    assert made.wait(timeout=300) == 0
+    assert start(tmp_path, "server", "admit", "north", "made/keys/node.pub").wait(timeout=300) == 0
     agent = start(
         tmp_path, "site", "up", "site.toml", "--superlink", f"127.0.0.1:{port}",
         "--root-certificates", "home/certificates/ca.pem", "--key", "made/keys/node.key",
@@ -104,7 +104,7 @@ def test_a_unit_starts_a_command_that_exists_with_options_that_it_has(path: Path
     assert program.endswith("/tidegate")
     command = [word for word in arguments[:2] if not word.startswith("-")]
     told = subprocess.run(
-        [str(TIDEGATE), *command, "--help"], capture_output=True, text=True, check=True, timeout=60
+        [str(TIDEGATE), *command, "--help"], capture_output=True, text=True, check=True, timeout=600
     )
     for option in [word for word in arguments if word.startswith("--")]:
         assert option in told.stdout
@@ -119,7 +119,7 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
         ["systemd-analyze", "verify", "--man=no", *(str(tmp_path / path.name) for path in UNITS)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         check=False,
     )
     complaints = [line for line in checked.stderr.splitlines() if str(tmp_path) in line]

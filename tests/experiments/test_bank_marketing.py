@@ -27,8 +27,6 @@ from server.state.records import RunRecord
 from server.state.storage import open_state
 from terminal.experiment_files import read_experiment
 
-pytestmark = pytest.mark.timeout(300)
-
 PLAN = Path(__file__).resolve().parents[2] / "experiments" / "bank-marketing.toml"
 
 

@@ -30,7 +30,7 @@ RUNS_FOLD = 12 if LONG else 1
 
 
 def plan(
-    *, rounds: int, quorum: int = 3, grace: float = 2.0, timeout: float = 100.0, private: bool = False
+    *, rounds: int, quorum: int = 3, grace: float = 2.0, timeout: float = 400.0, private: bool = False
 ) -> Experiment:
     """A small experiment. Where it is not private its weights follow from its seed alone."""
     text = SMALL.format(

@@ -45,7 +45,7 @@ Arrays = dict[str, np.ndarray]
 LONG = os.environ.get("TIDEGATE_FAILURE") == "long"
 """Whether the long form runs: more repetitions, longer cuts."""
 
-_PATIENCE = 120.0
+_PATIENCE = 600.0
 _SLICE = 0.02
 _ASKED_EVERY = 0.3
 """Seconds between two questions to the SuperLink: each is a handshake and costs it a tenth of that."""

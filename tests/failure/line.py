@@ -56,7 +56,7 @@ class Line:
         self._loop.close()
 
     def _do(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(300)
 
     async def _set(self, how: Cut | None) -> None:
         self._cut = how

@@ -25,7 +25,7 @@ from tests.failure.conftest import home_of, lay_out
 from tests.failure.federation import HurtFederation
 from tests.runtimes.conftest import SMALL
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e]
 
 TEXT = SMALL.format(
     kind="linear", strategy="fedavg", rounds=1, quorum=2, private="true", seed="round_timeout = 600.0"

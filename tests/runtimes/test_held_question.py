@@ -12,7 +12,6 @@ from experiments.benchmarks.rounds_trial import Trial
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(200)
 def test_an_idle_site_is_held_and_hears_of_a_message_at_once(tmp_path: Path) -> None:
     """Of another Flower, whose messages are whole when another object is there, this would say so."""
     with Trial(tmp_path / "trial") as trial:

@@ -17,7 +17,6 @@ Make = Callable[[str], list[Path]]
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(400)
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )  # Ray leaves files and sockets open

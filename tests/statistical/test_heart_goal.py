@@ -12,7 +12,6 @@ from experiments.studies.heart_accuracy import BEST_PUBLISHED, run_heart
 from terminal.experiment_files import read_experiment
 
 
-@pytest.mark.timeout(200)
 def test_private_training_beats_the_best_published_figure(
     tmp_path: Path, data_dir: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -98,7 +98,7 @@ def test_a_process_writes_in_any_encoding(encoding: str, tmp_path: Path) -> None
         [sys.executable, "-c", PROGRAM, str(path)],
         env={**plain_environment(), "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
         capture_output=True,
-        timeout=60,
+        timeout=600,
         check=False,
     )
     told, errors = done.stdout.decode(encoding), done.stderr.decode(encoding)

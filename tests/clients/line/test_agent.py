@@ -377,12 +377,12 @@ def test_nothing_is_received_once_it_is_to_stop() -> None:
 
 
 def test_the_stop_event_ends_an_idle_agent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clients.line.agent._IDLE_POLL", 60.0)
+    monkeypatch.setattr("clients.line.agent._IDLE_POLL", 6000.0)
     line = Line(None, None, None)
     agent = threading.Thread(target=run, args=(line, Answering()), daemon=True)
     agent.start()
     time.sleep(0.05)
     assert agent.is_alive()
     line.stop.set()
-    agent.join(timeout=5)
+    agent.join(timeout=300)
     assert not agent.is_alive()

@@ -35,7 +35,7 @@ def answering() -> Iterator[tuple[int, list[bytes]]]:
         thread.start()
         yield server.getsockname()[1], said
         server.shutdown(socket.SHUT_RDWR)
-    thread.join(10)
+    thread.join(300)
 
 
 def ask(port: int, folder: Path) -> None:
@@ -76,7 +76,7 @@ def test_heartbeats_go_on_after_an_error_that_flower_does_not_expect(
     sender = _lasting_heartbeats(beat)
     sender.start()
     try:
-        assert come.wait(30)
+        assert come.wait(300)
     finally:
         sender.stop()
     assert [message for message in caplog.messages if "the server did not take a heartbeat" in message] == [

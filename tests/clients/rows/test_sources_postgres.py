@@ -203,7 +203,6 @@ def clinic() -> Experiment:
     return parse_experiment(EXPERIMENT, where="clinic")
 
 
-@pytest.mark.timeout(120)
 def test_rows_in_postgresql_train_the_model_that_the_same_rows_in_csv_train(
     tmp_path: Path, owner: sa.Connection, reader: str
 ) -> None:
@@ -407,7 +406,6 @@ def fill_with_odd_values(owner: sa.Connection) -> dict[str, int]:
     }
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore:Did not recognize type")
 def test_no_value_of_any_type_makes_a_table_unreadable(owner: sa.Connection, reader: str) -> None:
     """A server names the column: if a row's value made reading fail, the word `failed` would tell of it."""

@@ -24,7 +24,7 @@ from tests.server.federation import text_of, written
 
 SPENT = Spent(epsilon=1.0, delta=1e-5, unit="record", method="RDP", block="all/train")
 NAMES = {1: "north", 2: "south", 3: "west"}
-LONG = 60.0
+LONG = 300.0
 
 
 def reply(site: str) -> Reply:

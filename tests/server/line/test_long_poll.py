@@ -31,7 +31,7 @@ from starlette.responses import Response
 
 from server.line.long_poll import LongPoll
 
-LONG = 30.0
+LONG = 300.0
 
 
 class SuperLink:

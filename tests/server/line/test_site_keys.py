@@ -94,7 +94,6 @@ def federation(tmp_path: Path) -> Iterator[Federation]:
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(120)
 def test_a_key_that_the_superlink_knows_is_named_by_its_site(federation: Federation, tmp_path: Path) -> None:
     control, settings = federation.start_server(), federation.settings
     _, south = make_node_key(tmp_path / "south")

@@ -246,7 +246,7 @@ def test_two_processes_share_out_the_slots(tmp_path: Path) -> None:
     for process in processes:
         process.stdin.write("go\n")
         process.stdin.flush()
-    taken = [{int(slot) for slot in process.communicate(timeout=60)[0].split()} for process in processes]
+    taken = [{int(slot) for slot in process.communicate(timeout=600)[0].split()} for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert len(taken[0]) + len(taken[1]) == 60
     assert taken[0] | taken[1] == set(range(60))
