@@ -16,6 +16,7 @@ from contract.words import counted
 from server.line.certificates import ServerFiles, make_server_files
 from server.line.flower import ControlClient
 from server.line.processes import Processes, free_port, require_free, wait_for_port
+from server.line.site_keys import read_site_key
 from server.registry.registry_ui import serve_command, serve_environment
 from server.settings import ServerSettings, quiet_environment, read_settings
 from server.state.storage import open_state
@@ -176,11 +177,24 @@ def admit(
         settings: name the state database.
         federation: the SuperLink's name; None for the one that `running_control` reaches.
         stated_rows: the rows that it must state; None for those of its first answer.
+
+    Raises:
+        InputError: a site of that name is admitted with another key, or the key as another site; or the
+            file is no site's public key.
     """
-    node = control.register(public_key, name)
     federation = federation or running_federation(settings)
+    read_site_key(public_key)
+    key = hashlib.sha256(public_key.read_bytes()).hexdigest()
     with open_state(settings.state_url) as state:
-        key = hashlib.sha256(public_key.read_bytes()).hexdigest()
+        known = {site.name: site.key for site in state.admitted_sites(federation)}
+        if known.get(name, key) != key:
+            raise InputError(
+                f"site '{name}' is admitted with another key, whose file has the SHA-256 {known[name][:16]}…",
+                where=str(public_key),
+                remedy=f"If this key is to take its place: tidegate server dismiss {name}, and admit it then",
+            )
+        # a key that the SuperLink knows and the state does not was left by an admission that was cut off
+        node = control.register(public_key, name, again=name not in known)
         state.admit_site(name, federation=federation, node_id=node, key=key, stated_rows=stated_rows)
     return node
 

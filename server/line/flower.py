@@ -83,7 +83,8 @@ _SIDE_BY_SIDE = 3
 _DATABASE_PATIENCE = 60_000
 """Milliseconds that the SuperLink waits for its database while another part is written: Flower's five seconds
 are too few for a long one, and what it then answers with ends the run."""
-_FINISHED = "finished"
+_FINISHED, _DISMISSED = "finished", "unregistered"
+"""Of a run, and of a key."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -346,7 +347,7 @@ def build_bundle(root: Path) -> bytes:
 
 def _known_key(node: Any, public_key: Path, name: str) -> InputError:
     """Why a key that the SuperLink knows is not admitted again."""
-    if node.status == "unregistered":
+    if node.status == _DISMISSED:
         return InputError(
             f"this key was admitted as '{node.name}' and dismissed: a key is admitted once",
             where=str(public_key),
@@ -379,8 +380,13 @@ class ControlClient:
         self._certificates = read_authority(root_certificates, error=AddressError, remedy=_NO_AUTHORITY)
         self._connection: Any = None
 
-    def register(self, public_key: Path, name: str) -> int:
+    def register(self, public_key: Path, name: str, *, again: bool = False) -> int:
         """Let the site with this key connect; return its node id.
+
+        Args:
+            public_key: the file.
+            name: the site's.
+            again: whether a key that may connect under this very name is no mistake.
 
         Raises:
             InputError: the file is no site's public key, or the key was admitted before.
@@ -396,6 +402,8 @@ class ControlClient:
             known = self._node_with(key)
             if known is None:
                 raise
+            if again and known.name == name and known.status != _DISMISSED:
+                return int(known.node_id)
             raise _known_key(known, public_key, name) from exc
         return int(response.node_id)
 

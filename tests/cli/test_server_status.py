@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from clients.keys import make_node_key
 from contract.errors import InputError
 from server.federation import admit, dismiss
 from server.settings import read_settings
@@ -120,9 +121,9 @@ def test_nothing_to_follow_ends_at_once(state: State, tidegate: Command) -> None
 class Control:
     """Stands for the SuperLink."""
 
-    def register(self, public_key: Path, name: str) -> int:
+    def register(self, public_key: Path, name: str, *, again: bool) -> int:
         """Admits every key."""
-        del public_key, name
+        del public_key, name, again
         return 2**63 + 5
 
     def unregister(self, node_id: int) -> None:
@@ -133,8 +134,7 @@ class Control:
 def test_admitted_sites_are_listed_before_they_answer(
     state: State, tidegate: Command, tmp_path: Path
 ) -> None:
-    key = tmp_path / "node.pub"
-    key.write_text("a key")
+    _, key = make_node_key(tmp_path)
     control: object = Control()
     assert admit("west", key, control, read_settings()) == 2**63 + 5  # type: ignore[arg-type]
     told = {row[0]: row for row in rows(tidegate("server", "sites"))}
@@ -154,8 +154,7 @@ def test_admitted_sites_are_listed_before_they_answer(
 
 
 def test_a_key_is_admitted_to_the_federation_that_runs_here(state: State, tmp_path: Path) -> None:
-    key = tmp_path / "node.pub"
-    key.write_text("a key")
+    _, key = make_node_key(tmp_path)
     control: object = Control()
     settings = read_settings()
     (settings.home / "superlink.federation").write_text("standing-ab12")
@@ -176,8 +175,7 @@ def test_a_home_that_cannot_be_made_is_named(
 def test_an_operator_says_which_rows_a_site_must_state(
     state: State, tidegate: Command, tmp_path: Path
 ) -> None:
-    key = tmp_path / "node.pub"
-    key.write_text("a key")
+    _, key = make_node_key(tmp_path)
     control: object = Control()
     admit("west", key, control, read_settings(), stated_rows=70)  # type: ignore[arg-type]
 

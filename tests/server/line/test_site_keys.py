@@ -16,6 +16,7 @@ from server.line.flower import ControlClient
 from server.line.processes import Processes
 from server.line.site_keys import read_site_key
 from server.settings import ServerSettings
+from server.state.storage import open_state
 
 
 def refusal(path: Path) -> str:
@@ -108,6 +109,18 @@ def test_a_key_that_the_superlink_knows_is_named_by_its_site(federation: Federat
     assert "this key is admitted as 'south'" in told
     assert "Name the node.pub of 'north'" in told
     assert "admitted as 'south' already. Nothing is to be done" in refused("south")
+    _, other = make_node_key(tmp_path / "other")
+    with pytest.raises(
+        InputError, match=r"'south' is admitted with another key.*tidegate server dismiss south"
+    ):
+        admit("south", other, control, settings)
+    with open_state(settings.state_url) as state:
+        (before,) = state.admitted_sites(settings.federation)
+        state.dismiss_site("south", federation=settings.federation)  # as if it had been cut off half way
+        assert admit("south", south, control, settings) == before.node_id
+        assert [site.key for site in state.admitted_sites(settings.federation)] == [before.key]
+    dismiss("south", control, settings)
+    assert admit("south", other, control, settings) != before.node_id
     dismiss("south", control, settings)
     assert "was admitted as 'south' and dismissed" in refused("south")
     control.close()
