@@ -116,8 +116,18 @@ class _Exchange:
         if self.packed:
             raise MessageError(f"{len(self.packed):,} bytes of arrays came with a question for counts")
 
-    def release(self, plans: list[Plan], compute: Callable[[], Releases], *, request: str = "") -> bytes:
-        return self.site.gate.release(request or self.request, self.experiment, plans, compute)
+    def release(
+        self,
+        plans: list[Plan],
+        compute: Callable[[], Releases],
+        *,
+        request: str = "",
+        require: Callable[[], None] = lambda: None,
+    ) -> bytes:
+        """Through the gate; what is not private asks nothing of the machine."""
+        if not self.private:
+            return self.site.gate.release(request or self.request, self.experiment, plans, compute)
+        return self.site.gate.release(request or self.request, self.experiment, plans, compute, require)
 
     def rng(self) -> np.random.Generator:
         """Of a run that is not private: repeatable from seed, step and site."""
@@ -128,7 +138,8 @@ class _Exchange:
 
 
 def _train(exchange: _Exchange) -> bytes:
-    from clients.mechanisms.evaluation import evaluate as evaluate_scores
+    from clients.mechanisms import evaluation as scoring
+    from clients.mechanisms import training
     from clients.mechanisms.training import LocalSteps, train_locally, train_without_privacy
 
     experiment, instruction, site = exchange.experiment, exchange.instruction, exchange.site
@@ -142,7 +153,7 @@ def _train(exchange: _Exchange) -> bytes:
         if instruction.evaluate:
             held_out = site.table(experiment, instruction.windows, holdout=True)
             deviation = evaluation.noise_multiplier * experiment.privacy.rows_per_person
-            scores = evaluate_scores(
+            scores = scoring.evaluate(
                 model, held_out, experiment, noise_multiplier=deviation, noise=exchange.noise
             )
         rows = site.table(experiment, instruction.windows, holdout=False)
@@ -157,11 +168,18 @@ def _train(exchange: _Exchange) -> bytes:
             update = train_locally(model, rows, steps, exchange.noise)
         return Releases(update=quantize(update, model) if is_quantized(experiment) else update, scores=scores)
 
-    return exchange.release([plan, evaluation] if instruction.evaluate else [plan], compute)
+    def require() -> None:
+        training.require_places(experiment, site.config.stated_rows)
+        if instruction.evaluate:
+            scoring.require_places(experiment)
+
+    plans = [plan, evaluation] if instruction.evaluate else [plan]
+    return exchange.release(plans, compute, require=require)
 
 
 def _evaluate(exchange: _Exchange) -> bytes:
     from clients.mechanisms.evaluation import evaluate as evaluate_scores
+    from clients.mechanisms.evaluation import require_places
 
     experiment, instruction, site = exchange.experiment, exchange.instruction, exchange.site
     (model,) = model_arrays(exchange.packed, experiment)
@@ -177,11 +195,12 @@ def _evaluate(exchange: _Exchange) -> bytes:
             )
         )
 
-    return exchange.release([plan], compute)
+    return exchange.release([plan], compute, require=lambda: require_places(experiment))
 
 
 def _compare(exchange: _Exchange) -> bytes:
     from clients.mechanisms.evaluation import compare as compare_models
+    from clients.mechanisms.evaluation import require_places
 
     experiment, instruction, site = exchange.experiment, exchange.instruction, exchange.site
     champion, challenger = model_arrays(exchange.packed, experiment, prefixes=("", CHALLENGER))
@@ -196,7 +215,7 @@ def _compare(exchange: _Exchange) -> bytes:
         )
         return Releases(scores=scores, challenger_scores=challenger_scores, comparison=comparison)
 
-    return exchange.release([plan], compute)
+    return exchange.release([plan], compute, require=lambda: require_places(experiment))
 
 
 def _drift(exchange: _Exchange) -> bytes:

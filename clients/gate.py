@@ -78,6 +78,7 @@ class Gate:
         experiment: Experiment,
         plans: Sequence[Plan],
         compute: Callable[[], Releases],
+        require: Callable[[], None] = lambda: None,
     ) -> bytes:
         """Make the reply to `request`, or give the stored one: the bytes of a `Reply`.
 
@@ -86,6 +87,7 @@ class Gate:
             experiment: whose plan this is.
             plans: what the releases will cost; one use of each is charged.
             compute: reads rows and runs the mechanisms. Called after the charge is on disk.
+            require: refuses, before the charge, what this machine cannot compute as stated. It reads no row.
 
         Raises:
             PolicyError: the policy refuses; nothing was charged.
@@ -97,6 +99,7 @@ class Gate:
         if stored is not None:
             return stored
         self._ask_policy(experiment, plans)
+        require()
         for plan in plans:
             self._ledger.authorise(plan)
         self._ledger.reserve(request, *(plan.name for plan in plans))

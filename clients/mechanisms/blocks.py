@@ -1,17 +1,21 @@
 """A row gets the same numbers whichever rows are beside it: calls of one shape, on one thread.
 
 A library multiplies most rows of a matrix by one program and the few that are left over at its end by
-another, which adds in another order; it chooses the program by the number of rows; and it cuts what is long
-between its threads, where each part has an end of its own. So a row more or less may change the last bits of
-other rows, and a model made for it can turn last bits into anything: it subtracts large numbers that are
-equal but for rounding, and multiplies what is left with 1e30. Measured: with four threads, MKL takes another
-program from 128 rows on, and one row more turned the clipped gradients of all others (136 clipping norms);
-with two threads, a sigmoid of 32,769 numbers differs from one of 32,768 in sixteen.
+another, which adds in another order; it chooses the program by the number of rows, and the order in a row by
+where in memory it lies; and it cuts what is long between its threads, where each part has an end of its own.
+So a row more or less may change the last bits of other rows, and a model made for it can turn last bits into
+anything: it subtracts large numbers that are equal but for rounding, and multiplies what is left with 1e30.
+Measured: with four threads, MKL takes another program from 128 rows on, and one row more turned the clipped
+gradients of all others (136 clipping norms); with two threads, a sigmoid of 32,769 numbers differs from one
+of 32,768 in sixteen; and in every third shape of a small model a row that moves up by one place gets other
+bits (15 to 25 clipping norms).
 
 So every call has exactly as many rows as public facts say (`block_rows`), rows of zeros after the true ones,
-and runs on one thread (`one_thread`); more rows are more calls, side by side on threads of our own. Then a
-row's numbers depend neither on how many others there are nor on its place among them.
-`tests/clients/mechanisms/test_blocks.py` holds the installed libraries to that, bit by bit.
+and runs on one thread (`one_thread`); more rows are more calls, side by side on threads of our own; and MKL
+runs in its strict mode of reproducible results (`clients.mechanisms`). Then a row's numbers depend neither on
+how many others there are nor on its place among them. `tests/clients/mechanisms/test_blocks.py` holds the
+installed libraries to that, bit by bit, and each site tries it for a model's own shapes
+(`clients.mechanisms.places`).
 """
 
 from __future__ import annotations

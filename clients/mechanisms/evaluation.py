@@ -24,6 +24,7 @@ from torch import Tensor
 from clients.mechanisms.blocks import in_blocks, one_thread
 from clients.mechanisms.models import losses, module_for, scores
 from clients.mechanisms.noise import NormalSource, noisy, require_deviation
+from clients.mechanisms.places import require_same_bits
 from clients.rows.table import Table
 from contract.experiment import Experiment
 from contract.releases import (
@@ -35,7 +36,7 @@ from contract.releases import (
     ScoreHistogram,
 )
 
-__all__ = ["compare", "evaluate", "exact_scores"]
+__all__ = ["compare", "evaluate", "exact_scores", "require_places"]
 
 _AT_ONCE = 1024
 """Rows that are scored in one call: always so many, with rows of zeros after the last ones."""
@@ -120,6 +121,15 @@ def exact_scores(arrays: Mapping[str, np.ndarray[Any, Any]], table: Table, exper
         accuracy=float(right.mean()),
         rows=float(len(outcome)),
     )
+
+
+def require_places(experiment: Experiment) -> None:
+    """Refuse to evaluate a model privately on a machine where a row's place changes its score.
+
+    Raises:
+        InputError: see `clients.mechanisms.places.require_same_bits`.
+    """
+    require_same_bits(experiment, _AT_ONCE, training=False)
 
 
 def _scored(

@@ -47,14 +47,15 @@ from clients.mechanisms.clipping import (
     trainable,
 )
 from clients.mechanisms.derivatives import LossOf, row_losses
-from clients.mechanisms.models import LogLoss, arrays_of, losses, module_for
+from clients.mechanisms.models import LogLoss, arrays_of, build_module, losses, module_for
 from clients.mechanisms.noise import NormalSource, add_noise, deviation_for, require_deviation
+from clients.mechanisms.places import require_same_bits
 from clients.mechanisms.sampling import poisson_sample, require_rate
 from clients.rows.table import Table
 from contract.experiment import Experiment, Strategy
 from contract.releases import ModelUpdate
 
-__all__ = ["LocalSteps", "descend", "train_locally", "train_without_privacy"]
+__all__ = ["LocalSteps", "descend", "require_places", "train_locally", "train_without_privacy"]
 
 _TakeSum = Callable[[Tensor, Tensor, float], Sums]
 
@@ -74,6 +75,23 @@ class LocalSteps:
     noise_multiplier: float
 
 
+def require_places(experiment: Experiment, stated_rows: int) -> None:
+    """Refuse to train a model privately on a machine where a row's place changes its gradient.
+
+    Raises:
+        InputError: see `clients.mechanisms.places.require_same_bits`.
+    """
+    task = experiment.task
+    shapes = build_module(experiment.model, inputs=task.width, classes=len(task.label.classes))
+    size = sum(parameter.numel() for parameter in shapes.parameters())
+    rows = block_rows(_expected_rows(experiment, stated_rows), size)
+    require_same_bits(experiment, rows, training=True)
+
+
+def _expected_rows(experiment: Experiment, stated_rows: int) -> int:
+    return max(1, round(stated_rows * experiment.privacy.sampling_rate))
+
+
 def train_locally(
     arrays: Mapping[str, np.ndarray[Any, Any]], table: Table, steps: LocalSteps, noise: NormalSource
 ) -> ModelUpdate:
@@ -86,7 +104,7 @@ def train_locally(
     """
     experiment = steps.experiment
     privacy, strategy = experiment.privacy, experiment.strategy
-    expected_rows = max(1, round(steps.stated_rows * privacy.sampling_rate))
+    expected_rows = _expected_rows(experiment, steps.stated_rows)
     module = module_for(experiment, arrays)
     size = sum(parameter.numel() for parameter in module.parameters())
     parameters = trainable(module)

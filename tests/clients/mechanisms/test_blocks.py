@@ -15,14 +15,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clients.mechanisms import blocks, derivatives
+from clients.mechanisms import blocks, derivatives, places
 from clients.mechanisms.blocks import BLOCK, block_rows, in_blocks, one_thread
 from clients.mechanisms.clipping import SLACK, BatchSum
 from clients.mechanisms.evaluation import evaluate
 from clients.mechanisms.models import Layers, LogLoss, SmallCnn
 from clients.mechanisms.noise import NoNoise
+from clients.mechanisms.places import require_same_bits
 from clients.mechanisms.row_gradients import Rows, of_layer
 from clients.rows.table import Fit, Table
+from contract.errors import InputError
 from contract.experiment import Experiment, Label, NumericFeature, Task
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
@@ -57,6 +59,43 @@ def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_num_threads(request.param)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("outputs", [1, 2, 5, 17])
+def test_a_row_that_moves_one_place_keeps_its_bits_whatever_the_widths(outputs: int) -> None:
+    """The first of distinct rows goes, and all others lie elsewhere: a library may add in another order."""
+    torch.manual_seed(outputs)
+    for width in range(outputs % 3 + 1, 131, 3):
+        for hidden in ((), (width % 13 + 1,), (131 - width, 2)):
+            module, rows = Layers((width, *hidden, outputs)), torch.randn(45, width)
+            labels = torch.randint(0, max(2, outputs), (45,))
+            whole = bits(module, rows, labels, BLOCK)
+            for moved, of_all in zip(bits(module, rows[1:].clone(), labels[1:], BLOCK), whole, strict=True):
+                assert torch.equal(moved, of_all[1:]), (width, hidden)
+
+
+def test_a_machine_whose_bits_depend_on_the_place_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = Experiment(
+        name="x",
+        task=Task(
+            label=Label(column="ill"),
+            features=tuple(NumericFeature(name=f"x{n}", kind="numeric", low=0, high=1) for n in range(9)),
+        ),
+    )
+    for training in (True, False):
+        require_same_bits(experiment, BLOCK, training=training)
+    places._same_bits.cache_clear()
+    real = torch.addmm
+
+    def by_place(*given: Any) -> Tensor:
+        found = real(*given)
+        found[7] *= 1 + 2**-23  # one bit, in one place
+        return found
+
+    monkeypatch.setattr(torch, "addmm", by_place)
+    with pytest.raises(InputError, match="MKL_CBWR=COMPATIBLE"):
+        require_same_bits(experiment, BLOCK, training=True)
+    places._same_bits.cache_clear()
 
 
 @pytest.mark.usefixtures("_threads")
