@@ -15,9 +15,10 @@ which `deviation_for` covers with noise. A discrete Gaussian (Canonne, Kamath an
 Steinke, 2020) would do as well for counts, but has no exact composition theorem with
 the Gaussian of the gradients; this has the same one.
 
-What is left between the drawn and the exact normal: tails that end at about 8.5
-standard deviations (probability below 1e-16 a draw), and the 52-bit grid of the
-uniform numbers behind them.
+What is left between the drawn and the exact normal: the uniform numbers behind it, which are right to one
+part in 2^32 at least, however small they are. Numbers below 2^-20, from which the tails come, are drawn anew
+within their cell of 52 bits, and so on: otherwise no number would be longer than 8.57 standard deviations,
+and a value that moves by μ of them would show with probability Φ(μ - 8.57), whatever ε and δ say.
 """
 
 from __future__ import annotations
@@ -54,6 +55,11 @@ _AT_ONCE = 131_072
 """Numbers that noise is added to at once: enough that two threads seldom wait for each other at the
 interpreter's lock. On a quarter of it they are no faster than one."""
 
+_SMALL = 2.0**-20
+"""A uniform number below which its 52 bits are too few."""
+_MOST_CELLS = 10
+"""One within the other: fewer than one number in 2^200 lies in more."""
+
 _LEAST, _MOST = 1e-30, 1e30
 """Between which a deviation must be: far within what has a grid in double precision."""
 
@@ -88,6 +94,8 @@ class SystemNoise:
         drawn = _uniform(2 * pairs, room.words)
         length, tangent, twice = drawn[:pairs], drawn[pairs:], room.half[:pairs]
         length -= 1 - 2.0**-53  # odd multiples of 2^-53 between 0 and 1
+        for place in np.flatnonzero(length < _SMALL):
+            length[place] = _refined(length[place])
         np.log(length, out=length)
         length *= -2.0 * deviation**2
         np.sqrt(length, out=length)  # deviation · √(-2 log uniform)
@@ -123,14 +131,14 @@ def deviation_for(noise_multiplier: float, sensitivity: float, size: int) -> flo
     """The deviation that gives `size` numbers of any value the noise multiplier after rounding.
 
     Rounding adds the grid's step times √size to the L2 sensitivity at most: for a million numbers one
-    part in a million.
+    part in a million. The grid is that of the result: a larger result may have a coarser one, up to the
+    coarsest that there is.
     """
-    if noise_multiplier == 0:
-        return 0.0
-    step = 2 * grid_of(
-        noise_multiplier * sensitivity
-    )  # of the result, which is larger by far less than twice
-    return noise_multiplier * (sensitivity + step * math.sqrt(size))
+    covered, grid = noise_multiplier * sensitivity, 0.0
+    while noise_multiplier and grid != grid_of(covered):
+        grid = grid_of(covered)
+        covered = noise_multiplier * (sensitivity + grid * math.sqrt(size))
+    return covered
 
 
 def require_deviation(deviation: float, source: NormalSource) -> None:
@@ -239,6 +247,19 @@ def _uniform(count: int, buffer: bytearray) -> Floats:
     words >>= np.uint64(12)
     words |= np.uint64(0x3FF << 52)
     return words.view(np.float64)
+
+
+def _refined(middle: float) -> float:
+    """A uniform number within the cell of 2^-52 whose middle was drawn, to as many places as a double has."""
+    low, cell, within = middle - 2.0**-53, 2.0**-52, 0.0
+    for _ in range(_MOST_CELLS):
+        (drawn,) = _uniform(1, bytearray(buffer_size(1)))
+        within = float(drawn) - (1 - 2.0**-53)
+        if within >= _SMALL:
+            break
+        low += cell * (within - 2.0**-53)
+        cell *= 2.0**-52
+    return low + cell * within
 
 
 def _tangents() -> Callable[[Floats], object]:

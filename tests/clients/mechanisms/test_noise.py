@@ -71,6 +71,42 @@ def test_the_noise_covers_what_rounding_adds_to_the_sensitivity() -> None:
     assert deviation_for(0.0, sensitivity, size) == 0
 
 
+@pytest.mark.parametrize("size", [1, 10**6, 25 * 10**6, 249 * 10**6])
+@pytest.mark.parametrize("sensitivity", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("multiplier", [1e-2, 1.0, 800.0, 1e4])
+def test_the_noise_covers_the_rounding_to_its_own_grid(
+    multiplier: float, sensitivity: float, size: int
+) -> None:
+    """The grid of an earlier guess is too fine where rounding moves more than the sensitivity."""
+    deviation = deviation_for(multiplier, sensitivity, size)
+    moved = sensitivity + grid_of(deviation) * np.sqrt(size)
+    assert deviation >= multiplier * moved * (1 - 1e-12)
+    assert deviation <= 2 * multiplier * moved
+
+
+def test_the_tails_have_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A radius whose 52 bits are all 0 is drawn on, as often as that comes again."""
+    least, later = 1.0, [1.0, 1.0, 1.5]
+
+    def scripted(count: int, _buffer: object) -> np.ndarray[Any, np.dtype[np.float64]]:
+        return np.array([least, 1.25]) if count == 2 else np.array([later.pop(0)])
+
+    monkeypatch.setattr(noise, "_uniform", scripted)
+    longest = np.sqrt(2 * 3 * 52 * np.log(2))
+    drawn = SystemNoise().normal((2,), 1.0)
+    assert np.hypot(*drawn) == pytest.approx(np.sqrt(longest**2 + 2 * np.log(2)), rel=1e-3)
+    assert later == []
+
+
+def test_a_small_number_is_as_uniform_within_its_cell_as_a_large_one() -> None:
+    cell = 2.0**-52
+    for number in (0, 1, 1000, 2**31):
+        drawn = np.array([noise._refined((number + 0.5) * cell) for _ in range(3000)])
+        within = drawn / cell - number
+        assert kstest(within, "uniform").pvalue > 1e-6
+        assert len(np.unique(within)) > 2900 or number > 2**20
+
+
 def test_the_tails_are_those_of_the_normal_distribution() -> None:
     drawn = SystemNoise().normal((1_000_001,), 1.0)
     for beyond in (2.0, 3.0, 4.0):
@@ -139,7 +175,7 @@ def test_the_extreme_words_give_finite_numbers(word: int, monkeypatch: pytest.Mo
     monkeypatch.setattr(noise, "random_words", _Words(word))
     drawn = SystemNoise().normal((8,), 1.0)
     assert np.isfinite(drawn).all()
-    assert np.abs(drawn).max() < 8.6
+    assert np.abs(drawn).max() < 30
 
 
 @pytest.mark.parametrize("deviation", [0.0, -1.0, np.nan, np.inf, 1e-320, 1e300])
