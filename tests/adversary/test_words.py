@@ -385,20 +385,31 @@ def test_no_seconds_leave_in_a_reply(lay: LaySite, rows: Rows) -> None:
         assert not [word for word in ("second", "time", "duration", "clock") if f'"{word}' in names]
 
 
-def test_the_time_that_a_question_took_is_not_sent(figure: Figure) -> None:
+@pytest.mark.parametrize("refuses", [False, True])
+def test_the_time_that_a_question_took_is_not_sent(figure: Figure, *, refuses: bool) -> None:
+    """Byte for byte: also what Flower writes on the envelope, which is made before the agent waits."""
     import time
 
-    from flwr.app import Error, Message
+    from flwr.app import ConfigRecord, Error, Message, RecordDict
 
     from tests.adversary.raw_messages import taken_apart
 
-    def slow(work: Any) -> Message:
-        time.sleep(0.2 if work.run == 2 else 0.0)
-        return Message(Error(code=0, reason="failed"), reply_to=work.message)
+    def answer_after(seconds: float) -> wire.Served:
+        def slow(work: Any) -> Message:
+            time.sleep(seconds)
+            if refuses:
+                return Message(Error(code=0, reason="failed"), reply_to=work.message)
+            return Message(RecordDict({"reply": ConfigRecord({"reply": b"the same"})}), reply_to=work.message)
 
-    served = wire.serve_agent([taken_apart(number) for number in (1, 2)], slow)
-    quick, long = (one.beside for one in served)
-    figure(f"beside a reply the agent sends {quick} after a quick question, {long} after a slow one")
+        (served,) = wire.serve_agent([taken_apart(1)], slow)
+        return served
+
+    quick, long = answer_after(0.0), answer_after(0.2)
+    differ = [name for name, value in vars(quick.reply).items() if value != vars(long.reply)[name]]
+    figure(
+        f"beside a reply the agent sends {quick.beside} after a quick question, {long.beside} after a slow "
+        f"one; of the replies differs: {', '.join(differ) or 'nothing'}"
+    )
     assert quick == long
 
 
