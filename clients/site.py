@@ -61,13 +61,14 @@ class Site:
 
     def __init__(self, config: SiteConfig) -> None:
         self.config = config
+        self._began = ""
         _require_ledger_of_used_site(config)
         cap = Cap(epsilon=config.policy.epsilon_cap, delta=config.policy.delta_cap)
         self.ledger = Ledger(
             config.storage.ledger,
             site=config.name,
             cap=cap,
-            clock=_now,
+            clock=lambda: self._began or _now(),
             signer=site_signer(config.storage.folder),
         )
         self.gate = Gate(
@@ -76,6 +77,14 @@ class Site:
         self._read: _Read | None = None
         self._key: bytes | None = None
         self._told: set[str] = set()
+
+    def begin_exchange(self) -> None:
+        """Date the ledger's entries by this moment, until the next exchange begins.
+
+        Evidence leaves the site, and the times of `reserve` and `commit` would tell how long reading and
+        computing took between them.
+        """
+        self._began = _now()
 
     @property
     def card(self) -> Card:
