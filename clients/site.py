@@ -25,6 +25,7 @@ from clients.rows.rows import Rows, read_rows
 from clients.rows.sources import check_source, source_files
 from clients.rows.table import Fit, Table, prepare
 from clients.rows.values import FORM
+from clients.rows.zone_rules import rules_of
 from clients.site_config import SiteConfig, holdout_key, read_site_config
 from contract.card import Card
 from contract.errors import CardError, LedgerError, TidegateError
@@ -101,8 +102,8 @@ class Site:
 
         Two plans of one split share no record but in blocks of one name. Of different splits
         nothing is known, so the ledger counts them on each other's blocks. So its name is of all that
-        has a say in it but the rows: the card, how the source's values are read, by which rule, and
-        the key of the hash.
+        has a say in it but the rows: the card, how the source's values are read, by which rule, the
+        rules of the card's time zone, and the key of the hash.
         """
         return split_of(self.config, self.card, self._holdout_key)
 
@@ -188,7 +189,10 @@ def split_of(config: SiteConfig, card: Card, key: Callable[[], bytes]) -> Split:
     reading = config.data.reading(card.dealt_by)
     # told from others without saying what it is
     key_name = None if card.holdout.column is not None else hashlib.sha256(b"name of " + key()).hexdigest()
-    name = hashlib.sha256(json.dumps([card.dealing, reading, FORM, key_name]).encode()).hexdigest()[:16]
+    dealt = [card.dealing, reading, FORM, key_name]
+    if card.time is not None and card.time.kind == "date" and card.time.zone != "UTC":
+        dealt.append(rules_of(card.time.zone))
+    name = hashlib.sha256(json.dumps(dealt).encode()).hexdigest()[:16]
     return Split(name=name, lasting=card.lasting_sides)
 
 
