@@ -479,6 +479,33 @@ def test_a_server_that_does_not_answer_is_named_without_its_password(
     assert "hunter2" not in message
 
 
+TWICE = "WITH g AS (SELECT json_extract(doc, '$.age') AS age, ward FROM notes) SELECT a.* FROM g a JOIN g b"
+
+
+@pytest.mark.parametrize("source", [{"query": TWICE}, {"table": "pairs"}])
+def test_no_row_is_read_to_see_whether_a_source_is_there(tmp_path: Path, source: dict[str, str]) -> None:
+    """SQLite fills a CTE that is named twice, though nothing is to come out: a row would decide the word."""
+    path = tmp_path / "rows.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE notes (doc, ward)")
+        connection.execute("INSERT INTO notes VALUES ('no JSON', 1)")
+        connection.execute(f"CREATE VIEW pairs AS {TWICE}")
+    connection.close()
+    config = site(kind="sql", url=f"sqlite:///{path}", **source)
+    check_source(config, TWO)
+    assert column_names(config) == ["age", "ward"]
+    with pytest.raises(DataError, match="malformed JSON"):
+        read_rows(config, TWO, key=KEY)
+
+
+def test_a_view_of_what_is_gone_is_named_before_a_row_is_read(tmp_path: Path) -> None:
+    config = database(tmp_path / "a.db", table="seen")
+    with sqlite3.connect(tmp_path / "a.db") as connection:
+        connection.execute("CREATE VIEW seen AS SELECT absent AS age, ward FROM visits")
+    connection.close()
+    assert "no such column" in refusal(config, TWO)
+
+
 def test_a_query_cannot_write(tmp_path: Path) -> None:
     config = database(tmp_path / "a.db", query="DELETE FROM visits RETURNING *")
     assert "refused" in refusal(config)
