@@ -340,6 +340,12 @@ def test_the_header_is_the_first_line_whatever_follows(tmp_path: Path) -> None:
     assert "no header" in refusal(lines(tmp_path / "rows.csv", '"age,ward', '1",2'), TWO)
 
 
+def test_a_last_line_without_a_line_break_is_a_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("age,ward\n30,1\n40,2")
+    assert read(site(kind="csv", path=str(path)), TWO).frame["age"].tolist() == [30, 40]
+
+
 def test_bytes_that_are_no_text_spoil_their_own_value(tmp_path: Path) -> None:
     """Two persons of a Latin-1 file stay two."""
     named = card_of(AGE, person="name")
