@@ -99,6 +99,7 @@ class _Exchange:
 
     def __init__(self, message: Message, context: Context) -> None:
         self.site: Site = open_site(_site_file(context))
+        self.site.begin_exchange()
         self.experiment = read_experiment_json(context.run_config.get("experiment"))
         self.instruction, self.packed = Instruction.from_records(message.content)
         self.request = self.instruction.request(message.metadata.message_type)

@@ -25,6 +25,7 @@ from clients.rows.rows import Rows, read_rows
 from clients.rows.sources import check_source, source_files
 from clients.rows.table import Fit, Table, prepare
 from clients.rows.values import FORM
+from clients.rows.zone_rules import rules_of
 from clients.site_config import SiteConfig, holdout_key, read_site_config
 from contract.card import Card
 from contract.errors import CardError, LedgerError, TidegateError
@@ -61,13 +62,14 @@ class Site:
 
     def __init__(self, config: SiteConfig) -> None:
         self.config = config
+        self._began = ""
         _require_ledger_of_used_site(config)
         cap = Cap(epsilon=config.policy.epsilon_cap, delta=config.policy.delta_cap)
         self.ledger = Ledger(
             config.storage.ledger,
             site=config.name,
             cap=cap,
-            clock=_now,
+            clock=lambda: self._began or _now(),
             signer=site_signer(config.storage.folder),
         )
         self.gate = Gate(
@@ -76,6 +78,14 @@ class Site:
         self._read: _Read | None = None
         self._key: bytes | None = None
         self._told: set[str] = set()
+
+    def begin_exchange(self) -> None:
+        """Date the ledger's entries by this moment, until the next exchange begins.
+
+        Evidence leaves the site, and the times of `reserve` and `commit` would tell how long reading and
+        computing took between them.
+        """
+        self._began = _now()
 
     @property
     def card(self) -> Card:
@@ -92,8 +102,8 @@ class Site:
 
         Two plans of one split share no record but in blocks of one name. Of different splits
         nothing is known, so the ledger counts them on each other's blocks. So its name is of all that
-        has a say in it but the rows: the card, how the source's values are read, by which rule, and
-        the key of the hash.
+        has a say in it but the rows: the card, how the source's values are read, by which rule, the
+        rules of the card's time zone, and the key of the hash.
         """
         return split_of(self.config, self.card, self._holdout_key)
 
@@ -179,7 +189,10 @@ def split_of(config: SiteConfig, card: Card, key: Callable[[], bytes]) -> Split:
     reading = config.data.reading(card.dealt_by)
     # told from others without saying what it is
     key_name = None if card.holdout.column is not None else hashlib.sha256(b"name of " + key()).hexdigest()
-    name = hashlib.sha256(json.dumps([card.dealing, reading, FORM, key_name]).encode()).hexdigest()[:16]
+    dealt = [card.dealing, reading, FORM, key_name]
+    if card.time is not None and card.time.kind == "date" and card.time.zone != "UTC":
+        dealt.append(rules_of(card.time.zone))
+    name = hashlib.sha256(json.dumps(dealt).encode()).hexdigest()[:16]
     return Split(name=name, lasting=card.lasting_sides)
 
 

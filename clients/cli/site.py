@@ -333,7 +333,8 @@ def egress(file: SiteFile, json: Json = False) -> None:
 
     left = [entry for entry in open_site(file).ledger.entries() if entry.kind in ("commit", "refuse")]
     if json:
-        print_json([{"request": entry.request, **entry.body} for entry in left])
+        bodies = [{name: value for name, value in entry.body.items() if name != "salt"} for entry in left]
+        print_json([{"request": entry.request, **body} for entry, body in zip(left, bodies, strict=True)])
         return
     when, made = times([entry.body["at"] for entry in left])
     hashed = 12 if console.is_terminal else None

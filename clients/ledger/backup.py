@@ -33,6 +33,7 @@ from clients.ledger.entries import (
     Entry,
     keys_in_force,
     sealed,
+    stamped,
     walk,
 )
 from clients.ledger.plan import Cap, require_name
@@ -232,14 +233,14 @@ def _body(
     clock: Callable[[], str],
     signer: Signer,
 ) -> dict[str, Any]:
-    return {
+    body = {
         "backup": {"entries": count, "head": head},
         "lost": None if anchor is None else {"entries": anchor.entries, "head": anchor.head},
         "windows": None if windows is None else sorted(set(windows)),
         "split": None if windows is None else split,
         "key": signer.public,
-        "at": clock(),
     }
+    return stamped(body, clock())
 
 
 def _copied(backup: Path, aside: Path, *, site: str) -> _Held:

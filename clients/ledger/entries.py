@@ -12,7 +12,9 @@ first is 64 zeros. A site with a key signs `tidegate-ledger-entry/2`, a line fee
     refuse      a request was refused                           body: the word
     restore     the file was put back from a backup             body: what is known of what was lost
 
-Every body has the time, `at`.
+Every body has the time, `at`, and 128 random bits, `salt`: the server is told the hash of the last entry and
+knows all else that is in it, so it would find the time, and with it how long a site computed, by trying.
+Entries of earlier versions have no salt.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
@@ -31,6 +34,7 @@ from clients.keys import Signer, verifies
 __all__ = [
     "FIRST_HASH",
     "FORMAT",
+    "OF_ALL",
     "BrokenChainError",
     "Entry",
     "Kind",
@@ -41,6 +45,7 @@ __all__ = [
     "keys_in_force",
     "sealed",
     "signed_bytes",
+    "stamped",
     "walk",
 ]
 
@@ -51,6 +56,9 @@ FORMAT = 2
 
 FIRST_HASH = "0" * 64
 """What the first entry carries as the hash of the one before."""
+
+OF_ALL = frozenset({"at", "salt"})
+"""What a body of any kind holds beside its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +110,11 @@ def entry_hash(previous: str, sequence: int, kind: str, plan: str, request: str,
 def signed_bytes(hash_: str) -> bytes:
     """What a signature of an entry is over."""
     return b"tidegate-ledger-entry/2\n" + hash_.encode()
+
+
+def stamped(body: Mapping[str, Any], at: str) -> dict[str, Any]:
+    """The body of a new entry: with the time, and with what nobody can guess."""
+    return {**body, "at": at, "salt": secrets.token_hex(16)}
 
 
 def sealed(

@@ -16,7 +16,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from clients.ledger.entries import Entry
+from clients.ledger.entries import OF_ALL, Entry
 from clients.ledger.plan import Plan
 from contract.errors import InputError, LedgerError, RefusalCode
 
@@ -26,11 +26,12 @@ Word = Annotated[str, Field(max_length=500)]
 
 
 class _Body(BaseModel):
-    """Of `reserve`, `close` and `expire`: the time alone."""
+    """Of `reserve`, `close` and `expire`: what every body has, alone."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
     at: Word
+    salt: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] = ""
 
 
 class _Commit(_Body):
@@ -124,7 +125,7 @@ def _of_no_plan(entry: Entry) -> str:
 
 def _authorised(entry: Entry, plans: dict[str, Plan]) -> str:
     values = dict(entry.body)
-    _Body.model_validate({"at": values.pop("at", None)})
+    _Body.model_validate({name: values.pop(name) for name in OF_ALL & values.keys()})
     unknown = sorted(values.keys() - _PLAN_FIELDS)  # a dataclass would let it pass in silence
     if unknown:
         return f"a plan has no '{unknown[0]}'"

@@ -32,7 +32,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from clients.ledger.accounting import compose
-from clients.ledger.entries import Entry
+from clients.ledger.entries import OF_ALL, Entry
 from clients.ledger.event import Event
 from clients.ledger.plan import WHOLE, Cap, Plan, Unit, places
 from contract.epsilon import delta_words, epsilon_words
@@ -113,7 +113,7 @@ class Spending:
         self._seen = entry.sequence
 
     def _authorise(self, entry: Entry) -> None:
-        values = {key: value for key, value in entry.body.items() if key != "at"}
+        values = {key: value for key, value in entry.body.items() if key not in OF_ALL}
         plan = Plan(**{**values, "blocks": tuple(values["blocks"])})
         if plan.name != entry.plan or self.plans.setdefault(entry.plan, plan) != plan:
             raise ValueError("a plan was entered with other parameters")

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from clients.keys import Signer
-from clients.ledger.entries import FORMAT, Kind, sealed
+from clients.ledger.entries import FORMAT, Kind, sealed, stamped
 from contract.errors import LedgerError
 
 __all__ = ["Append", "Store", "tampered", "translated"]
@@ -201,7 +201,7 @@ class Append:
     ) -> None:
         """One entry more; its time is the clock's."""
         self._sequence += 1
-        told = {**(body or {}), "at": self._clock()}
+        told = stamped(body or {}, self._clock())
         columns = sealed(self._last_hash, self._sequence, kind, plan, request, told, self._signer)
         Store.add(self.connection, columns)
         self._last_hash = columns["hash"]

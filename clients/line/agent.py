@@ -303,7 +303,7 @@ class _Agent:
         """
         self._refuse(work.request, code)
         try:
-            return pack(error_reply(work.message, code))
+            return pack(error_reply(work.message, code), to=work.message)
         except Exception as exc:
             # Whatever Flower raises over bytes that are no message: there is nobody to answer.
             raise SilentError(f"what came is no message ({type(exc).__name__})") from exc

@@ -106,13 +106,22 @@ class PackedReply:
     objects: Mapping[str, bytes]
 
 
-def pack(reply: Message) -> PackedReply:
-    """Take a reply apart for `FleetConnection.send`."""
+def pack(reply: Message, *, to: Message) -> PackedReply:
+    """Take a reply apart for `FleetConnection.send`.
+
+    Flower dates a reply by the moment when it was made, and counts its time to live from there: that would
+    tell how long the site computed. It gets both from the message that it answers, and ends with it.
+
+    Args:
+        reply: whole.
+        to: the message that it answers.
+    """
     from flwr.app.message import remove_content_from_message
     from flwr.common.serde import message_to_proto
     from flwr.supercore.inflatable.inflatable_object import get_object_tree, no_object_id_recompute
 
-    with no_object_id_recompute():
+    reply.metadata.created_at, reply.metadata.ttl = to.metadata.created_at, to.metadata.ttl
+    with no_object_id_recompute():  # of a reply that changes no more: its id is of what is sent with it
         objects = dict(_written(reply))
         reply.metadata.__dict__["_message_id"] = reply.object_id
         envelope = remove_content_from_message(reply) if reply.has_content() else reply

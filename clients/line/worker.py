@@ -177,7 +177,7 @@ def _done(path: Path, answer: Callable[[Message, Context], Message]) -> str | No
     """
     try:
         work = read_work(path)
-        write_reply(path, pack(answer(work.message, work.context)))
+        write_reply(path, pack(answer(work.message, work.context), to=work.message))
     except SilentError:
         raise
     except MemoryError:

@@ -5,6 +5,9 @@ the following lines with it, as far as the next one: a row would change other ro
 person's influence would be more than that person's rows. So a line whose quotation marks do
 not match is left out, by itself, as one with too few or too many values is; they are counted,
 by cause (`clients.rows.unfit_lines`).
+A last line without a line break is a row like any other: many programs write none there. If the
+file was still being written its last value may be cut, which nothing here can tell: files are moved
+into place whole.
 A site whose files have line breaks within values, and are written by a program that quotes
 properly, says so with `data.line_breaks`.
 """

@@ -28,6 +28,7 @@ __all__ = ["check_database", "database_names", "read_database"]
 
 _NUMBERS = ("bool", "int2", "int4", "int8", "oid", "float4", "float8")
 """PostgreSQL's types of which Python has every value."""
+_VIEW = "tidegate_columns_of_the_query"
 _ANY_OTHER = 0
 """Under this number psycopg keeps what reads the types that it does not know."""
 
@@ -60,7 +61,8 @@ def check_database(source: DataSource, wanted: dict[str, str], numeric: set[str]
     with _connected(source, site) as connection:
         columns = _columns(connection, source)
         require_columns([name for name, _ in columns], wanted, where=where)
-        if source.table is not None:  # whether it may be read
+        # Whether it may be read. SQLite has no permissions, and might read rows for it (see `_columns`).
+        if source.table is not None and connection.dialect.name != "sqlite":
             connection.execute(_statement(source, wanted).where(sa.false()))
     types = dict(columns)
     for name in numeric:
@@ -195,7 +197,12 @@ def _or_text(known: Any) -> Any:
 
 
 def _columns(connection: Connection, source: DataSource) -> list[tuple[str, Any]]:
-    """The columns in their order, with their types where there is a table."""
+    """The columns in their order, with their types where there is a table. No row is read.
+
+    SQLite fills a CTE that is named twice before it looks whether anything can come out: to ask for no row
+    (`WHERE 1 = 0`, `LIMIT 0`) reads all of them. The names of a view's columns come without running it, and a
+    temporary view is in no database that is read.
+    """
     import sqlalchemy as sa
 
     if source.table is not None:
@@ -203,11 +210,14 @@ def _columns(connection: Connection, source: DataSource) -> list[tuple[str, Any]
         found = sa.inspect(connection).get_columns(name, schema=schema or None)
         return [(str(item["name"]), item["type"]) for item in found]
     query = str(source.query).strip().rstrip(";")  # the administrator's own
-    limited = f"SELECT * FROM (\n{query}\n) AS rows_of_the_site WHERE 1 = 0"  # noqa: S608
-    names = list(connection.execute(sa.text(limited)).keys())
-    if connection.dialect.name == "sqlite":  # calls a second `a` `a:1`
-        names = [re.sub(r":\d+$", "", name) for name in names]
-    return [(name, None) for name in names]
+    everything = f"SELECT * FROM (\n{query}\n) AS rows_of_the_site"  # noqa: S608
+    if connection.dialect.name != "sqlite":
+        names = connection.execute(sa.text(f"{everything} WHERE 1 = 0")).keys()
+        return [(name, None) for name in names]
+    connection.execute(sa.text(f"CREATE TEMP VIEW {_VIEW} AS {everything}"))
+    listed = connection.exec_driver_sql(f"PRAGMA temp.table_info({_VIEW})").mappings().all()
+    connection.exec_driver_sql(f"DROP VIEW temp.{_VIEW}")
+    return [(re.sub(r":\d+$", "", item["name"]), None) for item in listed]  # it calls a second `a` `a:1`
 
 
 def _is_of_time(kind: Any) -> bool:

@@ -63,7 +63,7 @@ def _site(superlink: str, authority: Path, key: Path, stop: threading.Event) -> 
 
 
 def _answer(work: Work) -> PackedReply:
-    return pack(app(work.message, work.context))
+    return pack(app(work.message, work.context), to=work.message)
 
 
 _INSTALLED = Bundle(files=installed_code(), sha256="")

@@ -126,7 +126,7 @@ def asked(bundle: bytes, messages: int = 1) -> list[str]:
     server = _Server(bundle, messages)
 
     def answer(work: Any) -> PackedReply:
-        return pack(Message(RecordDict(), reply_to=work.message))
+        return pack(Message(RecordDict(), reply_to=work.message), to=work.message)
 
     serve(server.connection(), answer, server.stop)
     return server.words

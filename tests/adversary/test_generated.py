@@ -207,8 +207,8 @@ def broken(draw: st.DrawFn, content: bytes) -> bytes:
 
 # -- two sites that must answer alike --------------------------------------------------------
 
-FREE = frozenset({"at", "bytes", "sha256"})
-"""Of an entry's body: when it was, and how long the noisy numbers are and what their hash is."""
+FREE = frozenset({"at", "salt", "bytes", "sha256"})
+"""Of an entry's body: when it was, and what hides that; how long the noisy numbers are, and their hash."""
 
 
 def public_part(entry: dict[str, Any]) -> object:

@@ -7,12 +7,16 @@ out of the other would be an answer about rows that nobody was charged for.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 
+import clients.site
+from clients.ledger.entries import canonical, entry_hash
 from experiments.audit.hostile_server import (
     COMPARE,
     DRIFT,
@@ -27,6 +31,7 @@ from experiments.audit.hostile_server import (
 )
 from tests.adversary import wire
 from tests.adversary.conftest import LaySite
+from tests.adversary.raw_messages import taken_apart
 from tests.adversary.rows import Figure, Row, Rows, make_rows, text, with_row
 
 ROWS = make_rows()
@@ -385,21 +390,62 @@ def test_no_seconds_leave_in_a_reply(lay: LaySite, rows: Rows) -> None:
         assert not [word for word in ("second", "time", "duration", "clock") if f'"{word}' in names]
 
 
-def test_the_time_that_a_question_took_is_not_sent(figure: Figure) -> None:
-    import time
+@pytest.mark.parametrize("refuses", [False, True])
+def test_the_time_that_a_question_took_is_not_sent(figure: Figure, *, refuses: bool) -> None:
+    """Byte for byte: also what Flower writes on the envelope, which is made before the agent waits."""
 
-    from flwr.app import Error, Message
+    def answer_after(seconds: float) -> wire.Served:
+        def slow(work: Any) -> Message:
+            time.sleep(seconds)
+            if refuses:
+                return Message(Error(code=0, reason="failed"), reply_to=work.message)
+            return Message(RecordDict({"reply": ConfigRecord({"reply": b"the same"})}), reply_to=work.message)
 
-    from tests.adversary.raw_messages import taken_apart
+        (served,) = wire.serve_agent([taken_apart(1)], slow)
+        return served
 
-    def slow(work: Any) -> Message:
-        time.sleep(0.2 if work.run == 2 else 0.0)
-        return Message(Error(code=0, reason="failed"), reply_to=work.message)
-
-    served = wire.serve_agent([taken_apart(number) for number in (1, 2)], slow)
-    quick, long = (one.beside for one in served)
-    figure(f"beside a reply the agent sends {quick} after a quick question, {long} after a slow one")
+    quick, long = answer_after(0.0), answer_after(0.2)
+    differ = [name for name, value in vars(quick.reply).items() if value != vars(long.reply)[name]]
+    figure(
+        f"beside a reply the agent sends {quick.beside} after a quick question, {long.beside} after a slow "
+        f"one; of the replies differs: {', '.join(differ) or 'nothing'}"
+    )
     assert quick == long
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_neither_the_anchor_nor_evidence_tells_how_long_a_question_took(
+    lay: LaySite, figure: Figure, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The server knows of each entry all but its time: of a hash of that alone it could try every time."""
+    server = HostileServer(lay(ROWS, cap=100.0))
+    server.ask(EVALUATE, instruction_for(EVALUATE, run="before"))
+    before = len(wire.entries(server.site))
+    real = clients.site.read_rows
+
+    def read_slowly(*asked: Any, **more: Any) -> Any:
+        time.sleep(0.02)
+        return real(*asked, **more)
+
+    monkeypatch.setattr(clients.site, "read_rows", read_slowly)
+    wire.forget(server.site)
+    assert not server.ask(kind, instruction_for(kind, run="asked")).refused
+    made = wire.entries(server.site)[before:]
+    last = made[-1]
+    known = {name: value for name, value in last["body"].items() if name != "salt"}  # and its time: guessed
+    guess = entry_hash(
+        made[-2]["hash"],
+        last["sequence"],
+        *(last[name] for name in ("kind", "plan", "request")),
+        canonical(known).decode(),
+    )
+    moments = {entry["body"]["at"] for entry in made}
+    figure(
+        f"{kind}: the head is {'found' if guess == last['hash'] else 'hidden'}, "
+        f"its entries name {len(moments)} moments"
+    )
+    assert guess != last["hash"]
+    assert len(moments) == 1
 
 
 def test_the_model_of_the_server_is_not_part_of_what_is_asked(lay: LaySite) -> None:

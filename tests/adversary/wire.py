@@ -257,7 +257,7 @@ def serve_agent(
         answers: stands for the worker.
     """
     line: Any = _Line(contents)
-    serve(line, lambda work: pack(answers(work)), line.stop)
+    serve(line, lambda work: pack(answers(work), to=work.message), line.stop)
     served: list[Served] = line.served
     return served
 

@@ -104,8 +104,8 @@ class Rogue:
         wrong = self._script.get(instruction.step, "") if honest.has_content() else ""
         if not wrong:
             self._before = honest.content if honest.has_content() else self._before
-            return pack(honest)
-        reply = pack(Message(self._changed(wrong, honest.content), reply_to=work.message))
+            return pack(honest, to=work.message)
+        reply = pack(Message(self._changed(wrong, honest.content), reply_to=work.message), to=work.message)
         if wrong == "twice":
             self._connection.send(reply)  # and once more by whoever called
         if wrong == "half":

@@ -395,7 +395,7 @@ def test_a_rewound_ledger_is_found(tmp_path: Path, ledger: Ledger, ledger_files:
     with pytest.raises(LedgerError, match=r"rewound: it has 13 entries, .*earlier\.json has 17"):
         checked(tmp_path, made_from(rewound), after=earlier)
     release(rewound, "run-4/train", times=3, blocks=("w4/train",))
-    with pytest.raises(LedgerError, match=r"rewritten: entry 15 is not the one that .*earlier\.json holds"):
+    with pytest.raises(LedgerError, match=r"rewritten: entry 14 is not the one that .*earlier\.json holds"):
         checked(tmp_path, made_from(rewound), after=earlier)
 
 
@@ -512,6 +512,23 @@ def test_others_verify_the_envelope_and_the_chain_with_their_own_tools(
         signed = b"tidegate-ledger-entry/2\n" + previous.encode()
         site_key.verify(base64.b64decode(entry["signature"]), signed, ec.ECDSA(hashes.SHA256()))
     assert payload["statement"]["head"] == previous
+
+
+def test_a_ledger_of_an_earlier_version_whose_entries_have_no_salt_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("clients.ledger.store.stamped", lambda body, at: {**body, "at": at})
+        old = open_ledger(tmp_path)
+        release(old, "run-1/train")
+        old.close()
+    ledger = open_ledger(tmp_path)
+    release(ledger, "run-2/train")
+    assert ledger.verify() == 7
+    salts = [entry.body.get("salt", "") for entry in ledger.entries()]
+    assert salts[:3] == [""] * 3
+    assert len({*salts[3:]}) == 4
+    assert checked(tmp_path, made_from(ledger)).entries == 7
 
 
 def test_both_words_stand_in_the_evidence(ledger: Ledger) -> None:

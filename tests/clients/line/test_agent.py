@@ -100,7 +100,7 @@ class Answering:
 
     def __call__(self, work: Work) -> PackedReply:
         self.asked.append(work)
-        return pack(Message(RecordDict(), reply_to=work.message))
+        return pack(Message(RecordDict(), reply_to=work.message), to=work.message)
 
 
 @pytest.fixture(autouse=True)
@@ -139,7 +139,7 @@ def test_a_reply_goes_out_on_the_grid_of_stated_seconds_whether_it_failed_or_not
         time.sleep(took)
         if fails:
             raise TaskFailedError("no memory")
-        return pack(Message(RecordDict(), reply_to=work.message))
+        return pack(Message(RecordDict(), reply_to=work.message), to=work.message)
 
     began = time.monotonic()
     serve(cast(Any, line), answer, line.stop, reply_seconds=0.6)
@@ -283,7 +283,9 @@ def test_what_an_earlier_agent_left_is_dropped_where_the_server_has_gone_on(tmp_
     old, answered, new = make_work(), make_work(), make_work()
     spool.keep(old)
     spool.keep(answered)
-    write_reply(spool.path(answered), pack(Message(RecordDict(), reply_to=answered.message)))
+    write_reply(
+        spool.path(answered), pack(Message(RecordDict(), reply_to=answered.message), to=answered.message)
+    )
     line, answering = Line(new, None), Answering()
     run(line, answering, spool)
     assert [item.message_id for item in answering.asked] == [answered.message_id, new.message_id]
@@ -297,7 +299,7 @@ def test_a_message_that_was_kept_and_comes_again_is_answered_once(tmp_path: Path
 
     def answer(asked: Work) -> PackedReply:
         there.append(spool.path(asked).exists())
-        return pack(Message(RecordDict(), reply_to=asked.message))
+        return pack(Message(RecordDict(), reply_to=asked.message), to=asked.message)
 
     run(line, answer, spool)
     assert there == [True]
@@ -365,7 +367,7 @@ def test_an_answer_that_raises_is_one_word_and_the_agent_goes_on() -> None:
 
 def test_a_message_that_no_site_understands_is_refused_and_the_agent_goes_on() -> None:
     line = Line(None, make_work("query.rows"), make_work("query.rows"))
-    run(line, lambda asked: pack(app(asked.message, asked.context)))
+    run(line, lambda asked: pack(app(asked.message, asked.context), to=asked.message))
     assert [message.error.reason for message in line.sent] == [RefusalCode.FAILED] * 2
 
 

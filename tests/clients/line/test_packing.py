@@ -32,7 +32,7 @@ def test_a_reply_has_the_objects_and_the_tree_that_flower_gives_it(kind: str) ->
         reply = Message(Error(code=0, reason="failed"), reply_to=asked)
     else:
         reply = Message(contents[kind], reply_to=asked)
-    packed = pack(reply)
+    packed = pack(reply, to=asked)
     assert packed.objects == {name: item.deflate() for name, item in get_all_nested_objects(reply).items()}
     assert list(packed.objects)[-1] == reply.metadata.message_id
     assert packed.tree == get_object_tree(reply).SerializeToString()

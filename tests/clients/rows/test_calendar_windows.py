@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import struct
+import zoneinfo
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from pydantic import ValidationError
 from clients.rows.late_rows import late_rows, late_words
 from clients.rows.rows import Rows, read_rows
 from clients.rows.values import dates
-from clients.site import close_site, open_site
+from clients.site import close_site, open_site, split_of
 from clients.site_config import DataSource
 from contract.card import Card, Time
 from contract.errors import CardError, DataError
@@ -164,6 +167,60 @@ def test_a_time_that_cuts_no_windows_is_refused(time: dict[str, str], words: str
 def test_another_period_or_zone_deals_records_anew() -> None:
     dealt = {card.dealing for card in (dated(), dated("month"), dated(zone="UTC"))}
     assert len(dealt) == 3
+
+
+def tzif(rule: str, changes: dict[int, int], *, before: int = 3600) -> bytes:
+    """A zone's file (RFC 9636): seconds from UTC `before` and from each change on; afterwards the rule."""
+    offsets = [before, *changes.values()]
+    types = b"".join(struct.pack(">lBB", offset, 0, 0) for offset in offsets)
+    count = len(offsets)
+
+    def block(form: str) -> bytes:
+        head = b"TZif2" + b"\0" * 15 + struct.pack(">6l", 0, 0, 0, len(changes), count, 4)
+        return (
+            head + struct.pack(f">{len(changes)}{form}", *changes) + bytes(range(1, count)) + types + b"LMT\0"
+        )
+
+    return block("l") + block("q") + f"\n{rule}\n".encode()
+
+
+LATE_2025 = int(datetime.datetime(2025, 12, 1, tzinfo=datetime.UTC).timestamp())
+
+
+@pytest.fixture
+def update_zone(tmp_path: Path) -> Iterator[Callable[[bytes], None]]:
+    """Puts the file of Africa/Casablanca in place, as a new process would find it."""
+    path = tmp_path / "zones" / "Africa" / "Casablanca"
+    path.parent.mkdir(parents=True)
+
+    def update(content: bytes) -> None:
+        path.write_bytes(content)
+        zoneinfo.ZoneInfo.clear_cache()
+
+    zoneinfo.reset_tzpath(to=[path.parents[1]])
+    yield update
+    zoneinfo.reset_tzpath()
+    zoneinfo.ZoneInfo.clear_cache()
+
+
+def test_other_rules_of_a_time_zone_deal_records_anew(
+    tmp_path: Path, update_zone: Callable[[bytes], None]
+) -> None:
+    """An update of tzdata moves a row to another window: under the old name it would pay there afresh."""
+
+    def dealt(content: bytes) -> tuple[str, list[str]]:
+        update_zone(content)
+        card = dated("day", zone="Africa/Casablanca")
+        rows = read(tmp_path, ["2025-12-31T23:30:00+00:00"], card)
+        return split_of(site(card, kind="csv", path="x"), card, lambda: KEY).name, windows(rows)
+
+    before, other = dealt(tzif("<+01>-1", {})), dealt(tzif("<+00>0", {LATE_2025: 0}))
+    assert (before[1], other[1]) == (["2026-01-01"], ["2025-12-31"])
+    assert before[0] != other[0]
+    # the same rules, packed otherwise, are no others
+    assert dealt(tzif("<+01>-1", {LATE_2025: 3600})) == before
+    later = dealt(tzif("<+00>0", {LATE_2025 + 1: 0}))
+    assert later[0] not in (before[0], other[0])
 
 
 def test_rows_that_came_late_are_counted_for_the_administrator(tmp_path: Path) -> None:

@@ -340,6 +340,12 @@ def test_the_header_is_the_first_line_whatever_follows(tmp_path: Path) -> None:
     assert "no header" in refusal(lines(tmp_path / "rows.csv", '"age,ward', '1",2'), TWO)
 
 
+def test_a_last_line_without_a_line_break_is_a_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("age,ward\n30,1\n40,2")
+    assert read(site(kind="csv", path=str(path)), TWO).frame["age"].tolist() == [30, 40]
+
+
 def test_bytes_that_are_no_text_spoil_their_own_value(tmp_path: Path) -> None:
     """Two persons of a Latin-1 file stay two."""
     named = card_of(AGE, person="name")
@@ -477,6 +483,33 @@ def test_a_server_that_does_not_answer_is_named_without_its_password(
     message = refusal(site(kind="sql", url=url, table="visits", password_env="TIDEGATE_TEST_PASSWORD"))
     assert "cannot be reached" in message
     assert "hunter2" not in message
+
+
+TWICE = "WITH g AS (SELECT json_extract(doc, '$.age') AS age, ward FROM notes) SELECT a.* FROM g a JOIN g b"
+
+
+@pytest.mark.parametrize("source", [{"query": TWICE}, {"table": "pairs"}])
+def test_no_row_is_read_to_see_whether_a_source_is_there(tmp_path: Path, source: dict[str, str]) -> None:
+    """SQLite fills a CTE that is named twice, though nothing is to come out: a row would decide the word."""
+    path = tmp_path / "rows.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE notes (doc, ward)")
+        connection.execute("INSERT INTO notes VALUES ('no JSON', 1)")
+        connection.execute(f"CREATE VIEW pairs AS {TWICE}")
+    connection.close()
+    config = site(kind="sql", url=f"sqlite:///{path}", **source)
+    check_source(config, TWO)
+    assert column_names(config) == ["age", "ward"]
+    with pytest.raises(DataError, match="malformed JSON"):
+        read_rows(config, TWO, key=KEY)
+
+
+def test_a_view_of_what_is_gone_is_named_before_a_row_is_read(tmp_path: Path) -> None:
+    config = database(tmp_path / "a.db", table="seen")
+    with sqlite3.connect(tmp_path / "a.db") as connection:
+        connection.execute("CREATE VIEW seen AS SELECT absent AS age, ward FROM visits")
+    connection.close()
+    assert "no such column" in refusal(config, TWO)
 
 
 def test_a_query_cannot_write(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def packed(number: int) -> PackedReply:
     question = Message(RecordDict(), dst_node_id=10 + number, message_type="train")
     content = RecordDict({"reply": ConfigRecord({"number": number})})
-    return pack(Message(content, reply_to=question))
+    return pack(Message(content, reply_to=question), to=question)
 
 
 def grid_of(link: Any) -> HttpGrid:
@@ -170,7 +170,7 @@ def test_a_reply_that_is_refused_while_it_is_pulled_is_asked_for_once_more() -> 
 def test_a_reply_of_many_objects_is_not_pulled() -> None:
     question = Message(RecordDict(), dst_node_id=10, message_type="train")
     content = RecordDict({f"x{number}": ConfigRecord({"x": number}) for number in range(MOST_OBJECTS)})
-    link = SuperLink(pack(Message(content, reply_to=question)), packed(1))
+    link = SuperLink(pack(Message(content, reply_to=question), to=question), packed(1))
     first, second = pull_messages(grid_of(link), [])
     assert (first.error.code, first.error.reason) == (REFUSED, TOO_MANY_PARTS)
     assert numbers([second]) == [1]
