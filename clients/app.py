@@ -31,12 +31,14 @@ from flwr.clientapp import ClientApp
 
 from clients.gate import Releases
 from clients.ledger.chain import Plan
+from clients.ledger.cost import can_pay
 from clients.ledger.plans import (
     compare_plan,
     drift_plan,
     evaluate_plan,
     ranges_plan,
     reference_plan,
+    retraining_plans,
     train_plan,
 )
 from clients.mechanisms.noise import NoNoise, NormalSource, SystemNoise
@@ -239,6 +241,7 @@ def _drift(exchange: _Exchange) -> bytes:
             reference=reference,
             current=counts,
             deviation=deviation,
+            can_train=can_pay(site.ledger, retraining_plans(experiment, instruction, site.split)),
         )
         return Releases(drift=summary)
 

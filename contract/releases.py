@@ -327,6 +327,8 @@ class DriftSummary:
         reference_window: name of the reference window.
         reference_deviation, current_deviation: standard deviation of the noise
             in each reference and each current count; 0 if none.
+        can_train: whether the site's budget allows a training on the current window and its comparison
+            with the champion. It follows from the ledger, which follows from what was asked: no row is in it.
 
     Guarantee: one record adds 1 to one count of each of the d features, so the
     L2 sensitivity is sqrt(d).
@@ -337,6 +339,7 @@ class DriftSummary:
     features: tuple[FeatureCounts, ...]
     reference_deviation: float
     current_deviation: float
+    can_train: bool
 
 
 @with_config(READ_WHOLE)

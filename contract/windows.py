@@ -8,12 +8,25 @@ from __future__ import annotations
 
 import datetime
 import re
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Literal
+from typing import Literal, get_args
 
 from contract.errors import InputError
 
-__all__ = ["Every", "example_of", "first_day", "is_window", "next_window", "window_of"]
+__all__ = [
+    "Every",
+    "condensed",
+    "example_of",
+    "expanded",
+    "first_day",
+    "is_window",
+    "next_window",
+    "places",
+    "window_of",
+]
+
+_MOST_EXPANDED = 1000
 
 Every = Literal["day", "week", "month", "quarter"]
 """How long a calendar window is."""
@@ -102,3 +115,75 @@ def next_window(window: str, every: Every) -> str:
         return window_of(first_day(window, every) + datetime.timedelta(days=days), every)
     except OverflowError as exc:
         raise InputError(f"there is no {every} after '{window}'") from exc
+
+
+def expanded(names: Sequence[str]) -> tuple[str, ...]:
+    """Windows as a person names them: each by itself, or `A..B` for all from one calendar window to another.
+
+    Raises:
+        InputError: B comes before A, or more than a thousand windows are meant.
+
+    >>> expanded(["2026-W52..2027-W02", "2027-W09"])
+    ('2026-W52', '2026-W53', '2027-W01', '2027-W02', '2027-W09')
+    >>> expanded(["base", "a..b"])
+    ('base', 'a..b')
+    """
+    found: list[str] = []
+    for name in names:
+        first, _, last = name.partition("..")
+        kind = next((every for every in get_args(Every) if is_window(first, every)), None)
+        if kind is None or not is_window(last, kind):
+            found.append(name)  # a label may have two full stops in it
+            continue
+        end = len(found) + _MOST_EXPANDED
+        found.append(first)
+        while found[-1] != last:
+            if first_day(found[-1], kind) > first_day(last, kind) or len(found) >= end:
+                raise InputError(
+                    f"'{name}' is no span of windows",
+                    where="--window",
+                    remedy=f"Name the earlier one first, and at most {_MOST_EXPANDED:,} in all",
+                )
+            found.append(next_window(found[-1], kind))
+    return tuple(found)
+
+
+def condensed(windows: Sequence[str]) -> tuple[str, ...]:
+    """What `expanded` makes these windows of, with `A..B` for three or more that follow each other.
+
+    >>> condensed(["2026-W52", "2026-W53", "2027-W01", "2027-W09", "base"])
+    ('2026-W52..2027-W01', '2027-W09', 'base')
+    """
+    spans: list[list[str]] = []
+    for window in windows:
+        kind = next((every for every in get_args(Every) if spans and is_window(spans[-1][-1], every)), None)
+        if kind is not None and window == next_window(spans[-1][-1], kind):
+            spans[-1].append(window)
+        else:
+            spans.append([window])
+    return tuple(name for span in spans for name in ([f"{span[0]}..{span[-1]}"] if len(span) > 2 else span))
+
+
+def places(windows: Sequence[str]) -> dict[str, int]:
+    """The place of each window in time, counted in windows.
+
+    Where all are calendar windows of one kind, that is the calendar's: one that is missing leaves its place
+    free. Of windows with other names nothing is known but their order.
+
+    >>> places(["2026-W52", "2026-W53", "2027-W03"])["2027-W03"] - places(["2026-W53"])["2026-W53"]
+    3
+    >>> places(["w1", "2026-W05"])
+    {'w1': 0, '2026-W05': 1}
+    """
+    for every in get_args(Every):
+        with suppress(InputError):
+            return {window: _place(first_day(window, every), every) for window in windows}
+    return {window: place for place, window in enumerate(windows)}
+
+
+def _place(day: datetime.date, every: Every) -> int:
+    if every == "day":
+        return day.toordinal()
+    if every == "week":
+        return day.toordinal() // 7
+    return (12 * day.year + day.month) // (3 if every == "quarter" else 1)

@@ -1,204 +1,236 @@
-"""The clock of the drift checks: each slot is acted on once, over all schedulers.
+"""When windows close, and the clock that looks for those that have.
 
-APScheduler is the clock and nothing else. Two of its schedulers on one job store
-fire twice, by default it drops a job that is a second late, and it deletes a job
-that it cannot unpickle; so jobs are kept in memory, no firing is ever too late,
-and who acts is decided by a claim in the database (`Claims`), which only one
-caller can win. What has happened is in that database, not in the scheduler: a
-scheduler that was away goes on with the oldest slot that nobody has claimed.
+APScheduler is the clock and nothing else. Two of its schedulers on one job store fire twice, by default it
+drops a job that is a second late, and it deletes a job that it cannot unpickle; so its jobs are kept in
+memory, no firing is ever too late, and who acts on a window is decided by a lease in the state database. What
+has happened is there too: a clock that was away finds all that has closed meanwhile.
 
-A slot is claimed once, so that a kill in the middle of an act loses the slot rather
-than doing it twice. Whoever keeps the claims may give a slot out again, when it is
-known to have failed and can be repeated.
+Fact: APScheduler 3.11 reads the weekdays of a crontab line from Monday = 0, and cron from Sunday = 0.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import threading
-from collections.abc import Callable
+import zoneinfo
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from datetime import UTC, datetime, time, timedelta
+from typing import TYPE_CHECKING
 
 from contract.errors import InputError, TidegateError
+from contract.windows import Every, first_day, next_window, window_of
 
-__all__ = ["Claims", "Schedule", "SlotOutcome", "run_schedule"]
+if TYPE_CHECKING:
+    from apscheduler.triggers.cron import CronTrigger
+
+__all__ = ["Calendar", "run_clock"]
 
 _POLL = 0.05
 """Seconds between two looks at the stop event."""
-
-
-class Claims(Protocol):
-    """Who acts on a slot: a unique entry in a database that all schedulers share."""
-
-    def claim(self, job: str, slot: str) -> bool:
-        """Take the slot; True for one caller only, over all processes. Each scheduler asks once."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlotOutcome:
-    """What came of a slot.
-
-    Attributes:
-        done: False if it failed; `detail` then says why.
-        left: True if the act goes on without this scheduler, which was told to stop.
-        detail: one sentence for the operator.
-    """
-
-    slot: str
-    done: bool = True
-    left: bool = False
-    detail: str = ""
+_SIDE_BY_SIDE = 16
+"""Names on which a clock works at a time; the others wait."""
+_MOST_WINDOWS = 10_000
+"""Between the first of a calendar and now: more are a slip of the pen."""
+_WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """When to look, and which slots there are.
+class Calendar:
+    """Which windows there are, and when each is due.
 
     Attributes:
-        job: names the claims; schedulers with the same job share its slots.
-        interval: seconds between two firings; each acts on one slot at most.
-        slots: labels in their order, such as the names of windows. The schedule
-            ends when all are claimed.
-        start: where there are no labels, slots are intervals of wall-clock time
-            from here on, each named by its beginning (UTC), and there is no end.
+        every: how long a window is.
+        first: the first one.
+        lag: days after a window's end until its rows are delivered.
+        zone: the time zone (IANA) in which the days begin.
+        cron: when a closed window may be acted on, as a line of crontab(5) says; empty for at once.
+        pace: to rehearse on rows of the past: seconds from `start` until the first window is due, and from
+            each to the next. None is due before it has closed.
+        start: from when the pace counts.
     """
 
-    job: str
-    interval: float
-    slots: tuple[str, ...] = ()
-    start: datetime | None = None
+    every: Every
+    first: str
+    lag: int = 0
+    zone: str = "UTC"
+    cron: str = ""
+    pace: float | None = None
+    start: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def __post_init__(self) -> None:
-        if not self.interval > 0:
-            raise InputError(f"interval = {self.interval} must be above 0 seconds", where=self.job)
-        if bool(self.slots) == (self.start is not None):
-            raise InputError("a schedule has either slots or a start", where=self.job)
-        if self.start is not None and self.start.tzinfo is None:
-            raise InputError("the start of a schedule needs a time zone", where=self.job)
+        """Refuse what is no calendar.
 
-    def due(self, now: datetime) -> tuple[str, ...]:
-        """The slots that have begun, oldest first."""
-        if self.start is None:
-            return self.slots
-        begun = int((now - self.start).total_seconds() // self.interval) + 1
-        starts = (self.start + timedelta(seconds=self.interval * number) for number in range(begun))
-        return tuple(f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}" for moment in starts)
+        Raises:
+            InputError: with what is wrong.
+        """
+        first_day(self.first, self.every)
+        if not 0 <= self.lag <= 366:
+            raise InputError(f"a lag of {self.lag} days", remedy="Give 0 to 366 days")
+        if self.pace is not None and not 0.1 <= self.pace <= 86_400:
+            raise InputError(f"a pace of {self.pace:g} s", remedy="Give 0.1 to 86400 seconds a window")
+        if self.pace is not None and self.cron:
+            raise InputError("a rehearsal does not wait for a cron line", remedy="Leave one of them out")
+        try:
+            zoneinfo.ZoneInfo(self.zone)
+        except (OSError, ValueError, zoneinfo.ZoneInfoNotFoundError) as exc:
+            raise InputError(
+                f"there is no time zone '{self.zone}'", remedy="Give one like Europe/Berlin"
+            ) from exc
+        if self.cron:
+            _trigger(self.cron, self.zone)
+        if self.pace is None and self.window_at(self.start) > self.first:
+            days = (self.start.date() - first_day(self.first, self.every)).days
+            shortest = {"day": 1, "week": 7, "month": 28, "quarter": 90}[self.every]
+            if days // shortest > _MOST_WINDOWS:
+                raise InputError(f"'{self.first}' is more than {_MOST_WINDOWS:,} windows ago")
+
+    def window_at(self, moment: datetime) -> str:
+        """The window that a moment lies in.
+
+        >>> Calendar(every="week", first="2026-W01").window_at(datetime(2026, 2, 3, tzinfo=UTC))
+        '2026-W06'
+        """
+        return window_of(moment.astimezone(zoneinfo.ZoneInfo(self.zone)).date(), self.every)
+
+    def due(self, now: datetime) -> tuple[tuple[str, datetime], ...]:
+        """The windows that may be acted on by now, and since when, oldest first.
+
+        >>> calendar = Calendar(every="week", first="2026-W01", lag=2)
+        >>> calendar.due(datetime(2026, 1, 15, tzinfo=UTC))
+        (('2026-W01', datetime.datetime(2026, 1, 7, 0, 0, tzinfo=datetime.timezone.utc)), \
+('2026-W02', datetime.datetime(2026, 1, 14, 0, 0, tzinfo=datetime.timezone.utc)))
+        """
+        found = []
+        for window, moment in self._windows():
+            if moment > now:
+                break
+            found.append((window, moment))
+        return tuple(found)
+
+    def next(self, now: datetime) -> tuple[str, datetime] | None:
+        """The window that is due next, and when; None where the calendar ends before."""
+        return next(((window, moment) for window, moment in self._windows() if moment > now), None)
+
+    def _windows(self) -> Iterator[tuple[str, datetime]]:
+        """Each window and when it is due, in order."""
+        window, place = self.first, 1
+        trigger = _trigger(self.cron, self.zone) if self.cron else None
+        zone = zoneinfo.ZoneInfo(self.zone)
+        try:
+            while True:
+                after = next_window(window, self.every)
+                complete = first_day(after, self.every) + timedelta(days=self.lag)
+                moment = datetime.combine(complete, time(), tzinfo=zone)
+                if self.pace is not None:
+                    moment = max(moment, self.start + timedelta(seconds=self.pace * place))
+                if trigger is not None:
+                    fires = trigger.get_next_fire_time(None, moment)
+                    if fires is None:
+                        return
+                    moment = fires
+                yield window, moment.astimezone(UTC)
+                window, place = after, place + 1
+        except (InputError, OverflowError):  # the calendar ends with the year 9999
+            return
 
 
-Act = Callable[[str], SlotOutcome]
-Ready = Callable[[str], bool]
-Report = Callable[[SlotOutcome], None]
+def _trigger(line: str, zone: str) -> CronTrigger:
+    """What APScheduler makes of a crontab line.
+
+    Raises:
+        InputError: it is none.
+    """
+    from apscheduler.triggers.cron import CronTrigger
+
+    remedy = "Give five fields, such as '0 2 * * mon' for Monday at 2:00: minute, hour, day, month, weekday"
+    fields = line.split()
+    if len(fields) != 5:
+        raise InputError(f"the cron line '{line[:100]}' has {len(fields)} fields", remedy=remedy)
+    if fields[2] != "*" and fields[4] != "*":
+        raise InputError(
+            f"the cron line '{line[:100]}' names days and weekdays, of which cron takes either",
+            remedy="Leave one of them '*'",
+        )
+    fields[4] = re.sub(r"(?<![/\d])[0-7](?!\d)", lambda digit: _WEEKDAYS[int(digit[0])], fields[4])
+    try:
+        return CronTrigger.from_crontab(" ".join(fields), timezone=zone)
+    except ValueError as exc:
+        raise InputError(f"the cron line '{line[:100]}' cannot be read: {exc}", remedy=remedy) from exc
 
 
-def run_schedule(
+def run_clock(
+    look: Callable[[], Collection[str]],
+    work: Callable[[str], None],
     *,
-    schedule: Schedule,
-    claims: Claims,
-    act: Act,
-    ready: Ready,
-    report: Report,
+    interval: float,
     stop: threading.Event,
-) -> tuple[SlotOutcome, ...]:
-    """Act on slots until all are claimed, or until `stop` is set.
+    report: Callable[[str], None],
+) -> None:
+    """Look for names to work on, and work on each, until `stop` is set.
 
     Args:
-        claims: shared by all schedulers of this job.
-        act: does the slot's work. A TidegateError that it raises is reported and
-            the schedule goes on with the next slot; any other error ends it.
-        ready: whether the slot can be acted on, say because its rows have arrived.
-            It is asked before claiming: a slot that is not ready stays free, and
-            so do those after it. Where a slot needs the outcome of the one before,
-            say no until that is stored, for another scheduler may be acting on it.
-        report: told every outcome, in the clock's thread.
-        stop: set to end after the act in progress; an act that takes long looks at it too.
-
-    Returns:
-        The outcomes of the slots on which this scheduler acted.
+        look: gives the names, every `interval` seconds.
+        work: is called with each, in a thread of its own; for one name once at a time.
+        interval: in seconds.
+        stop: set to end after the work in progress, which looks at it too.
+        report: is told in words when a `TidegateError` comes out of either; the clock goes on. Any other
+            error is a defect, ends the clock and comes out of here.
     """
+    from apscheduler.executors.pool import ThreadPoolExecutor
     from apscheduler.schedulers.background import BackgroundScheduler
 
-    run = _Run(schedule=schedule, claims=claims, act=act, ready=ready, report=report, stop=stop)
-    clock = BackgroundScheduler(timezone=UTC, logger=_clock_log())
+    busy, lock, defects = set[str](), threading.Lock(), list[Exception]()
+    clock = BackgroundScheduler(
+        timezone=UTC, logger=_clock_log(), executors={"default": ThreadPoolExecutor(_SIDE_BY_SIDE + 1)}
+    )
+
+    def guarded(act: Callable[[], None]) -> None:
+        try:
+            act()
+        except TidegateError as exc:
+            report(str(exc))
+        except Exception as exc:  # APScheduler would only log it and go on
+            defects.append(exc)
+
+    def work_on(name: str) -> None:
+        try:
+            guarded(lambda: work(name))
+        finally:
+            with lock:
+                busy.discard(name)
+
+    def start_work() -> None:
+        for name in look():
+            with lock:
+                if name in busy or stop.is_set():
+                    continue
+                busy.add(name)
+            clock.add_job(work_on, args=[name], misfire_grace_time=None)
+
     clock.add_job(
-        run.fire,
+        guarded,
         "interval",
-        seconds=schedule.interval,
+        args=[start_work],
+        seconds=interval,
         next_run_time=datetime.now(UTC),
         max_instances=1,
-        coalesce=False,
+        coalesce=True,
         misfire_grace_time=None,
     )
     clock.start()
     try:
-        while not stop.wait(_POLL) and not run.over.is_set():
+        while not stop.wait(_POLL) and not defects:
             pass
     finally:
-        run.over.set()
         clock.shutdown(wait=True)
-    if run.defects:
-        raise run.defects[0]
-    return tuple(run.outcomes)
+    if defects:
+        raise defects[0]
 
 
 def _clock_log() -> logging.Logger:
-    """The clock's errors alone: it warns of every tick that an act outlasts, which is as it should be."""
+    """The clock's errors alone: it warns of every tick that the work outlasts, which is as it should be."""
     log = logging.getLogger("tidegate.schedule.clock")
     log.setLevel(logging.ERROR)
     return log
-
-
-@dataclass(kw_only=True)
-class _Run:
-    """What a scheduler remembers between firings; used by one firing at a time."""
-
-    schedule: Schedule
-    claims: Claims
-    act: Act
-    ready: Ready
-    report: Report
-    stop: threading.Event
-    over: threading.Event = field(default_factory=threading.Event)
-    claimed: set[str] = field(default_factory=set)
-    outcomes: list[SlotOutcome] = field(default_factory=list)
-    defects: list[Exception] = field(default_factory=list)
-
-    def fire(self) -> None:
-        """Act on the next free slot, if there is one and it is ready."""
-        if self.stop.is_set() or self.over.is_set():
-            return
-        try:
-            slot = self._next_claimed()
-            if slot is not None:
-                self._act_on(slot)
-        except Exception as exc:
-            # APScheduler would only log it and go on.
-            self.defects.append(exc)
-            self.over.set()
-        if self.schedule.start is None and self.claimed.issuperset(self.schedule.slots):
-            self.over.set()
-
-    def _next_claimed(self) -> str | None:
-        for slot in self.schedule.due(datetime.now(UTC)):
-            if slot in self.claimed:
-                continue
-            try:
-                if not self.ready(slot):
-                    return None
-                mine = self.claims.claim(self.schedule.job, slot)
-            except TidegateError as exc:
-                self.report(SlotOutcome(slot=slot, done=False, detail=f"not claimed, tried again: {exc}"))
-                return None
-            self.claimed.add(slot)
-            if mine:
-                return slot
-        return None
-
-    def _act_on(self, slot: str) -> None:
-        try:
-            outcome = self.act(slot)
-        except TidegateError as exc:
-            outcome = SlotOutcome(slot=slot, done=False, detail=str(exc))
-        self.outcomes.append(outcome)
-        self.report(outcome)

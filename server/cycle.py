@@ -28,6 +28,7 @@ from contract.errors import RefusalCode, RegistryError
 from contract.experiment import Experiment
 from contract.messages import CHALLENGER, COMPARE, DRIFT_QUERY, Instruction, Reply
 from contract.releases import DriftSummary
+from contract.windows import places
 from monitoring.binning import feature_bins
 from monitoring.policy import Decision, WindowOutcome, decide
 from monitoring.verdict import Verdict, form_verdict
@@ -218,11 +219,13 @@ def _rows(summary: DriftSummary) -> float:
 def _decide(job: Job, answers: Answers, verdict: Verdict, state: State) -> Decision:
     """The policy's word on the verdicts so far, entered among the decisions with whose word it rests on."""
     name = job.experiment.name
+    judged = state.verdicts(name)
+    place = places([item.window for item in judged])
     history = [
-        WindowOutcome(window=item.window, index=index, alarm=item.alarm)
-        for index, item in enumerate(state.verdicts(name))
+        WindowOutcome(window=item.window, index=place[item.window], alarm=item.alarm)
+        for item in judged
+        if place[item.window] <= place[job.window]
     ]
-    history = history[: 1 + [outcome.window for outcome in history].index(job.window)]
     decision = decide(
         history,
         retraining=job.experiment.retraining,
@@ -245,18 +248,21 @@ def _decide(job: Job, answers: Answers, verdict: Verdict, state: State) -> Decis
 
 
 def _budget(answers: Answers) -> dict[str, bool]:
-    """A site that answers can still pay; one that refused for its budget cannot."""
+    """As each site says; one that refused the check itself for its budget cannot pay for more."""
     refused = {site: False for site, reason in answers.failures.items() if reason == RefusalCode.BUDGET}
-    return {**dict.fromkeys(answers.replies, True), **refused}
+    return {**{site: summary.can_train for site, summary in _summaries(answers).items()}, **refused}
 
 
 def _last_retraining(job: Job, history: Sequence[WindowOutcome], state: State) -> int | None:
-    """Place of the last window that led to one. This window's own, of a cycle that was killed, goes on."""
-    places = {outcome.window: outcome.index for outcome in history}
+    """Place of the last window whose challenger was judged: an attempt that failed starts no cooldown.
+
+    This window's own, of a cycle that was killed, goes on.
+    """
+    place = {outcome.window: outcome.index for outcome in history}
     done = [
-        places[item.window]
+        place[item.window]
         for item in state.decisions(job.experiment.name)
-        if item.kind == "retrain" and item.window in places and item.window != job.window
+        if item.kind in ("promote", "refuse") and item.window in place and item.window != job.window
     ]
     return max(done, default=None)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clients.cli.ledger import Json, SiteFile
+from contract.windows import expanded
 
 if TYPE_CHECKING:
     from clients.ledger.backup import Prospect
@@ -41,7 +42,9 @@ def restore(
     window: Annotated[
         list[str] | None,
         typer.Option(
-            help="A window that has, or had, rows; repeat for each. Windows that are not named count as new."
+            callback=lambda names: list(expanded(names or ())),
+            help="A window that has, or had, rows; A..B means every one from A to B. Repeat it. Windows "
+            "that are not named count as new.",
         ),
     ] = None,
     later: Annotated[

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clients.cli.ledger import Json, SiteFile
+from terminal.window_option import WindowNames
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,9 +32,7 @@ _HEADINGS = ("read", "missing", "no\nnumber", "unde-\nclared", "to\nother", "fil
 def check(
     file: SiteFile,
     experiment_file: Annotated[Path, typer.Argument(help="The experiment file to be approved.")],
-    window: Annotated[
-        list[str] | None, typer.Option(help="Look at this window's rows; repeat for more.")
-    ] = None,
+    window: WindowNames = None,
     json: Json = False,
 ) -> None:
     """How the rows fit an experiment: what is read, filled, clamped and left out, by column. Stays here."""

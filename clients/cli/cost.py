@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clients.cli.ledger import Json, SiteFile
+from terminal.window_option import WindowNames
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -28,9 +29,7 @@ _SETTINGS = {"train": "privacy.epsilon", "evaluate": "privacy.evaluation_epsilon
 def cost(
     file: SiteFile,
     experiment_file: Annotated[Path, typer.Argument(help="The experiment file to be approved.")],
-    window: Annotated[
-        list[str] | None, typer.Option(help="Train on this window's rows; repeat for more.")
-    ] = None,
+    window: WindowNames = None,
     json: Json = False,
 ) -> None:
     """What one run of an experiment would cost here, by data block, and whether it would be accepted.

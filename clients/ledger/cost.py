@@ -19,7 +19,7 @@ from clients.ledger.plans import compare_plan, drift_plan, reference_plan
 from contract.experiment import Experiment
 from contract.messages import Instruction
 
-__all__ = ["BlockCost", "LaterCost", "Room", "block_costs", "later_costs", "room_for"]
+__all__ = ["BlockCost", "LaterCost", "Room", "block_costs", "can_pay", "later_costs", "room_for"]
 
 _MOST_NOISE = 1e4
 """A noise multiplier above which nothing is learned anyway."""
@@ -90,6 +90,16 @@ def block_costs(ledger: Ledger, plans: Sequence[Plan]) -> tuple[BlockCost, ...]:
         )
         for block, spent in sorted(ledger.would_spend(plans).items())
     )
+
+
+def can_pay(ledger: Ledger, plans: Sequence[Plan]) -> bool:
+    """Whether the cap allows these plans of one run beside what is spent. Nothing is entered.
+
+    Plans that are not private are for the policy to allow: no cap speaks of them.
+    """
+    if not all(plan.private for plan in plans):
+        return True
+    return all(ledger.cap.holds(spent.epsilon) for spent in ledger.would_spend(plans).values())
 
 
 def later_costs(

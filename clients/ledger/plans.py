@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 from clients.ledger.accounting import noise_multiplier
 from clients.ledger.plan import WHOLE, Plan, Split
@@ -28,6 +29,7 @@ __all__ = [
     "evaluate_plan",
     "ranges_plan",
     "reference_plan",
+    "retraining_plans",
     "run_plans",
     "train_plan",
 ]
@@ -70,6 +72,13 @@ def run_plans(run: str, experiment: Experiment, windows: tuple[str, ...], split:
     """Training and evaluation, as a run of the experiment enters them into a site's ledger."""
     instruction = Instruction(run=run, windows=windows)
     return [train_plan(experiment, instruction, split), evaluate_plan(experiment, instruction, split)]
+
+
+def retraining_plans(experiment: Experiment, instruction: Instruction, split: Split) -> list[Plan]:
+    """What a training on the windows of a drift check would take, with its comparison to the champion."""
+    retraining = replace(instruction, run=f"{instruction.run}-challenger")
+    plans = run_plans(retraining.run, experiment, instruction.windows, split)
+    return [*plans, compare_plan(experiment, retraining, split)]
 
 
 def evaluate_plan(experiment: Experiment, instruction: Instruction, split: Split) -> Plan:

@@ -60,8 +60,9 @@ def summarise(
     reference: Mapping[str, Array],
     current: Mapping[str, Array],
     deviation: float,
+    can_train: bool,
 ) -> DriftSummary:
-    """Put the released counts of both windows together."""
+    """Put the released counts of both windows together, and whether the budget allows a training."""
     return DriftSummary(
         window="+".join(windows),
         reference_window="+".join(reference_windows),
@@ -71,6 +72,7 @@ def summarise(
         ),
         reference_deviation=deviation,
         current_deviation=deviation,
+        can_train=can_train,
     )
 
 

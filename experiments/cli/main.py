@@ -18,7 +18,7 @@ from contract.errors import InputError, TidegateError
 from contract.outside import shown
 from contract.transport import ask_directly_here
 from experiments.cli import audit, bench, data, demo, ranges, run
-from server.cli import drift, models, server
+from server.cli import drift, models, schedule, server
 from terminal.logs import prepare_output
 
 __all__ = ["app", "main"]
@@ -57,6 +57,7 @@ app.command()(audit.audit)
 app.command()(bench.bench)
 app.add_typer(server.app, name="server")
 app.add_typer(site.app, name="site")
+app.add_typer(schedule.app, name="schedule")
 app.add_typer(drift.app, name="drift")
 app.add_typer(models.app, name="models")
 

@@ -10,6 +10,7 @@ import typer
 
 from contract.outside import shown
 from contract.words import counted
+from terminal.window_option import WindowNames
 
 __all__ = ["ranges"]
 
@@ -27,9 +28,7 @@ def ranges(
         list[Path] | None,
         typer.Option(help="A site.toml; repeat for each site. Without: the experiment's data set."),
     ] = None,
-    window: Annotated[
-        list[str] | None, typer.Option(help="Ask about this window's rows; repeat for more.")
-    ] = None,
+    window: WindowNames = None,
     write: Annotated[
         Path | None, typer.Option(help="Write a copy of the experiment file with the ranges put in.")
     ] = None,

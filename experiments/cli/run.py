@@ -11,6 +11,8 @@ from typing import Annotated
 import typer
 
 from contract.outside import shown
+from contract.windows import condensed
+from terminal.window_option import WindowNames
 
 __all__ = ["run"]
 
@@ -25,9 +27,7 @@ def run(
         list[Path] | None,
         typer.Option(help="A site.toml; repeat for each site. Without: the experiment's data set."),
     ] = None,
-    window: Annotated[
-        list[str] | None, typer.Option(help="Train on this window's rows; repeat for more.")
-    ] = None,
+    window: WindowNames = None,
     resume: Annotated[str | None, typer.Option(help="Go on with this run from its last checkpoint.")] = None,
     json: Annotated[bool, typer.Option("--json", help="End with one JSON object.")] = False,
 ) -> None:
@@ -98,6 +98,6 @@ def _again(
     """The command that goes on with the run, as a shell takes it."""
     options = [("--runtime", runtime)] if runtime != "inline" else []
     options += [("--site", str(path)) for path in sites]
-    options += [("--window", window) for window in windows]
+    options += [("--window", window) for window in condensed(windows)]
     words = [word for option in options for word in option]
     return shlex.join(["tidegate", "run", str(file), *words, "--resume", name, *(["--json"] if json else [])])

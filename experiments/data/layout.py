@@ -3,8 +3,8 @@
 The dealing is fixed and documented, part of laying a public data set out as if
 it had lain at the sites from the start; a real site's own rows are never dealt
 this way (`clients.rows.table` says how they are). Each site gets a folder with
-`site.toml` and `rows/<window>.csv`; each row says its `window`, where the set has
-windows, and its `split`: `train` or `holdout`.
+`site.toml` and `rows/<window>.csv`; each row says its `split`: `train` or `holdout`, and, where the
+set has windows, its `window`, or the day on which it was `reported`.
 
 **RAND Health Insurance Experiment.** Years of one person, and persons of one
 household, stand in consecutive rows, with no id. For an honest evaluation all
@@ -15,9 +15,10 @@ households, persons or blocks of rows kept together in a window, or with windows
 cut in file order, an ordinary χ² test (10 bins, Bonferroni over the features and
 the label, 1 %) finds "drift" in 38 to 40 of the 40 site-weeks: rows of a cluster
 are near copies, so a week holds far fewer independent draws than rows. So each
-row is dealt to its window by itself, by a fixed hash of its number, as if a
-person's years were reported one by one: half to `base`, a twentieth to each of
-`w01` … `w10`. The windows are then exchangeable, which is the very hypothesis
+row is dealt by itself, by a fixed hash of its number, to a day on which it was
+reported, as if a person's years were reported one by one: to each of twenty weeks of
+2026 a twentieth. The first ten are for training, the others arrive later. The windows
+are then exchangeable, which is the very hypothesis
 that a drift test holds true, and the same test finds 1 of 40 (4.4 % of
 all tests at the 5 % level). No household crosses from
 training to evaluation, whatever its windows. That its years lie in several windows
@@ -36,10 +37,12 @@ windows are small, so it has two groups where the mobile has three.
 
 from __future__ import annotations
 
+import functools
 import io
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import date
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,12 +51,14 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.card import Card
+from contract.windows import expanded, window_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
     "BASE",
+    "RAND_BASE",
     "SiteRows",
     "bank_marketing",
     "card_of",
@@ -65,7 +70,10 @@ __all__ = [
 ]
 
 BASE = "base"
-"""The window on which the first model is trained."""
+"""The window on which the first model of bank-marketing is trained."""
+
+RAND_BASE = expanded(["2026-W01..2026-W10"])
+"""The weeks on which that of rand-health is."""
 
 _ALL_ROWS = "all"
 """The file's name where a set has no windows."""
@@ -77,8 +85,8 @@ class SiteRows:
 
     Attributes:
         name: the site's public name, and its folder's.
-        stated_rows: the public rough number of training rows (of `base`, where there are windows).
-        rows: its records, with `split` and, where the set has windows, `window`.
+        stated_rows: the public rough number of training rows (of the first windows, where there are some).
+        rows: its records, with `split` and, where the set has windows, `window` or the day `reported`.
         card: whose card it has: the file's name in `experiments/data/cards`.
     """
 
@@ -90,14 +98,25 @@ class SiteRows:
     @property
     def windows(self) -> tuple[str, ...]:
         """The windows in order of time."""
-        return tuple(sorted(set(self.rows["window"]))) if "window" in self.rows else ()
+        return tuple(sorted(set(self._window_of_rows)))
+
+    def of(self, window: str) -> pd.DataFrame:
+        """The rows of a window."""
+        return self.rows[[window == one for one in self._window_of_rows]]
+
+    @functools.cached_property
+    def _window_of_rows(self) -> list[str]:
+        if "reported" in self.rows:
+            days = {day: window_of(date.fromisoformat(day), "week") for day in set(self.rows["reported"])}
+            return [days[day] for day in self.rows["reported"]]
+        return list(self.rows["window"]) if "window" in self.rows else []
 
 
 def write_site(site: SiteRows, folder: Path, *, windows: Collection[str] | None = None) -> Path:
     """Write a site's `site.toml` and its rows, of all windows or of these; return the path of the first."""
     for window in site.windows or (_ALL_ROWS,):
         if windows is None or window in windows:
-            deliver(folder, window, site.rows[site.rows["window"] == window] if site.windows else site.rows)
+            deliver(folder, window, site.of(window) if site.windows else site.rows)
     path = folder / "site.toml"
     text = _SITE_TOML.format(name=site.name, rows=site.stated_rows) + card_text(site.card)
     path.write_text(text, encoding="utf-8")
@@ -157,7 +176,7 @@ def rand_health(frame: pd.DataFrame) -> list[SiteRows]:
     free = np.where(frame["idp"] == 1, "individual-deductible", "free-care")
     rows["plan"] = np.where(coinsurance == 0, free, [f"coinsurance-{rate}" for rate in coinsurance])
     rows["frequent_visitor"] = (frame["mdvis"] >= 5).astype(int)
-    rows["window"] = _dealt_window(len(rows))
+    rows["reported"] = _dealt_day(len(rows))
     moved = _changes(frame, ["lpi", "fmde"]) & _changes(frame, ["physlm", "disea"])
     household = (moved | _changes(frame, ["lncoins", "idp"])).astype(int).cumsum()
     return [
@@ -276,10 +295,10 @@ def digits(frame: pd.DataFrame) -> list[SiteRows]:
     ]
 
 
-def _dealt_window(rows: int) -> npt.NDArray[np.str_]:
-    """Each row by itself: half to `base`, a twentieth to each of ten weeks."""
-    place = np.floor(_uniform("rand-health window", rows) * 20).astype(int)
-    return np.where(place < 10, BASE, np.char.mod("w%02d", place - 9))
+def _dealt_day(rows: int) -> npt.NDArray[np.str_]:
+    """Each row by itself, to a day of twenty weeks of 2026, of which the first begins on 29 December 2025."""
+    place = np.floor(_uniform("rand-health window", rows) * 140).astype(int)
+    return (np.datetime64("2025-12-29") + place).astype(str)
 
 
 def _uniform(purpose: str, rows: int) -> npt.NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
     1. four sites, each its own folder, ledger and process; a SuperLink; MLflow
     2. version 1 is trained with differential privacy on each site's first rows
-    3. weeks of held-back rows arrive; the scheduler has each week checked
+    3. weeks of held-back rows arrive; a kept schedule has each week checked
     4. a new disease-coding standard is rolled out, at one site first (recoded
        rows of the same people, as when ICD-9 became ICD-10)
     5. drift is seen, persists, and leads to a challenger on the new rows
@@ -18,13 +18,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,12 +38,17 @@ from server.line.flower import ControlClient
 from server.line.processes import Processes, free_port, require_free, wait_for_port
 from server.registry.plots import Marker, WeekFigures, story
 from server.registry.registry import Registry
+from server.schedule import schedules_beside
 from server.settings import ServerSettings
+from server.state.records import ScheduleRecord
+from server.state.schedules import Schedules
 from server.state.storage import State, name_run, open_state
 from terminal.experiment_files import read_experiment
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from experiments.data.layout import SiteRows
 
 __all__ = ["Demo", "DemoOptions", "Step", "recode"]
 
@@ -133,7 +137,7 @@ class Demo:
                 with self._step("first version") as note:
                     note(self._first_version(experiment, control, state, processes))
                 with self._step("weeks") as note:
-                    note(self._weeks(experiment, sites, federation, state, processes))
+                    note(self._weeks(experiment, sites, settings, state, processes))
                 wait_for_port(self._ui_port, 90, processes)
                 self._judge(experiment, state)
                 figures = self._figures(experiment, sites, settings, state)
@@ -174,12 +178,12 @@ class Demo:
     def _lay_out(self, experiment: Experiment) -> dict[str, DemoSite]:
         """Each site's folder with its first rows; the weeks are held back."""
         from experiments.data.datasets import dataset_sites
-        from experiments.data.layout import BASE, write_site
+        from experiments.data.layout import RAND_BASE, write_site
 
         sites = {}
         for held_back in dataset_sites(str(experiment.data)):
-            file = write_site(held_back, self.options.folder / "sites" / held_back.name, windows=(BASE,))
-            sites[held_back.name] = DemoSite(name=held_back.name, file=file, held_back=held_back.rows)
+            file = write_site(held_back, self.options.folder / "sites" / held_back.name, windows=RAND_BASE)
+            sites[held_back.name] = DemoSite(name=held_back.name, file=file, held_back=held_back)
         return sites
 
     def _start(
@@ -203,12 +207,14 @@ class Demo:
     def _first_version(
         self, experiment: Experiment, control: ControlClient, state: State, processes: Processes
     ) -> str:
+        from experiments.data.layout import RAND_BASE
+
         run = name_run(experiment.name)
         job = Job(
             kind="train",
             run=run,
             experiment=experiment,
-            windows=("base",),
+            windows=RAND_BASE,
             trigger="the demo's first version",
         )
         number = control.submit(project_root(), job.to_run_config())
@@ -228,27 +234,29 @@ class Demo:
         self,
         experiment: Experiment,
         sites: Mapping[str, DemoSite],
-        federation: Federation,
+        settings: ServerSettings,
         state: State,
         processes: Processes,
     ) -> str:
-        """Deliver each week's rows as it begins; the scheduler's process has it checked when it closes."""
-        weeks = [f"w{number:02}" for number in range(1, self.options.weeks + 1)]
+        """Deliver each week's rows as it begins; a schedule, as a rehearsal, has it checked afterwards."""
+        from experiments.data.layout import RAND_BASE
+
+        weeks = [window for window in next(iter(sites.values())).held_back.windows if window not in RAND_BASE]
+        weeks = weeks[: self.options.weeks]
         self._deliver(weeks[0], 0, sites)
-        every = self.options.week_seconds
-        command = [sys.executable, "-m", "experiments.cli.main", "server", "schedule"]
-        command += [str(project_root() / "experiments" / "rand-health.toml"), "--every", str(every)]
-        command += [part for week in weeks for part in ("--window", week)]
-        processes.start(
-            "scheduler", [*command, "--first-close", str(every)], federation.environment, federation.home
-        )
-        began, delivered, told = time.monotonic(), 1, 0
-        while (told := self._tell(experiment, state, told)) < len(weeks):
-            if delivered < len(weeks) and time.monotonic() - began >= (delivered - 0.5) * every:
-                self._deliver(weeks[delivered], delivered, sites)
-                delivered += 1
-            self._require_progress(experiment, state, processes, told, len(weeks))
-            time.sleep(0.2)
+        every, schedules = self.options.week_seconds, Schedules(state.database)
+        schedules.add(ScheduleRecord.of(experiment, every="week", first=weeks[0], pace=every))
+        log = self.options.folder / "logs" / "schedule.log"
+        with log.open("a", encoding="utf-8") as lines, schedules_beside(settings, say=told_to(lines)) as look:
+            began, delivered, told = time.monotonic(), 1, 0
+            while (told := self._tell(experiment, state, told)) < len(weeks):
+                if delivered < len(weeks) and time.monotonic() - began >= (delivered - 0.5) * every:
+                    self._deliver(weeks[delivered], delivered, sites)
+                    delivered += 1
+                look()
+                self._require_progress(experiment, state, processes)
+                time.sleep(0.2)
+            schedules.remove(experiment.name)
         return f"{len(weeks)} weeks checked"
 
     def _deliver(self, week: str, place: int, sites: Mapping[str, DemoSite]) -> None:
@@ -257,15 +265,12 @@ class Demo:
         for number, site in enumerate(sites.values()):
             site.deliver(week, recoded=number < recoded)
 
-    def _require_progress(
-        self, experiment: Experiment, state: State, processes: Processes, told: int, weeks: int
-    ) -> None:
-        """The scheduler ends when its last slot is done; every other child must run on."""
+    def _require_progress(self, experiment: Experiment, state: State, processes: Processes) -> None:
+        """No run may fail here, and every child must run on."""
         failed = [run for run in state.runs(experiment.name) if run.status == "failed"]
         if failed:
             raise RoundError(f"run '{failed[0].name}' failed: {failed[0].error}")
-        if told < weeks:
-            processes.require_running(may_finish=("scheduler",))
+        processes.require_running()
 
     def _tell(self, experiment: Experiment, state: State, told: int) -> int:
         """Say what each finished cycle found; return how many have."""
@@ -397,13 +402,13 @@ class DemoSite:
 
     name: str
     file: Path
-    held_back: pd.DataFrame
+    held_back: SiteRows
 
     def deliver(self, week: str, *, recoded: bool) -> None:
         """A week's rows arrive, whole or not at all."""
         from experiments.data.layout import deliver
 
-        rows = self.held_back[self.held_back["window"] == week]
+        rows = self.held_back.of(week)
         deliver(self.file.parent, week, recode(rows) if recoded else rows)
 
     def rows(self, week: str) -> pd.DataFrame:
@@ -411,6 +416,11 @@ class DemoSite:
         import pandas as pd
 
         return pd.read_csv(self.file.parent / "rows" / f"{week}.csv")
+
+
+def told_to(lines: IO[str]) -> Callable[[str], None]:
+    """Writes each line as it comes."""
+    return lambda words: print(words, file=lines, flush=True)
 
 
 def exact_metrics(

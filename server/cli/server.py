@@ -35,7 +35,7 @@ def up(
         int | None, typer.Option(help="Answer GET /health on this port of 127.0.0.1; 0 takes a free one.")
     ] = None,
 ) -> None:
-    """Run SuperLink and MLflow UI in the foreground until Ctrl-C or SIGTERM."""
+    """Run SuperLink, MLflow UI and the kept schedules in the foreground until Ctrl-C or SIGTERM."""
     import signal
     import threading
     from contextlib import suppress
@@ -44,6 +44,7 @@ def up(
     from server.federation import Federation
     from server.line.processes import Processes, free_port, require_free
     from server.registry.registry import Registry
+    from server.schedule import schedules_beside
     from server.settings import apply_quiet_environment, read_settings
     from server.state.storage import open_state
     from terminal.health import Health, serve_health
@@ -72,13 +73,15 @@ def up(
         say(f"MLflow UI   http://127.0.0.1:{ui_port}")
         if answers_at is not None:
             say(f"health      http://127.0.0.1:{answers_at}/health")
-        say("Ctrl-C stops both. Let a site in with: tidegate server admit NAME NODE.PUB")
+        say("Ctrl-C stops all. Let a site in with: tidegate server admit NAME NODE.PUB")
         health.say("running")
-        while not stop.wait(_LOOK_SECONDS):
-            processes.require_running()
-            with suppress(StorageError):  # a full disk, say: the next look does it
-                for run in state.end_dead_runs():
-                    say(f"run '{run}' failed: its process is gone")
+        with schedules_beside(settings, say=say) as require_schedules:
+            while not stop.wait(_LOOK_SECONDS):
+                processes.require_running()
+                require_schedules()
+                with suppress(StorageError):  # a full disk, say: the next look does it
+                    for run in state.end_dead_runs():
+                        say(f"run '{run}' failed: its process is gone")
 
 
 @app.command()
@@ -214,52 +217,3 @@ def _connected(settings: ServerSettings) -> frozenset[int] | None:
             return control.connected()
     except AddressError:
         return None
-
-
-@app.command()
-def schedule(
-    file: Annotated[Path, typer.Argument(help="The experiment file.")],
-    window: Annotated[list[str], typer.Option(help="A window's name; repeat, in their order.")],
-    every: Annotated[float, typer.Option(help="Seconds in a window: 604800 for a week.")] = 604800.0,
-    first_close: Annotated[
-        float, typer.Option(help="When the first window closes, in seconds from now.")
-    ] = 0.0,
-) -> None:
-    """Check each window for drift when it has closed, and do what the retraining policy says.
-
-    A window whose check failed before is tried again; exit code 1 says that one failed. Ctrl-C and SIGTERM
-    end the schedule; a check in progress goes on at the server, and the same command waits for it again.
-    """
-    import shlex
-    import signal
-    import threading
-
-    from contract.outside import shown
-    from server.cli.drift_schedule import run_drift_schedule
-    from server.settings import apply_quiet_environment, read_settings
-    from terminal.experiment_files import read_experiment
-
-    apply_quiet_environment()
-    stop, interrupted = threading.Event(), threading.Event()
-
-    def interrupt(*_: object) -> None:
-        interrupted.set()
-        stop.set()
-
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    signal.signal(signal.SIGINT, interrupt)
-    failed = run_drift_schedule(
-        read_experiment(file),
-        windows=tuple(window),
-        every=every,
-        first_close=first_close,
-        settings=read_settings(),
-        stop=stop,
-    )
-    if interrupted.is_set():
-        raise KeyboardInterrupt
-    if failed:
-        words = [word for name in failed for word in ("--window", name)]
-        command = shlex.join(["tidegate", "server", "schedule", str(file), *words])
-        print(shown(f"try again with: {command}", limit=20_000))
-        raise typer.Exit(1)

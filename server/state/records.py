@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Literal
+from datetime import UTC, datetime
+from typing import Any, Literal, Self
 
+from contract.experiment import Experiment
+from contract.windows import Every
+from monitoring.schedule import Calendar
 from server.state.participation import SiteState
 
 __all__ = [
@@ -20,13 +23,17 @@ __all__ = [
     "RoundRecord",
     "RunRecord",
     "RunStatus",
+    "ScheduleRecord",
     "SiteRecord",
     "VerdictRecord",
     "VersionRecord",
+    "WindowCheck",
+    "WindowState",
 ]
 
 Job = Literal["train", "cycle", "ranges"]
 RunStatus = Literal["running", "succeeded", "partial", "failed", "stopped", "refused"]
+WindowState = Literal["waiting", "checking", "done", "not judged"]
 DecisionKind = Literal["retrain", "watch", "none", "blocked", "promote", "refuse", "rollback", "approve"]
 
 
@@ -195,3 +202,103 @@ class VersionRecord:
     description: str
     tags: Mapping[str, str]
     aliases: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleRecord:
+    """The windows of one experiment, each of which is checked once it has closed.
+
+    Attributes:
+        experiment: its name; it has one schedule at most.
+        experiment_json: the plan.
+        every, first, lag, zone, cron, pace: see `monitoring.schedule.Calendar`.
+        paused: nothing of it is checked for now; what closes meanwhile is checked later.
+        added: when, from which a pace counts.
+    """
+
+    experiment: str
+    experiment_json: str
+    every: Every
+    first: str
+    lag: int
+    zone: str
+    cron: str
+    pace: float | None
+    paused: bool
+    added: datetime
+
+    @classmethod
+    def of(
+        cls,
+        experiment: Experiment,
+        *,
+        every: Every,
+        first: str,
+        lag: int = 0,
+        zone: str = "UTC",
+        cron: str = "",
+        pace: float | None = None,
+    ) -> Self:
+        """A schedule that begins now.
+
+        Raises:
+            InputError: it is no calendar (see `monitoring.schedule.Calendar`).
+        """
+        schedule = cls(
+            experiment=experiment.name,
+            experiment_json=experiment.model_dump_json(),
+            every=every,
+            first=first,
+            lag=lag,
+            zone=zone,
+            cron=cron,
+            pace=pace,
+            paused=False,
+            added=datetime.now(UTC),
+        )
+        schedule.calendar  # noqa: B018 - refuses what is none
+        return schedule
+
+    @property
+    def calendar(self) -> Calendar:
+        """When its windows close."""
+        return Calendar(
+            every=self.every,
+            first=self.first,
+            lag=self.lag,
+            zone=self.zone,
+            cron=self.cron,
+            pace=self.pace,
+            start=self.added,
+        )
+
+    @property
+    def plan(self) -> Experiment:
+        """The experiment as it was when the schedule was added."""
+        return Experiment.model_validate_json(self.experiment_json)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowCheck:
+    """How far the drift check of one window of an experiment came.
+
+    Attributes:
+        state: `waiting` for `due`; `checking`, under a lease; `done`; `not judged`, where all tries failed.
+        attempts: how many there were, with the one in progress.
+        due: when it may be tried, for the first time or again.
+        owner: the process that has or had the lease; empty before the first.
+        lease_until: when the lease ends unless it is renewed.
+        run: the run that makes it; empty before the first.
+        detail: what came of the last try, in a sentence.
+    """
+
+    id: int
+    experiment: str
+    window: str
+    state: WindowState
+    attempts: int
+    due: datetime
+    owner: str
+    lease_until: datetime | None
+    run: str
+    detail: str

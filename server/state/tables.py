@@ -41,11 +41,13 @@ __all__ = [
     "participation",
     "rounds",
     "runs",
+    "schedules",
     "sites",
     "verdicts",
+    "window_checks",
 ]
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest revision under `migrations/versions`."""
 
 metadata = MetaData(
@@ -237,4 +239,36 @@ claims = Table(
     Column("owner", String(200), nullable=False),
     Column("claimed_at", Moment, nullable=False),
     UniqueConstraint("job", "slot"),
+)
+
+schedules = Table(
+    "schedules",
+    metadata,
+    _order(),
+    Column("experiment", String(100), nullable=False, unique=True),
+    Column("experiment_json", Text, nullable=False),
+    Column("every", String(10), nullable=False),
+    Column("first", String(20), nullable=False),
+    Column("lag", Integer, nullable=False),
+    Column("zone", String(100), nullable=False),
+    Column("cron", String(100), nullable=False),
+    Column("pace", Float),
+    Column("paused", Boolean, nullable=False),
+    Column("added", Moment, nullable=False),
+)
+
+window_checks = Table(
+    "window_checks",
+    metadata,
+    _order(),
+    Column("experiment", String(100), nullable=False),
+    Column("window", String(200), nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("due", Moment, nullable=False),
+    Column("owner", String(200), nullable=False),
+    Column("lease_until", Moment),
+    Column("run", String(200), nullable=False),
+    Column("detail", Text, nullable=False),
+    UniqueConstraint("experiment", "window"),
 )

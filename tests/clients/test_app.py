@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from clients import site as sites
 from clients.app import app
+from clients.ledger.plan import Plan
+from clients.ledger.plans import retraining_plans
 from clients.site import open_site
-from contract.errors import DataError, RefusalCode
+from contract.errors import BudgetError, DataError, RefusalCode
 from contract.experiment import Experiment
 from contract.experiment_file import parse_experiment
 from contract.messages import COMPARE, CONFIG, DRIFT_QUERY, Instruction, Reply
@@ -311,3 +314,22 @@ def test_what_was_reserved_for_an_answer_that_failed_stays_spent(
         assert rows.execute("SELECT count(*) FROM replies").fetchone() == (0,)
     finally:
         rows.close()
+
+
+@pytest.mark.parametrize(("cap", "able"), [(10.0, True), (2.0, False)])
+def test_a_drift_check_says_whether_the_budget_allows_a_training(site: Path, cap: float, able: bool) -> None:
+    """The check itself costs .5 on each window; a training 2 on the current one's training rows."""
+    site.write_text(site.read_text().replace("10.0", str(cap)))
+    asked = Instruction(run="r", windows=("w2",), reference_windows=("w1",))
+    append(site, "50,1,w2,train")
+    found = Reply.from_records(ask(site, DRIFT_QUERY, instruction=asked).content).drift
+    assert found is not None
+    assert found.can_train is able
+    plans = retraining_plans(EXPERIMENT, asked, open_site(site).split)
+    with nullcontext() if able else pytest.raises(BudgetError):
+        enter(site, plans)
+
+
+def enter(site: Path, plans: list[Plan]) -> None:
+    for plan in plans:
+        open_site(site).ledger.authorise(plan)

@@ -87,6 +87,7 @@ def releases(purpose: Purpose, value: float) -> Releases:
             features=(feature,),
             reference_deviation=1.0,
             current_deviation=1.0,
+            can_train=True,
         )
     )
 

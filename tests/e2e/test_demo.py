@@ -62,7 +62,7 @@ def test_full_drift_reports_stay_at_the_sites(demo: StandingDemo) -> None:
 
 def test_what_operator_and_reviewer_ask_for(demo: StandingDemo) -> None:
     assert "alarm" in demo.tidegate("drift", "list", "rand-health")
-    assert "disea" in demo.tidegate("drift", "show", "rand-health", "w07")
+    assert "disea" in demo.tidegate("drift", "show", "rand-health", "2026-W17")
     assert "free-care" in demo.tidegate("server", "sites")
     assert len(json.loads(demo.tidegate("server", "status", "--json"))) == 10
     assert "Privacy by site" in demo.tidegate("models", "show", "rand-health", "2")

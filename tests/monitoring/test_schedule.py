@@ -1,258 +1,178 @@
-"""Real schedulers against a real database: each slot is acted on once, and none is dropped."""
+"""When windows close, and a clock that works on each name once at a time and drops nothing."""
 
 from __future__ import annotations
 
-import sqlite3
-import subprocess
-import sys
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from contract.errors import InputError, StorageError
-from monitoring.schedule import Schedule, SlotOutcome, run_schedule
+from contract.windows import Every
+from monitoring.schedule import Calendar, run_clock
 
-SLOTS = tuple(f"w{number:02d}" for number in range(12))
-
-
-class Database:
-    """The claims and acts of all schedulers in one SQLite file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with self._open() as connection:
-            connection.execute("CREATE TABLE IF NOT EXISTS claims (job, slot, UNIQUE (job, slot))")
-            connection.execute("CREATE TABLE IF NOT EXISTS acts (slot)")
-
-    def _open(self) -> closing[sqlite3.Connection]:
-        return closing(sqlite3.connect(self.path, timeout=30, isolation_level=None))
-
-    def claim(self, job: str, slot: str) -> bool:
-        with self._open() as connection:
-            try:
-                connection.execute("INSERT INTO claims VALUES (?, ?)", (job, slot))
-            except sqlite3.IntegrityError:
-                return False
-            return True
-
-    def act(self, slot: str) -> SlotOutcome:
-        time.sleep(0.01)
-        with self._open() as connection:
-            connection.execute("INSERT INTO acts VALUES (?)", (slot,))
-        return SlotOutcome(slot=slot)
-
-    def acts(self) -> list[str]:
-        with self._open() as connection:
-            return [slot for (slot,) in connection.execute("SELECT slot FROM acts ORDER BY rowid")]
+LONG = 300.0
+"""Seconds that a test waits for what must come at once."""
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Database:
-    return Database(tmp_path / "claims.db")
-
-
-def run(
-    database: Database,
-    *,
-    slots: tuple[str, ...] = SLOTS,
-    act: Callable[[str], SlotOutcome] | None = None,
-    ready: Callable[[str], bool] = lambda slot: True,
-    report: Callable[[SlotOutcome], None] = lambda outcome: None,
-    stop: threading.Event | None = None,
-) -> tuple[SlotOutcome, ...]:
-    return run_schedule(
-        schedule=Schedule(job="drift", interval=0.02, slots=slots),
-        claims=database,
-        act=act or database.act,
-        ready=ready,
-        report=report,
-        stop=stop or threading.Event(),
-    )
-
-
-def test_two_schedulers_act_once_on_every_slot(database: Database) -> None:
-    handled: list[str] = []
-    threads = [
-        threading.Thread(target=lambda: handled.extend(outcome.slot for outcome in run(database)))
-        for _ in range(2)
+def due(now: str, **values: Any) -> list[tuple[str, str]]:
+    calendar = Calendar(**{"every": "week", "first": "2026-W01", **values})
+    return [
+        (window, f"{moment:%m-%d %H:%M}")
+        for window, moment in calendar.due(datetime.fromisoformat(f"{now}+00:00"))
     ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(300)
-    assert sorted(database.acts()) == sorted(handled) == list(SLOTS)
 
 
-PROCESS = """
-import importlib.util, sys
-from pathlib import Path
-spec = importlib.util.spec_from_file_location("schedule_parts", sys.argv[1])
-parts = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(parts)
-print(len(parts.run(parts.Database(Path(sys.argv[2])))))
-"""
-
-
-def test_two_processes_act_once_on_every_slot(database: Database) -> None:
-    command = [sys.executable, "-c", PROCESS, __file__, str(database.path)]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    shares = [int(process.communicate(timeout=600)[0]) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    assert Counter(database.acts()) == Counter(SLOTS)
-    assert sum(shares) == len(SLOTS)
-
-
-def test_without_the_claim_they_would_act_twice(database: Database) -> None:
-    database.claim = lambda job, slot: True  # type: ignore[method-assign]
-    run(database)
-    run(database)
-    assert Counter(database.acts()).most_common(1)[0][1] == 2
-
-
-def test_slow_acts_drop_no_slot_and_keep_the_order(
-    database: Database, caplog: pytest.LogCaptureFixture
-) -> None:
-    """And nobody is warned of the ticks that they outlast."""
-
-    def slow(slot: str) -> SlotOutcome:
-        time.sleep(0.1)
-        return database.act(slot)
-
-    run(database, slots=SLOTS[:5], act=slow)
-    assert database.acts() == list(SLOTS[:5])
-    assert not caplog.records
-
-
-def test_a_slot_whose_rows_come_late_waits_unclaimed(database: Database) -> None:
-    asked: list[str] = []
-
-    def ready(slot: str) -> bool:
-        asked.append(slot)
-        if slot == "w01" and asked.count("w01") < 5:
-            with closing(sqlite3.connect(database.path)) as connection:
-                assert [row[0] for row in connection.execute("SELECT slot FROM claims")] == ["w00"]
-            return False
-        return True
-
-    run(database, slots=SLOTS[:3], ready=ready)
-    assert database.acts() == ["w00", "w01", "w02"]
-    assert asked.count("w01") == 5
-
-
-def test_a_scheduler_that_starts_later_goes_on_where_the_last_one_stopped(database: Database) -> None:
-    stop = threading.Event()
-    first = run(database, report=lambda outcome: stop.set() if outcome.slot == "w03" else None, stop=stop)
-    assert [outcome.slot for outcome in first] == ["w00", "w01", "w02", "w03"]
-    run(database)
-    assert database.acts() == list(SLOTS)
-
-
-def test_a_failed_slot_is_reported_and_the_next_ones_go_on(database: Database) -> None:
-    def act(slot: str) -> SlotOutcome:
-        if slot == "w01":
-            raise StorageError("the state database is away", remedy="Start it")
-        return database.act(slot)
-
-    reported: list[SlotOutcome] = []
-    outcomes = run(database, slots=SLOTS[:3], act=act, report=reported.append)
-    assert list(outcomes) == reported
-    assert [(outcome.slot, outcome.done) for outcome in outcomes] == [
-        ("w00", True),
-        ("w01", False),
-        ("w02", True),
-    ]
-    assert outcomes[1].detail == "the state database is away. Start it."
-
-
-def test_a_database_that_is_away_for_a_moment_costs_no_slot(database: Database) -> None:
-    failures = iter([True, True])
-    reported: list[SlotOutcome] = []
-
-    def ready(slot: str) -> bool:
-        if next(failures, False):
-            raise StorageError("the state database is away")
-        return True
-
-    run(database, slots=SLOTS[:2], ready=ready, report=reported.append)
-    assert database.acts() == ["w00", "w01"]
-    assert [outcome.done for outcome in reported] == [False, False, True, True]
-
-
-def test_a_defect_ends_the_schedule_and_is_not_swallowed(database: Database) -> None:
-    def act(slot: str) -> SlotOutcome:
-        raise ZeroDivisionError(slot)
-
-    with pytest.raises(ZeroDivisionError, match="w00"):
-        run(database, act=act)
-
-
-def test_stop_lets_the_act_in_progress_end_and_begins_no_other(database: Database) -> None:
-    stop, begun = threading.Event(), threading.Event()
-
-    def act(slot: str) -> SlotOutcome:
-        begun.set()
-        assert stop.wait(300)
-        time.sleep(0.1)
-        return database.act(slot)
-
-    def stop_once_begun() -> None:
-        assert begun.wait(300)
-        stop.set()
-
-    thread = threading.Thread(target=stop_once_begun)
-    thread.start()
-    outcomes = run(database, act=act, stop=stop)
-    thread.join(300)
-    assert [outcome.slot for outcome in outcomes] == database.acts() == ["w00"]
-    assert not [thread for thread in threading.enumerate() if "APScheduler" in thread.name]
-
-
-def test_wall_clock_slots_are_named_by_their_beginning_and_late_ones_are_kept() -> None:
-    start = datetime(2026, 3, 1, 6, tzinfo=UTC)
-    schedule = Schedule(job="drift", interval=3600, start=start)
-    assert schedule.due(start - timedelta(seconds=1)) == ()
-    assert schedule.due(start) == ("2026-03-01T06:00:00Z",)
-    assert schedule.due(start + timedelta(hours=2, minutes=59)) == (
-        "2026-03-01T06:00:00Z",
-        "2026-03-01T07:00:00Z",
-        "2026-03-01T08:00:00Z",
-    )
-
-
-def test_a_wall_clock_schedule_catches_up_and_runs_until_stopped(database: Database) -> None:
-    stop = threading.Event()
-    schedule = Schedule(job="drift", interval=1.0, start=datetime.now(UTC) - timedelta(seconds=1.5))
-
-    def report(outcome: SlotOutcome) -> None:
-        if len(database.acts()) == 2:
-            stop.set()
-
-    run_schedule(
-        schedule=schedule,
-        claims=database,
-        act=database.act,
-        ready=lambda slot: True,
-        report=report,
-        stop=stop,
-    )
-    assert database.acts() == list(schedule.due(datetime.now(UTC))[:2])
+def test_a_window_is_due_when_its_days_and_the_lag_are_over_in_its_zone() -> None:
+    assert due("2026-01-04T23:59") == []
+    assert due("2026-01-05T00:00") == [("2026-W01", "01-05 00:00")]
+    assert due("2026-01-06T23:59", lag=2) == []
+    assert due("2026-01-07T00:00", lag=2) == [("2026-W01", "01-07 00:00")]
+    assert due("2026-01-05T00:00", zone="Europe/Berlin") == [("2026-W01", "01-04 23:00")]
+    assert due("2026-01-05T00:00", zone="America/New_York") == []
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("every", "first", "second", "moments"),
     [
-        ({"interval": 0, "slots": ("a",)}, "above 0"),
-        ({"interval": 1}, "either slots or a start"),
-        ({"interval": 1, "slots": ("a",), "start": datetime(2026, 1, 1, tzinfo=UTC)}, "either"),
-        ({"interval": 1, "start": datetime(2026, 1, 1)}, "time zone"),
+        ("day", "2026-02-28", "2026-03-01", ["03-01 00:00", "03-02 00:00"]),
+        ("month", "2026-01", "2026-02", ["02-01 00:00", "03-01 00:00"]),
+        ("quarter", "2025-Q4", "2026-Q1", ["01-01 00:00", "04-01 00:00"]),
     ],
 )
-def test_a_schedule_that_cannot_be_is_refused(values: dict[str, object], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        Schedule(job="drift", **values)  # type: ignore[arg-type]
+def test_every_kind_of_window_goes_on_where_the_last_ended(
+    every: Every, first: str, second: str, moments: list[str]
+) -> None:
+    found = due("2026-06-30T00:00", every=every, first=first)[:2]
+    assert found == list(zip((first, second), moments, strict=True))
+
+
+def test_days_begin_at_midnight_of_the_zone_also_when_its_clocks_change() -> None:
+    found = due("2026-11-30T00:00", every="month", first="2026-02", zone="Europe/Berlin")
+    assert dict(found)["2026-03"] == "03-31 22:00"
+    assert dict(found)["2026-10"] == "10-31 23:00"
+
+
+def test_a_cron_line_says_when_a_closed_window_may_be_checked_and_sunday_is_its_day_0() -> None:
+    assert due("2026-01-31T00:00", cron="30 2 * * *")[:2] == [
+        ("2026-W01", "01-05 02:30"),
+        ("2026-W02", "01-12 02:30"),
+    ]
+    assert due("2026-01-31T00:00", cron="0 2 * * 0")[0] == ("2026-W01", "01-11 02:00")
+    assert due("2026-01-31T00:00", cron="0 2 * * sun")[0] == ("2026-W01", "01-11 02:00")
+    assert due("2026-01-31T00:00", cron="0 2 * * 1-5")[0] == ("2026-W01", "01-05 02:00")
+
+
+def test_a_rehearsal_takes_its_time_from_the_start() -> None:
+    start = datetime(2026, 11, 29, 12, tzinfo=UTC)
+    calendar = Calendar(every="week", first="2020-W01", pace=2.0, start=start)
+    assert calendar.due(start + timedelta(seconds=1.9)) == ()
+    windows = [window for window, _ in calendar.due(start + timedelta(seconds=6))]
+    assert windows == ["2020-W01", "2020-W02", "2020-W03"]
+    assert calendar.next(start + timedelta(seconds=6)) == ("2020-W04", start + timedelta(seconds=8))
+
+
+def test_the_next_window_is_the_first_that_is_not_due() -> None:
+    calendar, now = Calendar(every="week", first="2026-W01", lag=1), datetime(2026, 1, 19, 12, tzinfo=UTC)
+    windows = [window for window, _ in calendar.due(now)]
+    following = calendar.next(now)
+    assert following is not None
+    assert [*windows, following[0]] == ["2026-W01", "2026-W02", "2026-W03"]
+    assert Calendar(every="day", first="9999-12-31").next(now) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"first": "2026-01"}, "is no week: one is named like 2026-W06"),
+        ({"lag": -1}, "a lag of -1 days"),
+        ({"lag": 400}, "a lag of 400 days"),
+        ({"zone": "Nowhere/City"}, "there is no time zone"),
+        ({"zone": "../etc"}, "there is no time zone"),
+        ({"cron": "0 2 * *"}, "has 4 fields"),
+        ({"cron": "0 25 * * *"}, "cannot be read"),
+        ({"cron": "0 2 1 * mon"}, "names days and weekdays"),
+        ({"cron": "0 2 * * 8"}, "cannot be read"),
+        ({"pace": 0.0}, "a pace of 0 s"),
+        ({"pace": float("nan")}, "a pace of nan s"),
+        ({"pace": 2.0, "cron": "0 2 * * *"}, "does not wait for a cron line"),
+        ({"every": "day", "first": "1926-01-01"}, "more than 10,000 windows ago"),
+    ],
+)
+def test_what_is_no_calendar_is_refused_with_the_reason(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Calendar(**{"every": "week", "first": "2026-W01", **values})
+
+
+def test_the_clock_works_on_names_beside_each_other_and_on_each_once_at_a_time() -> None:
+    stop, both, lock = threading.Event(), threading.Barrier(2, timeout=LONG), threading.Lock()
+    working, most, done = Counter[str](), Counter[str](), Counter[str]()
+
+    def work(name: str) -> None:
+        with lock:
+            working[name] += 1
+            most[name] = max(most[name], working[name])
+        if not done[name]:
+            both.wait()  # which one alone would never pass
+        with lock:
+            working[name] -= 1
+            done[name] += 1
+            if min(done["a"], done["b"]) >= 5:
+                stop.set()
+
+    run_clock(lambda: ("a", "b"), work, interval=0.01, stop=stop, report=print)
+    assert most == {"a": 1, "b": 1}
+
+
+def test_a_database_that_is_away_is_told_and_the_clock_goes_on() -> None:
+    stop, told, looks = threading.Event(), list[str](), list[int]()
+
+    def look() -> list[str]:
+        looks.append(1)
+        if len(looks) < 3:
+            raise StorageError("the state database is away", remedy="Start it")
+        return ["a"]
+
+    def work(_: str) -> None:
+        if len(told) < 3:
+            raise StorageError("and now too")
+        stop.set()
+
+    run_clock(look, work, interval=0.01, stop=stop, report=told.append)
+    assert told == ["the state database is away. Start it."] * 2 + ["and now too."]
+
+
+@pytest.mark.parametrize("where", ["look", "work"])
+def test_a_defect_ends_the_clock_and_is_not_swallowed(where: str) -> None:
+    def look() -> list[str]:
+        if where == "look":
+            raise ZeroDivisionError("of look")
+        return ["a"]
+
+    def work(_: str) -> None:
+        raise ZeroDivisionError("of work")
+
+    with pytest.raises(ZeroDivisionError, match=f"of {where}"):
+        run_clock(look, work, interval=0.01, stop=threading.Event(), report=print)
+
+
+def test_stop_lets_the_work_in_progress_end_and_leaves_no_thread(caplog: pytest.LogCaptureFixture) -> None:
+    stop, ended = threading.Event(), threading.Event()
+
+    def work(_: str) -> None:
+        stop.set()
+        assert not ended.wait(0.2)
+        ended.set()
+
+    run_clock(lambda: ["a"], work, interval=0.01, stop=stop, report=print)
+    assert ended.is_set()
+    assert not [thread for thread in threading.enumerate() if "APScheduler" in thread.name]
+    assert not caplog.records
+
+
+def test_windows_come_in_their_order_without_a_gap() -> None:
+    moments = [moment for _, moment in Calendar(every="day", first="2026-01-01").due(datetime.now(UTC))]
+    assert all(later - earlier == timedelta(days=1) for earlier, later in pairwise(moments))

@@ -39,6 +39,7 @@ def summary(
         features=features,
         reference_deviation=8,
         current_deviation=8,
+        can_train=True,
     )
 
 
@@ -121,6 +122,7 @@ def loud(rows: float, noise: float = 0.0) -> DriftSummary:
         ),
         reference_deviation=noise,
         current_deviation=noise,
+        can_train=True,
     )
 
 

@@ -245,6 +245,7 @@ def _drift(
         ),
         reference_deviation=0.0,
         current_deviation=0.0,
+        can_train=True,
     )
 
 

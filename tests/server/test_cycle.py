@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,19 @@ from clients.app import app
 from contract.errors import RegistryError, RoundError
 from contract.experiment import Experiment, Gate
 from contract.experiment_file import parse_experiment
+from contract.messages import DRIFT_QUERY, Instruction, Reply
+from contract.windows import places
 from experiments.runtimes.inline import InlineGrid
-from server.cycle import Champion, champion_of, run_cycle
+from monitoring.policy import WindowOutcome
+from server.cycle import Champion, _budget, _last_retraining, champion_of, run_cycle
+from server.exchange.answers import Answers
 from server.jobs.job import Job
 from server.jobs.training_job import Services
 from server.line.flower import assume_identity
 from server.registry.registry import CHAMPION, Registry
 from server.state.storage import State
 from tests.cards import card_for
+from tests.server.federation import honest_reply
 
 TEXT = """\
 name = "model"
@@ -244,6 +250,37 @@ def _gain_by_hand(registry: Registry, sites: list[Path]) -> float:
         score = level * arrays["layers.0.weight"].item() + arrays["layers.0.bias"].item()
         losses.append(np.log1p(np.exp(-sign * score)))
     return float(np.clip(losses[0] - losses[1], -1, 1).mean())
+
+
+def test_what_a_site_can_pay_it_says_itself() -> None:
+    def said(able: bool) -> Reply:
+        asked = Instruction(run="r", windows=("w2",), reference_windows=("w1",))
+        reply = honest_reply("north", kind=DRIFT_QUERY, instruction=asked, model={})
+        assert reply.drift is not None
+        return replace(reply, drift=replace(reply.drift, can_train=able))
+
+    answers = Answers(
+        asked=("north", "south", "west", "east"),
+        replies={"north": said(True), "south": said(False)},
+        failures={"west": "budget", "east": "no answer"},
+    )
+    assert _budget(answers) == {"north": True, "south": False, "west": False}
+
+
+def test_an_attempt_that_failed_starts_no_cooldown_and_windows_keep_their_places(state: State) -> None:
+    def outcome(window: str) -> WindowOutcome:
+        return WindowOutcome(window=window, index=places([window])[window], alarm=True)
+
+    history = [outcome(window) for window in ("2026-W05", "2026-W09")]
+    job = Job(kind="cycle", run="r", experiment=plan("model"), window="2026-W09")
+    state.record_decision(
+        "model", window="2026-W05", kind="retrain", subject="retraining", by="policy", reason=""
+    )
+    assert _last_retraining(job, history, state) is None
+    state.record_decision(
+        "model", window="2026-W05", kind="refuse", subject="version 2", by="policy", reason=""
+    )
+    assert _last_retraining(job, history, state) == history[1].index - 4
 
 
 def test_a_challenger_that_the_gate_refuses_moves_nothing(

@@ -200,6 +200,7 @@ def drift_summary(experiment: Experiment, rows: int = 90) -> DriftSummary:
         ),
         reference_deviation=deviation,
         current_deviation=deviation,
+        can_train=True,
     )
 
 

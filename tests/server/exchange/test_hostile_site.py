@@ -186,6 +186,7 @@ UNASKED: dict[str, Behaviour] = {
             features=(),
             reference_deviation=0.0,
             current_deviation=0.0,
+            can_train=True,
         ),
     ),
 }

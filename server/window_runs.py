@@ -69,18 +69,6 @@ class WindowRuns:
             return name_run(f"{self.experiment.name}-{window}")
         return run.name
 
-    def words(self, window: str) -> str:
-        """How a window stands on which somebody acted before."""
-        run = self.last(window)
-        if run is None:
-            return "another process has begun it"
-        if run.status == "running":
-            return f"it is being checked, as run {run.name}"
-        if run.status in _DONE:
-            return f"done before: {outcome_words(run)}"
-        over = "; another model is in service since, so its alarm asks for nothing more"
-        return f"failed before ({run.error or run.status}){over if self.is_over(window) else ''}"
-
     def _is_judged(self, window: str) -> bool:
         return any(verdict.window == window for verdict in self.state.verdicts(self.experiment.name))
 

@@ -1,0 +1,281 @@
+"""Kept schedules: each window that has closed is checked, whatever dies meanwhile.
+
+    1. look at the schedules that are kept, are not paused, and have a champion to watch
+    2. enter the windows that have closed since the last look
+    3. take the oldest that is due, under a lease
+    4. have the server check it (`server.cycle`), or follow the check that goes on already
+    5. enter what came of it: done; to be tried again, later each time; or, after the last try, not judged
+
+A window that failed holds up no later one. A check that is made again asks under the name of the run that
+failed: what a site has answered it answers from its ledger and is not charged again.
+
+Any number of schedulers may work on one state database: a lease has one owner (`server.state.schedules`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from contract.errors import RegistryError, RoundError, TakenOverError, TidegateError
+from contract.experiment import Experiment
+from contract.words import counted
+from monitoring.schedule import run_clock
+from server.cycle import champion_of
+from server.federation import project_root, running_control
+from server.jobs.job import Job
+from server.line.flower import ControlClient
+from server.settings import ServerSettings
+from server.state.owner import this_process
+from server.state.records import ScheduleRecord, WindowCheck, WindowState
+from server.state.schedules import Schedules
+from server.state.storage import State, open_state
+from server.window_runs import Waiting, WindowRuns, outcome_words
+
+__all__ = ["RETRIES", "WindowChecks", "has_champion", "run_schedules", "schedules_beside"]
+
+RETRIES = (timedelta(minutes=1), timedelta(minutes=10), timedelta(hours=1), timedelta(hours=6))
+"""How long after each failed try of a window the next one is."""
+_LEASE = timedelta(seconds=60)
+_RENEWED_EVERY = 15.0
+_LOOK = 1.0
+"""Seconds between two looks for closed windows."""
+_PAUSE = 0.15
+_LONGEST_DETAIL = 2000
+
+Say = Callable[[str], None]
+
+
+class _LeftError(Exception):
+    """The scheduler was told to stop while a check went on."""
+
+
+def run_schedules(settings: ServerSettings, *, say: Say, stop: threading.Event) -> None:
+    """Work on all schedules of a server until `stop` is set; a check in progress goes on at the server.
+
+    Args:
+        settings: where state and SuperLink are.
+        say: is told what becomes of each window, a line each.
+        stop: ends it.
+    """
+    with open_state(settings.state_url) as state:
+        checks = WindowChecks(state=state, control=lambda: running_control(settings), stop=stop, say=say)
+        schedules = checks.schedules
+
+        def look() -> Sequence[str]:
+            active = [one for one in schedules.all() if not one.paused]
+            return [one.experiment for one in active if _enter_closed(one, state, schedules)]
+
+        def work(experiment: str) -> None:
+            plan = schedules.get(experiment).plan
+            while not stop.is_set() and checks.check(plan) is not None:
+                continue
+
+        run_clock(look, work, interval=_LOOK, stop=stop, report=lambda words: say(f"schedule: {words}"))
+
+
+@contextmanager
+def schedules_beside(settings: ServerSettings, *, say: Say) -> Iterator[Callable[[], None]]:
+    """Work on all schedules in a thread while the block lasts.
+
+    Yields a function that raises what ended the thread, where something did.
+    """
+    stop, defects = threading.Event(), list[Exception]()
+
+    def work() -> None:
+        try:
+            run_schedules(settings, say=say, stop=stop)
+        except Exception as exc:
+            defects.append(exc)
+
+    def require_running() -> None:
+        if defects:
+            raise defects[0]
+
+    thread = threading.Thread(target=work, name="schedules")
+    thread.start()
+    try:
+        yield require_running
+    finally:
+        stop.set()
+        thread.join()
+
+
+def has_champion(experiment: str, state: State) -> bool:
+    """Whether there is a model to watch."""
+    try:
+        champion_of(experiment, state)
+    except RegistryError:
+        return False
+    return True
+
+
+def _enter_closed(schedule: ScheduleRecord, state: State, schedules: Schedules) -> bool:
+    """Enter the windows that have closed; false where nothing is to be checked before a first version."""
+    if not has_champion(schedule.experiment, state):
+        return False
+    schedules.enter(schedule.experiment, schedule.calendar.due(datetime.now(UTC)))
+    return True
+
+
+@dataclass(kw_only=True)
+class WindowChecks:
+    """Checks windows, one at a time for an experiment.
+
+    Attributes:
+        state: the server's.
+        control: opens a client of the SuperLink.
+        stop: set when a check in progress is to be left to the server.
+        say: is told what becomes of each window.
+        retries: how long after each failed try the next one is.
+    """
+
+    state: State
+    control: Callable[[], ControlClient]
+    stop: threading.Event
+    say: Say
+    retries: Sequence[timedelta] = RETRIES
+
+    @property
+    def schedules(self) -> Schedules:
+        """Who checks which window."""
+        return Schedules(self.state.database)
+
+    def check(self, experiment: Experiment, window: str | None = None) -> WindowCheck | None:
+        """Check the oldest window that is due, or this one; what came of it, None where nothing is to do.
+
+        Args:
+            experiment: what is watched.
+            window: one that a person asks for, due or not.
+        """
+        taken = self.schedules.take(
+            experiment.name, owner=this_process(), now=datetime.now(UTC), lease=_LEASE, window=window
+        )
+        if taken is None:
+            return None
+        attempt = _Attempt(checks=self, experiment=experiment, taken=taken)
+        try:
+            self._settle(taken, "done", attempt.make())
+        except _LeftError:
+            self.schedules.give_back(taken)
+            self._tell(taken, f"its check goes on at the server, as run {attempt.run}")
+        except TakenOverError as exc:
+            self._tell(taken, str(exc))
+        except TidegateError as exc:
+            self._fail(taken, str(exc))
+        return next(one for one in self.schedules.checks(experiment.name) if one.window == taken.window)
+
+    def _fail(self, taken: WindowCheck, why: str) -> None:
+        tried = taken.attempts - 1
+        scheduled = any(one.experiment == taken.experiment for one in self.schedules.all())
+        if not scheduled or tried >= len(self.retries):
+            words = f"not judged, after {counted(taken.attempts, 'attempt')}: {why}"
+            self._settle(taken, "not judged", words)
+            return
+        due = datetime.now(UTC) + self.retries[tried]
+        self._settle(taken, "waiting", f"failed, tried again at {due:%Y-%m-%d %H:%M} UTC: {why}", due=due)
+
+    def _settle(
+        self, taken: WindowCheck, state: WindowState, detail: str, *, due: datetime | None = None
+    ) -> None:
+        if self.schedules.settle(taken, state, detail[:_LONGEST_DETAIL], due=due):
+            self._tell(taken, detail if state != "done" else f"done: {detail}")
+
+    def _tell(self, taken: WindowCheck, words: str) -> None:
+        self.say(f"{taken.experiment}, window {taken.window}: {words}")
+
+
+@dataclass(kw_only=True)
+class _Attempt:
+    """One try to have a window checked, under a lease."""
+
+    checks: WindowChecks
+    experiment: Experiment
+    taken: WindowCheck
+    run: str = ""
+    _renewed: float = 0.0
+
+    def make(self) -> str:
+        """Have the window checked, or follow its check; what it found, in words.
+
+        Raises:
+            RoundError: it failed.
+            TakenOverError: another took the window over, because this process was away for too long.
+        """
+        state, window = self.checks.state, self.taken.window
+        runs = WindowRuns(state=state, experiment=self.experiment)
+        state.end_dead_runs()
+        last = runs.last(window)
+        if last is not None and runs.is_over(window):
+            self.run = last.name
+            return outcome_words(last)
+        follows = last is not None and last.status == "running"
+        self.run = last.name if last is not None and follows else runs.name(window)
+        if follows:
+            self._say(f"it is being checked, as run {self.run}")
+        elif last is not None:
+            same = last.name == self.run
+            self._say(
+                "tried again: "
+                + (
+                    "what a site has answered is not charged again"
+                    if same
+                    else "a new question, charged anew"
+                )
+            )
+        if not self.checks.schedules.name_run(self.taken, self.run):
+            raise self._taken_over()
+        self._renewed = time.monotonic()
+        waiting = Waiting(state=state, run=self.run, strategy=self.experiment.strategy, say=self._say)
+
+        def watch() -> None:
+            self._go_on()
+            waiting.look()
+
+        said = "" if follows else self._submit(runs.trigger(window), watch)
+        while (run := state.run(self.run)) is not None and run.status == "running" and not said:
+            watch()
+            time.sleep(_PAUSE)
+            state.end_dead_runs()
+        if said or run is None or not run.result or run.status not in ("succeeded", "partial"):
+            raise RoundError((run.error if run is not None else "") or said or "its check left no result")
+        return outcome_words(run)
+
+    def _submit(self, trigger: str, watch: Callable[[], None]) -> str:
+        """Have the server check the window, and wait; why it did not, or an empty text."""
+        job = Job(
+            kind="cycle",
+            run=self.run,
+            experiment=self.experiment,
+            window=self.taken.window,
+            trigger=trigger,
+        )
+        with closing(self.checks.control()) as control:
+            number = control.submit(project_root(), job.to_run_config())
+            ended = control.wait(number, pause=_PAUSE, watch=watch)
+        return "" if ended.completed else f"the check ended as {ended.sub_status}: {ended.details}"
+
+    def _go_on(self) -> None:
+        """Renew the lease in time.
+
+        Raises:
+            _LeftError: the scheduler was told to stop.
+            TakenOverError: the lease is another's by now.
+        """
+        if self.checks.stop.is_set():
+            raise _LeftError
+        if time.monotonic() - self._renewed < _RENEWED_EVERY:
+            return
+        if not self.checks.schedules.renew(self.taken, until=datetime.now(UTC) + _LEASE):
+            raise self._taken_over()
+        self._renewed = time.monotonic()
+
+    def _taken_over(self) -> TakenOverError:
+        return TakenOverError("another scheduler has taken it over", remedy="See `tidegate schedule list`")
+
+    def _say(self, words: str) -> None:
+        self.checks.say(f"{self.taken.experiment}, window {self.taken.window}: {words}")

@@ -1,0 +1,262 @@
+"""What becomes of a window that has closed: done, tried again later, not judged, or left to the server."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import server.schedule
+from contract.errors import AddressError
+from contract.experiment import Experiment
+from server.line.flower import RunState
+from server.schedule import WindowChecks, has_champion, run_schedules
+from server.settings import ServerSettings
+from server.state.records import ScheduleRecord, WindowCheck
+from server.state.schedules import Schedules
+from server.state.storage import State
+from tests.server.federation import plan
+
+LONG = 300.0
+QUIET = {"alarm": False, "sites_in_alarm": [], "decision": "none"}
+
+
+class Server:
+    """In the place of a SuperLink: it does what a test says with each job that it is given."""
+
+    def __init__(self, state: State, *acts: Callable[[str], None]) -> None:
+        self.state, self.acts, self.asked = state, list(acts), list[tuple[str, str]]()
+
+    def submit(self, _: Path, config: Mapping[str, str]) -> int:
+        self.asked.append((config["window"], config["run"]))
+        if self.state.run(config["run"]) is None:
+            experiment = Experiment.model_validate_json(config["experiment"])
+            self.state.start_run(
+                config["run"], experiment=experiment, job="cycle", trigger=config["trigger"], code_hash="c0de"
+            )
+        else:
+            self.state.resume_run(config["run"])
+        self.state.take_over(config["run"])
+        self.acts.pop(0)(config["run"])
+        return len(self.asked)
+
+    def wait(self, _: int, *, pause: float, watch: Callable[[], None]) -> RunState:
+        watch()
+        return RunState(status="finished", sub_status="completed", details="")
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def finds(self, **outcome: object) -> Callable[[str], None]:
+        def act(run: str) -> None:
+            self.state.link_run(run, result=json.dumps({**QUIET, **outcome}))
+            self.state.finish_run(run, "succeeded")
+
+        return act
+
+    def fails(self, why: str) -> Callable[[str], None]:
+        return lambda run: self.state.finish_run(run, "failed", error=why)
+
+
+@pytest.fixture
+def schedules(state: State) -> Schedules:
+    return Schedules(state.database)
+
+
+def checks_of(state: State, server: Server, **values: Any) -> tuple[WindowChecks, list[str]]:
+    said: list[str] = []
+    control: Any = lambda: server  # noqa: E731
+    return WindowChecks(state=state, control=control, stop=threading.Event(), say=said.append, **values), said
+
+
+def keep(schedules: Schedules, **values: Any) -> ScheduleRecord:
+    paused = values.pop("paused", False)
+    record = ScheduleRecord.of(plan(quorum=2), **{"every": "week", "first": "2026-W01", **values})
+    record = replace(record, paused=paused)
+    schedules.add(record)
+    return record
+
+
+def the_check(schedules: Schedules) -> WindowCheck:
+    (check,) = schedules.checks("fake")
+    return check
+
+
+def put_into_service(state: State) -> None:
+    state.record_decision("fake", window="", kind="promote", subject="version 1", by="p", reason="r")
+
+
+def test_a_window_is_checked_by_the_server_and_is_done(state: State, schedules: Schedules) -> None:
+    server = Server(state)
+    server.acts = [server.finds(alarm=True, sites_in_alarm=["north"], decision="watch")]
+    checks, said = checks_of(state, server)
+    schedules.enter("fake", [("2026-W01", datetime.now(UTC))])
+    check = checks.check(plan(quorum=2))
+    assert check is not None
+    assert (check.state, check.detail, check.run) == (
+        "done",
+        "alarm at north; decision: watch",
+        server.asked[0][1],
+    )
+    assert said == ["fake, window 2026-W01: done: alarm at north; decision: watch"]
+    assert checks.check(plan(quorum=2)) is None
+
+
+def test_a_failed_window_is_tried_again_under_its_name_later_each_time_and_then_not_judged(
+    state: State, schedules: Schedules
+) -> None:
+    keep(schedules)
+    server = Server(state)
+    server.acts = [server.fails("south was away") for _ in range(3)]
+    checks, _ = checks_of(state, server, retries=(timedelta(0), timedelta(0)))
+    schedules.enter("fake", [("2026-W01", datetime.now(UTC))])
+    for _ in range(2):
+        assert checks.check(plan(quorum=2)) is not None
+        assert the_check(schedules).state == "waiting"
+        assert "tried again at" in the_check(schedules).detail
+    assert checks.check(plan(quorum=2)) is not None
+    assert the_check(schedules).state == "not judged"
+    assert the_check(schedules).detail == "not judged, after 3 attempts: south was away."
+    assert len(set(server.asked)) == 1
+    assert checks.check(plan(quorum=2)) is None
+    server.acts = [server.finds()]
+    assert checks.check(plan(quorum=2), "2026-W01") is not None  # by hand
+    assert the_check(schedules).state == "done"
+
+
+def test_the_first_try_again_is_a_minute_later(state: State, schedules: Schedules) -> None:
+    keep(schedules)
+    server = Server(state)
+    server.acts = [server.fails("south was away")]
+    checks, _ = checks_of(state, server)
+    schedules.enter("fake", [("2026-W01", datetime.now(UTC))])
+    before = datetime.now(UTC)
+    checks.check(plan(quorum=2))
+    assert timedelta(seconds=60) <= the_check(schedules).due - before <= timedelta(seconds=60 + LONG)
+    assert checks.check(plan(quorum=2)) is None
+
+
+def test_a_server_that_is_away_is_a_failed_try_with_its_reason(state: State, schedules: Schedules) -> None:
+    def away() -> Any:
+        raise AddressError("no server was started from here", remedy="Start one")
+
+    keep(schedules)
+    checks = WindowChecks(state=state, control=away, stop=threading.Event(), say=print)
+    schedules.enter("fake", [("2026-W01", datetime.now(UTC))])
+    checks.check(plan(quorum=2))
+    assert "no server was started from here. Start one." in the_check(schedules).detail
+
+
+def test_told_to_stop_it_leaves_the_check_to_the_server_and_finds_it_again(
+    state: State, schedules: Schedules
+) -> None:
+    server = Server(state)
+    checks, said = checks_of(state, server)
+    server.acts = [lambda _: checks.stop.set()]
+    schedules.enter("fake", [("2026-W01", datetime.now(UTC))])
+    checks.check(plan(quorum=2))
+    run = server.asked[0][1]
+    assert said == [f"fake, window 2026-W01: its check goes on at the server, as run {run}"]
+    assert (the_check(schedules).state, the_check(schedules).attempts) == ("waiting", 0)
+    later, _ = checks_of(state, server)
+    ends = threading.Timer(0.5, lambda: server.finds()(run))
+    ends.start()
+    later.check(plan(quorum=2))
+    assert (the_check(schedules).state, len(server.asked)) == ("done", 1)
+
+
+def test_a_window_that_was_checked_before_there_were_schedules_is_not_checked_again(
+    state: State, schedules: Schedules
+) -> None:
+    server = Server(state)
+    state.start_run(
+        "old", experiment=plan(quorum=2), job="cycle", trigger="schedule, window 2026-W01", code_hash="c0de"
+    )
+    server.finds()("old")
+    checks, _ = checks_of(state, server)
+    schedules.enter("fake", [("2026-W01", datetime.now(UTC))])
+    checks.check(plan(quorum=2))
+    assert (the_check(schedules).state, server.asked) == ("done", [])
+
+
+def test_a_lease_that_was_lost_ends_the_attempt_without_a_word_in_the_state(
+    state: State, schedules: Schedules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.schedule, "_RENEWED_EVERY", 0.0)
+    late = datetime.now(UTC) + timedelta(days=1)
+
+    def takes_over(run: str) -> None:
+        monkeypatch.setattr("server.state.schedules.is_dead", lambda owner: True)
+        assert schedules.take("fake", owner="another", now=late, lease=timedelta(1)) is not None
+
+    away = Server(state, takes_over)
+    checks, said = checks_of(state, away)
+    schedules.enter("fake", [("2026-W01", datetime.now(UTC))])
+    checks.check(plan(quorum=2))
+    assert said == [
+        "fake, window 2026-W01: another scheduler has taken it over. See `tidegate schedule list`."
+    ]
+    assert (the_check(schedules).owner, the_check(schedules).state) == ("another", "checking")
+
+
+def test_nothing_is_entered_before_there_is_a_model_to_watch(
+    state: State, schedules: Schedules, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(schedules, pace=0.1)
+    standing = Server(state)
+    standing.acts = [standing.finds() for _ in range(1000)]
+    monkeypatch.setattr(server.schedule, "running_control", lambda _: standing)
+    monkeypatch.setattr(server.schedule, "_LOOK", 0.05)
+    settings = ServerSettings(
+        home=tmp_path / "home",
+        state_url=f"sqlite:///{tmp_path}/home/state.db",
+        tracking_uri="",
+        artifact_root=tmp_path,
+    )
+    stop, said = threading.Event(), list[str]()
+
+    def say(words: str) -> None:
+        said.append(words)
+        if len(said) >= 3:
+            stop.set()
+
+    thread = threading.Thread(target=lambda: run_schedules(settings, say=say, stop=stop))
+    thread.start()
+    try:
+        assert not stop.wait(0.5)
+        assert not has_champion("fake", state)
+        assert schedules.checks("fake") == ()
+        put_into_service(state)
+        assert stop.wait(LONG)
+    finally:
+        stop.set()
+        thread.join()
+    assert [line.split(":")[0] for line in said[:3]] == [f"fake, window 2026-W0{n}" for n in (1, 2, 3)]
+
+
+def test_a_paused_schedule_checks_nothing(
+    state: State, schedules: Schedules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(schedules, pace=0.1, paused=True)
+    put_into_service(state)
+    looks: list[list[str]] = []
+
+    def clock(look: Callable[[], list[str]], work: object, **_: object) -> None:
+        looks.append(look())
+        schedules.pause("fake", paused=False)
+        looks.append(look())
+
+    monkeypatch.setattr(server.schedule, "run_clock", clock)
+    monkeypatch.setattr(server.schedule, "open_state", lambda _: state)
+    run_schedules(
+        ServerSettings(home=Path(), state_url="", tracking_uri="", artifact_root=Path()),
+        say=print,
+        stop=threading.Event(),
+    )
+    assert looks == [[], ["fake"]]
