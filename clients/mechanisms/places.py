@@ -21,7 +21,9 @@ from contract.experiment import Experiment, Model
 __all__ = ["require_same_bits"]
 
 _SCALES = (1.0, 30.0)
-"""Of the random parameters: with the larger ones activations differ by much."""
+"""Of the random parameters: with the larger ones activations differ by much. A large model is tried once, for
+it takes as long as its first batch."""
+_LARGE = 1_000_000
 _ASIDE = 4
 """Numbers by which the rows are shifted in memory: an array of numpy begins at such an address."""
 
@@ -68,7 +70,8 @@ def _same_bits(model: Model, width: int, classes: int, block: int, training: boo
 
         room = torch.empty(rows.numel() + _ASIDE)
         aside = room[_ASIDE:].view_as(rows).copy_(rows)
-        for scale in _SCALES:
+        large = sum(parameter.numel() for parameter in module.parameters()) > _LARGE
+        for scale in _SCALES[:1] if large else _SCALES:
             with torch.no_grad():
                 for parameter in module.parameters():
                     parameter.normal_(std=scale)
