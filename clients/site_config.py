@@ -243,7 +243,7 @@ class SiteConfig(_Frozen):
                 f"policy.delta_cap = {self.policy.delta_cap:g} is not below 1/{self.stated_rows} "
                 "(stated_rows): it would allow a whole record to be given away"
             )
-        if self.card is not None:
+        if self.card is not None and not self.card.draft:  # a draft leaves out dates, ids and free text
             for key, named in (("data.columns", self.data.columns), ("data.missing", self.data.missing)):
                 for name in sorted(named.keys() - set(self.card.names)):
                     raise ValueError(_not_on_card(key, name, self.data, self.card))
@@ -291,7 +291,9 @@ def _not_on_card(key: str, name: str, data: DataSource, card: Card) -> str:
         role = by_name[nearest[0]]
         return f"{role} = '{nearest[0]}', and {key} names '{name}': write the two alike"
     meant = f" (did you mean '{nearest[0]}'?)" if nearest else ""
-    return f"{key} names '{name}', which is not on the card{meant}"
+    return (
+        f"{key} names '{name}', which is not on the card{meant}; leave it out of {key} if no column is meant"
+    )
 
 
 def read_site_config(path: Path) -> SiteConfig:

@@ -118,6 +118,8 @@ def draft_of(
     unfit = unfit or {}
     side = next((seen for seen in columns if are_sides(seen)), None)
     time = next((seen for seen in columns if are_windows(seen) and seen is not side), None)
+    dates = [seen for seen in columns if are_dates(seen)]
+    time = time or (dates[0] if len(dates) == 1 else None)
     others = [seen for seen in columns if seen not in (side, time)]
     person = person_of(others)
     record = record_of(others, rows) if person is side is None else None
@@ -143,7 +145,7 @@ def draft_of(
         )
     lines = [
         *_head(rows, unfit),
-        *_roles(person, time, side, record, [seen for seen in others if are_dates(seen)]),
+        *_roles(person, time, side, record, dates),
         *(line for name, found in offered.items() for line in _column(name, found)),
         *_left_out(left_out, person),
     ]
@@ -247,9 +249,13 @@ def _roles(
     if time is None:
         yield '# time = { column = "…" }        a column whose values name windows, such as 2026-01'
         for seen in dates:
-            yield f'# or: time = {{ column = {_string(seen.name)}, kind = "date", every = "month" }}'
-            if form := date_format_of(seen):
-                yield f"#     with date_format = {_string(form)} under [data], if days are written so"
+            yield f"# or: {_calendar(seen)}"
+            yield from _date_format(seen)
+    elif not are_windows(time):
+        yield f"# {_MARK} guessed, for its dates. Remove this comment if each day, week, month or quarter of"
+        yield "# them is to be a window of its own (every), else the line"
+        yield _calendar(time)
+        yield from _date_format(time)
     else:
         why = f"{_MARK} guessed; remove this comment if each value names one window, else the line"
         yield _line(f"time = {{ column = {_string(time.name)} }}", why)
@@ -270,6 +276,15 @@ def _roles(
         yield "# With record = a column of lasting ids, training and evaluation pay for their own rows only;"
         yield "# without, a row whose values change may change sides, and each is charged to both."
         yield _line("holdout = { share = 0.3 }", "the chance of a record to be kept for evaluation")
+
+
+def _calendar(seen: Seen) -> str:
+    return f'time = {{ column = {_string(seen.name)}, kind = "date", every = "month" }}'
+
+
+def _date_format(seen: Seen) -> Iterator[str]:
+    if form := date_format_of(seen):
+        yield f"#     with date_format = {_string(form)} under [data], if days are written so"
 
 
 def _column(name: str, found: Numbers | Categories) -> Iterator[str]:

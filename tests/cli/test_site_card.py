@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from clients.cli.card import _append
 from clients.site_config import read_site_config
+from contract.errors import SiteConfigError
 from tests import commands
 
 Command = Callable[..., str]
@@ -191,11 +193,27 @@ def test_a_draft_that_does_not_fit_the_rest_of_the_file_is_not_written(
 ) -> None:
     file = tmp_path / "north" / "site.toml"
     tidegate("site", "init", file.parent, "--name", "north")
-    deliver(file.parent, 1)
-    edit(file, 'path = "rows" ', 'missing = { note = ["?"] }\npath = "rows" ')
     before = file.read_text()
-    assert "'note', which is not on the card" in tidegate("site", "card", file, "--write", code=2)
+    with pytest.raises(SiteConfigError, match=r"site\.toml with the draft"):
+        _append(file, "[policy]\n")
     assert file.read_text() == before
+
+
+@pytest.mark.parametrize("name", ["number", "visited", "note"])
+def test_a_renamed_column_that_no_card_offers_hinders_no_draft(
+    tidegate: Command, tmp_path: Path, name: str
+) -> None:
+    """An id, a date, free text: the draft is written, and says so once it is to be a card."""
+    file = tmp_path / "north" / "site.toml"
+    tidegate("site", "init", file.parent, "--name", "north")
+    deliver(file.parent, 1)
+    edit(file, 'path = "rows" ', f'columns = {{ zz = "{name}" }}\npath = "rows" ')
+    tidegate("site", "card", file, "--write")
+    assert "a DRAFT" in tidegate("site", "status", file)
+    edit(file, "draft = true", "")
+    told = tidegate("site", "status", file, code=2)
+    assert "data.columns names 'zz', which is not on the card" in told
+    assert "leave it out of data.columns" in told
 
 
 def test_a_draft_says_what_is_to_be_done(tidegate: Command, drafted: Path, tmp_path: Path) -> None:
