@@ -19,17 +19,19 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from contract.card import Card
 from contract.errors import SiteConfigError
 from contract.experiment_file import parse_toml
 from contract.names import Digest, SiteName
+from contract.words import counted, verb
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
 __all__ = [
+    "REPLACE",
     "Agent",
     "DataSource",
     "Policy",
@@ -37,8 +39,12 @@ __all__ = [
     "Storage",
     "database_url",
     "holdout_key",
+    "marked_lines",
     "read_site_config",
 ]
+
+REPLACE = "REPLACE:"
+"""Begins each comment of a draft on what came from the rows."""
 
 
 class _Frozen(BaseModel):
@@ -235,6 +241,7 @@ class SiteConfig(_Frozen):
     policy: Policy = Policy()
     storage: Storage = Storage()
     agent: Agent = Agent()
+    _to_replace: tuple[int, ...] = PrivateAttr(default=())
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -250,11 +257,21 @@ class SiteConfig(_Frozen):
         return self
 
     @property
+    def to_replace(self) -> tuple[int, ...]:
+        """The lines of the file, counted from 1, that a draft marked and nobody has replaced yet."""
+        return self._to_replace
+
+    @property
+    def is_draft(self) -> bool:
+        """Whether there is a card that is not to be answered on: it says so, or says what rows said."""
+        return self.card is not None and (self.card.draft or bool(self._to_replace))
+
+    @property
     def offered(self) -> Card:
         """The card that experiments are held against.
 
         Raises:
-            SiteConfigError: there is none, or it is a draft.
+            SiteConfigError: there is none, or it is a draft, or lines of it still say REPLACE.
         """
         if self.card is None:
             raise SiteConfigError(
@@ -267,6 +284,13 @@ class SiteConfig(_Frozen):
                 "the card is a draft",
                 where=f"site '{self.name}'",
                 remedy="Put public knowledge in the place of what is marked REPLACE, and remove card.draft",
+            )
+        if lines := self._to_replace:
+            raise SiteConfigError(
+                f"the card is a draft: {counted(len(lines), 'line')} of it still "
+                f"{verb(len(lines), 'says', 'say')} REPLACE (line {', '.join(map(str, lines))})",
+                where=f"site '{self.name}'",
+                remedy="Put public knowledge in the place of what the rows said, and remove the comments",
             )
         return self.card
 
@@ -296,6 +320,12 @@ def _not_on_card(key: str, name: str, data: DataSource, card: Card) -> str:
     )
 
 
+def marked_lines(text: str) -> tuple[int, ...]:
+    """The lines of a site.toml, counted from 1, in which a comment says that something is to be replaced."""
+    lines = enumerate(text.splitlines(), start=1)
+    return tuple(number for number, line in lines if REPLACE in line.partition("#")[2])
+
+
 def read_site_config(path: Path) -> SiteConfig:
     """Read a `site.toml`.
 
@@ -311,7 +341,10 @@ def _parsed(text: str, home: Path, *, where: str) -> SiteConfig:
     config = parse_toml(text, SiteConfig, where=where, error=SiteConfigError)
     data = config.data.model_copy(update=_anchored(config.data, home, where=where))
     storage = config.storage.model_copy(update={"folder": home / config.storage.folder.expanduser()})
-    return config.model_copy(update={"data": data, "storage": storage})
+    config = config.model_copy(update={"data": data, "storage": storage})
+    if config.card is not None:
+        config._to_replace = marked_lines(text)
+    return config
 
 
 def database_url(source: DataSource) -> URL:

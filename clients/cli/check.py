@@ -102,7 +102,7 @@ def _values(
         "site": config.name,
         "experiment": experiment.name,
         "digest": experiment.digest,
-        "draft": config.card is not None and config.card.draft,
+        "draft": config.is_draft,
         "asked": list(windows),
         "lines_left_out": reading.left_out,
         "lines_left_out_by_cause": {

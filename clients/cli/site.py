@@ -179,6 +179,7 @@ def up(
 
     reuse_large_blocks(KEPT)
     config = open_site(file).config
+    _ = config.offered  # without a card, or with a draft, it would answer nobody
     open_site(file).ledger.verify()
     close_site(file)  # the worker opens it
     log_to(config.storage.logs / "agent.log")
@@ -293,7 +294,7 @@ def status(file: SiteFile, json: Json = False) -> None:
     approved = config.policy.approved_experiments
     rows: list[tuple[str, str | Text]] = [
         ("site", f"{config.name}, {config.stated_rows} rows stated, {config.data.kind}"),
-        ("card", Text(card_in_words(config.card), "" if config.card and not config.card.draft else "yellow")),
+        ("card", Text(card_in_words(config), "yellow" if config.card is None or config.is_draft else "")),
         ("allows", "any experiment" if approved is None else f"{len(approved)} approved experiments"),
         (
             "",

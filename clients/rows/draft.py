@@ -34,7 +34,7 @@ from clients.rows.guesses import (
 from clients.rows.sources import column_names, read_source, source_files
 from clients.rows.unfit_lines import UnfitLines, sentences
 from clients.rows.values import numbers, texts
-from clients.site_config import SiteConfig
+from clients.site_config import REPLACE, SiteConfig
 from contract.card import Card, CategoricalColumn
 from contract.errors import DataError
 from contract.outside import shown
@@ -43,10 +43,10 @@ from contract.words import counted
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Draft", "draft_card", "draft_of", "marked_lines"]
+__all__ = ["Draft", "draft_card", "draft_of"]
 
-_MARK = "REPLACE:"  # begins each comment on what came from the rows
-_FROM_ROWS = f"# {_MARK} from the rows; write what is publicly known"
+_GUESS = f"{REPLACE} guessed"
+_FROM_ROWS = f"# {REPLACE} from the rows; write what is publicly known"
 _NO_VALUE_READ = "no row that was read has a value; others were not read, see NOT READ above"
 _COMMENT_AT = 32  # the column at which comments begin
 _WIDEST = 100
@@ -152,13 +152,6 @@ def draft_of(
     return Draft(text="\n".join(lines) + "\n", rows=rows, left_out=left_out, unfit=unfit)
 
 
-def marked_lines(text: str) -> list[int]:
-    """The lines of a site.toml, counted from 1, in which a comment says that something is to be replaced."""
-    return [
-        number for number, line in enumerate(text.splitlines(), start=1) if _MARK in line.partition("#")[2]
-    ]
-
-
 def _columns(config: SiteConfig) -> tuple[list[str], dict[str, str]]:
     """The card's names of the columns that every file has once, and why others are left out."""
     headers = _headers(config)
@@ -242,9 +235,7 @@ def _roles(
     if person is None:
         yield '# person = "…"                 the column that says whose a row is, where a person has several'
     else:
-        why = (
-            f"{_MARK} guessed, for ids that repeat; remove this comment if each is one person, else the line"
-        )
+        why = f"{_GUESS}, for ids that repeat; remove this comment if each is one person, else the line"
         yield _line(f"person = {_string(person.name)}", why)
     if time is None:
         yield '# time = { column = "…" }        a column whose values name windows, such as 2026-01'
@@ -252,20 +243,20 @@ def _roles(
             yield f"# or: {_calendar(seen)}"
             yield from _date_format(seen)
     elif not are_windows(time):
-        yield f"# {_MARK} guessed, for its dates. Remove this comment if each day, week, month or quarter of"
-        yield "# them is to be a window of its own (every), else the line"
+        yield f"# {_GUESS}, for its dates. Remove this comment if each month of them (or day,"
+        yield "# week, quarter) is to be a window of its own, else the line"
         yield _calendar(time)
         yield from _date_format(time)
     else:
-        why = f"{_MARK} guessed; remove this comment if each value names one window, else the line"
+        why = f"{_GUESS}; remove this comment if each value names one window, else the line"
         yield _line(f"time = {{ column = {_string(time.name)} }}", why)
     if person is None and side is not None:
-        why = f"{_MARK} guessed, for its values train and holdout; remove this comment if it is so"
+        why = f"{_GUESS}, for its values train and holdout; remove this comment if it is so"
         yield _line(f"holdout = {{ column = {_string(side.name)} }}", why)
     elif person is not None:
         yield _line("holdout = { share = 0.3 }", "the chance of a person to be kept for evaluation")
     elif record is not None:
-        yield f"# {_MARK} guessed, for ids that no two rows share. Remove this comment if each row is another"
+        yield f"# {_GUESS}, for ids that no two rows share. Remove this comment if each row is another"
         yield "# person's and keeps its id; if a person may get a second row, write"
         yield f"# person = {_string(record.name)} and holdout = {{ share = 0.3 }} instead."
         yield _line(

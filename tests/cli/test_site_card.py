@@ -226,8 +226,34 @@ def test_a_draft_says_what_is_to_be_done(tidegate: Command, drafted: Path, tmp_p
     assert values["card"]["draft"]
     assert all("REPLACE:" in lines[number - 1] for number in values["lines_to_replace"])
     assert "the card is a draft" in tidegate("site", "card", drafted, "--sign", tmp_path / "c.json", code=2)
-    edit(drafted, "draft = true", "# draft")
-    assert "still say REPLACE" in tidegate("site", "card", drafted, "--sign", tmp_path / "c.json", code=2)
+    assert not (tmp_path / "c.json").exists()
+
+
+@pytest.mark.parametrize("draft", ["draft = true", "draft = false"])
+def test_a_draft_stays_one_until_each_line_is_replaced(
+    tidegate: Command, drafted: Path, tmp_path: Path, draft: str
+) -> None:
+    """Else a card would come from the rows, which is what nobody may publish or be answered on."""
+    edit(drafted, "draft = true", draft)
+    experiment = tmp_path / "exp.toml"
+    edit(experiment, "quorum = 2", "quorum = 1")
+    assert "A DRAFT: the site answers nobody until" in tidegate("site", "card", drafted)
+    assert "a DRAFT" in tidegate("site", "status", drafted)
+    commands = {
+        "sign": ("site", "card", drafted, "--sign", tmp_path / "c.json"),
+        "cost": ("site", "cost", drafted, experiment),
+        "check": ("site", "check", drafted, experiment),
+        "run": ("run", experiment, "--site", drafted),
+        "up": ("site", "up", drafted, "--superlink", "127.0.0.1:9", "--root-certificates", "ca.pem"),
+    }
+    for command in commands.values():
+        assert "the card is a draft" in tidegate(*command, code=2)
+    told = tidegate("site", "doctor", drafted, code=1)
+    assert "the card is a draft" in told
+    if draft == "draft = false":
+        lines = ", ".join(map(str, read_site_config(drafted).to_replace))
+        told = tidegate(*commands["sign"], code=2)
+        assert f"still say REPLACE (line {lines})" in told
     assert not (tmp_path / "c.json").exists()
 
 

@@ -106,6 +106,7 @@ def test_a_site_that_is_ready(tidegate: Command, site: Path, server: _Server) ->
     [
         (("north", "no/rth"), "settings", "name"),
         (("[card]", "[card]\ndraft = true"), "card", "draft"),
+        (("[card]", "[card]  # REPLACE: from the rows"), "card", "1 line of it still says REPLACE (line "),
         (('"rows.csv"', '"gone.csv"'), "rows", "gone.csv"),
         (('name = "age"', 'name = "years"'), "rows", "years"),
     ],

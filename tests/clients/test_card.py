@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from clients.card import CARD_TYPE, PublicCard, read_signed_card, signed_card
 from clients.envelope import sign, verify
 from clients.keys import fingerprint, make_node_key, read_private_key, read_public_key
-from clients.rows.draft import draft_card, marked_lines
+from clients.rows.draft import draft_card
 from clients.rows.rows import rows_of
 from clients.rows.suitability import WindowFit, suitability
-from clients.site_config import DataSource, SiteConfig
+from clients.site_config import DataSource, SiteConfig, marked_lines
 from contract.card import CategoricalColumn, NumericColumn
 from contract.errors import DataError, InputError
 from contract.experiment import Experiment
