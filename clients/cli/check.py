@@ -132,7 +132,8 @@ def _show(
     named = f"window {', '.join(windows)}" if windows else "all windows"
     rows = counted(found.rows, "row")
     console.print(_columns(found, title=f"{experiment.name} at site {config.name}: {rows} of {named}"))
-    for sentence in (*_sentences(config, experiment, reading, found), *late_words(late)):
+    scope = " in all windows" if windows else ""
+    for sentence in (*_sentences(config, experiment, reading, found, scope), *late_words(late)):
         say(sentence)
     _show_windows(found)
     kept = (
@@ -186,8 +187,13 @@ def _table(title: str = "") -> Table:
 
 
 def _sentences(
-    config: SiteConfig, experiment: Experiment, reading: Reading, found: Suitability
+    config: SiteConfig, experiment: Experiment, reading: Reading, found: Suitability, scope: str
 ) -> Iterator[str]:
+    """What the table does not say.
+
+    Args:
+        scope: names all rows, where the table is of some windows: what is left out as it is read is in none.
+    """
     from clients.rows.unfit_lines import sentences
     from contract.words import counted, verb
 
@@ -201,11 +207,12 @@ def _sentences(
             if holdout.record is None
             else f"'{holdout.record}' has no value, so that nobody knows which record it is"
         )
-        yield f"{rows} {were} left out: {why}."
+        yield f"{rows}{scope} {were} left out: {why}."
     if reading.repeated and config.card is not None:
         were = verb(reading.repeated, "was", "were")
+        rows = counted(reading.repeated, "row")
         yield (
-            f"{counted(reading.repeated, 'row')} {were} left out: '{config.card.holdout.record}' names a "
+            f"{rows}{scope} {were} left out: '{config.card.holdout.record}' names a "
             "record that has another row, and one row of a record counts. If each row is a record of its "
             "own, name a column in card.holdout.record that no two rows share."
         )
@@ -232,7 +239,7 @@ def _sentences_of(column: ColumnFit) -> Iterator[str]:
     if column.unreadable:
         they = verb(column.unreadable, "that is no number; it counts", "that are no number; they count")
         yield (
-            f"'{column.name}' has {counted(column.unreadable, 'value')} in all rows {they} as missing. "
+            f"'{column.name}' has {counted(column.unreadable, 'value')} {they} as missing. "
             "data.decimal and data.missing in site.toml say how numbers are written."
         )
     if column.undeclared:

@@ -29,7 +29,7 @@ class ColumnFit:
         role: `feature` or `label`.
         read: values that could be read.
         missing: those that were not there, or could not be read.
-        unreadable: of these, in all rows of the site, those that were there and are no number.
+        unreadable: of these, those that were there and are no number.
         undeclared: values that the card does not declare, with their counts.
         other, filled, clamped: values that fell to the category for undeclared ones, were missing
             and got the stand-in, or were set to the nearer end of the range.
@@ -145,7 +145,7 @@ def _column(rows: Rows, card: Card, fit: Fit, name: str, role: str) -> ColumnFit
         role=role,
         read=len(rows) - missing,
         missing=missing,
-        unreadable=rows.reading.unreadable.get(name, 0),
+        unreadable=int(rows.unreadable[name].sum()) if name in rows.unreadable else 0,
         undeclared=dict(undeclared.most_common()),
         other=fit.other.get(name, 0),
         filled=fit.filled.get(name, 0),

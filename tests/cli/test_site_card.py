@@ -298,7 +298,7 @@ def test_check_counts_for_the_administrator(tidegate: Command, site: Path, tmp_p
     told = tidegate("site", "check", site, tmp_path / "exp.toml", width=80)
     assert told.startswith("Exact counts of private rows, for you alone")
     assert all(len(line) <= 80 for line in told.splitlines() if line.startswith(" "))
-    assert "values in all rows that are no number" in told
+    assert "values that are no number" in told
     assert "'ill' leaves rows out" in told
     assert "the experiment uses at most 2 of each" in told
     values = json.loads(tidegate("site", "check", site, tmp_path / "exp.toml", "--json"))
@@ -327,6 +327,17 @@ def test_check_of_windows(tidegate: Command, site: Path, tmp_path: Path) -> None
     assert "noise alone" in nothing
     assert "The windows that rows name, for you alone: '2026-01', '2026-02', '2026-03', '2026-04'." in nothing
     assert "person" not in nothing
+
+
+def test_check_of_a_window_counts_its_rows_alone(tidegate: Command, site: Path, tmp_path: Path) -> None:
+    told = tidegate("site", "check", site, tmp_path / "exp.toml", "--window", "2026-01", "--json")
+    values = json.loads(told)
+    rows = (site.parent / "rows" / "visits.csv").read_text().splitlines()[1:]
+    fields = [line.split(",") for line in rows]
+    (pressure,) = (column for column in values["columns"] if column["name"] == "pressure")
+    unreadable = sum(row[6] == "?" and row[3] == "2026-01" for row in fields)
+    assert 0 < unreadable < sum(row[6] == "?" for row in fields)
+    assert pressure["unreadable"] == pressure["missing"] == unreadable
 
 
 def test_check_lists_at_most_ten_windows(tidegate: Command, site: Path, tmp_path: Path) -> None:
@@ -380,7 +391,7 @@ def test_check_counts_one_as_one(tidegate: Command, site: Path, tmp_path: Path) 
     told = tidegate("site", "check", site, tmp_path / "exp.toml")
     assert "1 person, with at most 1 row each;" in told
     assert "0 persons have more. 1 row names no person." in told
-    assert "1 value in all rows that is no number; it counts as missing" in told
+    assert "1 value that is no number; it counts as missing" in told
 
 
 def test_check_tells_undeclared_values_in_one_line_each(
