@@ -248,6 +248,14 @@ def _sentences_of(column: ColumnFit) -> Iterator[str]:
         more = len(column.undeclared) - len(most)
         more_words = f" and {more} more" if more else ""
         yield f"'{column.name}' has values that the card does not declare: {values}{more_words}."
+    if column.not_on_card:
+        names = ", ".join(f"'{shown(name, limit=40)}'" for name in column.not_on_card[:_MOST_VALUES])
+        more = len(column.not_on_card) - _MOST_VALUES
+        yield (
+            f"Of '{column.name}' the experiment lists {names}{f' and {more} more' if more > 0 else ''}, "
+            f"{verb(len(column.not_on_card), 'which is', 'which are')} not on the card: no row here has "
+            f"{verb(len(column.not_on_card), 'it', 'them')}. Is it spelt as on the card?"
+        )
 
 
 def _persons(persons: Persons, rows_per_person: int) -> str:

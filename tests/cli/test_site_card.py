@@ -340,6 +340,20 @@ def test_check_of_a_window_counts_its_rows_alone(tidegate: Command, site: Path, 
     assert pressure["unreadable"] == pressure["missing"] == unreadable
 
 
+def test_check_names_categories_that_one_side_lists_alone(
+    tidegate: Command, site: Path, tmp_path: Path
+) -> None:
+    """A slip in the experiment's list costs rows; a stand-in such as 'other' is the experiment's own."""
+    experiment = tmp_path / "exp.toml"
+    assert "not on the card" not in tidegate("site", "check", site, experiment)
+    edit(experiment, '["icu", "er", "other"]\nother = "other"', '["icu", "err"]')
+    told = tidegate("site", "check", site, experiment)
+    assert "for a category that the experiment does not list" in told
+    assert "Of 'ward' the experiment lists 'err', which is not on the card: no row here has it" in told
+    values = json.loads(tidegate("site", "check", site, experiment, "--json"))
+    assert [column["not_on_card"] for column in values["columns"] if column["name"] == "ward"] == [["err"]]
+
+
 def test_check_lists_at_most_ten_windows(tidegate: Command, site: Path, tmp_path: Path) -> None:
     for year in range(2000, 2011):
         deliver(site.parent, 2)
