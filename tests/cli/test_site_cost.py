@@ -174,7 +174,8 @@ def test_what_does_not_fit_is_told_with_the_most_that_would(cost: Cost, place: P
     assert words.splitlines()[-1] == last
     for key, stated in (("privacy.epsilon", "5.0"), ("privacy.evaluation_epsilon", "6.0")):
         most = refused["would_fit"][key]["epsilon"]
-        assert f"{key} = {float(stated):g} is too much; at most {most:g} fits" in words
+        at_most = f"ask for at most {most:g}, the cap" if most == 4.0 else f"at most {most:g} fits"
+        assert f"{key} = {float(stated):g} is too much; {at_most}" in words
         change(
             place, f"{key.removeprefix('privacy.')} = {stated}", f"{key.removeprefix('privacy.')} = {most}"
         )
@@ -256,6 +257,9 @@ def test_nobody_is_told_to_ask_for_more_than_the_cap(cost: Cost, place: Path) ->
     change(place, "epsilon = 2.0", "epsilon = 50.0")
     most = told(cost, "--window", "w1", refused=True)["would_fit"]["privacy.epsilon"]["epsilon"]
     assert most == 4.0
+    assert "privacy.epsilon = 50 is too much; ask for at most 4, the cap (noise" in cost(
+        "--window", "w1", code=1
+    )
     change(place, "epsilon = 50.0", f"epsilon = {most}")
     assert told(cost, "--window", "w1")["fits"] is True
 
