@@ -170,7 +170,7 @@ def _ledger(file: Path, config: SiteConfig) -> Finding:
     ledger = open_site(file).ledger
     entries = ledger.verify()
     spent = ledger.spent(promised=True)
-    spent_words = f"spent or promised at most ε = {spent.epsilon:.3g} of {ledger.cap.epsilon:g}"
+    spent_words = f"at most ε = {spent.epsilon:.3g} of {ledger.cap.epsilon:g} with open plans"
     words = f"{entries:,} entries verify; {spent_words}"
     full = not ledger.cap.holds(spent.epsilon * 1.05)
     remedy = "Little is left on some data block: `tidegate site ledger` shows which." if full else ""

@@ -311,7 +311,7 @@ def status(file: SiteFile, json: Json = False) -> None:
     else:
         spent, promised = epsilon_words(block.spent.epsilon), epsilon_words(block.promised.epsilon)
         at = f"at δ = {delta_words(block.promised.delta)}"
-        words = f"  {shown(block.block)}: ε = {spent} spent, {promised} promised, {at}"
+        words = f"  {shown(block.block)}: ε = {spent} spent, at most {promised} with open plans, {at}"
         rows.append(("worst block", bar(block, cap).append(words, "" if block.private else "red")))
     print_uncut(_facts(rows))
 
