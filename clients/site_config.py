@@ -8,6 +8,7 @@ side that reads the environment or makes a secret.
 
 from __future__ import annotations
 
+import codecs
 import datetime
 import difflib
 import functools
@@ -43,6 +44,8 @@ __all__ = [
     "read_site_config",
 ]
 
+_UTF_8, _UTF_16 = "utf-8", ("utf-16", "utf-16-le", "utf-16-be")
+
 REPLACE = "REPLACE:"
 """Begins each comment of a draft on what came from the rows."""
 
@@ -60,6 +63,8 @@ class DataSource(_Frozen):
             new rows arrive as new files; relative to the folder of `site.toml`.
         separator: between the columns of a CSV file.
         decimal: the decimal sign of the numbers in a CSV file.
+        encoding: of a CSV file, by Python's name of the codec: UTF-8, UTF-16, or one with a byte a letter. In
+            others a byte in one row may change how the rows below it are read.
         line_breaks: whether the values of a CSV file may hold line breaks, within quotation marks. The
             program that writes it must then quote properly: a stray mark takes the next lines with it.
         na_values: what stands for a missing value in a text, in every column; a category that the
@@ -77,6 +82,7 @@ class DataSource(_Frozen):
     path: str | None = None
     separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
     decimal: Literal[".", ","] = "."
+    encoding: str = _UTF_8
     line_breaks: bool = False
     na_values: tuple[str, ...] = ("", "NA", "NaN")
     missing: dict[str, tuple[str, ...]] = Field(default_factory=dict)
@@ -86,6 +92,22 @@ class DataSource(_Frozen):
     password_env: str | None = None
     columns: dict[str, str] = Field(default_factory=dict)
     date_format: str | None = None
+
+    @field_validator("encoding")
+    @classmethod
+    def _reads_row_by_row(cls, name: str) -> str:
+        try:
+            codec = codecs.lookup(name).name
+        except (LookupError, ValueError):  # the latter for a name with a character that no name has
+            codec = ""
+        if codec == "utf-8-sig":
+            return _UTF_8
+        if codec not in (_UTF_8, *_UTF_16) and not (codec and _is_byte_a_letter(codec)):
+            raise ValueError(
+                "it must be the name of an encoding such as utf-8, windows-1252, iso-8859-1, iso-8859-15, "
+                "cp850, mac-roman or utf-16; convert files in another one to UTF-8"
+            )
+        return codec
 
     @field_validator("date_format")
     @classmethod
@@ -131,9 +153,26 @@ class DataSource(_Frozen):
         for a missing value, the same rows have other values.
         """
         how = self.model_dump(mode="json", exclude={"path", "url", "table", "password_env"})
+        if self.encoding == _UTF_8:  # as before there was a choice: the same rows keep their blocks
+            del how["encoding"]
         for key in ("columns", "missing"):
             how[key] = {name: value for name, value in sorted(how[key].items()) if name in names}
         return json.dumps(how, sort_keys=True)
+
+
+@functools.cache
+def _is_byte_a_letter(codec: str) -> bool:
+    """Whether each byte is read by itself, and those of ASCII as such: line breaks, marks and separators."""
+
+    def read(*some: int) -> str:
+        return bytes(some).decode(codec, "backslashreplace")
+
+    try:
+        return all(read(one) == chr(one) for one in range(128)) and all(
+            read(one, other) == read(one) + read(other) for one in range(128, 256) for other in range(256)
+        )
+    except (LookupError, ValueError, AssertionError):  # what is no text, or raises whatever the bytes are
+        return False
 
 
 class Policy(_Frozen):

@@ -91,7 +91,7 @@ def _draft(file: Path, config: SiteConfig, *, write: bool, json: bool) -> None:
         print_json({**values, "lines_left_out": lines, "toml": draft.text})
     elif write:
         marks, absent = len(marked_lines(draft.text)), len(draft.left_out)
-        for sentence in sentences(draft.unfit):
+        for sentence in (*draft.other_encodings, *sentences(draft.unfit)):
             say(sentence, "yellow")
         say(
             f"wrote a draft of {counted(draft.rows, 'row')} into {file}: "

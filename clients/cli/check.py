@@ -39,26 +39,29 @@ def check(
     """How the rows fit an experiment: what is read, filled, clamped and left out, by column. Stays here."""
     from clients.rows.late_rows import late_rows
     from clients.rows.rows import read_rows
-    from clients.rows.sources import check_source
+    from clients.rows.sources import check_source, other_encodings
     from clients.rows.suitability import suitability
     from clients.site import open_site
     from clients.site_config import holdout_key
     from contract.experiment_file import parse_unranged
     from terminal.experiment_files import read_text
-    from terminal.output import print_json
+    from terminal.output import print_json, say
 
     config = open_site(file).config
     card = config.card or config.offered  # the second says what to do where there is none
     asked = parse_unranged(read_text(experiment_file), where=str(experiment_file))
     experiment, windows = asked.experiment, tuple(window or ())
     _require_offered(card, experiment, windows, asked.features, site=config.name, json=json)
+    encodings = other_encodings(config)
+    for sentence in () if json else encodings:
+        say(sentence, "yellow")
     check_source(config, card)
     rows = read_rows(config, card, key=holdout_key(config.storage))
     found = suitability(rows, experiment, card, windows)
     late = late_rows(config.storage.complete_windows, rows, card, note=False)
     if json:
         values = _values(config, experiment, windows, rows.reading, found)
-        print_json({**values, "late": late})
+        print_json({**values, "late": late, "other_encodings": encodings})
     else:
         _show(config, experiment, windows, rows.reading, found, late)
     _ = config.offered  # a draft: the rows fit, and still nobody is answered

@@ -142,9 +142,18 @@ def _card(config: SiteConfig) -> Finding:
 
 
 def _rows(config: SiteConfig) -> Finding:
-    from clients.rows.sources import check_source
+    from clients.rows.sources import check_source, other_encodings
+    from contract.errors import DataError
 
-    check_source(config, config.offered)
+    card, encodings = config.offered, other_encodings(config)
+    try:
+        check_source(config, card)
+    except DataError as exc:
+        if not encodings:
+            raise
+        raise DataError(exc.what, where=exc.where, remedy=encodings[0]) from exc
+    if encodings:
+        return Finding(about="rows", state="warning", what=encodings[0])
     return Finding(about="rows", state="ok", what="the source is there, with the card's columns")
 
 

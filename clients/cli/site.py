@@ -53,6 +53,7 @@ kind = "csv"                    # or "parquet" or "sql"
 path = "rows"                   # a file, a folder of files, or a pattern
 # separator = ";"
 # decimal = ","
+# encoding = "windows-1252"     where the file is not UTF-8
 # na_values = ["", "NA", "NaN"]  what stands for a missing value in every column
 
 [policy]

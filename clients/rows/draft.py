@@ -31,7 +31,7 @@ from clients.rows.guesses import (
     person_of,
     record_of,
 )
-from clients.rows.sources import column_names, read_source, source_files
+from clients.rows.sources import column_names, other_encodings, read_source, source_files
 from clients.rows.unfit_lines import UnfitLines, sentences
 from clients.rows.values import numbers, texts
 from clients.site_config import REPLACE, SiteConfig
@@ -61,12 +61,14 @@ class Draft:
         rows: how many rows were looked at.
         left_out: the columns that are not on it, by the source's names, and why.
         unfit: lines that are no rows and were not looked at, by file and cause.
+        other_encodings: what to do about files that are not in the encoding that the site names.
     """
 
     text: str
     rows: int
     left_out: dict[str, str] = field(default_factory=dict)
     unfit: dict[str, tuple[UnfitLines, ...]] = field(default_factory=dict)
+    other_encodings: tuple[str, ...] = ()
 
 
 def draft_card(config: SiteConfig) -> Draft:
@@ -77,7 +79,13 @@ def draft_card(config: SiteConfig) -> Draft:
     """
     import pandas as pd
 
-    names, left_out = _columns(config)
+    encodings = other_encodings(config)
+    try:
+        names, left_out = _columns(config)
+    except DataError as exc:
+        if not encodings:
+            raise
+        raise DataError(exc.what, where=exc.where, remedy=encodings[0]) from exc
     reading = Card(
         columns=tuple(CategoricalColumn(name=name, kind="categorical", categories=("-",)) for name in names)
     )
@@ -92,16 +100,18 @@ def draft_card(config: SiteConfig) -> Draft:
         _seen(frame[name], name, (*source.na_values, *source.missing.get(name, ())), source.decimal)
         for name in names
     ]
-    return draft_of(seen, rows=len(frame), left_out=left_out, where=_where(config), unfit=unfit)
+    where = _where(config)
+    return draft_of(seen, len(frame), left_out=left_out, where=where, unfit=unfit, encodings=encodings)
 
 
 def draft_of(
     columns: list[Seen],
-    *,
     rows: int,
+    *,
     left_out: dict[str, str],
     where: str,
     unfit: dict[str, tuple[UnfitLines, ...]] | None = None,
+    encodings: tuple[str, ...] = (),
 ) -> Draft:
     """A card of columns.
 
@@ -111,6 +121,7 @@ def draft_of(
         left_out: other columns, and why they are left out.
         where: the site, for the error.
         unfit: lines that are no rows, by file and cause.
+        encodings: what to do about files in another encoding.
 
     Raises:
         DataError: none of the columns can be offered.
@@ -144,12 +155,14 @@ def draft_of(
             remedy="Write [card] by hand, or deliver columns of numbers and categories",
         )
     lines = [
-        *_head(rows, unfit),
+        *_head(rows, unfit, encodings),
         *_roles(person, time, side, record, dates),
         *(line for name, found in offered.items() for line in _column(name, found)),
         *_left_out(left_out, person),
     ]
-    return Draft(text="\n".join(lines) + "\n", rows=rows, left_out=left_out, unfit=unfit)
+    return Draft(
+        text="\n".join(lines) + "\n", rows=rows, left_out=left_out, unfit=unfit, other_encodings=encodings
+    )
 
 
 def _columns(config: SiteConfig) -> tuple[list[str], dict[str, str]]:
@@ -218,8 +231,9 @@ def _seen(column: pd.Series, name: str, missing: tuple[str, ...], decimal: str) 
 # -- TOML -----------------------------------------------------------------------------------
 
 
-def _head(rows: int, unfit: dict[str, tuple[UnfitLines, ...]]) -> Iterator[str]:
+def _head(rows: int, unfit: dict[str, tuple[UnfitLines, ...]], encodings: tuple[str, ...]) -> Iterator[str]:
     yield f"# What this site offers. Drafted from {counted(rows, 'row')}: correct it before anybody sees it."
+    yield from (f"# NOT TEXT: {sentence}" for sentence in encodings)
     for sentence in sentences(unfit):
         yield f"# NOT READ: {shown(sentence, limit=1000)}"
     yield "# Everything on a card is public. Where a line says REPLACE, put what is publicly known (a form,"

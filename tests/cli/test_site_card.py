@@ -257,6 +257,35 @@ def test_a_draft_stays_one_until_each_line_is_replaced(
     assert not (tmp_path / "c.json").exists()
 
 
+@pytest.mark.parametrize("encoding", ["windows-1252", "utf-16"])
+def test_a_file_in_another_encoding_is_told_and_can_be_named(
+    tidegate: Command, tmp_path: Path, encoding: str
+) -> None:
+    file, experiment = tmp_path / "north" / "site.toml", tmp_path / "exp.toml"
+    experiment.write_text(EXPERIMENT)
+    tidegate("site", "init", file.parent, "--name", "north")
+    deliver(file.parent, 1)
+    rows = file.parent / "rows" / "visits.csv"
+    rows.write_bytes(rows.read_text().replace("general", "Übergang").encode(encoding))
+    told = f'this file is not UTF-8: set data.encoding = "{encoding}", or convert it'
+    if encoding == "utf-16":
+        assert told in tidegate("site", "card", file, code=2)
+    else:
+        assert f"# NOT TEXT: {rows}: {told}" in tidegate("site", "card", file)
+        before = file.read_text()
+        assert told in tidegate("site", "card", file, "--write").replace("\n", " ")
+        finish(file)
+        assert told in tidegate("site", "check", file, experiment).replace("\n", " ")
+        assert told in tidegate("site", "doctor", file).replace("\n", " ")
+        file.write_text(before)
+    edit(file, '# encoding = "windows-1252" ', f'encoding = "{encoding}" # ')
+    tidegate("site", "card", file, "--write")
+    assert '"Übergang"' in file.read_text()
+    finish(file)
+    for command in (("site", "check", file, experiment), ("site", "doctor", file)):
+        assert "data.encoding" not in tidegate(*command)
+
+
 def test_a_card_is_shown_as_it_tells_the_world(tidegate: Command, site: Path) -> None:
     edit(site, 'meaning = "" ', 'meaning = "[/red] Years" ')
     told = tidegate("site", "card", site)
