@@ -281,6 +281,7 @@ class SiteConfig(_Frozen):
     storage: Storage = Storage()
     agent: Agent = Agent()
     _to_replace: tuple[int, ...] = PrivateAttr(default=())
+    _file: str = PrivateAttr(default="site.toml")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -294,6 +295,11 @@ class SiteConfig(_Frozen):
                 for name in sorted(named.keys() - set(self.card.names)):
                     raise ValueError(_not_on_card(key, name, self.data, self.card))
         return self
+
+    @property
+    def file(self) -> str:
+        """The file that it was read from."""
+        return self._file
 
     @property
     def to_replace(self) -> tuple[int, ...]:
@@ -381,6 +387,7 @@ def _parsed(text: str, home: Path, *, where: str) -> SiteConfig:
     data = config.data.model_copy(update=_anchored(config.data, home, where=where))
     storage = config.storage.model_copy(update={"folder": home / config.storage.folder.expanduser()})
     config = config.model_copy(update={"data": data, "storage": storage})
+    config._file = where
     if config.card is not None:
         config._to_replace = marked_lines(text)
     return config

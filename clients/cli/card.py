@@ -96,7 +96,7 @@ def _draft(file: Path, config: SiteConfig, *, write: bool, json: bool) -> None:
         say(
             f"wrote a draft of {counted(draft.rows, 'row')} into {file}: "
             f"{counted(marks, 'line')} {verb(marks, 'says', 'say')} REPLACE, "
-            f"{counted(absent, 'column')} {verb(absent, 'is', 'are')} not on it"
+            f"{counted(absent, 'column')} {verb(absent, 'is', 'are')} not offered"
         )
         say(
             f"next: put public knowledge in their place; `tidegate site card {file}` shows what is left to do"

@@ -31,6 +31,7 @@ from clients.rows.guesses import (
     person_of,
     record_of,
 )
+from clients.rows.parts import instead
 from clients.rows.sources import column_names, other_encodings, read_source, source_files
 from clients.rows.unfit_lines import UnfitLines, sentences
 from clients.rows.values import numbers, texts
@@ -59,7 +60,7 @@ class Draft:
     Attributes:
         text: TOML with a `[card]` table.
         rows: how many rows were looked at.
-        left_out: the columns that are not on it, by the source's names, and why.
+        left_out: the columns that are not offered, and why: by the card's names, or the source's.
         unfit: lines that are no rows and were not looked at, by file and cause.
         other_encodings: what to do about files that are not in the encoding that the site names.
     """
@@ -141,6 +142,8 @@ def draft_of(
             left_out[seen.name] = found.why if seen.texts or not unfit else _NO_VALUE_READ
         elif found is not None:
             offered[seen.name] = found
+    if person is not None:
+        left_out[person.name] = f"{like_ids(person)}; guessed as `person`"
     if person is not None and side is not None:
         left_out[side.name] = (
             "a person's rows are on one side; it can be the hold-out of a card without person"
@@ -158,7 +161,7 @@ def draft_of(
         *_head(rows, unfit, encodings),
         *_roles(person, time, side, record, dates),
         *(line for name, found in offered.items() for line in _column(name, found)),
-        *_left_out(left_out, person),
+        *_left_out(left_out),
     ]
     return Draft(
         text="\n".join(lines) + "\n", rows=rows, left_out=left_out, unfit=unfit, other_encodings=encodings
@@ -170,10 +173,18 @@ def _columns(config: SiteConfig) -> tuple[list[str], dict[str, str]]:
     headers = _headers(config)
     for place, header in headers.items():
         _require_separated(config, place, header)
+    present = list(dict.fromkeys(column for header in headers.values() for column in header))
+    for name, source in config.data.columns.items():
+        if source not in present:
+            raise DataError(
+                f"data.columns says that '{name}' is '{source}', no column{instead(source, present)}",
+                where=_where(config),
+                remedy="Correct it in site.toml",
+            )
     own = {source: name for name, source in config.data.columns.items()}
     names: list[str] = []
     left_out: dict[str, str] = {}
-    for column in dict.fromkeys(column for header in headers.values() for column in header):
+    for column in present:
         lacking = [place for place, header in headers.items() if column not in header]
         if any(header.count(column) > 1 for header in headers.values()):
             left_out[column] = "it is there more than once"
@@ -318,9 +329,7 @@ def _list(values: tuple[str, ...]) -> Iterator[str]:
     yield "]"
 
 
-def _left_out(reasons: dict[str, str], person: Seen | None) -> Iterator[str]:
-    if person is not None:
-        reasons = {person.name: f"{like_ids(person)}; guessed as `person` above", **reasons}
+def _left_out(reasons: dict[str, str]) -> Iterator[str]:
     if reasons:
         yield ""
         yield "# Not offered:"

@@ -128,7 +128,9 @@ def test_a_new_site_is_its_users_alone(tidegate: Command, tmp_path: Path, mask: 
 
 def test_init_refuses_what_the_site_would_refuse_later(tidegate: Command, tmp_path: Path) -> None:
     assert "cannot be named 'a\"b'" in tidegate("site", "init", tmp_path / "n", "--name", 'a"b', code=2)
-    assert "State 1 or more" in tidegate("site", "init", tmp_path / "n", "--name", "n", "--rows", 0, code=2)
+    assert "State at least 1 row" in tidegate(
+        "site", "init", tmp_path / "n", "--name", "n", "--rows", 0, code=2
+    )
     assert not (tmp_path / "n").exists()
     tidegate("site", "init", tmp_path / "n", "--name", "n")
     assert "a site already" in tidegate("site", "init", tmp_path / "n", "--name", "n", code=2)
@@ -164,7 +166,7 @@ def test_a_draft_is_printed_and_nothing_is_written(tidegate: Command, tmp_path: 
     assert "#   'note': free text" in told
     values = json.loads(tidegate("site", "card", file, "--json"))
     assert values["toml"] == told
-    assert set(values["left_out"]) == {"number", "visited", "note"}
+    assert set(values["left_out"]) == {"number", "patient", "visited", "note"}
     assert file.read_text() == before
     assert "the site has no card" in tidegate("site", "card", file, "--sign", tmp_path / "c.json", code=2)
 
@@ -176,7 +178,8 @@ def test_write_keeps_the_rest_and_refuses_a_second_time(tidegate: Command, tmp_p
     file.chmod(0o640)
     before = file.read_text()
     told = tidegate("site", "card", file, "--write")
-    assert "lines say REPLACE, 3 columns are not on it" in told
+    assert "lines say REPLACE, 4 columns are not offered" in told
+    assert file.read_text().partition("# Not offered:\n")[2].count("\n#   '") == 4 - 1
     assert file.read_text().startswith(before.rstrip())
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
     assert sorted(path.name for path in file.parent.iterdir()) == ["keys", "rows", "site.toml"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -234,7 +235,9 @@ def test_no_room_is_said_so(tmp_path: Path) -> None:
     lower.close()
 
 
-def test_what_the_policy_would_refuse_is_said_beside_the_cost(cost: Cost, place: Path) -> None:
+def test_what_the_policy_would_refuse_is_said_beside_the_cost(
+    tidegate: Callable[..., str], cost: Cost, place: Path
+) -> None:
     site = place / "site.toml"
     site.write_text(f'{SITE}approved_experiments = ["{"0" * 64}"]\n')
     found = told(cost, refused=True)
@@ -242,6 +245,7 @@ def test_what_the_policy_would_refuse_is_said_beside_the_cost(cost: Cost, place:
     assert "REFUSED: a run would be refused, for the policy" in cost(code=1).splitlines()[-1]
     site.write_text(f'{SITE}approved_experiments = ["{found["digest"]}"]\n')
     assert told(cost)["policy"] == ""
+    assert "1 approved experiment\n" in re.sub(" +\n", "\n", tidegate("site", "status", site))
     assert cost().splitlines()[-1] == "A run would be accepted: the cap and the policy allow it."
     change(place, "[privacy]", "[privacy]\nprivate = false")
     found = told(cost, refused=True)

@@ -128,6 +128,13 @@ def test_a_key_that_others_can_read_is_a_fault(tidegate: Command, site: Path) ->
     look(tidegate, site, faults=("key",))
 
 
+def test_a_ledger_that_is_gone_is_put_back_by_a_command(tidegate: Command, site: Path) -> None:
+    (site.parent / "tidegate").mkdir()
+    (site.parent / "tidegate" / "holdout.key").write_bytes(bytes(32))
+    found = look(tidegate, site, faults=("ledger",))["ledger"]
+    assert "`tidegate site restore` puts a backup back" in found["remedy"]
+
+
 def test_little_room_is_said(tidegate: Command, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(site.parent)
     for free, state in ((10**8, "fault"), (10**9, "warning")):

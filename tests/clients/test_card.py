@@ -84,7 +84,7 @@ def test_a_draft_guesses_kinds_and_roles(tmp_path: Path) -> None:
         ("ward", "categorical"),
         ("ill", "categorical"),
     ]
-    assert set(left_out) == {"number", "born", "note", "nothing"}
+    assert set(left_out) == {"number", "patient", "born", "note", "nothing"}
     assert "ids" in left_out["number"]
     assert "date" in left_out["born"]
     assert "free text" in left_out["note"]
@@ -189,6 +189,12 @@ def test_the_sources_other_names_are_kept(tmp_path: Path) -> None:
     assert public.card.time.column == "admitted"
 
 
+def test_a_source_name_that_no_file_has_is_told(tmp_path: Path) -> None:
+    write(tmp_path, {"ALTER": VISITS["age"], "ill": VISITS["ill"]})
+    with pytest.raises(DataError, match=r"'age' is 'ALTR', no column \(nearest: 'ALTER'\)"):
+        draft_card(config(tmp_path, columns={"age": "ALTR"}))
+
+
 def test_columns_that_not_every_file_has_or_that_are_there_twice(tmp_path: Path) -> None:
     (tmp_path / "rows").mkdir()
     for name, header in (("a.csv", "age,ward,ward,bp"), ("b.csv", "age,ward,ward")):
@@ -237,7 +243,7 @@ def test_an_id_of_a_row_is_no_feature_and_of_several_ids_the_persons_is_the_pers
     }
     public, left_out = drafted(tmp_path, columns)
     assert public.card.names == ("age", "PatNr")
-    assert set(left_out) == {"fallnr", "Visit No"}
+    assert set(left_out) == {"fallnr", "Visit No", "PatNr"}
     assert "each in one row" in left_out["fallnr"]
 
 
