@@ -210,6 +210,13 @@ def test_a_site_named_twice(place: Path) -> None:
     assert not (place / "tidegate").exists()
 
 
+def test_a_run_whose_metrics_the_noise_hides_says_why(place: Path) -> None:
+    done = tidegate(place, "run", "experiment.toml", "--site", "site.toml")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("–") >= 4
+    assert "No metric can be told: the noise hides it. More held-out rows, or a larger" in done.stdout
+
+
 def test_a_cap_that_is_too_small(place: Path) -> None:
     (place / "site.toml").write_text(SITE + "[policy]\nepsilon_cap = 0.5\n")
     refused(run(place), "site 'north'", "cap of 0.5")
