@@ -64,10 +64,14 @@ class Gate:
         stated_rows: the public number of rows that the administrator stated.
         policy: what the site allows.
         ledger: where every release is charged first.
+        file: in which the policy stands, for the administrator who is told what to change.
     """
 
-    def __init__(self, *, site: str, stated_rows: int, policy: Policy, ledger: Ledger) -> None:
+    def __init__(
+        self, *, site: str, stated_rows: int, policy: Policy, ledger: Ledger, file: str = "site.toml"
+    ) -> None:
         self._site = site
+        self._file = file
         self._stated_rows = stated_rows
         self._policy = policy
         self._ledger = ledger
@@ -155,7 +159,8 @@ class Gate:
             raise PolicyError(
                 "this site takes part in differentially private runs only",
                 where=where,
-                remedy="Set privacy.private = true, or for test data policy.require_private = false",
+                remedy="Set privacy.private = true, or for test data policy.require_private = false in "
+                f"{self._file}",
             )
         if experiment.privacy.delta > self._policy.delta_cap:
             raise PolicyError(
@@ -168,7 +173,8 @@ class Gate:
             raise PolicyError(
                 f"experiment {experiment.digest} is not among those approved here",
                 where=where,
-                remedy="If the site's administrator approves, add the digest to policy.approved_experiments",
+                remedy="If the site's administrator approves, add the digest to policy.approved_experiments "
+                f"in {self._file}",
             )
 
     def _reply(self, request: str, releases: Releases, plans: Sequence[Plan], delta: float) -> Reply:

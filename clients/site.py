@@ -73,7 +73,11 @@ class Site:
             signer=site_signer(config.storage.folder),
         )
         self.gate = Gate(
-            site=config.name, stated_rows=config.stated_rows, policy=config.policy, ledger=self.ledger
+            site=config.name,
+            stated_rows=config.stated_rows,
+            policy=config.policy,
+            ledger=self.ledger,
+            file=config.file,
         )
         self._read: _Read | None = None
         self._key: bytes | None = None
@@ -236,7 +240,7 @@ def _require_ledger_of_used_site(config: SiteConfig) -> None:
         raise LedgerError(
             "the ledger is gone, though this site has released before; nothing was released",
             where=str(ledger),
-            remedy="Restore it from a backup; a new one would not know what the rows have spent",
+            remedy="`tidegate site restore` puts a backup back; a new one would not know what was spent",
         )
 
 

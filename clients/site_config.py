@@ -8,6 +8,7 @@ side that reads the environment or makes a secret.
 
 from __future__ import annotations
 
+import codecs
 import datetime
 import difflib
 import functools
@@ -19,17 +20,19 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from contract.card import Card
 from contract.errors import SiteConfigError
 from contract.experiment_file import parse_toml
 from contract.names import Digest, SiteName
+from contract.words import counted, verb
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
 __all__ = [
+    "REPLACE",
     "Agent",
     "DataSource",
     "Policy",
@@ -37,8 +40,14 @@ __all__ = [
     "Storage",
     "database_url",
     "holdout_key",
+    "marked_lines",
     "read_site_config",
 ]
+
+_UTF_8, _UTF_16 = "utf-8", ("utf-16", "utf-16-le", "utf-16-be")
+
+REPLACE = "REPLACE:"
+"""Begins each comment of a draft on what came from the rows."""
 
 
 class _Frozen(BaseModel):
@@ -54,6 +63,8 @@ class DataSource(_Frozen):
             new rows arrive as new files; relative to the folder of `site.toml`.
         separator: between the columns of a CSV file.
         decimal: the decimal sign of the numbers in a CSV file.
+        encoding: of a CSV file, by Python's name of the codec: UTF-8, UTF-16, or one with a byte a letter. In
+            others a byte in one row may change how the rows below it are read.
         line_breaks: whether the values of a CSV file may hold line breaks, within quotation marks. The
             program that writes it must then quote properly: a stray mark takes the next lines with it.
         na_values: what stands for a missing value in a text, in every column; a category that the
@@ -71,6 +82,7 @@ class DataSource(_Frozen):
     path: str | None = None
     separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
     decimal: Literal[".", ","] = "."
+    encoding: str = _UTF_8
     line_breaks: bool = False
     na_values: tuple[str, ...] = ("", "NA", "NaN")
     missing: dict[str, tuple[str, ...]] = Field(default_factory=dict)
@@ -80,6 +92,22 @@ class DataSource(_Frozen):
     password_env: str | None = None
     columns: dict[str, str] = Field(default_factory=dict)
     date_format: str | None = None
+
+    @field_validator("encoding")
+    @classmethod
+    def _reads_row_by_row(cls, name: str) -> str:
+        try:
+            codec = codecs.lookup(name).name
+        except (LookupError, ValueError):  # the latter for a name with a character that no name has
+            codec = ""
+        if codec == "utf-8-sig":
+            return _UTF_8
+        if codec not in (_UTF_8, *_UTF_16) and not (codec and _is_byte_a_letter(codec)):
+            raise ValueError(
+                "it must be the name of an encoding such as utf-8, windows-1252, iso-8859-1, iso-8859-15, "
+                "cp850, mac-roman or utf-16; convert files in another one to UTF-8"
+            )
+        return codec
 
     @field_validator("date_format")
     @classmethod
@@ -125,9 +153,26 @@ class DataSource(_Frozen):
         for a missing value, the same rows have other values.
         """
         how = self.model_dump(mode="json", exclude={"path", "url", "table", "password_env"})
+        if self.encoding == _UTF_8:  # as before there was a choice: the same rows keep their blocks
+            del how["encoding"]
         for key in ("columns", "missing"):
             how[key] = {name: value for name, value in sorted(how[key].items()) if name in names}
         return json.dumps(how, sort_keys=True)
+
+
+@functools.cache
+def _is_byte_a_letter(codec: str) -> bool:
+    """Whether each byte is read by itself, and those of ASCII as such: line breaks, marks and separators."""
+
+    def read(*some: int) -> str:
+        return bytes(some).decode(codec, "backslashreplace")
+
+    try:
+        return all(read(one) == chr(one) for one in range(128)) and all(
+            read(one, other) == read(one) + read(other) for one in range(128, 256) for other in range(256)
+        )
+    except (LookupError, ValueError, AssertionError):  # what is no text, or raises whatever the bytes are
+        return False
 
 
 class Policy(_Frozen):
@@ -235,6 +280,8 @@ class SiteConfig(_Frozen):
     policy: Policy = Policy()
     storage: Storage = Storage()
     agent: Agent = Agent()
+    _to_replace: tuple[int, ...] = PrivateAttr(default=())
+    _file: str = PrivateAttr(default="site.toml")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -243,18 +290,33 @@ class SiteConfig(_Frozen):
                 f"policy.delta_cap = {self.policy.delta_cap:g} is not below 1/{self.stated_rows} "
                 "(stated_rows): it would allow a whole record to be given away"
             )
-        if self.card is not None:
+        if self.card is not None and not self.card.draft:  # a draft leaves out dates, ids and free text
             for key, named in (("data.columns", self.data.columns), ("data.missing", self.data.missing)):
                 for name in sorted(named.keys() - set(self.card.names)):
                     raise ValueError(_not_on_card(key, name, self.data, self.card))
         return self
 
     @property
+    def file(self) -> str:
+        """The file that it was read from."""
+        return self._file
+
+    @property
+    def to_replace(self) -> tuple[int, ...]:
+        """The lines of the file, counted from 1, that a draft marked and nobody has replaced yet."""
+        return self._to_replace
+
+    @property
+    def is_draft(self) -> bool:
+        """Whether there is a card that is not to be answered on: it says so, or says what rows said."""
+        return self.card is not None and (self.card.draft or bool(self._to_replace))
+
+    @property
     def offered(self) -> Card:
         """The card that experiments are held against.
 
         Raises:
-            SiteConfigError: there is none, or it is a draft.
+            SiteConfigError: there is none, or it is a draft, or lines of it still say REPLACE.
         """
         if self.card is None:
             raise SiteConfigError(
@@ -267,6 +329,13 @@ class SiteConfig(_Frozen):
                 "the card is a draft",
                 where=f"site '{self.name}'",
                 remedy="Put public knowledge in the place of what is marked REPLACE, and remove card.draft",
+            )
+        if lines := self._to_replace:
+            raise SiteConfigError(
+                f"the card is a draft: {counted(len(lines), 'line')} of it still "
+                f"{verb(len(lines), 'says', 'say')} REPLACE (line {', '.join(map(str, lines))})",
+                where=f"site '{self.name}'",
+                remedy="Put public knowledge in the place of what the rows said, and remove the comments",
             )
         return self.card
 
@@ -291,7 +360,15 @@ def _not_on_card(key: str, name: str, data: DataSource, card: Card) -> str:
         role = by_name[nearest[0]]
         return f"{role} = '{nearest[0]}', and {key} names '{name}': write the two alike"
     meant = f" (did you mean '{nearest[0]}'?)" if nearest else ""
-    return f"{key} names '{name}', which is not on the card{meant}"
+    return (
+        f"{key} names '{name}', which is not on the card{meant}; leave it out of {key} if no column is meant"
+    )
+
+
+def marked_lines(text: str) -> tuple[int, ...]:
+    """The lines of a site.toml, counted from 1, in which a comment says that something is to be replaced."""
+    lines = enumerate(text.splitlines(), start=1)
+    return tuple(number for number, line in lines if REPLACE in line.partition("#")[2])
 
 
 def read_site_config(path: Path) -> SiteConfig:
@@ -309,7 +386,11 @@ def _parsed(text: str, home: Path, *, where: str) -> SiteConfig:
     config = parse_toml(text, SiteConfig, where=where, error=SiteConfigError)
     data = config.data.model_copy(update=_anchored(config.data, home, where=where))
     storage = config.storage.model_copy(update={"folder": home / config.storage.folder.expanduser()})
-    return config.model_copy(update={"data": data, "storage": storage})
+    config = config.model_copy(update={"data": data, "storage": storage})
+    config._file = where
+    if config.card is not None:
+        config._to_replace = marked_lines(text)
+    return config
 
 
 def database_url(source: DataSource) -> URL:

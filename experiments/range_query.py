@@ -59,8 +59,8 @@ def check_question(question: RangeQuestion, experiment: Experiment, sites: Seque
 
     Raises:
         InputError: a site is named twice, fewer are named than the quorum, ε or share is out of bounds, ε is
-            above the experiment's, or the noise would hide tails of that share; with the ε, and the share,
-            at which something would be told.
+            above the experiment's, or the noise would hide tails of that share; with the share at which
+            something would be told, and the ε where the experiment has as much.
     """
     from clients.ledger.accounting import Event, compose, noise_multiplier
     from clients.mechanisms.ranges import ranges_deviation
@@ -80,14 +80,17 @@ def check_question(question: RangeQuestion, experiment: Experiment, sites: Seque
     if least > _ROUGHLY * question.share:
         needed = MARGIN * least
         enough, _ = compose([Event(noise_multiplier=noise * question.share / needed)], delta)
+        enough, most = _rounded_up(enough), experiment.privacy.epsilon
+        ways = [f"give --epsilon {enough:g}"] if enough <= most else []
+        ways += [f"give --share {_rounded_up(needed):g}"] if needed < 0.4 else []
+        ways += [f"ask about fewer of the {asked} features"] if asked > 1 else []
+        remedy = ", ".join([*ways, "or ask more sites" if ways else "ask more sites"])
         raise InputError(
             f"with ε = {question.epsilon:g} the noise of {counted(len(configs), 'site')}, which "
-            f"{verb(len(configs), 'states', 'state')} about {rows:,.0f} rows, would hide tails "
-            f"below {least:.1%} of them; nothing was asked and nothing charged",
+            f"{verb(len(configs), 'states', 'state')} about {rows:,.0f} rows with the held-out "
+            f"ones, would hide tails below {least:.1%} of them; nothing was asked and nothing charged",
             where="--epsilon",
-            remedy=f"Give --epsilon {_rounded_up(enough):g}, "
-            f"{f'or --share {_rounded_up(needed):g}, ' if needed < 0.4 else ''}"
-            f"{f'ask about fewer of the {asked} features, ' if asked > 1 else ''}or ask more sites",
+            remedy=remedy[0].upper() + remedy[1:],
         )
 
 

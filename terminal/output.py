@@ -40,6 +40,7 @@ __all__ = [
     "times",
 ]
 
+_METRICS = ("log_loss", "brier", "auc", "accuracy")
 _SENTENCE = 5000
 _ENDLESS = 100_000
 """The width of a table that no terminal bounds, in columns."""
@@ -214,6 +215,12 @@ def metrics_headings(summary: Mapping[str, Any]) -> tuple[str, ...]:
     return ("site", "rounds", *scores, f"ε in run{at}", f"ε in total{at}")
 
 
+def hidden_metrics(summary: Mapping[str, Any]) -> bool:
+    """Whether a run's result has no metric of all sites that is a number."""
+    found = (summary["metrics"]["overall"].get(name) for name in _METRICS)
+    return all(value is None or not math.isfinite(value) for value in found)
+
+
 def metrics_rows(summary: Mapping[str, Any]) -> list[tuple[object, ...]]:
     """Rows of a run's result: a site each, then all sites."""
     rows: list[tuple[object, ...]] = []
@@ -224,7 +231,7 @@ def metrics_rows(summary: Mapping[str, Any]) -> list[tuple[object, ...]]:
             (
                 site,
                 f"{summary['rounds_counted'].get(site, 0)} of {summary['rounds']}",
-                *(figure(metrics.get(name)) for name in ("log_loss", "brier", "auc", "accuracy")),
+                *(figure(metrics.get(name)) for name in _METRICS),
                 epsilon_words(spent["epsilon_in_run"]) if private else Text("not private", "red"),
                 epsilon_words(spent["epsilon_in_total"]) if private else Text("∞", "red"),
             )
@@ -234,7 +241,7 @@ def metrics_rows(summary: Mapping[str, Any]) -> list[tuple[object, ...]]:
         (
             "all sites",
             "",
-            *(figure(overall.get(name)) for name in ("log_loss", "brier", "auc", "accuracy")),
+            *(figure(overall.get(name)) for name in _METRICS),
             "",
             "",
         )

@@ -84,7 +84,7 @@ def _notes(totals: Sequence[BlockTotal], cap: Cap) -> list[str]:
     stated = f"ε = {cap.epsilon:g} at δ = {delta_words(cap.delta)}"
     notes = [
         f"guaranteed: the cap, {stated}, of every block that is private, whatever is asked; counted so far: "
-        "what ran",
+        "what ran; promised: that, and what open plans may spend beside it",
         f"ε is stated at the cap's δ = {delta_words(cap.delta)}; a run states the same noise at its own δ, "
         "and a smaller δ gives a larger ε",
     ]

@@ -61,22 +61,24 @@ def card(
         _show(file, config, json=json)
 
 
-def card_in_words(card: Card | None) -> str:
+def card_in_words(config: SiteConfig) -> str:
     """One line for `tidegate site status`."""
     from contract.words import counted
 
+    card = config.card
     if card is None:
         return "none, so the site answers nobody: `tidegate site card FILE --write` drafts one"
     words = f"{counted(len(card.columns), 'column')}, unit {'record' if card.person is None else 'person'}, "
     words += "no windows" if card.time is None else f"windows of '{card.time.column}'"
-    return f"a DRAFT, so the site answers nobody; {words}" if card.draft else words
+    return f"a DRAFT, so the site answers nobody; {words}" if config.is_draft else words
 
 
 def _draft(file: Path, config: SiteConfig, *, write: bool, json: bool) -> None:
     from dataclasses import asdict
 
-    from clients.rows.draft import draft_card, marked_lines
+    from clients.rows.draft import draft_card
     from clients.rows.unfit_lines import sentences
+    from clients.site_config import marked_lines
     from contract.words import counted, verb
     from terminal.output import print_json, say
 
@@ -89,12 +91,12 @@ def _draft(file: Path, config: SiteConfig, *, write: bool, json: bool) -> None:
         print_json({**values, "lines_left_out": lines, "toml": draft.text})
     elif write:
         marks, absent = len(marked_lines(draft.text)), len(draft.left_out)
-        for sentence in sentences(draft.unfit):
+        for sentence in (*draft.other_encodings, *sentences(draft.unfit)):
             say(sentence, "yellow")
         say(
             f"wrote a draft of {counted(draft.rows, 'row')} into {file}: "
             f"{counted(marks, 'line')} {verb(marks, 'says', 'say')} REPLACE, "
-            f"{counted(absent, 'column')} {verb(absent, 'is', 'are')} not on it"
+            f"{counted(absent, 'column')} {verb(absent, 'is', 'are')} not offered"
         )
         say(
             f"next: put public knowledge in their place; `tidegate site card {file}` shows what is left to do"
@@ -143,18 +145,18 @@ def _public(config: SiteConfig) -> PublicCard:
 
 
 def _show(file: Path, config: SiteConfig, *, json: bool) -> None:
-    from clients.rows.draft import marked_lines
     from terminal.output import print_json, say
 
-    public, marks = _public(config), marked_lines(file.read_text(encoding="utf-8"))
+    public, marks = _public(config), config.to_replace
     if json:
         print_json({**public.model_dump(mode="json"), "lines_to_replace": marks})
         return
     _print(public)
     if marks:
         say(f"Still to be replaced in {file}: line {', '.join(map(str, marks))}.", "yellow")
-    if public.card.draft:
-        say("A DRAFT: the site answers nobody until `draft = true` is gone from [card].", "bold yellow")
+    if config.is_draft:
+        until = "`draft = true` is gone from [card]" if public.card.draft else "these lines are replaced"
+        say(f"A DRAFT: the site answers nobody until {until}.", "bold yellow")
 
 
 def _sign(file: Path, config: SiteConfig, path: Path, key: Path, *, json: bool) -> None:
@@ -162,19 +164,10 @@ def _sign(file: Path, config: SiteConfig, path: Path, key: Path, *, json: bool) 
 
     from clients.card import signed_card
     from clients.keys import fingerprint, read_private_key
-    from clients.rows.draft import marked_lines
-    from contract.errors import InputError, SiteConfigError
-    from contract.words import counted, verb
+    from contract.errors import InputError
     from terminal.output import print_json, say
 
     _ = config.offered  # refuses a draft
-    if marks := marked_lines(file.read_text(encoding="utf-8")):
-        raise SiteConfigError(
-            f"{counted(len(marks), 'line')} of the card still {verb(len(marks), 'says', 'say')} REPLACE "
-            f"(line {', '.join(map(str, marks))})",
-            where=str(file),
-            remedy="Put public knowledge in the place of what the rows said, and remove the comments",
-        )
     private = read_private_key(key)
     envelope = dumps(signed_card(_public(config), private), indent=1) + "\n"
     try:

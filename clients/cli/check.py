@@ -38,26 +38,29 @@ def check(
     """How the rows fit an experiment: what is read, filled, clamped and left out, by column. Stays here."""
     from clients.rows.late_rows import late_rows
     from clients.rows.rows import read_rows
-    from clients.rows.sources import check_source
+    from clients.rows.sources import check_source, other_encodings
     from clients.rows.suitability import suitability
     from clients.site import open_site
     from clients.site_config import holdout_key
     from contract.experiment_file import parse_unranged
     from terminal.experiment_files import read_text
-    from terminal.output import print_json
+    from terminal.output import print_json, say
 
     config = open_site(file).config
     card = config.card or config.offered  # the second says what to do where there is none
     asked = parse_unranged(read_text(experiment_file), where=str(experiment_file))
     experiment, windows = asked.experiment, tuple(window or ())
     _require_offered(card, experiment, windows, asked.features, site=config.name, json=json)
+    encodings = other_encodings(config)
+    for sentence in () if json else encodings:
+        say(sentence, "yellow")
     check_source(config, card)
     rows = read_rows(config, card, key=holdout_key(config.storage))
     found = suitability(rows, experiment, card, windows)
     late = late_rows(config.storage.complete_windows, rows, card, note=False)
     if json:
         values = _values(config, experiment, windows, rows.reading, found)
-        print_json({**values, "late": late})
+        print_json({**values, "late": late, "other_encodings": encodings})
     else:
         _show(config, experiment, windows, rows.reading, found, late)
     _ = config.offered  # a draft: the rows fit, and still nobody is answered
@@ -101,7 +104,7 @@ def _values(
         "site": config.name,
         "experiment": experiment.name,
         "digest": experiment.digest,
-        "draft": config.card is not None and config.card.draft,
+        "draft": config.is_draft,
         "asked": list(windows),
         "lines_left_out": reading.left_out,
         "lines_left_out_by_cause": {
@@ -131,7 +134,8 @@ def _show(
     named = f"window {', '.join(windows)}" if windows else "all windows"
     rows = counted(found.rows, "row")
     console.print(_columns(found, title=f"{experiment.name} at site {config.name}: {rows} of {named}"))
-    for sentence in (*_sentences(config, experiment, reading, found), *late_words(late)):
+    scope = " in all windows" if windows else ""
+    for sentence in (*_sentences(config, experiment, reading, found, scope), *late_words(late)):
         say(sentence)
     _show_windows(found)
     kept = (
@@ -185,8 +189,13 @@ def _table(title: str = "") -> Table:
 
 
 def _sentences(
-    config: SiteConfig, experiment: Experiment, reading: Reading, found: Suitability
+    config: SiteConfig, experiment: Experiment, reading: Reading, found: Suitability, scope: str
 ) -> Iterator[str]:
+    """What the table does not say.
+
+    Args:
+        scope: names all rows, where the table is of some windows: what is left out as it is read is in none.
+    """
     from clients.rows.unfit_lines import sentences
     from contract.words import counted, verb
 
@@ -200,11 +209,12 @@ def _sentences(
             if holdout.record is None
             else f"'{holdout.record}' has no value, so that nobody knows which record it is"
         )
-        yield f"{rows} {were} left out: {why}."
+        yield f"{rows}{scope} {were} left out: {why}."
     if reading.repeated and config.card is not None:
         were = verb(reading.repeated, "was", "were")
+        rows = counted(reading.repeated, "row")
         yield (
-            f"{counted(reading.repeated, 'row')} {were} left out: '{config.card.holdout.record}' names a "
+            f"{rows}{scope} {were} left out: '{config.card.holdout.record}' names a "
             "record that has another row, and one row of a record counts. If each row is a record of its "
             "own, name a column in card.holdout.record that no two rows share."
         )
@@ -231,7 +241,7 @@ def _sentences_of(column: ColumnFit) -> Iterator[str]:
     if column.unreadable:
         they = verb(column.unreadable, "that is no number; it counts", "that are no number; they count")
         yield (
-            f"'{column.name}' has {counted(column.unreadable, 'value')} in all rows {they} as missing. "
+            f"'{column.name}' has {counted(column.unreadable, 'value')} {they} as missing. "
             "data.decimal and data.missing in site.toml say how numbers are written."
         )
     if column.undeclared:
@@ -240,6 +250,14 @@ def _sentences_of(column: ColumnFit) -> Iterator[str]:
         more = len(column.undeclared) - len(most)
         more_words = f" and {more} more" if more else ""
         yield f"'{column.name}' has values that the card does not declare: {values}{more_words}."
+    if column.not_on_card:
+        names = ", ".join(f"'{shown(name, limit=40)}'" for name in column.not_on_card[:_MOST_VALUES])
+        more = len(column.not_on_card) - _MOST_VALUES
+        yield (
+            f"Of '{column.name}' the experiment lists {names}{f' and {more} more' if more > 0 else ''}, "
+            f"{verb(len(column.not_on_card), 'which is', 'which are')} not on the card: no row here has "
+            f"{verb(len(column.not_on_card), 'it', 'them')}. Is it spelt as on the card?"
+        )
 
 
 def _persons(persons: Persons, rows_per_person: int) -> str:

@@ -184,8 +184,9 @@ def _verdict(epsilon: float, *, fits: bool) -> tuple[Text, Text]:
 def _sentences(room: Mapping[str, Room], experiment: Experiment, cap: Cap) -> list[str]:
     stated = {"train": experiment.privacy.epsilon, "evaluate": experiment.privacy.evaluation_epsilon}
     return [
-        f"{_SETTINGS[purpose]} = {stated[purpose]:g} is too much; at most {item.epsilon:g} fits "
-        f"(noise multiplier {item.noise_multiplier:.4g})."
+        f"{_SETTINGS[purpose]} = {stated[purpose]:g} is too much; "
+        f"{'ask for ' if item.capped else ''}at most {item.epsilon:g}"
+        f"{', the cap' if item.capped else ' fits'} (noise multiplier {item.noise_multiplier:.4g})."
         if item.epsilon > 0
         else f"Nothing is left for {_SETTINGS[purpose]} under a cap of {cap.epsilon:g}."
         for purpose, item in room.items()

@@ -142,9 +142,18 @@ def _card(config: SiteConfig) -> Finding:
 
 
 def _rows(config: SiteConfig) -> Finding:
-    from clients.rows.sources import check_source
+    from clients.rows.sources import check_source, other_encodings
+    from contract.errors import DataError
 
-    check_source(config, config.offered)
+    card, encodings = config.offered, other_encodings(config)
+    try:
+        check_source(config, card)
+    except DataError as exc:
+        if not encodings:
+            raise
+        raise DataError(exc.what, where=exc.where, remedy=encodings[0]) from exc
+    if encodings:
+        return Finding(about="rows", state="warning", what=encodings[0])
     return Finding(about="rows", state="ok", what="the source is there, with the card's columns")
 
 
@@ -170,7 +179,7 @@ def _ledger(file: Path, config: SiteConfig) -> Finding:
     ledger = open_site(file).ledger
     entries = ledger.verify()
     spent = ledger.spent(promised=True)
-    spent_words = f"spent or promised at most ε = {spent.epsilon:.3g} of {ledger.cap.epsilon:g}"
+    spent_words = f"at most ε = {spent.epsilon:.3g} of {ledger.cap.epsilon:g} with open plans"
     words = f"{entries:,} entries verify; {spent_words}"
     full = not ledger.cap.holds(spent.epsilon * 1.05)
     remedy = "Little is left on some data block: `tidegate site ledger` shows which." if full else ""

@@ -173,7 +173,9 @@ def _draw_today(axes: Axes, totals: Sequence[BlockTotal], cap: Cap, *, others: i
         spent, promised = total.spent.epsilon, total.promised.epsilon
         axes.barh(row, spent, height=0.6, color=COLOURS[0])
         axes.barh(row, promised - spent, left=spent, height=0.6, **_HATCHED)
-        words = epsilon_words(spent) + (f", {epsilon_words(promised)} promised" if promised > spent else "")
+        words = epsilon_words(spent) + (
+            f", at most {epsilon_words(promised)} promised" if promised > spent else ""
+        )
         axes.text(promised, row, f"  {words}", va="center", fontsize=9)
     axes.axvline(cap.epsilon, color="#000000", linewidth=1.4, linestyle=(0, (4, 3)))
     axes.set_yticks(range(len(totals)), [lettering(total.block, limit=40) for total in reversed(totals)])

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from clients.site_config import SiteConfig
     from terminal.health import Health
 
 __all__ = ["app"]
@@ -53,6 +54,7 @@ kind = "csv"                    # or "parquet" or "sql"
 path = "rows"                   # a file, a folder of files, or a pattern
 # separator = ";"
 # decimal = ","
+# encoding = "windows-1252"     where the file is not UTF-8
 # na_values = ["", "NA", "NaN"]  what stands for a missing value in every column
 
 [policy]
@@ -135,7 +137,9 @@ def _site_toml(name: str, rows: int) -> str:
             remedy="Use letters, digits, blanks and . _ - (at most 100), beginning with a letter or a digit",
         ) from exc
     if not 1 <= rows <= 10**12:
-        raise InputError(f"{rows} rows are none that can be stated", where="--rows", remedy="State 1 or more")
+        raise InputError(
+            f"{rows} rows are none that can be stated", where="--rows", remedy="State at least 1 row"
+        )
     delta = f"1e-{max(4, len(str(rows)))}"  # below 1 / rows, and 1e-4 at most
     return _TEMPLATE.format(name=name, rows=rows, delta=delta)
 
@@ -172,15 +176,13 @@ def up(
     from clients.line.flower import LineBrokenError, connect, wait_for_server
     from clients.line.spool import Spool
     from clients.line.worker import Limits, Worker
-    from clients.site import close_site, open_site
     from contract.allocator import give_back, reuse_large_blocks
     from terminal.health import Health, serve_health
     from terminal.logs import log_to
 
     reuse_large_blocks(KEPT)
-    config = open_site(file).config
-    open_site(file).ledger.verify()
-    close_site(file)  # the worker opens it
+    key = key or file.parent / "keys" / "node.key"
+    config = _ready(file, root_certificates, key)
     log_to(config.storage.logs / "agent.log")
     log = logging.getLogger("tidegate.agent")
     stop = threading.Event()
@@ -207,7 +209,7 @@ def up(
                     with connect(
                         superlink,
                         root_certificates=root_certificates,
-                        private_key=key or file.parent / "keys" / "node.key",
+                        private_key=key,
                         node_config={"site": str(file.resolve())},
                         remembered=config.storage.node,
                     ) as connection:
@@ -236,6 +238,23 @@ def up(
     finally:
         worker.stop()
     log.info("site '%s' has stopped", config.name)
+
+
+def _ready(file: Path, root_certificates: Path, key: Path) -> SiteConfig:
+    """The settings, once all that can be seen here was seen: before anybody waits for the server.
+
+    Raises:
+        TidegateError: something is not there or wrong; or the card is a draft, on which nobody is answered.
+    """
+    from clients.keys import read_private_key
+    from clients.line.reach import authority_at
+    from clients.site import close_site, open_site
+
+    site = open_site(file)
+    _ = site.card, authority_at(root_certificates), read_private_key(key)
+    site.ledger.verify()
+    close_site(file)  # the worker opens it
+    return site.config
 
 
 def _enter_refusal(file: Path, request: str, word: str) -> None:
@@ -275,6 +294,7 @@ def status(file: SiteFile, json: Json = False) -> None:
     from clients.site import open_site
     from contract.epsilon import delta_words, epsilon_words
     from contract.outside import shown
+    from contract.words import counted
     from terminal.output import print_json, print_uncut
 
     site = open_site(file)
@@ -293,8 +313,8 @@ def status(file: SiteFile, json: Json = False) -> None:
     approved = config.policy.approved_experiments
     rows: list[tuple[str, str | Text]] = [
         ("site", f"{config.name}, {config.stated_rows} rows stated, {config.data.kind}"),
-        ("card", Text(card_in_words(config.card), "" if config.card and not config.card.draft else "yellow")),
-        ("allows", "any experiment" if approved is None else f"{len(approved)} approved experiments"),
+        ("card", Text(card_in_words(config), "yellow" if config.card is None or config.is_draft else "")),
+        ("allows", "any experiment" if approved is None else counted(len(approved), "approved experiment")),
         (
             "",
             "private runs only"
@@ -310,7 +330,7 @@ def status(file: SiteFile, json: Json = False) -> None:
     else:
         spent, promised = epsilon_words(block.spent.epsilon), epsilon_words(block.promised.epsilon)
         at = f"at δ = {delta_words(block.promised.delta)}"
-        words = f"  {shown(block.block)}: ε = {spent} spent, {promised} promised, {at}"
+        words = f"  {shown(block.block)}: ε = {spent} spent, at most {promised} with open plans, {at}"
         rows.append(("worst block", bar(block, cap).append(words, "" if block.private else "red")))
     print_uncut(_facts(rows))
 
@@ -369,26 +389,28 @@ def drift(file: SiteFile, json: Json = False) -> None:
 
     from clients.mechanisms.report_files import INDEX, list_reports
     from clients.site_config import read_site_config
-    from terminal.output import print_json, print_table, say
+    from terminal.output import print_json, print_table, say, times
 
     folder = read_site_config(file).storage.reports
     found = list_reports(folder)
     if json:
         print_json([{**asdict(report), "folder": str(folder)} for report in found])
         return
+    when, made = times([report.made for report in found])
     print_table(
-        ("made (UTC)", "experiment", "window", "against", "drift in", "report"),
+        (when, "experiment", "window", "against", "drift in", "report"),
         (
             (
-                report.made[:19],
+                at,
                 report.experiment,
                 ", ".join(report.windows) or "all rows",
                 ", ".join(report.reference_windows) or "all rows",
                 ", ".join(report.drifted) or "–",
                 report.file,
             )
-            for report in found
+            for report, at in zip(found, made, strict=True)
         ),
+        unbroken=(when,),
     )
     if found:
         say(f"They are in {folder}, listed in {folder / INDEX}")

@@ -71,10 +71,12 @@ class Room:
         noise_multiplier: the least that fits; or with which ε is no more than the cap.
         epsilon: what it gives one run, at the experiment's δ, rounded down; 0 where nothing fits.
             At a δ below the cap's, more than the cap's ε would fit; nobody should be told to ask for that.
+        capped: whether it is for that reason that ε is no more.
     """
 
     noise_multiplier: float
     epsilon: float
+    capped: bool = False
 
 
 def block_costs(ledger: Ledger, plans: Sequence[Plan]) -> tuple[BlockCost, ...]:
@@ -161,14 +163,15 @@ def room_for(ledger: Ledger, plan: Plan, *, beside: Sequence[Plan] = (), delta: 
         return Room(noise_multiplier=math.inf, epsilon=0.0)
     epsilon, _ = compose(replace(plan, noise_multiplier=noise).events(plan.uses, plan.name), delta)
     most = ledger.cap.epsilon
-    if epsilon > most:
+    capped = epsilon > most
+    if capped:
         steps = plan.uses * plan.steps
         noise = max(
             noise,
             noise_multiplier(epsilon=most, delta=delta, sampling_rate=plan.sampling_rate, steps=steps),
         )
         epsilon = most
-    return Room(noise_multiplier=noise, epsilon=math.floor(1e3 * epsilon) / 1e3)
+    return Room(noise_multiplier=noise, epsilon=math.floor(1e3 * epsilon) / 1e3, capped=capped)
 
 
 def _least(fits: Callable[[float], bool], *, start: float) -> float | None:

@@ -14,6 +14,7 @@ properly, says so with `data.line_breaks`.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import sys
@@ -32,9 +33,11 @@ from contract.errors import DataError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["csv_header", "read_csv"]
+__all__ = ["csv_header", "other_encoding", "read_csv"]
 
 _BATCH = 500
+_BLOCK = 2**20
+_MARKS_OF_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def csv_header(path: Path, source: DataSource, *, where: str) -> list[str]:
@@ -43,8 +46,35 @@ def csv_header(path: Path, source: DataSource, *, where: str) -> list[str]:
     Raises:
         DataError: there are none.
     """
-    with _opened(path) as lines:
+    with _opened(path, source) as lines:
         return _names(lines.readline(), source, where)
+
+
+def other_encoding(path: Path, source: DataSource) -> str:
+    """What to do where the file is not text in the encoding that the site names; empty where it is.
+
+    It reads the whole file, for the administrator alone: no answer hangs on it.
+    """
+    decoder = codecs.getincrementaldecoder(_codec(source))()
+    meant = ""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        beginning = block = file.read(_BLOCK)
+        try:
+            while block:
+                decoder.decode(block)
+                block = file.read(_BLOCK)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            meant = "windows-1252"
+    if source.encoding == "utf-8" and (
+        beginning[:2] in _MARKS_OF_UTF_16 or 4 * beginning.count(0) > len(beginning)
+    ):
+        meant = "utf-16"
+    if not meant:
+        return ""
+    if source.encoding != "utf-8":
+        return f"this file is not {source.encoding}: correct data.encoding, or convert it"
+    return f'this file is not UTF-8: set data.encoding = "{meant}", or convert it'
 
 
 def read_csv(
@@ -62,7 +92,7 @@ def read_csv(
     Raises:
         DataError: the header has not the columns that are wanted.
     """
-    with _opened(path) as lines:
+    with _opened(path, source) as lines:
         header = _names(lines.readline(), source, where)
         require_columns(header, wanted, where=where)
         sorter = LineSorter(columns=len(header), separator=source.separator)
@@ -180,9 +210,14 @@ def _across_lines(
             yield record
 
 
+def _codec(source: DataSource) -> str:
+    """A byte order mark is no part of the first name."""
+    return "utf-8-sig" if source.encoding == "utf-8" else source.encoding
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Bytes that are no UTF-8 are shown as such in their own value: two of them stay two."""
-    options: dict[str, Any] = {"encoding": "utf-8-sig", "errors": "backslashreplace", "newline": ""}
+def _opened(path: Path, source: DataSource) -> Iterator[Any]:
+    """Bytes that are no text are shown as such in their own value: two of them stay two."""
+    options: dict[str, Any] = {"encoding": _codec(source), "errors": "backslashreplace", "newline": ""}
     with gzip.open(path, "rt", **options) if path.suffix == ".gz" else path.open("r", **options) as file:
         yield file

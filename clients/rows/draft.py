@@ -31,10 +31,11 @@ from clients.rows.guesses import (
     person_of,
     record_of,
 )
-from clients.rows.sources import column_names, read_source, source_files
+from clients.rows.parts import instead
+from clients.rows.sources import column_names, other_encodings, read_source, source_files
 from clients.rows.unfit_lines import UnfitLines, sentences
 from clients.rows.values import numbers, texts
-from clients.site_config import SiteConfig
+from clients.site_config import REPLACE, SiteConfig
 from contract.card import Card, CategoricalColumn
 from contract.errors import DataError
 from contract.outside import shown
@@ -43,10 +44,10 @@ from contract.words import counted
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Draft", "draft_card", "draft_of", "marked_lines"]
+__all__ = ["Draft", "draft_card", "draft_of"]
 
-_MARK = "REPLACE:"  # begins each comment on what came from the rows
-_FROM_ROWS = f"# {_MARK} from the rows; write what is publicly known"
+_GUESS = f"{REPLACE} guessed"
+_FROM_ROWS = f"# {REPLACE} from the rows; write what is publicly known"
 _NO_VALUE_READ = "no row that was read has a value; others were not read, see NOT READ above"
 _COMMENT_AT = 32  # the column at which comments begin
 _WIDEST = 100
@@ -59,14 +60,16 @@ class Draft:
     Attributes:
         text: TOML with a `[card]` table.
         rows: how many rows were looked at.
-        left_out: the columns that are not on it, by the source's names, and why.
+        left_out: the columns that are not offered, and why: by the card's names, or the source's.
         unfit: lines that are no rows and were not looked at, by file and cause.
+        other_encodings: what to do about files that are not in the encoding that the site names.
     """
 
     text: str
     rows: int
     left_out: dict[str, str] = field(default_factory=dict)
     unfit: dict[str, tuple[UnfitLines, ...]] = field(default_factory=dict)
+    other_encodings: tuple[str, ...] = ()
 
 
 def draft_card(config: SiteConfig) -> Draft:
@@ -77,7 +80,13 @@ def draft_card(config: SiteConfig) -> Draft:
     """
     import pandas as pd
 
-    names, left_out = _columns(config)
+    encodings = other_encodings(config)
+    try:
+        names, left_out = _columns(config)
+    except DataError as exc:
+        if not encodings:
+            raise
+        raise DataError(exc.what, where=exc.where, remedy=encodings[0]) from exc
     reading = Card(
         columns=tuple(CategoricalColumn(name=name, kind="categorical", categories=("-",)) for name in names)
     )
@@ -92,16 +101,18 @@ def draft_card(config: SiteConfig) -> Draft:
         _seen(frame[name], name, (*source.na_values, *source.missing.get(name, ())), source.decimal)
         for name in names
     ]
-    return draft_of(seen, rows=len(frame), left_out=left_out, where=_where(config), unfit=unfit)
+    where = _where(config)
+    return draft_of(seen, len(frame), left_out=left_out, where=where, unfit=unfit, encodings=encodings)
 
 
 def draft_of(
     columns: list[Seen],
-    *,
     rows: int,
+    *,
     left_out: dict[str, str],
     where: str,
     unfit: dict[str, tuple[UnfitLines, ...]] | None = None,
+    encodings: tuple[str, ...] = (),
 ) -> Draft:
     """A card of columns.
 
@@ -111,6 +122,7 @@ def draft_of(
         left_out: other columns, and why they are left out.
         where: the site, for the error.
         unfit: lines that are no rows, by file and cause.
+        encodings: what to do about files in another encoding.
 
     Raises:
         DataError: none of the columns can be offered.
@@ -118,6 +130,8 @@ def draft_of(
     unfit = unfit or {}
     side = next((seen for seen in columns if are_sides(seen)), None)
     time = next((seen for seen in columns if are_windows(seen) and seen is not side), None)
+    dates = [seen for seen in columns if are_dates(seen)]
+    time = time or (dates[0] if len(dates) == 1 else None)
     others = [seen for seen in columns if seen not in (side, time)]
     person = person_of(others)
     record = record_of(others, rows) if person is side is None else None
@@ -128,6 +142,8 @@ def draft_of(
             left_out[seen.name] = found.why if seen.texts or not unfit else _NO_VALUE_READ
         elif found is not None:
             offered[seen.name] = found
+    if person is not None:
+        left_out[person.name] = f"{like_ids(person)}; guessed as `person`"
     if person is not None and side is not None:
         left_out[side.name] = (
             "a person's rows are on one side; it can be the hold-out of a card without person"
@@ -142,19 +158,14 @@ def draft_of(
             remedy="Write [card] by hand, or deliver columns of numbers and categories",
         )
     lines = [
-        *_head(rows, unfit),
-        *_roles(person, time, side, record, [seen for seen in others if are_dates(seen)]),
+        *_head(rows, unfit, encodings),
+        *_roles(person, time, side, record, dates),
         *(line for name, found in offered.items() for line in _column(name, found)),
-        *_left_out(left_out, person),
+        *_left_out(left_out),
     ]
-    return Draft(text="\n".join(lines) + "\n", rows=rows, left_out=left_out, unfit=unfit)
-
-
-def marked_lines(text: str) -> list[int]:
-    """The lines of a site.toml, counted from 1, in which a comment says that something is to be replaced."""
-    return [
-        number for number, line in enumerate(text.splitlines(), start=1) if _MARK in line.partition("#")[2]
-    ]
+    return Draft(
+        text="\n".join(lines) + "\n", rows=rows, left_out=left_out, unfit=unfit, other_encodings=encodings
+    )
 
 
 def _columns(config: SiteConfig) -> tuple[list[str], dict[str, str]]:
@@ -162,10 +173,18 @@ def _columns(config: SiteConfig) -> tuple[list[str], dict[str, str]]:
     headers = _headers(config)
     for place, header in headers.items():
         _require_separated(config, place, header)
+    present = list(dict.fromkeys(column for header in headers.values() for column in header))
+    for name, source in config.data.columns.items():
+        if source not in present:
+            raise DataError(
+                f"data.columns says that '{name}' is '{source}', no column{instead(source, present)}",
+                where=_where(config),
+                remedy="Correct it in site.toml",
+            )
     own = {source: name for name, source in config.data.columns.items()}
     names: list[str] = []
     left_out: dict[str, str] = {}
-    for column in dict.fromkeys(column for header in headers.values() for column in header):
+    for column in present:
         lacking = [place for place, header in headers.items() if column not in header]
         if any(header.count(column) > 1 for header in headers.values()):
             left_out[column] = "it is there more than once"
@@ -223,8 +242,9 @@ def _seen(column: pd.Series, name: str, missing: tuple[str, ...], decimal: str) 
 # -- TOML -----------------------------------------------------------------------------------
 
 
-def _head(rows: int, unfit: dict[str, tuple[UnfitLines, ...]]) -> Iterator[str]:
+def _head(rows: int, unfit: dict[str, tuple[UnfitLines, ...]], encodings: tuple[str, ...]) -> Iterator[str]:
     yield f"# What this site offers. Drafted from {counted(rows, 'row')}: correct it before anybody sees it."
+    yield from (f"# NOT TEXT: {sentence}" for sentence in encodings)
     for sentence in sentences(unfit):
         yield f"# NOT READ: {shown(sentence, limit=1000)}"
     yield "# Everything on a card is public. Where a line says REPLACE, put what is publicly known (a form,"
@@ -240,26 +260,28 @@ def _roles(
     if person is None:
         yield '# person = "…"                 the column that says whose a row is, where a person has several'
     else:
-        why = (
-            f"{_MARK} guessed, for ids that repeat; remove this comment if each is one person, else the line"
-        )
+        why = f"{_GUESS}, for ids that repeat; remove this comment if each is one person, else the line"
         yield _line(f"person = {_string(person.name)}", why)
     if time is None:
         yield '# time = { column = "…" }        a column whose values name windows, such as 2026-01'
         for seen in dates:
-            yield f'# or: time = {{ column = {_string(seen.name)}, kind = "date", every = "month" }}'
-            if form := date_format_of(seen):
-                yield f"#     with date_format = {_string(form)} under [data], if days are written so"
+            yield f"# or: {_calendar(seen)}"
+            yield from _date_format(seen)
+    elif not are_windows(time):
+        yield f"# {_GUESS}, for its dates. Remove this comment if each month of them (or day,"
+        yield "# week, quarter) is to be a window of its own, else the line"
+        yield _calendar(time)
+        yield from _date_format(time)
     else:
-        why = f"{_MARK} guessed; remove this comment if each value names one window, else the line"
+        why = f"{_GUESS}; remove this comment if each value names one window, else the line"
         yield _line(f"time = {{ column = {_string(time.name)} }}", why)
     if person is None and side is not None:
-        why = f"{_MARK} guessed, for its values train and holdout; remove this comment if it is so"
+        why = f"{_GUESS}, for its values train and holdout; remove this comment if it is so"
         yield _line(f"holdout = {{ column = {_string(side.name)} }}", why)
     elif person is not None:
         yield _line("holdout = { share = 0.3 }", "the chance of a person to be kept for evaluation")
     elif record is not None:
-        yield f"# {_MARK} guessed, for ids that no two rows share. Remove this comment if each row is another"
+        yield f"# {_GUESS}, for ids that no two rows share. Remove this comment if each row is another"
         yield "# person's and keeps its id; if a person may get a second row, write"
         yield f"# person = {_string(record.name)} and holdout = {{ share = 0.3 }} instead."
         yield _line(
@@ -270,6 +292,15 @@ def _roles(
         yield "# With record = a column of lasting ids, training and evaluation pay for their own rows only;"
         yield "# without, a row whose values change may change sides, and each is charged to both."
         yield _line("holdout = { share = 0.3 }", "the chance of a record to be kept for evaluation")
+
+
+def _calendar(seen: Seen) -> str:
+    return f'time = {{ column = {_string(seen.name)}, kind = "date", every = "month" }}'
+
+
+def _date_format(seen: Seen) -> Iterator[str]:
+    if form := date_format_of(seen):
+        yield f"#     with date_format = {_string(form)} under [data], if days are written so"
 
 
 def _column(name: str, found: Numbers | Categories) -> Iterator[str]:
@@ -298,9 +329,7 @@ def _list(values: tuple[str, ...]) -> Iterator[str]:
     yield "]"
 
 
-def _left_out(reasons: dict[str, str], person: Seen | None) -> Iterator[str]:
-    if person is not None:
-        reasons = {person.name: f"{like_ids(person)}; guessed as `person` above", **reasons}
+def _left_out(reasons: dict[str, str]) -> Iterator[str]:
     if reasons:
         yield ""
         yield "# Not offered:"

@@ -13,7 +13,7 @@ from contract.errors import DataError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Part", "dates_for_numbers", "require_columns"]
+__all__ = ["Part", "dates_for_numbers", "instead", "require_columns"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ def require_columns(present: Sequence[str], wanted: dict[str, str], *, where: st
     for column in wanted.values():
         if column not in present:
             raise DataError(
-                f"column '{column}' of the card is missing{_instead(column, present)}",
+                f"column '{column}' of the card is missing{instead(column, present)}",
                 where=where,
                 remedy="Deliver it, say its name under data.columns in site.toml, or take it off the card",
             )
@@ -68,7 +68,8 @@ def dates_for_numbers(column: str, *, where: str) -> DataError:
     )
 
 
-def _instead(column: str, present: Sequence[str]) -> str:
+def instead(column: str, present: Sequence[str]) -> str:
+    """What is there in the place of a column that is not, in words to put behind its name."""
     if len(present) == 1:
         return f" (there is one column only, '{present[0][:80]}': is data.separator right?)"
     nearest = difflib.get_close_matches(column, present, n=1, cutoff=0.5)

@@ -81,6 +81,8 @@ class Rows:
         window: the row's window, None where it does not say; no array where the card has no time.
         holdout: bool [n], whether the row is for evaluation alone.
         reading: what was seen while they were read, of all rows of the site.
+        unreadable: bool [n], where a numeric column has a value that is no number, by column; without
+            columns that have none.
     """
 
     frame: pd.DataFrame
@@ -88,6 +90,7 @@ class Rows:
     window: Texts | None
     holdout: Mask
     reading: Reading = field(default_factory=Reading)
+    unreadable: dict[str, Mask] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.holdout)
@@ -100,6 +103,7 @@ class Rows:
             window=None if self.window is None else self.window[mask],
             holdout=self.holdout[mask],
             reading=self.reading,
+            unreadable={name: found[mask] for name, found in self.unreadable.items()},
         )
 
     def of(self, windows: Collection[str], *, holdout: bool | None = None) -> Rows:
@@ -160,13 +164,14 @@ def rows_of(raw: pd.DataFrame, card: Card, *, source: DataSource, key: bytes) ->
         return texts(raw[name], missing=missing(name), declared=declared, decimal=source.decimal)
 
     columns: dict[str, npt.NDArray[Any]] = {}
-    unreadable: dict[str, int] = {}
+    unreadable: dict[str, Mask] = {}
     undeclared: dict[str, dict[str, int]] = {}
     for column in card.columns:
         name = column.name
         if isinstance(column, NumericColumn):
-            found = numbers(raw[name], missing=missing(name), decimal=source.decimal)
-            columns[name], unreadable[name] = found
+            columns[name], wrong = numbers(raw[name], missing=missing(name), decimal=source.decimal)
+            if wrong.any():
+                unreadable[name] = wrong
         else:
             columns[name] = as_texts(name, column.categories)
             undeclared[name] = _undeclared(columns[name], column.categories)
@@ -191,7 +196,7 @@ def rows_of(raw: pd.DataFrame, card: Card, *, source: DataSource, key: bytes) ->
     counts = _one_of_each(record, _joined(values) if shuffled else range(len(raw)))
     reading = Reading(
         rows=len(raw),
-        unreadable={name: count for name, count in unreadable.items() if count},
+        unreadable={name: int(wrong.sum()) for name, wrong in unreadable.items()},
         undeclared={name: counts for name, counts in undeclared.items() if counts},
         without_side=int((~has_side).sum()),
         repeated=int((has_side & ~counts).sum()),
@@ -203,6 +208,7 @@ def rows_of(raw: pd.DataFrame, card: Card, *, source: DataSource, key: bytes) ->
         window=window,
         holdout=np.asarray(holdout, dtype=np.bool_),
         reading=reading,
+        unreadable=unreadable,
     )
     chosen = np.asarray(has_side & counts, dtype=np.bool_)
     return rows if chosen.all() else rows.chosen(chosen)

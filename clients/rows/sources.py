@@ -17,15 +17,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from clients.rows.csv_files import csv_header, read_csv
+from clients.rows.csv_files import csv_header, other_encoding, read_csv
 from clients.rows.databases import check_database, database_names, read_database
 from clients.rows.parquet_files import check_parquet, parquet_names, read_parquet
 from clients.rows.parts import Part, require_columns
 from clients.site_config import DataSource, SiteConfig
 from contract.card import Card, NumericColumn
 from contract.errors import DataError
+from contract.outside import shown
 
-__all__ = ["Part", "check_source", "column_names", "read_source", "source_files"]
+__all__ = ["Part", "check_source", "column_names", "other_encodings", "read_source", "source_files"]
 
 _ENDINGS = {"csv": (".csv", ".csv.gz"), "parquet": (".parquet",)}
 
@@ -65,6 +66,22 @@ def column_names(config: SiteConfig) -> list[str]:
             if source.kind == "csv"
             else parquet_names(path, where=where)
         )
+
+
+def other_encodings(config: SiteConfig) -> tuple[str, ...]:
+    """A sentence for each CSV file that is not in the encoding that the site names.
+
+    The files are read for it, for the administrator alone.
+
+    Raises:
+        DataError: there is no file, or one cannot be read.
+    """
+    found = []
+    for path in _files(config) if config.data.kind == "csv" else ():
+        with _readable(config, path):
+            if told := other_encoding(path, config.data):
+                found.append(f"{shown(str(path), limit=300)}: {told}")
+    return tuple(found)
 
 
 def read_source(config: SiteConfig, card: Card) -> list[Part]:

@@ -15,7 +15,7 @@ import numpy as np
 from clients.rows.rows import Rows
 from clients.rows.table import Fit, prepare
 from contract.card import Card, CategoricalColumn
-from contract.experiment import Experiment
+from contract.experiment import CategoricalFeature, Experiment, NumericFeature
 
 __all__ = ["ColumnFit", "Persons", "Suitability", "WindowFit", "suitability"]
 
@@ -29,11 +29,13 @@ class ColumnFit:
         role: `feature` or `label`.
         read: values that could be read.
         missing: those that were not there, or could not be read.
-        unreadable: of these, in all rows of the site, those that were there and are no number.
+        unreadable: of these, those that were there and are no number.
         undeclared: values that the card does not declare, with their counts.
         other, filled, clamped: values that fell to the category for undeclared ones, were missing
             and got the stand-in, or were set to the nearer end of the range.
         left_out: rows left out for this column, by reason; one may count for several columns.
+        not_on_card: categories of the experiment, or classes of its label, that the card does not declare, so
+            that no row here can have them; without those that stand in for another value.
     """
 
     name: str
@@ -46,6 +48,7 @@ class ColumnFit:
     filled: int
     clamped: int
     left_out: dict[str, int]
+    not_on_card: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,12 +119,15 @@ def suitability(rows: Rows, experiment: Experiment, card: Card, windows: Collect
     """
     chosen = rows.of(windows)
     fit = prepare(chosen, experiment, card).fit
-    names = [feature.name for feature in experiment.task.features]
+    label = experiment.task.label
     return Suitability(
         rows=len(chosen),
         columns=(
-            *(_column(chosen, card, fit, name, "feature") for name in names),
-            _column(chosen, card, fit, experiment.task.label.column, "label"),
+            *(
+                _column(chosen, card, fit, feature.name, "feature", _listed(feature))
+                for feature in experiment.task.features
+            ),
+            _column(chosen, card, fit, label.column, "label", label.classes),
         ),
         windows=tuple(_window(chosen, experiment, card, name) for name in _windows(chosen, windows)),
         persons=_persons(chosen, experiment.privacy.rows_per_person),
@@ -131,8 +137,15 @@ def suitability(rows: Rows, experiment: Experiment, card: Card, windows: Collect
     )
 
 
-def _column(rows: Rows, card: Card, fit: Fit, name: str, role: str) -> ColumnFit:
-    values = rows.frame[name].to_numpy()
+def _listed(feature: NumericFeature | CategoricalFeature) -> tuple[str, ...]:
+    """The categories that a row of a site has itself: a stand-in is the experiment's own."""
+    if isinstance(feature, NumericFeature):
+        return ()
+    return tuple(name for name in feature.categories if name not in (feature.missing, feature.other))
+
+
+def _column(rows: Rows, card: Card, fit: Fit, name: str, role: str, listed: Collection[str]) -> ColumnFit:
+    values, not_on_card = rows.frame[name].to_numpy(), tuple[str, ...]()
     if values.dtype == np.float64:
         missing, undeclared = int(np.isnan(values).sum()), Counter[str]()
     else:
@@ -140,17 +153,19 @@ def _column(rows: Rows, card: Card, fit: Fit, name: str, role: str) -> ColumnFit
         known = frozenset(column.categories) if isinstance(column, CategoricalColumn) else frozenset()
         missing = sum(value is None for value in values)
         undeclared = Counter(value for value in values if value is not None and value not in known)
+        not_on_card = tuple(value for value in listed if value not in known)
     return ColumnFit(
         name=name,
         role=role,
         read=len(rows) - missing,
         missing=missing,
-        unreadable=rows.reading.unreadable.get(name, 0),
+        unreadable=int(rows.unreadable[name].sum()) if name in rows.unreadable else 0,
         undeclared=dict(undeclared.most_common()),
         other=fit.other.get(name, 0),
         filled=fit.filled.get(name, 0),
         clamped=fit.clamped.get(name, 0),
         left_out=fit.left_out.get(name, {}),
+        not_on_card=not_on_card,
     )
 
 

@@ -181,7 +181,9 @@ def _category(
         codes[missing] = feature.categories.index(feature.missing)
     strange = (codes < 0) & ~missing
     if feature.other is None:
-        fitting.leave_out(feature.name, "an undeclared category", strange)
+        on_card = np.fromiter((value in declared for value in values), np.bool_, count=len(values))
+        fitting.leave_out(feature.name, "a category that the card does not declare", strange & ~on_card)
+        fitting.leave_out(feature.name, "a category that the experiment does not list", strange & on_card)
     else:
         fitting.note(fitting.other, feature.name, strange)
         codes[strange] = feature.categories.index(feature.other)

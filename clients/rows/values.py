@@ -82,8 +82,8 @@ def texts(
 
 def numbers(
     column: pd.Series[Any], *, missing: Iterable[str], decimal: str = "."
-) -> tuple[npt.NDArray[np.float64], int]:
-    """The column's numbers, NaN where there is none; and how many values were neither that nor missing.
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """The column's numbers, NaN where there is none; and which values were neither that nor missing.
 
     Args:
         column: as the source holds it.
@@ -102,7 +102,7 @@ def numbers(
     stand_ins = [_parsed(text, frozenset(), decimal) for text in absent]
     values = np.where(np.isin(values, [one for one in stand_ins if math.isfinite(one)]), np.nan, values)
     unreadable = np.isinf(values)
-    return np.where(unreadable, np.nan, values) + 0.0, int(unreadable.sum())
+    return np.where(unreadable, np.nan, values) + 0.0, unreadable
 
 
 def dates(

@@ -38,6 +38,7 @@ def run(
     from terminal.experiment_files import read_experiment
     from terminal.output import (
         Steps,
+        hidden_metrics,
         metrics_headings,
         metrics_rows,
         print_json,
@@ -80,6 +81,12 @@ def run(
         metrics_rows(result),
         title=f"{result['model']} version {result['version']}: {result['status']}",
     )
+    if result["private"] and hidden_metrics(result):
+        say(
+            "No metric can be told: the noise hides it. More held-out rows, or a larger "
+            "privacy.evaluation_epsilon, would show it.",
+            "yellow",
+        )
     if result["status"] != "succeeded":
         say(f"INCOMPLETE: {result['incomplete']}", "bold yellow")
     if not result["private"]:

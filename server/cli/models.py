@@ -44,12 +44,22 @@ def list_versions(model: Model, json: Json = False) -> None:
                 item.version,
                 ", ".join(item.aliases),
                 item.tags.get("tidegate.run", "–"),
-                item.tags.get("tidegate.windows", "–"),
+                _windows(item.tags.get("tidegate.windows", "–")),
                 item.tags.get("tidegate.private", "–"),
             )
             for item in versions
         ),
     )
+
+
+def _windows(tag: str) -> str:
+    """The windows of a version's tag, which is JSON where it is ours."""
+    from json import loads
+
+    try:
+        return ", ".join(map(str, loads(tag))) or "all rows"
+    except (ValueError, TypeError):
+        return tag
 
 
 @app.command()

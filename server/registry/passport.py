@@ -337,7 +337,8 @@ def _provenance(passport: Passport) -> str:
         ("code (SHA-256)", _code(passport.code_hash)),
         ("experiment (SHA-256)", _code(passport.experiment.digest)),
     ]
-    return "## Provenance\n\n" + _table(("what", "value"), rows)
+    # paragraphs and no table: a narrow terminal would cut what is to be copied
+    return "## Provenance\n\n" + "\n\n".join(f"{what}: {value}" for what, value in rows)
 
 
 def _table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -193,7 +193,7 @@ def test_new_category(lay: Lay, tmp_path: Path, caplog: pytest.LogCaptureFixture
     frames = site.rows(("base",)).frame, site.rows(("w2",)).frame
     write_report(*frames, task=asked.task, drift=asked.drift, path=report, rng=np.random.default_rng(1))
     assert report.stat().st_size > 1000
-    assert fit(site, asked, "w2").left_out == {"ward": {"an undeclared category": 1}}
+    assert fit(site, asked, "w2").left_out == {"ward": {"a category that the card does not declare": 1}}
     with caplog.at_level(logging.WARNING, logger="tidegate.site"):
         assert all(np.isfinite(array).all() for array in trained(path, asked, "w1", "w2").values())
         sides = [site.table(asked, ("w2",), holdout=side) for side in (True, False)]

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from clients.keys import make_node_key
 from contract.experiment_file import parse_experiment
+from server.line.certificates import make_server_files
 from tests.cards import card_for
 from tests.commands import tidegate
 
@@ -208,6 +210,13 @@ def test_a_site_named_twice(place: Path) -> None:
     assert not (place / "tidegate").exists()
 
 
+def test_a_run_whose_metrics_the_noise_hides_says_why(place: Path) -> None:
+    done = tidegate(place, "run", "experiment.toml", "--site", "site.toml")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("–") >= 4
+    assert "No metric can be told: the noise hides it. More held-out rows, or a larger" in done.stdout
+
+
 def test_a_cap_that_is_too_small(place: Path) -> None:
     (place / "site.toml").write_text(SITE + "[policy]\nepsilon_cap = 0.5\n")
     refused(run(place), "site 'north'", "cap of 0.5")
@@ -229,8 +238,22 @@ def test_a_server_that_cannot_be_reached(place: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    arguments = ("--superlink", f"127.0.0.1:{port}", "--root-certificates", "ca.pem", "--wait", "0.1")
+    make_node_key(place / "keys")
+    authority = make_server_files(place / "server", ("127.0.0.1",)).authority
+    arguments = ("--superlink", f"127.0.0.1:{port}", "--root-certificates", str(authority), "--wait", "0.1")
     refused(tidegate(place, "site", "up", "site.toml", *arguments), f"127.0.0.1:{port}", "cannot be reached")
+
+
+def test_what_is_wrong_here_is_told_before_the_server_is_waited_for(place: Path) -> None:
+    arguments = ("site", "up", "site.toml", "--superlink", "127.0.0.1:9", "--wait", "60")
+    refused(tidegate(place, *arguments, "--root-certificates", "ca.pem"), "ca.pem", "No such file")
+    authority = make_server_files(place / "server", ("127.0.0.1",)).authority
+    refused(tidegate(place, *arguments, "--root-certificates", str(authority)), "node.key")
+
+
+def test_what_is_not_approved_names_the_file_to_change(place: Path) -> None:
+    (place / "site.toml").write_text(f'{SITE}[policy]\napproved_experiments = ["{"0" * 64}"]\n')
+    refused(run(place), "add the digest to policy.approved_experiments in ", "/site.toml")
 
 
 def test_a_port_in_use(place: Path) -> None:

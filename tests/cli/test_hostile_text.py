@@ -3,6 +3,7 @@ that lists them shows them escaped and ends well, on an output of any encoding."
 
 from __future__ import annotations
 
+import json
 import logging
 import sqlite3
 import subprocess
@@ -146,6 +147,8 @@ def test_the_list_of_drift_reports(site: Path, tidegate: Command) -> None:
     require_harmless(told)
     assert told.count(SEEN) == 4
     require_harmless(tidegate("site", "drift", site, "--json"))
+    record(folder, replace(report, made="2026-11-24T10:00:00.123456+00:00"))
+    assert "2026-11-24 10:00:00 " in tidegate("site", "drift", site, width=WIDE)
 
 
 @pytest.fixture
@@ -231,7 +234,7 @@ def test_what_the_registry_shows(tmp_path: Path, tidegate: Command, monkeypatch:
     monkeypatch.setenv("TIDEGATE_ARTIFACT_ROOT", str(root))
     registry, experiment = Registry(uri, root), plan()
     run = registry.start_run(experiment, run_name="r")
-    tags = {"tidegate.run": STORED, "tidegate.windows": STORED}
+    tags = {"tidegate.run": STORED, "tidegate.windows": json.dumps(["2026-01", STORED])}
     registry.register(
         "fake", run, {}, experiment=experiment, description=f"# {STORED}\n\n{STORED}", tags=tags
     )
@@ -239,6 +242,7 @@ def test_what_the_registry_shows(tmp_path: Path, tidegate: Command, monkeypatch:
     told = tidegate("models", "list", "fake", width=WIDE)
     require_harmless(told)
     assert told.count(SEEN) == 2
+    assert "2026-01, " in told
     told = tidegate("models", "show", "fake", 1, width=WIDE)
     require_harmless(told)
     assert r"\x1b[2J" in told

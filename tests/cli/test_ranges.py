@@ -149,10 +149,19 @@ def test_noise_that_would_hide_everything_is_refused_before_it_is_paid(
     told = one_sentence(tidegate("ranges", "small.toml", *both(place), code=2))
     assert "nothing charged" in told
     assert entries(place) == []
+    assert "about 8,000 rows with the held-out ones" in told
     enough = told.partition("Give --epsilon ")[2].partition(",")[0]
     told = tidegate("ranges", "small.toml", *both(place), "--epsilon", enough, code=1)
     assert "# level" in told
     assert "# dose" not in told  # of which a quarter is missing: too few rows are left
+
+
+def test_no_more_is_offered_than_the_experiment_has(tidegate: Command, place: Path) -> None:
+    """The next question would be refused for it."""
+    (place / "small.toml").write_text(UNRANGED.replace("epsilon = 5.0", "epsilon = 0.6"))
+    told = one_sentence(tidegate("ranges", "small.toml", *both(place), code=2))
+    assert "--epsilon " not in told.partition("Give ")[2]
+    assert "Give --share " in told
 
 
 def test_a_range_that_the_noise_hides_is_not_told(tidegate: Command, place: Path) -> None:

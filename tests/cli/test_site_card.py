@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from clients.cli.card import _append
 from clients.site_config import read_site_config
+from contract.errors import SiteConfigError
 from tests import commands
 
 Command = Callable[..., str]
@@ -126,7 +128,9 @@ def test_a_new_site_is_its_users_alone(tidegate: Command, tmp_path: Path, mask: 
 
 def test_init_refuses_what_the_site_would_refuse_later(tidegate: Command, tmp_path: Path) -> None:
     assert "cannot be named 'a\"b'" in tidegate("site", "init", tmp_path / "n", "--name", 'a"b', code=2)
-    assert "State 1 or more" in tidegate("site", "init", tmp_path / "n", "--name", "n", "--rows", 0, code=2)
+    assert "State at least 1 row" in tidegate(
+        "site", "init", tmp_path / "n", "--name", "n", "--rows", 0, code=2
+    )
     assert not (tmp_path / "n").exists()
     tidegate("site", "init", tmp_path / "n", "--name", "n")
     assert "a site already" in tidegate("site", "init", tmp_path / "n", "--name", "n", code=2)
@@ -162,7 +166,7 @@ def test_a_draft_is_printed_and_nothing_is_written(tidegate: Command, tmp_path: 
     assert "#   'note': free text" in told
     values = json.loads(tidegate("site", "card", file, "--json"))
     assert values["toml"] == told
-    assert set(values["left_out"]) == {"number", "visited", "note"}
+    assert set(values["left_out"]) == {"number", "patient", "visited", "note"}
     assert file.read_text() == before
     assert "the site has no card" in tidegate("site", "card", file, "--sign", tmp_path / "c.json", code=2)
 
@@ -174,7 +178,8 @@ def test_write_keeps_the_rest_and_refuses_a_second_time(tidegate: Command, tmp_p
     file.chmod(0o640)
     before = file.read_text()
     told = tidegate("site", "card", file, "--write")
-    assert "lines say REPLACE, 3 columns are not on it" in told
+    assert "lines say REPLACE, 4 columns are not offered" in told
+    assert file.read_text().partition("# Not offered:\n")[2].count("\n#   '") == 4 - 1
     assert file.read_text().startswith(before.rstrip())
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
     assert sorted(path.name for path in file.parent.iterdir()) == ["keys", "rows", "site.toml"]
@@ -191,11 +196,27 @@ def test_a_draft_that_does_not_fit_the_rest_of_the_file_is_not_written(
 ) -> None:
     file = tmp_path / "north" / "site.toml"
     tidegate("site", "init", file.parent, "--name", "north")
-    deliver(file.parent, 1)
-    edit(file, 'path = "rows" ', 'missing = { note = ["?"] }\npath = "rows" ')
     before = file.read_text()
-    assert "'note', which is not on the card" in tidegate("site", "card", file, "--write", code=2)
+    with pytest.raises(SiteConfigError, match=r"site\.toml with the draft"):
+        _append(file, "[policy]\n")
     assert file.read_text() == before
+
+
+@pytest.mark.parametrize("name", ["number", "visited", "note"])
+def test_a_renamed_column_that_no_card_offers_hinders_no_draft(
+    tidegate: Command, tmp_path: Path, name: str
+) -> None:
+    """An id, a date, free text: the draft is written, and says so once it is to be a card."""
+    file = tmp_path / "north" / "site.toml"
+    tidegate("site", "init", file.parent, "--name", "north")
+    deliver(file.parent, 1)
+    edit(file, 'path = "rows" ', f'columns = {{ zz = "{name}" }}\npath = "rows" ')
+    tidegate("site", "card", file, "--write")
+    assert "a DRAFT" in tidegate("site", "status", file)
+    edit(file, "draft = true", "")
+    told = tidegate("site", "status", file, code=2)
+    assert "data.columns names 'zz', which is not on the card" in told
+    assert "leave it out of data.columns" in told
 
 
 def test_a_draft_says_what_is_to_be_done(tidegate: Command, drafted: Path, tmp_path: Path) -> None:
@@ -208,9 +229,64 @@ def test_a_draft_says_what_is_to_be_done(tidegate: Command, drafted: Path, tmp_p
     assert values["card"]["draft"]
     assert all("REPLACE:" in lines[number - 1] for number in values["lines_to_replace"])
     assert "the card is a draft" in tidegate("site", "card", drafted, "--sign", tmp_path / "c.json", code=2)
-    edit(drafted, "draft = true", "# draft")
-    assert "still say REPLACE" in tidegate("site", "card", drafted, "--sign", tmp_path / "c.json", code=2)
     assert not (tmp_path / "c.json").exists()
+
+
+@pytest.mark.parametrize("draft", ["draft = true", "draft = false"])
+def test_a_draft_stays_one_until_each_line_is_replaced(
+    tidegate: Command, drafted: Path, tmp_path: Path, draft: str
+) -> None:
+    """Else a card would come from the rows, which is what nobody may publish or be answered on."""
+    edit(drafted, "draft = true", draft)
+    experiment = tmp_path / "exp.toml"
+    edit(experiment, "quorum = 2", "quorum = 1")
+    assert "A DRAFT: the site answers nobody until" in tidegate("site", "card", drafted)
+    assert "a DRAFT" in tidegate("site", "status", drafted)
+    commands = {
+        "sign": ("site", "card", drafted, "--sign", tmp_path / "c.json"),
+        "cost": ("site", "cost", drafted, experiment),
+        "check": ("site", "check", drafted, experiment),
+        "run": ("run", experiment, "--site", drafted),
+        "up": ("site", "up", drafted, "--superlink", "127.0.0.1:9", "--root-certificates", "ca.pem"),
+    }
+    for command in commands.values():
+        assert "the card is a draft" in tidegate(*command, code=2)
+    told = tidegate("site", "doctor", drafted, code=1)
+    assert "the card is a draft" in told
+    if draft == "draft = false":
+        lines = ", ".join(map(str, read_site_config(drafted).to_replace))
+        told = tidegate(*commands["sign"], code=2)
+        assert f"still say REPLACE (line {lines})" in told
+    assert not (tmp_path / "c.json").exists()
+
+
+@pytest.mark.parametrize("encoding", ["windows-1252", "utf-16"])
+def test_a_file_in_another_encoding_is_told_and_can_be_named(
+    tidegate: Command, tmp_path: Path, encoding: str
+) -> None:
+    file, experiment = tmp_path / "north" / "site.toml", tmp_path / "exp.toml"
+    experiment.write_text(EXPERIMENT)
+    tidegate("site", "init", file.parent, "--name", "north")
+    deliver(file.parent, 1)
+    rows = file.parent / "rows" / "visits.csv"
+    rows.write_bytes(rows.read_text().replace("general", "Übergang").encode(encoding))
+    told = f'this file is not UTF-8: set data.encoding = "{encoding}", or convert it'
+    if encoding == "utf-16":
+        assert told in tidegate("site", "card", file, code=2)
+    else:
+        assert f"# NOT TEXT: {rows}: {told}" in tidegate("site", "card", file)
+        before = file.read_text()
+        assert told in tidegate("site", "card", file, "--write").replace("\n", " ")
+        finish(file)
+        assert told in tidegate("site", "check", file, experiment).replace("\n", " ")
+        assert told in tidegate("site", "doctor", file).replace("\n", " ")
+        file.write_text(before)
+    edit(file, '# encoding = "windows-1252" ', f'encoding = "{encoding}" # ')
+    tidegate("site", "card", file, "--write")
+    assert '"Übergang"' in file.read_text()
+    finish(file)
+    for command in (("site", "check", file, experiment), ("site", "doctor", file)):
+        assert "data.encoding" not in tidegate(*command)
 
 
 def test_a_card_is_shown_as_it_tells_the_world(tidegate: Command, site: Path) -> None:
@@ -254,7 +330,7 @@ def test_check_counts_for_the_administrator(tidegate: Command, site: Path, tmp_p
     told = tidegate("site", "check", site, tmp_path / "exp.toml", width=80)
     assert told.startswith("Exact counts of private rows, for you alone")
     assert all(len(line) <= 80 for line in told.splitlines() if line.startswith(" "))
-    assert "values in all rows that are no number" in told
+    assert "values that are no number" in told
     assert "'ill' leaves rows out" in told
     assert "the experiment uses at most 2 of each" in told
     values = json.loads(tidegate("site", "check", site, tmp_path / "exp.toml", "--json"))
@@ -283,6 +359,31 @@ def test_check_of_windows(tidegate: Command, site: Path, tmp_path: Path) -> None
     assert "noise alone" in nothing
     assert "The windows that rows name, for you alone: '2026-01', '2026-02', '2026-03', '2026-04'." in nothing
     assert "person" not in nothing
+
+
+def test_check_of_a_window_counts_its_rows_alone(tidegate: Command, site: Path, tmp_path: Path) -> None:
+    told = tidegate("site", "check", site, tmp_path / "exp.toml", "--window", "2026-01", "--json")
+    values = json.loads(told)
+    rows = (site.parent / "rows" / "visits.csv").read_text().splitlines()[1:]
+    fields = [line.split(",") for line in rows]
+    (pressure,) = (column for column in values["columns"] if column["name"] == "pressure")
+    unreadable = sum(row[6] == "?" and row[3] == "2026-01" for row in fields)
+    assert 0 < unreadable < sum(row[6] == "?" for row in fields)
+    assert pressure["unreadable"] == pressure["missing"] == unreadable
+
+
+def test_check_names_categories_that_one_side_lists_alone(
+    tidegate: Command, site: Path, tmp_path: Path
+) -> None:
+    """A slip in the experiment's list costs rows; a stand-in such as 'other' is the experiment's own."""
+    experiment = tmp_path / "exp.toml"
+    assert "not on the card" not in tidegate("site", "check", site, experiment)
+    edit(experiment, '["icu", "er", "other"]\nother = "other"', '["icu", "err"]')
+    told = tidegate("site", "check", site, experiment)
+    assert "for a category that the experiment does not list" in told
+    assert "Of 'ward' the experiment lists 'err', which is not on the card: no row here has it" in told
+    values = json.loads(tidegate("site", "check", site, experiment, "--json"))
+    assert [column["not_on_card"] for column in values["columns"] if column["name"] == "ward"] == [["err"]]
 
 
 def test_check_lists_at_most_ten_windows(tidegate: Command, site: Path, tmp_path: Path) -> None:
@@ -336,7 +437,7 @@ def test_check_counts_one_as_one(tidegate: Command, site: Path, tmp_path: Path) 
     told = tidegate("site", "check", site, tmp_path / "exp.toml")
     assert "1 person, with at most 1 row each;" in told
     assert "0 persons have more. 1 row names no person." in told
-    assert "1 value in all rows that is no number; it counts as missing" in told
+    assert "1 value that is no number; it counts as missing" in told
 
 
 def test_check_tells_undeclared_values_in_one_line_each(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -174,7 +175,8 @@ def test_what_does_not_fit_is_told_with_the_most_that_would(cost: Cost, place: P
     assert words.splitlines()[-1] == last
     for key, stated in (("privacy.epsilon", "5.0"), ("privacy.evaluation_epsilon", "6.0")):
         most = refused["would_fit"][key]["epsilon"]
-        assert f"{key} = {float(stated):g} is too much; at most {most:g} fits" in words
+        at_most = f"ask for at most {most:g}, the cap" if most == 4.0 else f"at most {most:g} fits"
+        assert f"{key} = {float(stated):g} is too much; {at_most}" in words
         change(
             place, f"{key.removeprefix('privacy.')} = {stated}", f"{key.removeprefix('privacy.')} = {most}"
         )
@@ -233,7 +235,9 @@ def test_no_room_is_said_so(tmp_path: Path) -> None:
     lower.close()
 
 
-def test_what_the_policy_would_refuse_is_said_beside_the_cost(cost: Cost, place: Path) -> None:
+def test_what_the_policy_would_refuse_is_said_beside_the_cost(
+    tidegate: Callable[..., str], cost: Cost, place: Path
+) -> None:
     site = place / "site.toml"
     site.write_text(f'{SITE}approved_experiments = ["{"0" * 64}"]\n')
     found = told(cost, refused=True)
@@ -241,6 +245,7 @@ def test_what_the_policy_would_refuse_is_said_beside_the_cost(cost: Cost, place:
     assert "REFUSED: a run would be refused, for the policy" in cost(code=1).splitlines()[-1]
     site.write_text(f'{SITE}approved_experiments = ["{found["digest"]}"]\n')
     assert told(cost)["policy"] == ""
+    assert "1 approved experiment\n" in re.sub(" +\n", "\n", tidegate("site", "status", site))
     assert cost().splitlines()[-1] == "A run would be accepted: the cap and the policy allow it."
     change(place, "[privacy]", "[privacy]\nprivate = false")
     found = told(cost, refused=True)
@@ -256,6 +261,9 @@ def test_nobody_is_told_to_ask_for_more_than_the_cap(cost: Cost, place: Path) ->
     change(place, "epsilon = 2.0", "epsilon = 50.0")
     most = told(cost, "--window", "w1", refused=True)["would_fit"]["privacy.epsilon"]["epsilon"]
     assert most == 4.0
+    assert "privacy.epsilon = 50 is too much; ask for at most 4, the cap (noise" in cost(
+        "--window", "w1", code=1
+    )
     change(place, "epsilon = 50.0", f"epsilon = {most}")
     assert told(cost, "--window", "w1")["fits"] is True
 

@@ -106,6 +106,7 @@ def test_a_site_that_is_ready(tidegate: Command, site: Path, server: _Server) ->
     [
         (("north", "no/rth"), "settings", "name"),
         (("[card]", "[card]\ndraft = true"), "card", "draft"),
+        (("[card]", "[card]  # REPLACE: from the rows"), "card", "1 line of it still says REPLACE (line "),
         (('"rows.csv"', '"gone.csv"'), "rows", "gone.csv"),
         (('name = "age"', 'name = "years"'), "rows", "years"),
     ],
@@ -125,6 +126,13 @@ def test_a_key_that_others_can_read_is_a_fault(tidegate: Command, site: Path) ->
     assert "chmod 600" in look(tidegate, site, faults=("key",))["key"]["remedy"]
     (site.parent / "keys" / "node.key").unlink()
     look(tidegate, site, faults=("key",))
+
+
+def test_a_ledger_that_is_gone_is_put_back_by_a_command(tidegate: Command, site: Path) -> None:
+    (site.parent / "tidegate").mkdir()
+    (site.parent / "tidegate" / "holdout.key").write_bytes(bytes(32))
+    found = look(tidegate, site, faults=("ledger",))["ledger"]
+    assert "`tidegate site restore` puts a backup back" in found["remedy"]
 
 
 def test_little_room_is_said(tidegate: Command, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:

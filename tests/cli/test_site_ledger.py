@@ -260,6 +260,9 @@ def test_a_ledger_by_block(tidegate: Command, site: Path) -> None:
     figures = (epsilon_words(total.spent.epsilon), epsilon_words(promised), left_words(4.0, promised))
     assert sum(map(float, figures[1:])) <= 4.0
     assert second.split()[:4] == ["w2/train", *figures]
+    assert "promised: that, and what open plans may spend beside it" in told.replace("\n", " ")
+    status = tidegate("site", "status", site)
+    assert f"w2/train: ε = {figures[0]} spent, at most {figures[1]} with open plans, at δ = 1e-4" in status
     assert "█" in first
     assert "▒" not in first
     assert "▒" in second

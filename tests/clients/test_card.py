@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from clients.card import CARD_TYPE, PublicCard, read_signed_card, signed_card
 from clients.envelope import sign, verify
 from clients.keys import fingerprint, make_node_key, read_private_key, read_public_key
-from clients.rows.draft import draft_card, marked_lines
+from clients.rows.draft import draft_card
 from clients.rows.rows import rows_of
 from clients.rows.suitability import WindowFit, suitability
-from clients.site_config import DataSource, SiteConfig
+from clients.site_config import DataSource, SiteConfig, marked_lines
 from contract.card import CategoricalColumn, NumericColumn
 from contract.errors import DataError, InputError
 from contract.experiment import Experiment
@@ -84,7 +84,7 @@ def test_a_draft_guesses_kinds_and_roles(tmp_path: Path) -> None:
         ("ward", "categorical"),
         ("ill", "categorical"),
     ]
-    assert set(left_out) == {"number", "born", "note", "nothing"}
+    assert set(left_out) == {"number", "patient", "born", "note", "nothing"}
     assert "ids" in left_out["number"]
     assert "date" in left_out["born"]
     assert "free text" in left_out["note"]
@@ -130,11 +130,17 @@ def test_a_date_may_cut_windows_and_how_it_is_written_is_told(
     tmp_path: Path, values: list[object], form: str
 ) -> None:
     rows = [values[place % len(values)] for place in range(N)]
-    write(tmp_path, {"seen": rows, "age": VISITS["age"], "ill": VISITS["ill"]})
-    text = draft_card(config(tmp_path)).text
-    assert '# or: time = { column = "seen", kind = "date", every = "month" }' in text
-    assert ("date_format" in text) == bool(form)
-    assert form in text
+    columns = {"seen": rows, "age": VISITS["age"], "ill": VISITS["ill"]}
+    proposal = 'time = { column = "seen", kind = "date", every = "month" }'
+    write(tmp_path, columns)
+    alone = draft_card(config(tmp_path)).text
+    assert f"\n{proposal}\n" in alone
+    write(tmp_path, {**columns, "born": VISITS["born"]})
+    one_of_two = draft_card(config(tmp_path)).text
+    assert f"\n# or: {proposal}\n" in one_of_two
+    for text in (alone, one_of_two):
+        assert ("date_format" in text) == bool(form)
+        assert form in text
 
 
 def test_an_id_that_no_two_rows_share_tells_records_apart(tmp_path: Path) -> None:
@@ -151,7 +157,7 @@ def test_an_id_that_no_two_rows_share_tells_records_apart(tmp_path: Path) -> Non
     assert public.card.holdout.record == "visit"
     assert public.card.lasting_sides
     assert "guessed as `holdout.record`" in left_out["visit"]
-    assert public.card.names == ("age", "pressure", "ill", "visit")
+    assert public.card.names == ("age", "pressure", "ill", "seen", "visit")
     text = draft_card(config(tmp_path)).text.splitlines()
     (line,) = (number for number, line in enumerate(text) if line.startswith("holdout"))
     assert "REPLACE" in "".join(text[line - 4 : line])
@@ -176,8 +182,17 @@ def test_a_mark_for_missing_values_and_a_decimal_comma_are_told(tmp_path: Path) 
 
 
 def test_the_sources_other_names_are_kept(tmp_path: Path) -> None:
-    public, _ = drafted(tmp_path, {"ALTER": VISITS["age"], "ill": VISITS["ill"]}, columns={"age": "ALTER"})
-    assert public.card.names == ("age", "ill")
+    rows = {"ALTER": VISITS["age"], "ill": VISITS["ill"], "AUFN_DAT": VISITS["born"]}
+    public, _ = drafted(tmp_path, rows, columns={"age": "ALTER", "admitted": "AUFN_DAT"})
+    assert public.card.names == ("age", "ill", "admitted")
+    assert public.card.time is not None
+    assert public.card.time.column == "admitted"
+
+
+def test_a_source_name_that_no_file_has_is_told(tmp_path: Path) -> None:
+    write(tmp_path, {"ALTER": VISITS["age"], "ill": VISITS["ill"]})
+    with pytest.raises(DataError, match=r"'age' is 'ALTR', no column \(nearest: 'ALTER'\)"):
+        draft_card(config(tmp_path, columns={"age": "ALTR"}))
 
 
 def test_columns_that_not_every_file_has_or_that_are_there_twice(tmp_path: Path) -> None:
@@ -228,7 +243,7 @@ def test_an_id_of_a_row_is_no_feature_and_of_several_ids_the_persons_is_the_pers
     }
     public, left_out = drafted(tmp_path, columns)
     assert public.card.names == ("age", "PatNr")
-    assert set(left_out) == {"fallnr", "Visit No"}
+    assert set(left_out) == {"fallnr", "Visit No", "PatNr"}
     assert "each in one row" in left_out["fallnr"]
 
 
@@ -322,7 +337,9 @@ def test_parquet_and_a_database_are_drafted_alike(tmp_path: Path) -> None:
         found = draft_card(config(tmp_path, **data))
         kinds = {column.name: column.kind for column in parsed(found.text).card.columns}
         assert kinds == {"flag": "categorical", "code": "categorical", "size": "numeric"}
-        assert "dates" in found.left_out["seen"]
+        time = parsed(found.text).card.time
+        assert time is not None
+        assert (time.column, time.every) == ("seen", "month")
         code = parsed(found.text).card.column("code")
         assert isinstance(code, CategoricalColumn)
         assert code.categories == ("1", "2", "3")

@@ -70,6 +70,24 @@ def test_how_a_csv_file_is_written_is_said_by_the_site(tmp_path: Path) -> None:
     source = read_site_config(write(tmp_path, GOOD + text)).data
     assert (source.separator, source.decimal, source.line_breaks) == (";", ",", True)
     assert source.missing == {"age": ("-9",)}
+    assert source.encoding == "utf-8"
+
+
+@pytest.mark.parametrize("name", ["utf-9", "shift_jis", "iso2022_jp", "utf-7", "rot13", "idna", "ä\\u0000"])
+def test_an_encoding_in_which_a_row_may_change_others_is_refused(tmp_path: Path, name: str) -> None:
+    """A byte that takes the next one with it, or turns to other letters until a byte turns back."""
+    told = refusal(write(tmp_path, f'{GOOD}encoding = "{name}"\n'))
+    assert "data.encoding" in told
+    assert "such as utf-8, windows-1252" in told
+
+
+def test_an_encoding_has_one_name(tmp_path: Path) -> None:
+    for name, one in (("Windows-1252", "cp1252"), ("latin-1", "iso8859-1"), ("UTF-8-SIG", "utf-8")):
+        assert read_site_config(write(tmp_path, f'{GOOD}encoding = "{name}"\n')).data.encoding == one
+
+
+def test_how_missing_values_are_written_is_said_by_the_site(tmp_path: Path) -> None:
+    source = read_site_config(write(tmp_path, GOOD)).data
     assert source.na_values == ("", "NA", "NaN")
 
 

@@ -33,6 +33,7 @@ READ_OTHERWISE = {
     "another decimal sign": 'separator = ";"\ndecimal = ","',
     "another separator": 'separator = ";"',
     "line breaks": "line_breaks = true",
+    "another encoding": 'encoding = "windows-1252"',
 }
 SAME = {
     "another range": CARD.replace("high = 120", "high = 150"),

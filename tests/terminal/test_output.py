@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from terminal import output
-from terminal.output import Screen, Steps, cell, metrics_headings, print_table, say, times
+from terminal.output import Screen, Steps, cell, hidden_metrics, metrics_headings, print_table, say, times
 from tests.hostile import HOSTILE, require_harmless
 
 Seen = Callable[[], str]
@@ -129,6 +129,11 @@ def test_times_of_several_years_keep_their_year(monkeypatch: pytest.MonkeyPatch)
         ["2025-12-31 23:59:59", "2026-11-29 07:20:11"],
     )
     assert times([]) == ("when (UTC)", [])
+
+
+def test_metrics_are_hidden_where_none_is_a_number() -> None:
+    for overall, hidden in (({}, True), ({"auc": None, "brier": float("nan")}, True), ({"auc": 0.7}, False)):
+        assert hidden_metrics({"metrics": {"overall": overall}}) == hidden
 
 
 def test_the_delta_stands_beside_the_epsilon_of_a_run() -> None:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from pyarrow import parquet as pq
 
 from clients.rows.rows import Rows, read_rows
-from clients.rows.sources import check_source, column_names
+from clients.rows.sources import check_source, column_names, other_encodings
 from clients.rows.unfit_lines import sentences
 from clients.site_config import SiteConfig
 from contract.card import Card
@@ -350,7 +350,9 @@ def test_bytes_that_are_no_text_spoil_their_own_value(tmp_path: Path) -> None:
     """Two persons of a Latin-1 file stay two."""
     named = card_of(AGE, person="name")
     text = (b"age,name", "1,Müller".encode("latin-1"), "2,Möller".encode("latin-1"), b"3,a\0b", b"\xc3,a")
-    found = read(lines(tmp_path / "rows.csv", *text), named)
+    config = lines(tmp_path / "rows.csv", *text)
+    assert '"windows-1252"' in other_encodings(config)[0]
+    found = read(config, named)
     assert found.person is not None
     assert found.person.tolist() == ["M\\xfcller", "M\\xf6ller", "a\0b", "a"]
     np.testing.assert_array_equal(found.frame["age"], [1, 2, 3, np.nan])
@@ -366,8 +368,35 @@ def test_bytes_that_are_no_text_spoil_their_own_value(tmp_path: Path) -> None:
     assert found.person.tolist() == ["M\\xfcller", "M\\xf6ller"]
 
 
+@pytest.mark.parametrize("encoding", ["windows-1252", "latin-1", "cp850", "utf-16", "utf-16-be"])
+def test_a_file_is_read_in_the_encoding_that_the_site_names(tmp_path: Path, encoding: str) -> None:
+    named = card_of(AGE, person="Übername")
+    text = "age,Übername\n1,Müller\n2,Möller\n"
+    (tmp_path / "rows.csv").write_bytes(text.encode(encoding))
+    config = site(kind="csv", path=str(tmp_path / "rows.csv"), encoding=encoding)
+    found = read(config, named)
+    assert found.person is not None
+    assert found.person.tolist() == ["Müller", "Möller"]
+    assert other_encodings(config) == ()
+    told = other_encodings(site(kind="csv", path=str(tmp_path / "rows.csv")))
+    meant = "utf-16" if encoding.startswith("utf-16") else "windows-1252"
+    path = tmp_path / "rows.csv"
+    assert told == (f'{path}: this file is not UTF-8: set data.encoding = "{meant}", or convert it',)
+
+
+def test_a_byte_that_the_encoding_has_not_spoils_its_own_value(tmp_path: Path) -> None:
+    config = lines(tmp_path / "rows.csv", b"age,ward", b"1,a\x81", b"2,b", encoding="windows-1252")
+    assert read(config, TWO).frame["ward"].tolist() == ["a\\x81", "b"]
+    assert "this file is not cp1252: correct data.encoding" in other_encodings(config)[0]
+
+
 def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
-    assert len(read(lines(tmp_path / "rows.csv", b"\xef\xbb\xbfage,ward\r", b"1,2\r"), TWO)) == 1
+    for encoding in ("utf-8", "utf-8-sig"):
+        text = (b"\xef\xbb\xbfage,ward\r", b"1,2\r")
+        config = lines(tmp_path / "rows.csv", *text, encoding=encoding)
+        assert len(read(config, TWO)) == 1
+        assert other_encodings(config) == ()
+    assert other_encodings(lines(tmp_path / "rows.csv", b"age,ward", b"1,a\0b")) == ()
 
 
 def test_what_python_has_not_is_read_from_parquet(tmp_path: Path) -> None:

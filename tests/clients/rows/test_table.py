@@ -77,9 +77,19 @@ def test_the_ends_of_the_range_are_inside() -> None:
 UNFIT = {
     "no number": ("age", [20.0, np.nan, 30.0], "a missing value", 1),
     "an infinite number": ("age", [20.0, np.inf, "x"], "a missing value", 2),
-    "another category": ("ward", ["a", "b", "zz"], "an undeclared category", 1),
-    "a category of the card alone": ("ward", ["a", "b", "c"], "an undeclared category", 1),
-    "a category of the experiment alone": ("ward", ["a", "b", "unknown"], "an undeclared category", 1),
+    "another category": ("ward", ["a", "b", "zz"], "a category that the card does not declare", 1),
+    "a category of the card alone": (
+        "ward",
+        ["a", "b", "c"],
+        "a category that the experiment does not list",
+        1,
+    ),
+    "a category of the experiment alone": (
+        "ward",
+        ["a", "b", "unknown"],
+        "a category that the card does not declare",
+        1,
+    ),
     "another label": ("ill", ["no", "maybe", "no"], "a label that is none of the classes", 1),
     "no label": ("ill", ["no", None, ""], "no label", 2),
 }
