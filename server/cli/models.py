@@ -56,8 +56,10 @@ def _windows(tag: str) -> str:
     """The windows of a version's tag, which is JSON where it is ours."""
     from json import loads
 
+    from contract.windows import condensed
+
     try:
-        return ", ".join(map(str, loads(tag))) or "all rows"
+        return ", ".join(condensed([str(window) for window in loads(tag)])) or "all rows"
     except (ValueError, TypeError):
         return tag
 

@@ -44,7 +44,7 @@ TWICE = "two nodes gave the same site name"
 
 GO_ON = (
     "go on with `tidegate run FILE --resume RUN` and the other options as before, or with a window's check "
-    "by `tidegate server schedule` as before"
+    "by `tidegate drift check FILE WINDOW`"
 )
 """What to do about a run that ended before its work was done, of either kind."""
 

@@ -203,6 +203,7 @@ def drift_counts(current: list[float] = BASE, **more: Any) -> Json:
         "features": features,
         "reference_deviation": 0.0,
         "current_deviation": 0.0,
+        "can_train": True,
     }
     return {**said, **more}
 
