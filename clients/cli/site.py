@@ -185,6 +185,8 @@ def up(
     config = _ready(file, root_certificates, key)
     log_to(config.storage.logs / "agent.log")
     log = logging.getLogger("tidegate.agent")
+    if config.card is None:
+        log.warning("the site has no card yet, and answers nobody until it has: see `tidegate site card`")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -245,13 +247,16 @@ def _ready(file: Path, root_certificates: Path, key: Path) -> SiteConfig:
 
     Raises:
         TidegateError: something is not there or wrong; or the card is a draft, on which nobody is answered.
+            A site that has none yet may connect.
     """
     from clients.keys import read_private_key
     from clients.line.reach import authority_at
     from clients.site import close_site, open_site
 
     site = open_site(file)
-    _ = site.card, authority_at(root_certificates), read_private_key(key)
+    if site.config.card is not None:
+        _ = site.card
+    _ = authority_at(root_certificates), read_private_key(key)
     site.ledger.verify()
     close_site(file)  # the worker opens it
     return site.config

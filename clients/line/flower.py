@@ -17,6 +17,7 @@ import functools
 import logging
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -41,6 +42,9 @@ _PULL_BACKOFF, _PULL_BACKOFF_CAP = 0.02, 0.25
 _LONGEST_PULL = 8.0
 """Seconds that a part of a message may be on its way."""
 
+_MOST_UNSTORED = 5
+"""How often a part of a reply is sent which the server does not store: nothing else is done meanwhile."""
+
 _log = logging.getLogger("tidegate.agent")
 
 
@@ -61,6 +65,7 @@ class FleetConnection:
         (self._pull_object, self._push_object, self._confirm) = callbacks[5:]
         self._node_config = node_config
         self._runs: dict[int, tuple[RunConfig, Bundle]] = {}
+        self._unstored: Counter[str] = Counter()
 
     def receive(self, keep: Callable[[Work], None] = lambda _: None) -> Work | None:
         """The next message for this site, whole; None when there is none.
@@ -116,7 +121,8 @@ class FleetConnection:
         """Send a reply with all its objects; the seconds that computing took, which Flower asks for, are 0.
 
         Raises:
-            ServerRefusedError: the run is over, or the server has forgotten the message.
+            ServerRefusedError: the run is over, the server has forgotten the message, or it does not store a
+                part of the reply however often that is sent.
         """
         from flwr.common.serde import message_from_proto
         from flwr.proto.message_pb2 import Message as EnvelopeProto
@@ -127,7 +133,18 @@ class FleetConnection:
             wanted, session = self._send(envelope, ObjectTree.FromString(reply.tree), 0.0)
             for object_id, content in reply.objects.items():
                 if object_id in wanted:
-                    self._push_object(reply.run, session, object_id, content)
+                    self._push(reply.run, session, object_id, content)
+
+    def _push(self, run: int, session: str, object_id: str, content: bytes) -> None:
+        from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
+
+        try:
+            self._push_object(run, session, object_id, content)
+        except ObjectPushError as exc:  # once or twice, because the server was started again meanwhile
+            self._unstored[object_id] += 1
+            if self._unstored[object_id] < _MOST_UNSTORED:
+                raise
+            raise ServerRefusedError("it does not store a part of it") from exc
 
     def _pulled(self, run: int, object_id: str) -> bytes:
         """One object; waits while it is on its way, the longer the busier the server is.

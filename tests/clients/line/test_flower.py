@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from clients.keys import make_node_key
-from clients.line.flower import LineBrokenError, _lasting_heartbeats, connect
+from clients.line.flower import (
+    FleetConnection,
+    LineBrokenError,
+    ServerRefusedError,
+    _lasting_heartbeats,
+    connect,
+)
 from contract.errors import AddressError, SiteConfigError
 from server.line.certificates import make_server_files
 
@@ -95,3 +101,25 @@ def test_an_authority_that_is_none_is_named(tmp_path: Path, content: bytes) -> N
         connect("127.0.0.1:1", root_certificates=authority, private_key=private, node_config={}),
     ):
         raise AssertionError("it was let in")
+
+
+def test_a_part_that_the_server_never_stores_is_given_up() -> None:
+    """Otherwise a site would send it until its run is over, and answer nothing else."""
+    from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
+
+    tried: list[str] = []
+
+    def push(run: int, session: str, object_id: str, _content: bytes) -> None:
+        tried.append(object_id)
+        raise ObjectPushError(object_id, run, session)
+
+    nothing = object()
+    connection = FleetConnection((7, *[nothing] * 5, push, nothing), {})
+    for _ in range(4):
+        with pytest.raises(ObjectPushError):
+            connection._push(1, "s", "part", b"")
+    with pytest.raises(ServerRefusedError, match="does not store a part"):
+        connection._push(1, "s", "part", b"")
+    with pytest.raises(ObjectPushError):
+        connection._push(1, "s", "another", b"")
+    assert tried == [*["part"] * 5, "another"]
