@@ -51,8 +51,13 @@ def recorded_end(
         except TidegateError as away:  # what ended the run is to be told, and not what is away too
             _log.error("run '%s' was not marked as %s: %s", run, status, away)
 
+    def stop() -> None:
+        if state.database.is_writing:  # this very thread, which is interrupted: it would wait for itself
+            raise SystemExit
+        enter("stopped", _STOPPED)
+
     try:
-        with before_exit(lambda: enter("stopped", _STOPPED)):
+        with before_exit(stop):
             yield
     except BaseException as exc:
         enter(*_ending(exc))

@@ -289,6 +289,8 @@ def before_exit(act: Callable[[], None]) -> Iterator[None]:
 
     Flower ends a ServerApp whose run was stopped by a signal to itself, in whose handler it waits for its own
     threads, and after five seconds leaves without unwinding: no `finally` and no `except` is sure to run.
+    `act` may raise `SystemExit` to have what was interrupted unwind at once; Flower's own handlers, which
+    send the last logs, then do not run.
     """
     from flwr.supercore.exit import add_exit_handler
 

@@ -12,6 +12,7 @@ Alembic (.3 s to import) is touched only when the database is not at this progra
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,12 +41,22 @@ class Database:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.where = engine.url.render_as_string(hide_password=True)
+        self._of_thread = threading.local()
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """One transaction that commits at the end, or leaves nothing."""
-        with self._translated(), self.engine.begin() as connection:
-            yield connection
+        self._of_thread.writes = True
+        try:
+            with self._translated(), self.engine.begin() as connection:
+                yield connection
+        finally:
+            self._of_thread.writes = False
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether the calling thread is within a transaction that writes, say when a signal interrupts it."""
+        return bool(getattr(self._of_thread, "writes", False))
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

@@ -184,18 +184,25 @@ from server.jobs.ending import recorded_end
 from server.state.storage import open_state
 register_signal_handlers(EventType.FLWR_SERVERAPP_RUN_LEAVE, exit_handlers=[lambda: time.sleep(600)])
 with open_state(sys.argv[1]) as state, recorded_end("r", state.take_over("r"), state):
+    if sys.argv[2] == "writing":
+        with state.database.write():
+            os.kill(os.getpid(), signal.SIGINT)
     os.kill(os.getpid(), signal.SIGINT)
 """
 
 
+@pytest.mark.parametrize("at", ["rest", "writing"])
 def test_a_process_that_flower_ends_without_unwinding_leaves_a_stopped_run(
-    state: State, experiment: Experiment
+    at: str, state: State, experiment: Experiment
 ) -> None:
-    """Its handlers take longer than the five seconds after which Flower leaves in their midst."""
+    """Its handlers take longer than the five seconds after which Flower leaves in their midst.
+
+    Who is interrupted in a transaction holds the database that the handler would write to.
+    """
     state.start_run("r", experiment=experiment, job="train", trigger="test", code_hash="c0de")
     url = state.database.engine.url.render_as_string()
     environment = {**os.environ, **quiet_environment()}
-    done = subprocess.run([sys.executable, "-c", STOPPED, url], cwd=ROOT, env=environment, check=False)
+    done = subprocess.run([sys.executable, "-c", STOPPED, url, at], cwd=ROOT, env=environment, check=False)
     record = state.run("r")
     assert record is not None
     assert (record.status, done.returncode) == ("stopped", 0), record.error
