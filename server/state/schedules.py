@@ -82,16 +82,17 @@ class Schedules:
         self.get(experiment)
 
     def remove(self, experiment: str) -> None:
-        """Forget a schedule; what became of its windows stays.
+        """Forget a schedule, and the windows that wait for a check; what became of others stays.
 
         Raises:
             InputError: it has none.
         """
-        table = tables.schedules
-        with self._database.write() as connection:
-            if connection.execute(table.delete().where(table.c.experiment == experiment)).rowcount:
-                return
         self.get(experiment)
+        schedules, checks = tables.schedules, tables.window_checks
+        waiting = (checks.c.experiment == experiment) & (checks.c.state == "waiting")
+        with self._database.write() as connection:
+            connection.execute(schedules.delete().where(schedules.c.experiment == experiment))
+            connection.execute(checks.delete().where(waiting))
 
     def enter(self, experiment: str, windows: Sequence[tuple[str, datetime]]) -> None:
         """Enter windows that have closed, with the moment since when; known ones stay as they are."""

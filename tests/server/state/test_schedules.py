@@ -73,6 +73,19 @@ def test_a_schedule_is_kept_as_it_was_given_and_an_experiment_has_one(
     assert [one.experiment for one in schedules.all()] == ["other"]
 
 
+def test_a_schedule_that_is_removed_leaves_no_window_to_the_next_one(
+    schedules: Schedules, experiment: Experiment
+) -> None:
+    schedules.add(schedule(experiment, "x"))
+    entered(schedules, "w1", "w2", "w3")
+    first = take(schedules)
+    assert first is not None
+    schedules.settle(first, "done", "quiet")
+    assert take(schedules) is not None
+    schedules.remove("x")
+    assert stand(schedules) == {"w1": "done", "w2": "checking"}
+
+
 def test_a_schedule_that_is_not_there_is_named_beside_those_that_are(
     schedules: Schedules, experiment: Experiment
 ) -> None:
