@@ -128,9 +128,8 @@ class _Exchange:
         require: Callable[[], None] = lambda: None,
     ) -> bytes:
         """Through the gate; what is not private asks nothing of the machine."""
-        if not self.private:
-            return self.site.gate.release(request or self.request, self.experiment, plans, compute)
-        return self.site.gate.release(request or self.request, self.experiment, plans, compute, require)
+        able = require if self.private else lambda: None
+        return self.site.gate.release(request or self.request, self.experiment, plans, compute, able)
 
     def rng(self) -> np.random.Generator:
         """Of a run that is not private: repeatable from seed, step and site."""

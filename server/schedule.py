@@ -162,9 +162,9 @@ class WindowChecks:
             self._settle(taken, "done", attempt.make())
         except _LeftError:
             self.schedules.give_back(taken)
-            self._tell(taken, f"its check goes on at the server, as run {attempt.run}")
+            self.tell(taken, f"its check goes on at the server, as run {attempt.run}")
         except TakenOverError as exc:
-            self._tell(taken, str(exc))
+            self.tell(taken, str(exc))
         except TidegateError as exc:
             self._fail(taken, str(exc))
         return next(one for one in self.schedules.checks(experiment.name) if one.window == taken.window)
@@ -183,9 +183,10 @@ class WindowChecks:
         self, taken: WindowCheck, state: WindowState, detail: str, *, due: datetime | None = None
     ) -> None:
         if self.schedules.settle(taken, state, detail[:_LONGEST_DETAIL], due=due):
-            self._tell(taken, detail if state != "done" else f"done: {detail}")
+            self.tell(taken, detail if state != "done" else f"done: {detail}")
 
-    def _tell(self, taken: WindowCheck, words: str) -> None:
+    def tell(self, taken: WindowCheck, words: str) -> None:
+        """Say it of that window."""
         self.say(f"{taken.experiment}, window {taken.window}: {words}")
 
 
@@ -218,15 +219,8 @@ class _Attempt:
         if follows:
             self._say(f"it is being checked, as run {self.run}")
         elif last is not None:
-            same = last.name == self.run
-            self._say(
-                "tried again: "
-                + (
-                    "what a site has answered is not charged again"
-                    if same
-                    else "a new question, charged anew"
-                )
-            )
+            same, other = "what a site has answered is not charged again", "a new question, charged anew"
+            self._say(f"tried again: {same if last.name == self.run else other}")
         if not self.checks.schedules.name_run(self.taken, self.run):
             raise self._taken_over()
         self._renewed = time.monotonic()
@@ -278,4 +272,4 @@ class _Attempt:
         return TakenOverError("another scheduler has taken it over", remedy="See `tidegate schedule list`")
 
     def _say(self, words: str) -> None:
-        self.checks.say(f"{self.taken.experiment}, window {self.taken.window}: {words}")
+        self.checks.tell(self.taken, words)

@@ -97,8 +97,7 @@ class Schedules:
     def enter(self, experiment: str, windows: Sequence[tuple[str, datetime]]) -> None:
         """Enter windows that have closed, with the moment since when; known ones stay as they are."""
         table = tables.window_checks
-        with self._database.read() as connection:
-            known = _windows(connection, experiment)
+        known = {check.window for check in self.checks(experiment)}
         for window, due in windows:
             if window in known:
                 continue
@@ -132,13 +131,7 @@ class Schedules:
         table = tables.window_checks
         with self._database.write() as connection:
             # The rows are locked, so that on PostgreSQL too two takers come one after the other.
-            connection.execute(
-                select(table.c.id)
-                .where(table.c.experiment == experiment)
-                .order_by(table.c.id)
-                .with_for_update()
-            ).all()
-            known = _checks(connection, experiment)
+            known = _checks(connection, experiment, lock=True)
             if any(_is_held(check, now) for check in known):
                 return None
             for check in known:
@@ -203,15 +196,12 @@ def _changing(check: WindowCheck) -> dict[str, Any]:
     return {name: value for name, value in vars(check).items() if name not in ("id", "experiment", "window")}
 
 
-def _checks(connection: Connection, experiment: str) -> tuple[WindowCheck, ...]:
+def _checks(connection: Connection, experiment: str, *, lock: bool = False) -> tuple[WindowCheck, ...]:
     table = tables.window_checks
     wanted = select(*(table.c[name] for name in _FIELDS)).where(table.c.experiment == experiment)
-    found: Sequence[Row[Any]] = connection.execute(wanted.order_by(table.c.id)).all()
+    wanted = wanted.order_by(table.c.id)
+    found: Sequence[Row[Any]] = connection.execute(wanted.with_for_update() if lock else wanted).all()
     return tuple(WindowCheck(**row._mapping) for row in found)
-
-
-def _windows(connection: Connection, experiment: str) -> frozenset[str]:
-    return frozenset(check.window for check in _checks(connection, experiment))
 
 
 def _unknown(experiment: str, known: Sequence[str]) -> InputError:
