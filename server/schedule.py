@@ -65,10 +65,15 @@ def run_schedules(settings: ServerSettings, *, say: Say, stop: threading.Event) 
     with open_state(settings.state_url) as state:
         checks = WindowChecks(state=state, control=lambda: running_control(settings), stop=stop, say=say)
         schedules = checks.schedules
+        later: dict[ScheduleRecord, datetime] = {}
 
         def look() -> Sequence[str]:
-            active = [one for one in schedules.all() if not one.paused]
-            return [one.experiment for one in active if _enter_closed(one, state, schedules)]
+            active = [
+                one for one in schedules.all() if not one.paused and has_champion(one.experiment, state)
+            ]
+            for one in active:
+                _enter_closed(one, schedules, later)
+            return [one.experiment for one in active]
 
         def work(experiment: str) -> None:
             plan = schedules.get(experiment).plan
@@ -114,12 +119,16 @@ def has_champion(experiment: str, state: State) -> bool:
     return True
 
 
-def _enter_closed(schedule: ScheduleRecord, state: State, schedules: Schedules) -> bool:
-    """Enter the windows that have closed; false where nothing is to be checked before a first version."""
-    if not has_champion(schedule.experiment, state):
-        return False
-    schedules.enter(schedule.experiment, schedule.calendar.due(datetime.now(UTC)))
-    return True
+def _enter_closed(
+    schedule: ScheduleRecord, schedules: Schedules, later: dict[ScheduleRecord, datetime]
+) -> None:
+    """Enter the windows that have closed, unless none has since the last look: `later` says when one will."""
+    now = datetime.now(UTC)
+    if schedule in later and now < later[schedule]:
+        return
+    schedules.enter(schedule.experiment, schedule.calendar.due(now))
+    following = schedule.calendar.next(now)
+    later[schedule] = datetime.max.replace(tzinfo=UTC) if following is None else following[1]
 
 
 @dataclass(kw_only=True)
