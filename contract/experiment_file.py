@@ -18,10 +18,11 @@ __all__ = ["Unranged", "parse_experiment", "parse_toml", "parse_unranged"]
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
 
-_EXPERIMENT, _SITE = "an experiment file", "a site.toml"
+_EXPERIMENT, _SITE, _SERVER = "an experiment file", "a site.toml", "a server.toml"
 _MARKS = {
     _EXPERIMENT: Experiment.model_fields.keys() - {"name", "data"},
     _SITE: {"stated_rows", "card", "policy", "storage", "agent"},
+    _SERVER: {"hosts", "gateway_port"},
 }
 """The keys that only one kind of file has."""
 _SWAPPED = "The two may have been given in each other's place"
@@ -122,7 +123,9 @@ def _validated(values: dict[str, Any], kind: type[Parsed], *, where: str, error:
 
 def _expected(kind: type[BaseModel]) -> str:
     """What a file of this type is called."""
-    return _EXPERIMENT if kind is Experiment else _SITE
+    if kind is Experiment:
+        return _EXPERIMENT
+    return _SERVER if "gateway_port" in kind.model_fields else _SITE
 
 
 def _kind_of_file(values: dict[str, Any]) -> str:

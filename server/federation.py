@@ -16,8 +16,10 @@ from contract.words import counted
 from server.line.certificates import ServerFiles, make_server_files
 from server.line.flower import ControlClient
 from server.line.processes import Processes, free_port, require_free, wait_for_port
+from server.line.secret import FILE_VARIABLE, make_secret, read_secret
 from server.line.site_keys import read_site_key
 from server.registry.registry_ui import serve_command, serve_environment
+from server.server_file import ServerFile
 from server.settings import ServerSettings, quiet_environment, read_settings
 from server.state.storage import open_state
 
@@ -33,6 +35,7 @@ __all__ = [
 ]
 
 TIDEGATE_SUPERLINK = (sys.executable, "-m", "server.line.superlink")
+_WITH_GATEWAY = (sys.executable, "-m", "server.gateway.superlink")
 _START_SECONDS = 300.0
 """On a busy machine; a process that has ended is told at once."""
 
@@ -62,6 +65,7 @@ class Federation:
             memory and a round takes half the time; runs resume from our own checkpoints anyway.
         announced: whether other commands of this home find it; not so where it ends with one run, beside a
             server that stands.
+        file: how others reach it: then it has a gateway; None for this machine alone.
         name: under which sites are admitted; one of its own where the admissions end with the SuperLink.
     """
 
@@ -72,6 +76,7 @@ class Federation:
     lasting: bool = False
     announced: bool = True
     superlink: tuple[str, ...] = TIDEGATE_SUPERLINK
+    file: ServerFile | None = None
     name: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -82,23 +87,29 @@ class Federation:
         """Start the SuperLink and wait until it answers.
 
         Raises:
-            AddressError: the port is in use.
+            AddressError: a port is in use.
             RoundError: it does not start.
         """
+        if self.file is not None:
+            require_free(self.file.gateway_port, "the gateway", self.file.listen)
         if self.port:
             require_free(self.port, "the SuperLink")
         else:
             self.port = free_port()
         files = self.files
         command = [
-            *self.superlink,
+            *(self.superlink if self.file is None else _WITH_GATEWAY),
             *("--ssl-certfile", str(files.certificate), "--ssl-keyfile", str(files.key)),
             *("--ssl-ca-certfile", str(files.authority), "--enable-supernode-auth"),
             *("--disable-runtime-dependency-installation", "--host", "127.0.0.1", "--port", str(self.port)),
             *(("--database", str(self.home / "superlink.db")) if self.lasting else ()),
         ]
-        self.processes.start("superlink", command, self.environment, self.home)
+        environment = {**self.environment, FILE_VARIABLE: str(_secret_file(self.home))}
+        _ = self.control  # makes the secret
+        self.processes.start("superlink", command, environment, self.home)
         wait_for_port(self.port, _START_SECONDS, self.processes)
+        if self.file is not None:
+            wait_for_port(self.file.gateway_port, _START_SECONDS, self.processes, self.file.listen)
         if self.announced:
             _address_file(self.settings).write_text(self.address, encoding="utf-8")
             _name_file(self.settings).write_text(self.name, encoding="utf-8")
@@ -113,7 +124,7 @@ class Federation:
     @property
     def control(self) -> ControlClient:
         """The client of the SuperLink's Control API."""
-        return ControlClient(self.address, self.files.authority)
+        return ControlClient(self.address, self.files.authority, make_secret(_secret_file(self.home)))
 
     @property
     def address(self) -> str:
@@ -123,7 +134,8 @@ class Federation:
     @property
     def files(self) -> ServerFiles:
         """The server's certificates; made on first use."""
-        return make_server_files(self.home / "certificates", ("127.0.0.1", "localhost"))
+        hosts = ("127.0.0.1", "localhost") if self.file is None else self.file.names
+        return make_server_files(self.home / "certificates", hosts)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -259,8 +271,21 @@ def running_control(settings: ServerSettings | None = None) -> ControlClient:
             where=str(settings.home),
             remedy="Start one with `tidegate server up`, or set TIDEGATE_HOME to its folder",
         )
-    authority = settings.home / "certificates" / "ca.pem"
-    return ControlClient(path.read_text(encoding="utf-8").strip(), authority)
+    authority, address = settings.home / "certificates" / "ca.pem", path.read_text(encoding="utf-8").strip()
+    secret = _secret_file(settings.home)
+    try:
+        return ControlClient(address, authority, read_secret(secret))
+    except (OSError, ValueError) as exc:
+        words = exc.strerror if isinstance(exc, OSError) else "there is none in it"
+        raise AddressError(
+            f"the server's secret cannot be read: {words}",
+            where=str(secret),
+            remedy="Be the user who started the server; and start it again if the file was lost",
+        ) from exc
+
+
+def _secret_file(home: Path) -> Path:
+    return home / "superlink.secret"
 
 
 def _address_file(settings: ServerSettings) -> Path:

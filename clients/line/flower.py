@@ -209,6 +209,7 @@ def connect(
     private_key: Path,
     node_config: RunConfig,
     remembered: Path | None = None,
+    certificate: Path | None = None,
 ) -> Iterator[FleetConnection]:
     """Connect to the server's Fleet API over TLS with the site's key.
 
@@ -219,6 +220,7 @@ def connect(
         node_config: what its ClientApp finds in `context.node_config`.
         remembered: the file in which the node's number is kept. A server counts an agent that was killed
             as connected for a minute, and lets no other in until then, unless it is told that number.
+        certificate: the site's, with its key (PEM), which a gateway asks for.
 
     Raises:
         SiteConfigError: the certificate or the key cannot be read.
@@ -228,6 +230,7 @@ def connect(
     from flwr.supernode import fleet_http_connection
 
     module: Any = fleet_http_connection
+    module.FleetHttpClient = _client_that_shows(certificate)
     module.flwr_exit = _refused_at_the_door
     module.HeartbeatSender = _lasting_heartbeats
     key = read_private_key(private_key)
@@ -246,7 +249,7 @@ def connect(
             except _RefusedAtTheDoorError:
                 if number is None:
                     raise
-                _forget_node(superlink, certificates, key, number)
+                _forget_node(superlink, certificates, key, number, certificate)
                 callbacks = stack.enter_context(open_connection())
         except _RefusedAtTheDoorError as exc:
             if _is_passing(exc.__context__):
@@ -264,6 +267,19 @@ def connect(
         yield connection
 
 
+def _client_that_shows(certificate: Path | None) -> Any:
+    """Flower's client of the Fleet API, that shows a certificate to who asks for one."""
+    from flwr.supernode.fleet_http_client import FleetHttpClient
+
+    class Client(FleetHttpClient):
+        def __init__(self, base_url: str, *, verify: Any = True, **options: Any) -> None:
+            if certificate is not None:
+                verify.load_cert_chain(certificate)
+            super().__init__(base_url, verify=verify, **options)
+
+    return Client
+
+
 def _remembered_number(file: Path | None) -> int | None:
     if file is None or not file.exists():
         return None
@@ -271,12 +287,13 @@ def _remembered_number(file: Path | None) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def _forget_node(superlink: str, certificates: bytes, key: PrivateKey, number: int) -> None:
+def _forget_node(
+    superlink: str, certificates: bytes, key: PrivateKey, number: int, certificate: Path | None
+) -> None:
     """Tell the server that the agent which it counts as connected is no more."""
     import httpx
     from flwr.proto.fleet_pb2 import DeactivateNodeRequest
     from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
-    from flwr.supernode.fleet_http_client import FleetHttpClient
     from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
     interceptors: list[Any] = [
@@ -285,7 +302,7 @@ def _forget_node(superlink: str, certificates: bytes, key: PrivateKey, number: i
     ]
     with (
         suppress(httpx.HTTPError),  # not connected after all, or another server: the next try says so
-        FleetHttpClient.from_server_address(
+        _client_that_shows(certificate).from_server_address(
             superlink, False, certificates, interceptors=interceptors
         ) as client,
     ):

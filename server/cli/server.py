@@ -45,6 +45,7 @@ def up(
     from server.line.processes import Processes, free_port, require_free
     from server.registry.registry import Registry
     from server.schedule import schedules_beside
+    from server.server_file import read_server_file
     from server.settings import apply_quiet_environment, read_settings
     from server.state.storage import open_state
     from terminal.health import Health, serve_health
@@ -53,6 +54,7 @@ def up(
     apply_quiet_environment()
     settings = read_settings()
     settings.home.mkdir(parents=True, exist_ok=True)
+    file = read_server_file(settings.home)
     ui_port = ui_port or free_port()
     require_free(ui_port, "the MLflow UI")
     health, stop = Health("server"), threading.Event()
@@ -63,12 +65,14 @@ def up(
         Processes(logs=settings.home / "logs") as processes,
     ):
         federation = Federation(
-            home=settings.home, settings=settings, processes=processes, port=port, lasting=True
+            home=settings.home, settings=settings, processes=processes, port=port, lasting=True, file=file
         )
         federation.start_server()
         Registry(settings.tracking_uri, settings.artifact_root).connect()
         federation.start_ui(ui_port)
         say(f"SuperLink   {federation.address}")
+        if file is not None:
+            say(f"gateway     {file.gateway}  (sites come in here)")
         say(f"authority   {federation.files.authority}  (the sites need it)")
         say(f"MLflow UI   http://127.0.0.1:{ui_port}")
         if answers_at is not None:

@@ -1,7 +1,8 @@
-"""The keys of a server: a certificate authority, and the server's certificate.
+"""The certificates of a federation: its authority's, the server's, and those of its sites.
 
-Made with the `cryptography` library, for a federation on one machine and for
-trials. An organisation with its own authority puts its own files in their place.
+Made with the `cryptography` library. The authority is the federation's own, made once and kept: its key stays
+in the operator's folder, and signs there alone. An organisation with its own authority puts its files in the
+place of these.
 """
 
 from __future__ import annotations
@@ -12,76 +13,167 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-__all__ = ["ServerFiles", "make_server_files"]
+from contract.errors import AddressError
 
-_VALID = timedelta(days=365)
+__all__ = ["SITE_VALID", "ServerFiles", "authority_fingerprint", "make_server_files", "sign_site"]
+
+_AUTHORITY_VALID = timedelta(days=3650)
+_SERVER_VALID = timedelta(days=365)
+SITE_VALID = timedelta(days=180)
+"""Of a site's certificate, which its agent renews when half of that is over."""
+_RENEWED_BEFORE = timedelta(days=60)
+"""Its end, by which the server's certificate is made anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerFiles:
-    """Paths of PEM files: what the server shows, and what the sites check it against."""
+    """Paths of PEM files.
+
+    Attributes:
+        authority: what everybody checks certificates against.
+        authority_key: signs them; not there where an organisation's own authority does.
+        certificate: what the server shows.
+        key: of that certificate.
+    """
 
     authority: Path
+    authority_key: Path
     certificate: Path
     key: Path
 
 
-def make_server_files(folder: Path, hosts: Sequence[str]) -> ServerFiles:
-    """Make an authority and a server certificate for these hosts, or return those that are there."""
+def make_server_files(folder: Path, hosts: Sequence[str], now: datetime | None = None) -> ServerFiles:
+    """Make what is missing: the authority, and a server certificate for these hosts.
+
+    A certificate that ends within two months, or is for other hosts, is made anew where the authority's key
+    is there: it is written over the old one, and a server that runs shows it from then on.
+    """
+    now = now or datetime.now(UTC)
     files = ServerFiles(
-        authority=folder / "ca.pem", certificate=folder / "server.pem", key=folder / "server.key"
+        authority=folder / "ca.pem",
+        authority_key=folder / "ca.key",
+        certificate=folder / "server.pem",
+        key=folder / "server.key",
     )
-    if all(path.exists() for path in vars(files).values()):
-        return files
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    authority_key, server_key = (ec.generate_private_key(ec.SECP384R1()) for _ in range(2))
-    authority = _certificate("Tidegate federation authority", authority_key, None, authority_key, ())
-    server = _certificate(hosts[0], server_key, authority, authority_key, hosts)
-    files.authority.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
-    files.certificate.write_bytes(server.public_bytes(serialization.Encoding.PEM))
-    _write_secret(
-        files.key,
-        server_key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        ),
-    )
+    if not files.authority.exists():
+        _make_authority(files, now)
+    is_there = files.certificate.exists() and files.key.exists()
+    if not is_there or (files.authority_key.exists() and _is_to_renew(files.certificate, hosts, now)):
+        _make_certificate(files, hosts, now)
     return files
 
 
-def _certificate(
-    name: str,
-    key: ec.EllipticCurvePrivateKey,
-    issuer: x509.Certificate | None,
-    issuer_key: ec.EllipticCurvePrivateKey,
-    hosts: Sequence[str],
-) -> x509.Certificate:
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+def authority_fingerprint(authority: bytes) -> bytes:
+    """The SHA-256 of an authority's certificate, by which a site knows it before it has it.
+
+    Args:
+        authority: in PEM form.
+    """
+    return x509.load_pem_x509_certificate(authority).fingerprint(hashes.SHA256())
+
+
+def sign_site(files: ServerFiles, name: str, key: ec.EllipticCurvePublicKey) -> bytes:
+    """A certificate with which the site of that name may come in, in PEM form.
+
+    Raises:
+        AddressError: the authority's key is not here.
+    """
+    issuer, issuer_key = _authority(files)
+    usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
     now = datetime.now(UTC)
-    builder = (
+    return _signed(_builder(name, key, SITE_VALID, now), usage, issuer, issuer_key)
+
+
+def _authority(files: ServerFiles) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    try:
+        key = serialization.load_pem_private_key(files.authority_key.read_bytes(), None)
+        authority = x509.load_pem_x509_certificate(files.authority.read_bytes())
+    except (OSError, ValueError) as exc:
+        words = exc.strerror if isinstance(exc, OSError) else "there is none in it"
+        raise AddressError(
+            f"the key of the federation's authority cannot be read: {words}",
+            where=str(files.authority_key),
+            remedy="Put it back from the backup. Without it no site can be let in, and all that were need "
+            "new certificates: remove the folder's files, and `tidegate server up` makes a new authority",
+        ) from exc
+    return authority, cast(ec.EllipticCurvePrivateKey, key)
+
+
+def _make_authority(files: ServerFiles, now: datetime) -> None:
+    key = ec.generate_private_key(ec.SECP384R1())
+    builder = _builder("Tidegate federation authority", key.public_key(), _AUTHORITY_VALID, now)
+    authority = (
+        builder.issuer_name(_name("Tidegate federation authority"))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA384())
+    )
+    _write_key(files.authority_key, key)
+    files.authority.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
+
+
+def _make_certificate(files: ServerFiles, hosts: Sequence[str], now: datetime) -> None:
+    """A key of its own each time, in the same file: who reads the two in between tries again."""
+    issuer, issuer_key = _authority(files)
+    key = ec.generate_private_key(ec.SECP384R1())
+    builder = _builder(hosts[0], key.public_key(), _SERVER_VALID, now)
+    builder = builder.add_extension(
+        x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False
+    )
+    usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+    _write_key(files.key, key)
+    files.certificate.write_bytes(_signed(builder, usage, issuer, issuer_key))
+
+
+def _is_to_renew(path: Path, hosts: Sequence[str], now: datetime) -> bool:
+    certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    named = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    if set(named) != {_host(host) for host in hosts}:
+        return True
+    return certificate.not_valid_after_utc - now < _RENEWED_BEFORE
+
+
+def _builder(
+    name: str, key: ec.EllipticCurvePublicKey, valid: timedelta, now: datetime
+) -> x509.CertificateBuilder:
+    return (
         x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject if issuer is None else issuer.subject)
-        .public_key(key.public_key())
+        .subject_name(_name(name))
+        .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(minutes=5))
-        .not_valid_after(now + _VALID)
-        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False
-        )
+        .not_valid_after(now + valid)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
-    if hosts:
-        builder = builder.add_extension(
-            x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False
-        )
-    return builder.sign(issuer_key, hashes.SHA384())
+
+
+def _signed(
+    builder: x509.CertificateBuilder,
+    usage: x509.ExtendedKeyUsage,
+    issuer: x509.Certificate,
+    issuer_key: ec.EllipticCurvePrivateKey,
+) -> bytes:
+    identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key())
+    certificate = (
+        builder.issuer_name(issuer.subject)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(usage, critical=False)
+        .add_extension(identifier, critical=False)
+        .sign(issuer_key, hashes.SHA384())
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _name(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
 def _host(host: str) -> x509.GeneralName:
@@ -91,6 +183,9 @@ def _host(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
-def _write_secret(path: Path, content: bytes) -> None:
+def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
+    content = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(content)

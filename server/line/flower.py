@@ -20,11 +20,12 @@ import sys
 import time
 import tomllib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 from flwr.app import Error, Message
@@ -33,6 +34,7 @@ from flwr.serverapp import Grid
 
 from contract.errors import AddressError, InputError, RoundError
 from contract.transport import read_authority
+from server.line.secret import Sends
 from server.line.site_keys import read_site_key
 
 __all__ = [
@@ -254,15 +256,28 @@ def is_simulated(grid: Grid) -> bool:
     return module is not None and isinstance(grid, module.InMemoryGrid)
 
 
-def run_superlink(arrange: Callable[[list[Any]], list[Any]]) -> None:
+def run_superlink(
+    arrange: Callable[[list[Any]], list[Any]],
+    *,
+    superexec: Sequence[str],
+    serve: Callable[..., None] | None = None,
+) -> None:
     """Run Flower's SuperLink in this process, with the options on its command line.
 
     Args:
         arrange: is given Flower's middlewares, outermost first, and returns those to use.
+        superexec: the command that takes the place of `flower-superexec`.
+        serve: in the place of `uvicorn.run`.
     """
     from flwr.supercore import sql_mixin
     from flwr.superlink import main
-    from flwr.superlink.cli.flower_superlink import flower_superlink
+    from flwr.superlink.cli import flower_superlink
+
+    command: Any = sys.modules[flower_superlink.__module__]
+    usual_superexec = command._get_superexec_command
+    command._get_superexec_command = lambda **options: [*superexec, *usual_superexec(**options)[1:]]
+    if serve is not None:
+        command.uvicorn = SimpleNamespace(run=serve)
 
     database: Any = sql_mixin
     database.SQLITE_PRAGMAS = (*database.SQLITE_PRAGMAS, ("busy_timeout", str(_DATABASE_PATIENCE)))
@@ -375,10 +390,11 @@ class ControlClient:
     Args:
         address: host:port of the SuperLink.
         root_certificates: the certificate authority's PEM file.
+        secret: of the SuperLink, as `server.line.secret` has it.
     """
 
-    def __init__(self, address: str, root_certificates: Path) -> None:
-        self._address = address
+    def __init__(self, address: str, root_certificates: Path, secret: str) -> None:
+        self._address, self._secret = address, secret
         self._certificates = read_authority(root_certificates, error=AddressError, remedy=_NO_AUTHORITY)
         self._connection: Any = None
 
@@ -490,7 +506,7 @@ class ControlClient:
                 server_address=self._address,
                 insecure=False,
                 root_certificates=self._certificates,
-                interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr")],
+                interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr"), Sends(self._secret)],
             )
         try:
             yield self._connection

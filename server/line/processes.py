@@ -8,6 +8,7 @@ On Linux the kernel ends them too if the parent is killed outright.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import socket
@@ -128,24 +129,27 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def require_free(port: int, what: str) -> None:
-    """Refuse a port that is in use.
+def require_free(port: int, what: str, host: str = "127.0.0.1") -> None:
+    """Refuse a port that is in use, or an address that is not this machine's.
 
     Raises:
-        AddressError: something listens there.
+        AddressError: something listens there, or nothing can.
     """
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
         except OSError as exc:
-            raise AddressError(
-                f"port {port} is in use", where=what, remedy="Stop what listens there, or name another port"
-            ) from exc
+            if exc.errno == errno.EADDRINUSE:
+                words, remedy = f"port {port} is in use", "Stop what listens there, or name another port"
+            else:
+                words = f"nothing can listen at {host}, port {port}: {exc.strerror}"
+                remedy = "Name an address of this machine (0.0.0.0 is all), and a port that this user may use"
+            raise AddressError(words, where=what, remedy=remedy) from exc
 
 
-def wait_for_port(port: int, seconds: float, processes: Processes) -> None:
-    """Wait until something listens on the loopback port.
+def wait_for_port(port: int, seconds: float, processes: Processes, host: str = "127.0.0.1") -> None:
+    """Wait until something listens on a port of this machine.
 
     Raises:
         RoundError: a child ended, or nothing listens in time.
@@ -154,7 +158,7 @@ def wait_for_port(port: int, seconds: float, processes: Processes) -> None:
     while True:
         processes.require_running()
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            socket.create_connection((_here(host), port), timeout=1).close()
         except OSError as exc:
             if time.monotonic() > end:
                 raise RoundError(
@@ -163,6 +167,11 @@ def wait_for_port(port: int, seconds: float, processes: Processes) -> None:
             time.sleep(0.05)
         else:
             return
+
+
+def _here(listen: str) -> str:
+    """An address at which what listens there is reached from this machine."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen, listen)  # noqa: S104 - is compared, not used
 
 
 def _end_with_parent() -> None:

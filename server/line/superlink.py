@@ -3,8 +3,12 @@
 Flower 1.41 puts nine of Starlette's `BaseHTTPMiddleware` before its handlers. Each starts a task and a stream
 for every request and a task group for every 64 KB of its body: three quarters of what a small request costs.
 Here the same nine are asked in the same order, for authentication and all, but each by a plain call. Only
-requests of sites and of the ServerApp take this way; what people and `flwr` ask (`/v1/control/…`, which may
-stream) goes as before. A site's question for a message is held until there is one (`server.line.long_poll`).
+requests of sites and of the ServerApp take this way; what the operator's commands ask (`/v1/control/…`,
+which may stream) goes as before. A site's question for a message is held until there is one
+(`server.line.long_poll`).
+
+Whoever does not send the secret (`server.line.secret`) is answered by the Fleet API, which knows each site by
+its key, and by the health page: by nothing else, whatever else Flower has or will have there.
 
 No request is read whose length is not stated, or is above that of the largest release: Flower holds a request
 in memory, several times over, before anything of ours sees it. What sites send has narrower bounds, which are
@@ -14,7 +18,9 @@ those of `server.line.replies`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -29,11 +35,13 @@ from contract.releases import MOST_VALUES
 from server.line.flower import run_superlink
 from server.line.long_poll import LongPoll
 from server.line.replies import Replies, RequestRefusedError
+from server.line.secret import FILE_VARIABLE, holds, read_secret, superexec_command
 from server.settings import LARGEST_REPLY, apply_quiet_environment, read_settings
 
-__all__ = ["MOST_BYTES", "ShortWay", "main"]
+__all__ = ["MOST_BYTES", "ShortWay", "run"]
 
 _SHORT = ("/v1/fleet/", "/v1/runtime/")
+_OPEN, _HEALTH = "/v1/fleet/", "/health"
 _KEPT = 2**31 - 1
 """Bytes of freed memory that SuperLink and ServerApp may keep for the next messages."""
 MOST_BYTES = 4 * MOST_VALUES + 64 * 2**20
@@ -46,6 +54,7 @@ class ShortWay:
     Args:
         app: what comes after them.
         middlewares: outermost first.
+        secret: what whoever is no site must send.
         largest_reply: bytes of a reply of a site.
 
     Raises:
@@ -53,8 +62,13 @@ class ShortWay:
     """
 
     def __init__(
-        self, app: ASGIApp, middlewares: Sequence[Middleware], largest_reply: int = LARGEST_REPLY
+        self,
+        app: ASGIApp,
+        middlewares: Sequence[Middleware],
+        secret: str,
+        largest_reply: int = LARGEST_REPLY,
     ) -> None:
+        self._secret = secret
         self._app = self._long = app
         chain: list[Any] = []
         for middleware in reversed(middlewares):
@@ -68,7 +82,7 @@ class ShortWay:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] == "http" and (refusal := _too_long(Headers(scope=scope))) is not None:
+        if scope["type"] != "lifespan" and (refusal := self._refusal(scope)) is not None:
             await refusal(scope, receive, send)
             return
         if scope["type"] != "http" or not scope["path"].startswith(_SHORT):
@@ -82,6 +96,13 @@ class ShortWay:
         except RequestRefusedError as exc:
             response = PlainTextResponse(exc.words, exc.status)
         await response(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        headers, path = Headers(scope=scope), scope["path"]
+        is_open = scope["type"] == "http" and (path.startswith(_OPEN) or path == _HEALTH)
+        if not is_open and not holds(headers, self._secret):
+            return PlainTextResponse("this is for the server's own processes", 403)
+        return _too_long(headers)
 
     async def _ask(self, number: int, request: Request) -> Response:
         if number == len(self._chain):
@@ -123,13 +144,21 @@ def _too_long(headers: Headers) -> Response | None:
     return None
 
 
-def main() -> None:
-    """Run the SuperLink with the options on the command line, until it is told to stop."""
+def run(serve: Callable[..., None] | None = None) -> None:
+    """Run the SuperLink with the options on the command line, until it is told to stop.
+
+    Args:
+        serve: in the place of `uvicorn.run`.
+    """
     apply_quiet_environment()
     reuse_large_blocks(_KEPT)
-    largest = read_settings().largest_reply
-    run_superlink(lambda middlewares: [Middleware(ShortWay, middlewares=middlewares, largest_reply=largest)])
+
+    def arrange(middlewares: Sequence[Middleware]) -> list[Middleware]:
+        secret, largest = read_secret(Path(os.environ[FILE_VARIABLE])), read_settings().largest_reply
+        return [Middleware(ShortWay, middlewares=middlewares, secret=secret, largest_reply=largest)]
+
+    run_superlink(arrange, superexec=superexec_command(), serve=serve)
 
 
 if __name__ == "__main__":
-    main()
+    run()

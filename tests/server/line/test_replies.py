@@ -39,7 +39,7 @@ from starlette.routing import Route
 
 from server.line.flower import MOST_OBJECTS, REFUSED, TOO_LONG, TOO_MANY_PARTS
 from server.line.superlink import ShortWay
-from tests.server.line.test_superlink import TYPE, Caller
+from tests.server.line.test_superlink import SECRET, TYPE, Caller
 
 SITE, OTHER, RUN = 7, 8, 5
 QUESTIONS = {"question": SITE, "next question": SITE, "another's": OTHER}
@@ -60,7 +60,10 @@ class Flower:
             routes=[Route("/v1/{side}/{what}", self.handle, methods=["POST"])],
             middleware=[
                 Middleware(
-                    ShortWay, middlewares=[Middleware(ProtobufTranslationMiddleware)], largest_reply=LARGEST
+                    ShortWay,
+                    middlewares=[Middleware(ProtobufTranslationMiddleware)],
+                    secret=SECRET,
+                    largest_reply=LARGEST,
                 )
             ],
         )

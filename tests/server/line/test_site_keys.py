@@ -73,11 +73,11 @@ def test_a_file_that_this_user_may_not_read_is_to_be_made_readable(
 def test_a_server_whose_authority_is_gone_or_none_says_so(tmp_path: Path) -> None:
     authority = tmp_path / "ca.pem"
     with pytest.raises(AddressError, match=r"ca\.pem: the server's certificate cannot be read: No such file"):
-        ControlClient("127.0.0.1:1", authority)
+        ControlClient("127.0.0.1:1", authority, "")
     for content in (b"", b"patient,age\n1,2\n", bytes(range(256))):
         authority.write_bytes(content)
         with pytest.raises(AddressError, match=r"ca\.pem: not a certificate in PEM form"):
-            ControlClient("127.0.0.1:1", authority)
+            ControlClient("127.0.0.1:1", authority, "")
 
 
 @pytest.fixture

@@ -28,8 +28,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message
 
+from server.line.secret import HEADER
 from server.line.superlink import MOST_BYTES, ShortWay
 
+SECRET = "5e" * 32
 TYPE = {"content-type": "application/protobuf"}
 KEY = ec.generate_private_key(ec.SECP384R1())
 PUBLIC = public_key_to_bytes(KEY.public_key())
@@ -45,7 +47,7 @@ def signed(key: ec.EllipticCurvePrivateKey = KEY, public: bytes = PUBLIC) -> dic
 
 
 class Caller:
-    """Asks an app, without a server."""
+    """Asks an app, without a server, and knows its secret."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -54,7 +56,7 @@ class Caller:
         async def ask() -> httpx.Response:
             transport = httpx.ASGITransport(self._app)
             async with httpx.AsyncClient(transport=transport, base_url="https://superlink") as client:
-                return await client.post(path, content=content, headers=dict(headers))
+                return await client.post(path, content=content, headers={**headers, HEADER: SECRET})
 
         return asyncio.run(ask())
 
@@ -65,7 +67,7 @@ def ways() -> tuple[Caller, Caller]:
     usual = main._get_middleware
     long = Caller(main.create_app())
     patch = pytest.MonkeyPatch()
-    patch.setattr(main, "_get_middleware", lambda: [Middleware(ShortWay, middlewares=usual())])
+    patch.setattr(main, "_get_middleware", lambda: [Middleware(ShortWay, middlewares=usual(), secret=SECRET)])
     short = Caller(main.create_app())
     patch.undo()
     return long, short
@@ -156,7 +158,7 @@ def test_the_middlewares_are_asked_in_their_order_and_may_refuse() -> None:
     rows = [Middleware(Marking, said=said, name=name) for name in ("outer", "door", "inner")]
     app = Starlette(
         routes=[Route(path, echo, methods=["POST"]) for path in ("/v1/fleet/a", "/v1/control/a")],
-        middleware=[Middleware(ShortWay, middlewares=rows)],
+        middleware=[Middleware(ShortWay, middlewares=rows, secret=SECRET)],
     )
     client, content = Caller(app), os.urandom(300_000)
     order = ["outer in", "door in", "inner in", "inner out", "door out", "outer out"]
@@ -187,9 +189,11 @@ def test_a_request_that_is_too_long_or_says_no_length_is_not_read(
         raise AssertionError("it was let through")
 
     app = Starlette(
-        routes=[Route(path, handler, methods=["POST"])], middleware=[Middleware(ShortWay, middlewares=[])]
+        routes=[Route(path, handler, methods=["POST"])],
+        middleware=[Middleware(ShortWay, middlewares=[], secret=SECRET)],
     )
     scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "http_version": "1.1"}
+    headers = {**headers, HEADER: SECRET}
     said: list[Message] = []
 
     async def receive() -> Message:
@@ -206,7 +210,7 @@ def test_a_request_that_is_too_long_or_says_no_length_is_not_read(
 
 def test_a_middleware_that_cannot_be_called_so_is_refused() -> None:
     with pytest.raises(TypeError, match="no dispatch function"):
-        ShortWay(Starlette(), [Middleware(GZipMiddleware)])
+        ShortWay(Starlette(), [Middleware(GZipMiddleware)], SECRET)
 
 
 def test_it_has_the_superlinks_own_options() -> None:

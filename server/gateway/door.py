@@ -1,0 +1,132 @@
+"""The gateway's door: what comes through from outside, and in whose name.
+
+    GET  /health              anybody
+    POST /v1/enrolment/…      anybody, a little at a time (`server.gateway.enrolment`)
+    POST /v1/fleet/…          a site, by its certificate, in the name of its own key
+
+Nothing else is looked at. Flower's own check, inside, holds each request's node against the key that signed
+it, and ours each message's (`server.line.replies`); here that key must be the one in the certificate with
+which TLS was made. So a site that knows another's key, or a stranger who knows one, comes in as nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from base64 import b64decode
+from collections.abc import AsyncIterator
+
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server.gateway.connections import PEER, Peer
+
+__all__ = ["IN_FLIGHT", "Door"]
+
+IN_FLIGHT = 2**30
+"""Bytes of requests that are being read, of all sites together."""
+_SMALL = 2**20
+"""Bytes of a request that need not wait for room."""
+_STRANGER = 2**16
+"""Bytes of a request of somebody who showed no certificate."""
+_STRANGER_SECONDS = 30.0
+_ROOM_SECONDS = 20.0
+"""That a long request waits for room: sites wait for an answer half a minute, and try again."""
+_FLEET, _ENROLMENT, _HEALTH = "/v1/fleet/", "/v1/enrolment/", "/health"
+
+
+class Door:
+    """Lets sites through to the SuperLink.
+
+    Args:
+        superlink: answers the Fleet API and the health page.
+        enrolment: answers those who want to become a site.
+        in_flight: bytes of long requests that are read at a time.
+    """
+
+    def __init__(self, superlink: ASGIApp, enrolment: ASGIApp, in_flight: int = IN_FLIGHT) -> None:
+        self._superlink, self._enrolment = superlink, enrolment
+        self._room = _Room(in_flight)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return  # uvicorn refuses a WebSocket that nobody accepts
+        peer: Peer | None = scope.get(PEER)
+        headers, path, method = Headers(scope=scope), scope["path"], scope["method"]
+        refusal = _refusal(method, path, headers, peer)
+        if refusal is not None:
+            refusal.headers["connection"] = "close"  # what follows of it is not read
+            await refusal(scope, receive, send)
+        elif path.startswith(_ENROLMENT):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_STRANGER_SECONDS):
+                    await self._enrolment(scope, receive, send)
+        elif path == _HEALTH:
+            await self._superlink(scope, receive, send)
+        else:
+            async with self._room.taken(int(headers.get("content-length", "0"))) as fits:
+                answer = self._superlink if fits else PlainTextResponse("too much comes at once", 503)
+                await answer(scope, receive, send)
+
+
+def _refusal(method: str, path: str, headers: Headers, peer: Peer | None) -> Response | None:
+    if (method, path) == ("GET", _HEALTH):
+        return None
+    if method != "POST" or not path.startswith((_FLEET, _ENROLMENT)):
+        return PlainTextResponse("there is nothing here", 404)
+    if "transfer-encoding" in headers:
+        return PlainTextResponse("the length of a request must be stated", 411)
+    if path.startswith(_FLEET):
+        return _no_site(headers, peer)
+    if int(headers.get("content-length", "0")) > _STRANGER:
+        return PlainTextResponse(f"a request has {_STRANGER:,} bytes at most", 413)
+    return None
+
+
+def _no_site(headers: Headers, peer: Peer | None) -> Response | None:
+    if peer is None:
+        return PlainTextResponse("a site shows its certificate: `tidegate site join` fetches one", 403)
+    if _signer(headers) != peer.key:
+        return PlainTextResponse(f"the certificate of '{peer.site}' is for another key", 403)
+    return None
+
+
+def _signer(headers: Headers) -> bytes | None:
+    try:
+        return b64decode(headers.get(FLEET_HTTP_PUBLIC_KEY_HEADER, ""), validate=True)
+    except ValueError:
+        return None
+
+
+class _Room:
+    """For so many bytes at a time."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._taken = size, 0
+        self._freed = asyncio.Condition()
+
+    @contextlib.asynccontextmanager
+    async def taken(self, length: int) -> AsyncIterator[bool]:
+        """Take the room of a request while the block runs; whether there was any in time.
+
+        One that is longer than all the room has it when nobody else has any.
+        """
+        if length <= _SMALL:
+            yield True
+            return
+        try:
+            async with asyncio.timeout(_ROOM_SECONDS), self._freed:
+                await self._freed.wait_for(lambda: not self._taken or self._taken + length <= self._size)
+                self._taken += length
+        except TimeoutError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            async with self._freed:
+                self._taken -= length
+                self._freed.notify_all()

@@ -1,0 +1,120 @@
+"""The SuperLink with its gateway: `python -m server.gateway.superlink`, with the SuperLink's options.
+
+One process listens twice: on loopback, for the operator's own processes (`server.line.superlink`), and where
+server.toml says, for sites (`server.gateway.door`). Sites' updates are long, and a process between would read
+and write each byte again. The key of the federation's authority is not in this process, nor read by it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from server.gateway.connections import Connection
+from server.gateway.door import Door
+from server.gateway.enrolment import enrolment_app
+from server.line.certificates import ServerFiles, make_server_files
+from server.line.superlink import run
+from server.server_file import ServerFile, read_server_file, server_file
+from server.settings import read_settings
+
+__all__ = ["Shown", "gateway_config", "main"]
+
+
+class _Beside(uvicorn.Server):
+    """A server beside another, which hears the signals and ends it."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def main() -> None:
+    """Run both until told to stop."""
+    settings = read_settings()
+    file = read_server_file(settings.home)
+    if file is None:
+        raise SystemExit(f"{server_file(settings.home)} is not there: `tidegate server init` makes it")
+    files = make_server_files(settings.home / "certificates", file.names)
+
+    def serve(app: ASGIApp, **options: Any) -> None:
+        inner, outer = uvicorn.Config(app, **options), gateway_config(Door(app, enrolment_app()), file, files)
+        with asyncio.Runner(loop_factory=inner.get_loop_factory()) as runner:
+            runner.run(_serve_both(uvicorn.Server(inner), _Beside(outer), Shown(outer, files)))
+
+    run(serve)
+
+
+def gateway_config(door: ASGIApp, file: ServerFile, files: ServerFiles) -> uvicorn.Config:
+    """How uvicorn has the door listen: TLS with the server's certificate, and the client's if it has one."""
+    config = uvicorn.Config(
+        door,
+        host=file.listen,
+        port=file.gateway_port,
+        http=Connection,
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        ssl_certfile=files.certificate,
+        ssl_keyfile=files.key,
+        ssl_ca_certs=str(files.authority),
+        ssl_cert_reqs=ssl.CERT_OPTIONAL,
+    )
+    config.load()
+    _tls(config).minimum_version = ssl.TLSVersion.TLSv1_2
+    return config
+
+
+class Shown:
+    """The certificate that a gateway shows, which may be renewed while it runs.
+
+    Args:
+        config: of the gateway.
+        files: that hold the certificate.
+    """
+
+    def __init__(self, config: uvicorn.Config, files: ServerFiles) -> None:
+        self._tls, self._files = _tls(config), files
+        self._changed = self._files.certificate.stat().st_mtime_ns
+
+    def look(self) -> None:
+        """Show another from the next connection on, if another is there."""
+        changed = self._files.certificate.stat().st_mtime_ns
+        if changed != self._changed:
+            with contextlib.suppress(ssl.SSLError):  # it is being written: the next look has the whole of it
+                self._tls.load_cert_chain(self._files.certificate, self._files.key)
+                self._changed = changed
+
+    async def look_on(self) -> None:
+        """Look every second, without end."""
+        while True:
+            await asyncio.sleep(1)
+            self.look()
+
+
+async def _serve_both(inner: uvicorn.Server, outer: uvicorn.Server, shown: Shown) -> None:
+    renewal, beside = asyncio.create_task(shown.look_on()), asyncio.create_task(outer.serve())
+    try:
+        await inner.serve()
+    finally:
+        outer.should_exit = True
+        renewal.cancel()
+        await beside
+
+
+def _tls(config: uvicorn.Config) -> ssl.SSLContext:
+    if config.ssl is None:
+        raise RuntimeError("the gateway has no TLS")
+    return config.ssl
+
+
+if __name__ == "__main__":
+    main()
