@@ -10,7 +10,7 @@ __all__ = ["BUNDLED_PACKAGES", "code_hash", "is_bundled"]
 BUNDLED_PACKAGES = ("contract", "terminal", "clients", "monitoring", "server")
 """What Flower's app bundle carries of the tree, without the folders in `_AT_HOME`."""
 
-_AT_HOME = frozenset({"cli"})
+_AT_HOME = frozenset({"api", "cli", "gateway"})
 """Folders of those packages that no app needs: `fab-include` in pyproject.toml leaves them out too."""
 
 
