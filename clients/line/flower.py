@@ -5,8 +5,9 @@ waits a second for an object that is not there yet and starts a new process for
 every message. A lasting agent that speaks the same API needs none of that.
 
 Facts: `http_request_response` swallows what is raised inside its block after
-the connection stands, and ends the process when it cannot be made; so nothing
-is raised through it here, and the address is tried beforehand. A message comes
+the connection stands, and ends the process when it cannot be made, or by SIGINT
+when it is answered 401; so nothing is raised through it here, and the address is
+tried beforehand. A message comes
 without its content: its objects are pulled by id, and confirmed. A reply's
 objects must all be pushed, or the reply counts as lost.
 """
@@ -15,12 +16,15 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn, cast
 
 from flwr.app import Message
@@ -227,9 +231,12 @@ def connect(
         AddressError: the server does not let this site in.
         LineBrokenError: it cannot be asked just now.
     """
+    from flwr.supercore.retry import http_retry
     from flwr.supernode import fleet_http_connection
 
     module: Any = fleet_http_connection
+    for asks in (module, cast(Any, http_retry)):
+        asks.os = SimpleNamespace(getpid=os.getpid, kill=_not_known)
     module.FleetHttpClient = _client_that_shows(certificate)
     module.flwr_exit = _refused_at_the_door
     module.HeartbeatSender = _lasting_heartbeats
@@ -321,6 +328,15 @@ def _lasting_heartbeats(beat: Callable[[], bool]) -> Any:
             return False
 
     return HeartbeatSender(patient)
+
+
+def _not_known(_process: int, _signal: int) -> NoReturn:
+    """In the place of the signal with which Flower ends its process when it is answered 401."""
+    import httpx
+
+    answered = sys.exc_info()[1]
+    words = answered.response.text[:300] if isinstance(answered, httpx.HTTPStatusError) else "401"
+    raise ServerRefusedError(words)
 
 
 class LineBrokenError(Exception):

@@ -87,10 +87,11 @@ def _refusal(method: str, path: str, headers: Headers, peer: Peer | None) -> Res
 
 
 def _no_site(headers: Headers, peer: Peer | None) -> Response | None:
+    """401, as Flower says it of a wrong signature: 403 means to its client that a run is over."""
     if peer is None:
-        return PlainTextResponse("a site shows its certificate: `tidegate site join` fetches one", 403)
+        return PlainTextResponse("a site shows its certificate: `tidegate site join` fetches one", 401)
     if _signer(headers) != peer.key:
-        return PlainTextResponse(f"the certificate of '{peer.site}' is for another key", 403)
+        return PlainTextResponse(f"the certificate of '{peer.site}' is for another key", 401)
     return None
 
 
