@@ -32,7 +32,9 @@ from flwr.app import Message
 from clients.keys import PrivateKey, read_private_key
 from clients.line.packing import Bundle, PackedReply, RunConfig, Work, read_bundle
 from clients.line.reach import authority_at
+from clients.line.whole import WholeMessages
 from contract.errors import AddressError
+from contract.whole import object_names
 
 __all__ = [
     "FleetConnection",
@@ -45,6 +47,9 @@ __all__ = [
 _PULL_BACKOFF, _PULL_BACKOFF_CAP = 0.02, 0.25
 _LONGEST_PULL = 8.0
 """Seconds that a part of a message may be on its way."""
+
+_KEPT_OPEN, _PATIENCE = 60.0, 30.0
+"""Seconds that a connection is kept without a request, and that an answer may take, as Flower has it."""
 
 _MOST_UNSTORED = 5
 """How often a part of a reply is sent which the server does not store: nothing else is done meanwhile."""
@@ -62,14 +67,19 @@ class FleetConnection:
     Args:
         callbacks: those of Flower's Fleet connection, in its order.
         node_config: what the site's ClientApp finds in `context.node_config`.
+        whole: asks for messages with what they hold; without, each object is asked for alone.
     """
 
-    def __init__(self, callbacks: tuple[Any, ...], node_config: RunConfig) -> None:
+    def __init__(
+        self, callbacks: tuple[Any, ...], node_config: RunConfig, whole: WholeMessages | None = None
+    ) -> None:
         (self.node_id, self._receive, self._send, self._get_run, self._get_fab) = callbacks[:5]
         (self._pull_object, self._push_object, self._confirm) = callbacks[5:]
-        self._node_config = node_config
+        self._node_config, self._whole = node_config, whole
         self._runs: dict[int, tuple[RunConfig, Bundle]] = {}
         self._unstored: Counter[str] = Counter()
+        self._unconfirmed: dict[str, int] = {}
+        """Messages that are kept here, of whose arrival the server hears with the reply; and their runs."""
 
     def receive(self, keep: Callable[[Work], None] = lambda _: None) -> Work | None:
         """The next message for this site, whole; None when there is none.
@@ -80,24 +90,38 @@ class FleetConnection:
         Raises:
             ServerRefusedError: the server does not know this site any more; connect anew.
         """
+        self._confirm_the_rest()
         with _refusals():
-            received = self._receive()
+            received = self._received()
         if received is None:
             return None
         try:
             with _refusals():
-                return self._whole(received[0], received[1], keep)
+                return self._work(*received, keep)
         except (ServerRefusedError, _IncompleteError) as exc:
             _log.warning("left %s: %s", _request(received[0]), exc)
             return None
 
-    def _whole(self, envelope: Message, tree: Any, keep: Callable[[Work], None]) -> Work:
-        from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+    def _received(self) -> tuple[Message, Any, dict[str, bytes]] | None:
+        import httpx
 
+        if self._whole is not None:
+            try:
+                return self._whole.receive()
+            except httpx.HTTPStatusError as exc:
+                if exc.response.status_code != httpx.codes.NOT_FOUND:
+                    raise
+                self._whole = None
+        received = self._receive()
+        return None if received is None else (*received, {})
+
+    def _work(
+        self, envelope: Message, tree: Any, contents: dict[str, bytes], keep: Callable[[Work], None]
+    ) -> Work:
         run, message_id = envelope.metadata.run_id, envelope.metadata.message_id
-        # The message itself is pushed last: when it is there, so is what it holds.
-        names = [item.object_id for item in iterate_object_tree(tree)][::-1]
-        contents = {name: self._pulled(run, name) for name in names}
+        for name in object_names(tree):
+            if name not in contents:
+                contents[name] = self._pulled(run, name)
         work = Work(
             run=run,
             message_id=message_id,
@@ -109,8 +133,17 @@ class FleetConnection:
             run_config=self._run(run)[0],  # first: what is confirmed and fails here would never be answered
         )
         keep(work)
-        self._confirm(run, message_id)
+        self._unconfirmed[message_id] = run
+        if self._whole is None:
+            self._confirm_the_rest()
         return work
+
+    def _confirm_the_rest(self) -> None:
+        """Tell the server what has arrived and was not answered."""
+        for message_id, run in list(self._unconfirmed.items()):
+            with suppress(ServerRefusedError), _refusals():
+                self._confirm(run, message_id)
+            del self._unconfirmed[message_id]
 
     def bundle(self, run: int) -> Bundle:
         """The app bundle of a run that a message came from.
@@ -132,9 +165,12 @@ class FleetConnection:
         from flwr.proto.message_pb2 import Message as EnvelopeProto
         from flwr.proto.message_pb2 import ObjectTree
 
-        envelope = message_from_proto(EnvelopeProto.FromString(reply.envelope))
+        envelope, tree = EnvelopeProto.FromString(reply.envelope), ObjectTree.FromString(reply.tree)
         with _refusals():
-            wanted, session = self._send(envelope, ObjectTree.FromString(reply.tree), 0.0)
+            if self._whole is not None and self._whole.send(envelope, tree, reply.run, reply.objects):
+                self._unconfirmed.pop(envelope.metadata.reply_to_message_id, None)
+                return
+            wanted, session = self._send(message_from_proto(envelope), tree, 0.0)
             for object_id, content in reply.objects.items():
                 if object_id in wanted:
                     self._push(reply.run, session, object_id, content)
@@ -237,7 +273,8 @@ def connect(
     module: Any = fleet_http_connection
     for asks in (module, cast(Any, http_retry)):
         asks.os = SimpleNamespace(getpid=os.getpid, kill=_not_known)
-    module.FleetHttpClient = _client_that_shows(certificate)
+    clients: list[Any] = []
+    module.FleetHttpClient = _client_that_shows(certificate, clients)
     module.flwr_exit = _refused_at_the_door
     module.HeartbeatSender = _lasting_heartbeats
     key = read_private_key(private_key)
@@ -268,14 +305,20 @@ def connect(
                 "that --root-certificates is this server's authority; and if the site's folder was moved, "
                 "wait a minute: the server may count the agent of before as connected",
             ) from exc
-        connection = FleetConnection(callbacks, node_config)
+        connection = FleetConnection(callbacks, node_config, WholeMessages(clients[-1], callbacks[0]))
         if remembered is not None:
             remembered.write_text(str(connection.node_id), encoding="utf-8")
         yield connection
 
 
-def _client_that_shows(certificate: Path | None) -> Any:
-    """Flower's client of the Fleet API, that shows a certificate to who asks for one."""
+def _client_that_shows(certificate: Path | None, made: list[Any]) -> Any:
+    """Flower's client of the Fleet API, that shows a certificate to who asks for one.
+
+    Args:
+        certificate: with its key.
+        made: each is entered here. Flower makes one for a connection, and keeps it to itself.
+    """
+    import httpx
     from flwr.supernode.fleet_http_client import FleetHttpClient
 
     class Client(FleetHttpClient):
@@ -283,6 +326,10 @@ def _client_that_shows(certificate: Path | None) -> Any:
             if certificate is not None:
                 verify.load_cert_chain(certificate)
             super().__init__(base_url, verify=verify, **options)
+            self._client.close()  # it would end a connection after five seconds; a task takes longer
+            kept = httpx.Limits(keepalive_expiry=_KEPT_OPEN)
+            self._client = httpx.Client(verify=verify, timeout=_PATIENCE, limits=kept)
+            made.append(self)
 
     return Client
 
@@ -309,7 +356,7 @@ def _forget_node(
     ]
     with (
         suppress(httpx.HTTPError),  # not connected after all, or another server: the next try says so
-        _client_that_shows(certificate).from_server_address(
+        _client_that_shows(certificate, []).from_server_address(
             superlink, False, certificates, interceptors=interceptors
         ) as client,
     ):

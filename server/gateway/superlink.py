@@ -26,6 +26,9 @@ from server.settings import read_settings
 
 __all__ = ["Shown", "gateway_config", "main"]
 
+_KEPT_OPEN = 75
+"""Seconds that a connection may be quiet: a little longer than a site keeps it."""
+
 
 class _Beside(uvicorn.Server):
     """A server beside another, which hears the signals and ends it."""
@@ -63,6 +66,7 @@ def gateway_config(door: ASGIApp, file: ServerFile, files: ServerFiles) -> uvico
         access_log=False,
         log_config=None,
         server_header=False,
+        timeout_keep_alive=_KEPT_OPEN,
         ssl_certfile=files.certificate,
         ssl_keyfile=files.key,
         ssl_ca_certs=str(files.authority),

@@ -43,6 +43,7 @@ from server.line.flower import MOST_OBJECTS, REFUSED, TOO_LONG, TOO_MANY_PARTS, 
 __all__ = ["Replies", "RequestRefusedError"]
 
 _SITE_ANNOUNCES, _SITE_SENDS = "/v1/fleet/push-messages", "/v1/fleet/push-object"
+_SITE_CONFIRMS = "/v1/fleet/confirm-message-received"
 _APP_ANNOUNCES, _APP_SENDS = "/v1/runtime/push-messages", "/v1/runtime/push-object"
 _APP_PULLS, _APP_CONFIRMS = "/v1/runtime/pull-messages", "/v1/runtime/confirm-message-received"
 _SITES = "/v1/fleet/"
@@ -117,7 +118,8 @@ class Replies:
         self._sending: dict[str, _Reply] = {}
         self._refused: dict[str, str] = {}
         self._asked: dict[str, _Question] = {}
-        self._sizes: dict[str, int] = {}
+        self.sizes: dict[str, int] = {}
+        """Bytes of each object that the ServerApp has sent, by its id."""
         self._arriving: Counter[int] = Counter()
 
     @contextlib.asynccontextmanager
@@ -169,12 +171,14 @@ class Replies:
             return await self._announced(request, told, handled)
         if path == _SITE_SENDS:
             return await self._sent(request, told, handled)
+        if path == _SITE_CONFIRMS and not self._is_for(told.message_object_id, told.node.node_id):
+            return _no(403, "a site confirms what it was sent")  # for then the message is removed
         response = await handled(request)
         if response.status_code < 400:
             if path == _APP_ANNOUNCES:
                 self._note_questions(told)
             elif path == _APP_SENDS:
-                _keep(self._sizes, told.object_id, len(told.object_content))
+                _keep(self.sizes, told.object_id, len(told.object_content))
             elif path == _APP_PULLS:
                 self._tell(told.message_ids, request.state.protobuf_response)
             elif path == _APP_CONFIRMS:
@@ -209,6 +213,11 @@ class Replies:
             )
         return response
 
+    def _is_for(self, message: str, node: int) -> bool:
+        """Whether a message is for this node; one of before a restart is nobody's, and ends with its run."""
+        question = self._asked.get(message)
+        return question is not None and question.node == node
+
     def _note_questions(self, told: Any) -> None:
         for message, tree in zip(told.messages_list, told.message_object_trees, strict=False):
             objects = frozenset(_names(tree))
@@ -220,7 +229,7 @@ class Replies:
         question = self._asked.get(answers)
         if question is None:  # it was sent before this SuperLink was started
             return self._largest
-        model = sum(self._sizes.get(name, self._largest) for name in question.objects)
+        model = sum(self.sizes.get(name, self._largest) for name in question.objects)
         return min(self._largest, model + MOST_TEXT)
 
     async def _open_one(self, request: Request, reply: _Reply) -> None:

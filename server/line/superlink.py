@@ -36,6 +36,7 @@ from server.line.flower import run_superlink
 from server.line.long_poll import LongPoll
 from server.line.replies import Replies, RequestRefusedError
 from server.line.secret import FILE_VARIABLE, holds, read_secret, superexec_command
+from server.line.whole import answer_whole, is_whole
 from server.settings import LARGEST_REPLY, apply_quiet_environment, read_settings
 
 __all__ = ["MOST_BYTES", "ShortWay", "run"]
@@ -91,8 +92,11 @@ class ShortWay:
             return
         try:
             async with self._replies.admitted(scope, receive) as read:
-                request = Request(scope, read)
-                response = await self._polls.answer(request, functools.partial(self._ask, 0))
+                request, ask = Request(scope, read), functools.partial(self._polls.answer, ask=self._first)
+                if is_whole(scope["path"]):
+                    response = await answer_whole(request, ask, self._replies.sizes)
+                else:
+                    response = await ask(request)
         except RequestRefusedError as exc:
             response = PlainTextResponse(exc.words, exc.status)
         await response(scope, receive, send)
@@ -103,6 +107,9 @@ class ShortWay:
         if not is_open and not holds(headers, self._secret):
             return PlainTextResponse("this is for the server's own processes", 403)
         return _too_long(headers)
+
+    async def _first(self, request: Request) -> Response:
+        return await self._ask(0, request)
 
     async def _ask(self, number: int, request: Request) -> Response:
         if number == len(self._chain):

@@ -7,6 +7,7 @@ from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -31,6 +32,7 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_messa
 from clients.keys import PrivateKey, make_node_key, read_private_key
 from clients.line.flower import connect
 from contract.errors import AddressError
+from contract.whole import PULL, join
 from server.federation import Federation, admit, dismiss
 from server.line.certificates import sign_site
 from server.line.processes import Processes, free_port
@@ -151,6 +153,9 @@ def test_every_request_is_held_against_the_certificate(standing: Standing) -> No
     assert standing.ask(north, path, beat["north"], None).status_code == 401
     assert standing.ask(north, "/v1/fleet/pull-messages", pull(south), north).status_code == 401
     assert standing.ask(north, path, beat["north"], north).status_code == 200
+    for site, status in ((south, 401), (north, 200)):
+        whole = SimpleNamespace(SerializeToString=lambda site=site: join([pull(site).SerializeToString()]))
+        assert standing.ask(north, PULL, whole, north).status_code == status
 
 
 def test_a_reply_in_another_s_name_is_refused(standing: Standing) -> None:

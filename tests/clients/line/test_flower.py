@@ -6,8 +6,13 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
+import httpx
 import pytest
+from flwr.app import Message, RecordDict
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 
 from clients.keys import make_node_key
 from clients.line.flower import (
@@ -17,8 +22,10 @@ from clients.line.flower import (
     _lasting_heartbeats,
     connect,
 )
+from clients.line.packing import error_reply, pack
 from contract.errors import AddressError, SiteConfigError
 from server.line.certificates import make_server_files
+from server.line.flower import assume_identity
 
 
 @pytest.fixture
@@ -123,3 +130,83 @@ def test_a_part_that_the_server_never_stores_is_given_up() -> None:
     with pytest.raises(ObjectPushError):
         connection._push(1, "s", "another", b"")
     assert tried == [*["part"] * 5, "another"]
+
+
+class Whole:
+    """A server's whole messages: two that wait, and what it heard."""
+
+    def __init__(self, status: int = 200) -> None:
+        self.status, self.waiting, self.takes = status, 2, True
+        self.heard: list[str] = []
+        self._messages = [self._made(run) for run in (5, 6)]
+
+    def receive(self) -> Any:
+        if self.status != 200:
+            request = httpx.Request("POST", "https://server")
+            raise httpx.HTTPStatusError("no", request=request, response=httpx.Response(self.status))
+        if not self.waiting:
+            return None
+        self.waiting -= 1
+        return self.message()
+
+    def message(self) -> Any:
+        return self._messages[self.waiting - 1]
+
+    @staticmethod
+    def _made(run: int) -> Any:
+        assume_identity(run)
+        message = Message(RecordDict(), dst_node_id=7, message_type="train")
+        message.metadata.__dict__["_message_id"] = message.object_id
+        objects = {name: item.deflate() for name, item in get_all_nested_objects(message).items()}
+        return message, get_object_tree(message), objects
+
+    def send(self, envelope: Any, *_: Any) -> bool:
+        self.heard.append(f"reply to {envelope.metadata.reply_to_message_id[:6]}")
+        return self.takes
+
+    def connection(self) -> FleetConnection:
+        run, fab = SimpleNamespace(fab_hash="a", override_config={}), SimpleNamespace(content=b"")
+
+        def confirm(_run: int, message_id: str) -> None:
+            self.heard.append(f"{message_id[:6]} has arrived")
+
+        def send(*_: Any) -> tuple[set[str], str]:
+            self.heard.append("a reply, alone")
+            return set(), "session"
+
+        alone = (lambda: self.message()[:2] if self.waiting else None, send)
+        pull: Any = lambda _, name: self.message()[2][name]  # noqa: E731
+        callbacks = (7, *alone, lambda _: run, lambda *_: fab, pull, lambda *_: None, confirm)
+        return FleetConnection(callbacks, {}, cast(Any, self))
+
+
+def test_the_server_hears_with_the_reply_that_a_message_has_arrived() -> None:
+    server, kept = Whole(), list[str]()
+    connection = server.connection()
+    first = connection.receive(lambda work: kept.append(work.message_id))
+    assert first is not None
+    assert kept == [first.message_id]
+    connection.send(pack(error_reply(first.message, "policy"), to=first.message))
+    assert server.heard == [f"reply to {first.message_id[:6]}"]
+    second = connection.receive()
+    assert second is not None
+    assert connection.receive() is None  # one that is not answered is confirmed before the next is asked for
+    assert server.heard[1:] == [f"{second.message_id[:6]} has arrived"]
+    server.takes = False  # too long, or not stored
+    connection.send(pack(error_reply(first.message, "policy"), to=first.message))
+    assert server.heard[2:] == [f"reply to {first.message_id[:6]}", "a reply, alone"]
+
+
+def test_a_server_that_knows_no_whole_messages_is_asked_one_after_another() -> None:
+    server = Whole(status=404)
+    connection = server.connection()
+    first = connection.receive()
+    assert first is not None
+    assert server.heard == [f"{first.message_id[:6]} has arrived"]
+    connection.send(pack(error_reply(first.message, "policy"), to=first.message))
+    assert server.heard[1:] == ["a reply, alone"]
+
+
+def test_another_refusal_of_a_whole_message_is_a_refusal() -> None:
+    with pytest.raises(ServerRefusedError):
+        Whole(status=410).connection().receive()

@@ -51,7 +51,7 @@ KEYS = {SITE: ec.generate_private_key(ec.SECP384R1()), OTHER: ec.generate_privat
 class Flower:
     """The SuperLink's handlers and state: takes whatever comes."""
 
-    def __init__(self) -> None:
+    def __init__(self, *middlewares: Middleware) -> None:
         self.dropped: set[str] = set()
         self.stored: list[int] = []
         self.sessions = 0
@@ -61,7 +61,7 @@ class Flower:
             middleware=[
                 Middleware(
                     ShortWay,
-                    middlewares=[Middleware(ProtobufTranslationMiddleware)],
+                    middlewares=middlewares or [Middleware(ProtobufTranslationMiddleware)],
                     secret=SECRET,
                     largest_reply=LARGEST,
                 )

@@ -1,0 +1,114 @@
+"""A site's messages and replies with all that they hold, in one request each (`contract.whole`).
+
+Over a line of 40 ms there and back the message, its objects, word of its arrival, the reply's announcement
+and its objects take half a second one after another. A stock SuperLink knows no such request: it is asked for
+one after another, as Flower does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from flwr.app import Message
+
+from contract.whole import MOST_TOGETHER, PULL, PUSH, join, object_names, split
+
+__all__ = ["WholeMessages"]
+
+_MOST_PARTS = 64
+"""Of an answer; an honest one has about five."""
+_TRIES, _SECONDS = 4, 30.0
+"""That a request is tried while the line is broken, as Flower's own are."""
+
+
+class WholeMessages:
+    """Asks for messages, and sends replies.
+
+    Args:
+        client: Flower's, of the Fleet API, connected.
+        node_id: the site's.
+    """
+
+    def __init__(self, client: Any, node_id: int) -> None:
+        from flwr.proto.node_pb2 import Node
+        from flwr.supercore.retry import make_simple_http_retry_invoker
+
+        self._client, self._node = client, Node(node_id=node_id)
+        self._retry = make_simple_http_retry_invoker()
+        self._retry.max_tries, self._retry.max_time = _TRIES, _SECONDS
+
+    def receive(self) -> tuple[Message, Any, dict[str, bytes]] | None:
+        """The next message without its content, the tree of its objects, and those that came with it."""
+        from flwr.common.serde import message_from_proto
+        from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse
+
+        found, *objects = self._ask(PULL, [PullMessagesRequest(node=self._node).SerializeToString()])
+        told = PullMessagesResponse.FromString(found)
+        if not told.messages_list:
+            return None
+        tree = told.message_object_trees[0]
+        contents = dict(zip(object_names(tree), objects, strict=False))
+        return message_from_proto(told.messages_list[0]), tree, contents
+
+    def send(self, envelope: Any, tree: Any, run: int, objects: Mapping[str, bytes]) -> bool:
+        """Send a reply, and word that the message has arrived which it answers.
+
+        Args:
+            envelope, tree: Flower's messages.
+            run: the run's number.
+            objects: content by id.
+
+        Returns:
+            Whether the server has all of it now. It has not if it is too long to be sent together.
+        """
+        from flwr.proto.fleet_pb2 import PushMessagesRequest, PushMessagesResponse
+        from flwr.proto.message_pb2 import (
+            ConfirmMessageReceivedRequest,
+            PushObjectRequest,
+            PushObjectResponse,
+        )
+
+        if sum(map(len, objects.values())) > MOST_TOGETHER:
+            return False
+        announcement = PushMessagesRequest(
+            node=self._node,
+            messages_list=[envelope],
+            message_object_trees=[tree],
+            clientapp_runtime_list=[0.0],
+        )
+        parts = [
+            PushObjectRequest(node=self._node, run_id=run, object_id=name, object_content=content)
+            for name, content in objects.items()
+        ]
+        arrived = ConfirmMessageReceivedRequest(
+            node=self._node, run_id=run, message_object_id=envelope.metadata.reply_to_message_id
+        )
+        messages: list[Any] = [announcement, *parts, arrived]
+        sent = [message.SerializeToString() for message in messages]
+        first, *stored = self._ask(PUSH, sent)
+        wanted = PushMessagesResponse.FromString(first).objects_to_push
+        return len(stored) == len(wanted) and all(PushObjectResponse.FromString(one).stored for one in stored)
+
+    def _ask(self, path: str, parts: Sequence[bytes]) -> list[bytes]:
+        request, words = _Parts(), path.rpartition("/")[2]
+        request.parts = list(parts)
+        answer: Any = self._retry.invoke(
+            lambda: self._client._unary_unary(
+                path=path, rpc_method=f"tidegate/{words}", request=request, response_type=_Parts
+            )
+        )
+        return cast("list[bytes]", answer.parts)
+
+
+class _Parts:
+    """Looks to Flower's client like a protobuf message."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+
+    def SerializeToString(self, deterministic: bool = True) -> bytes:  # noqa: N802 - protobuf's
+        return join(self.parts)
+
+    def ParseFromString(self, content: bytes) -> None:  # noqa: N802 - protobuf's name
+        self.parts = split(content, most=_MOST_PARTS)
