@@ -30,6 +30,7 @@ from typing import Any, NoReturn, cast
 from flwr.app import Message
 
 from clients.keys import PrivateKey, read_private_key
+from clients.line.clock import ServerClock
 from clients.line.packing import Bundle, PackedReply, RunConfig, Work, read_bundle
 from clients.line.reach import authority_at
 from clients.line.whole import WholeMessages
@@ -55,6 +56,7 @@ _MOST_UNSTORED = 5
 """How often a part of a reply is sent which the server does not store: nothing else is done meanwhile."""
 
 _log = logging.getLogger("tidegate.agent")
+_clock = ServerClock()
 
 
 class ServerRefusedError(Exception):
@@ -268,11 +270,13 @@ def connect(
         LineBrokenError: it cannot be asked just now.
     """
     from flwr.supercore.retry import http_retry
-    from flwr.supernode import fleet_http_connection
+    from flwr.supernode import fleet_http_connection, node_auth_http_interceptor
 
     module: Any = fleet_http_connection
     for asks in (module, cast(Any, http_retry)):
         asks.os = SimpleNamespace(getpid=os.getpid, kill=_not_known)
+    signing: Any = node_auth_http_interceptor
+    signing.now = _clock.now
     clients: list[Any] = []
     module.FleetHttpClient = _client_that_shows(certificate, clients)
     module.flwr_exit = _refused_at_the_door
@@ -322,10 +326,12 @@ def _client_that_shows(certificate: Path | None, made: list[Any]) -> Any:
     from flwr.supernode.fleet_http_client import FleetHttpClient
 
     class Client(FleetHttpClient):
-        def __init__(self, base_url: str, *, verify: Any = True, **options: Any) -> None:
+        def __init__(
+            self, base_url: str, *, interceptors: Any = (), verify: Any = True, **options: Any
+        ) -> None:
             if certificate is not None:
                 verify.load_cert_chain(certificate)
-            super().__init__(base_url, verify=verify, **options)
+            super().__init__(base_url, interceptors=(_clock, *interceptors), verify=verify, **options)
             self._client.close()  # it would end a connection after five seconds; a task takes longer
             kept = httpx.Limits(keepalive_expiry=_KEPT_OPEN)
             self._client = httpx.Client(verify=verify, timeout=_PATIENCE, limits=kept)
