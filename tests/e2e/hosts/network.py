@@ -21,9 +21,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-__all__ = ["API", "GATEWAY", "Host", "Network", "lacking"]
+__all__ = ["API", "GATEWAY", "NAME", "Host", "Network", "lacking"]
 
-GATEWAY, API = 9443, 8443
+GATEWAY, API, PROXY = 9443, 8443, 8888
+NAME = "tidegate.example"
+"""Of the server, as every host knows it."""
 SELF = Path("/self")
 _PROGRAMS = Path(sys.executable).parent
 
@@ -156,7 +158,9 @@ class Network:
         self._line("server", "proxy", self.delay, self.loss)
         self._line("proxy", "east", 0.0, 0.0)
         self._line("server", "scientist", 5.0, 0.0)
+        self._names()
         self._firewall()
+        self._proxy()
 
     def _host(self, name: str) -> None:
         space = f"tg{os.getpid() % 100_000}-{name}"
@@ -187,6 +191,25 @@ class Network:
         self.hosts[other].environment["SERVER"] = addresses[0]
         self.hosts[one].environment[f"AT_{other.upper()}"] = addresses[0]
 
+    def _names(self) -> None:
+        """Each host's own list of names: `ip netns exec` lays it over /etc/hosts."""
+        for name, host in self.hosts.items():
+            at = "127.0.0.1" if name == "server" else host.environment["SERVER"]
+            known = "" if name == "east" else f"{at} {NAME}\n"  # a site behind a proxy has no name server
+            folder = Path("/etc/netns") / host.space
+            folder.mkdir(parents=True)
+            (folder / "hosts").write_text(f"127.0.0.1 localhost\n{known}")
+
+    def _proxy(self) -> None:
+        """For the one site whose only line ends there: it connects to the gateway's port, and to no other."""
+        host = self.hosts["proxy"]
+        at = host.environment["AT_EAST"]
+        (host.folder / "tinyproxy.conf").write_text(
+            f"Port {PROXY}\nListen {at}\nTimeout 600\nMaxClients 50\nConnectPort {GATEWAY}\n"
+        )
+        host.start("tinyproxy.log", "tinyproxy", "-d", "-c", "tinyproxy.conf")
+        self.hosts["east"].environment["HTTPS_PROXY"] = f"http://{at}:{PROXY}"
+
     def _firewall(self) -> None:
         """What a host lets in: the server by line and port, the proxy from its site alone, nobody else."""
         at = self.hosts["server"].environment
@@ -194,7 +217,7 @@ class Network:
         rules = {
             "server": f"ip daddr {{ {sites} }} tcp dport {GATEWAY} accept\n"
             f"ip daddr {at['AT_SCIENTIST']} tcp dport {API} accept",
-            "proxy": f"ip daddr {self.hosts['proxy'].environment['AT_EAST']} tcp dport 8888 accept",
+            "proxy": f"ip daddr {self.hosts['proxy'].environment['AT_EAST']} tcp dport {PROXY} accept",
         }
         for name, host in self.hosts.items():
             table = (
@@ -214,6 +237,7 @@ class Network:
             for process in found.stdout.split():
                 subprocess.run(["kill", "-9", process], capture_output=True, check=False)
             subprocess.run(["ip", "netns", "del", host.space], capture_output=True, check=False)
+            shutil.rmtree(Path("/etc/netns") / host.space, ignore_errors=True)
         for process in self._lines:
             process.kill()
             process.wait()
