@@ -93,7 +93,7 @@ def test_every_reference_that_there_may_be_is_named_once() -> None:
 
 
 def test_a_file_that_names_no_reference_keeps_its_digest() -> None:
-    """By it sites have approved the experiment, and have released references that they would pay for again."""
+    """By it sites have approved the experiment, and have released references: paid for once."""
     assert parse_experiment(GOOD, where="x").digest == DIGEST
     plain = f'{GOOD}[drift]\nreference = "all-windows"\n'
     assert parse_experiment(plain, where="x").digest == DIGEST
@@ -119,7 +119,7 @@ def test_a_card_without_a_calendar_refuses_and_says_what_to_do() -> None:
             card.require(asked(), windows=("2026-01",))
             continue
         card.require(asked("all-windows"), windows=("2026-01",))
-        with pytest.raises(CardError, match="no calendar. Seasons need calendar windows: let the card say"):
+        with pytest.raises(CardError, match=r"no calendar\. Seasons need calendar windows: let the card say"):
             card.require(asked(), windows=("2026-01",))
     with pytest.raises(CardError, match="time is none, which has no calendar"):
         card_of(*columns, person="patient").require(asked())

@@ -25,7 +25,6 @@ from server.settings import read_settings
 from server.state.storage import State, open_state
 from server.window_runs import outcome_words
 from tests.cards import card_for
-from tests.cli.conftest import tidegate  # noqa: F401 - a fixture
 
 TEXT = """\
 name = "seasonal"
