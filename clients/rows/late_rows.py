@@ -117,7 +117,7 @@ class UsedWindows:
 
         Args:
             rows: all of the site.
-            digests: whether rows are also compared where there are as many: it takes a second for a million.
+            digests: whether rows are also compared where there are as many: it takes seconds for a million.
 
         Raises:
             DataError: the file is not as it was written.
