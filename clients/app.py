@@ -44,7 +44,8 @@ from clients.ledger.plans import (
 from clients.mechanisms.noise import NoNoise, NormalSource, SystemNoise
 from clients.site import Site, open_site
 from contract.errors import MessageError, RefusalCode, SilentError, SiteConfigError, TidegateError
-from contract.messages import CHALLENGER, Instruction, Reply, model_arrays, read_experiment_json
+from contract.experiment import Experiment
+from contract.messages import CHALLENGER, DRIFT_QUERY, Instruction, Reply, model_arrays, read_experiment_json
 from contract.quantization import is_quantized, quantize
 from contract.releases import Array
 from terminal.logs import PlainRecords
@@ -226,6 +227,7 @@ def _drift(exchange: _Exchange) -> bytes:
     experiment, instruction, site = exchange.experiment, exchange.instruction, exchange.site
     exchange.require_no_model()
     exchange.ask_card()
+    _require_reference(experiment, instruction)
     plan = drift_plan(experiment, instruction, site.split)
     deviation = drift_deviation(experiment, plan.noise_multiplier)
     site.gate.check(experiment, [reference_plan(experiment, instruction.reference_windows, site.split), plan])
@@ -253,6 +255,20 @@ def _drift(exchange: _Exchange) -> bytes:
     except Exception:
         _log.exception("the drift report of %s was not written", exchange.request)
     return reply
+
+
+def _require_reference(experiment: Experiment, instruction: Instruction) -> None:
+    """Refuse a reference that is not such as the experiment says, which the administrator has approved.
+
+    Raises:
+        MessageError: its windows are of this season and of others.
+    """
+    reference = instruction.reference_windows
+    if experiment.drift.reference_of(instruction.windows, reference) != reference:
+        raise MessageError(
+            "the reference is of several seasons, and the experiment compares a window with its own",
+            where=DRIFT_QUERY,
+        )
 
 
 def _reference_counts(exchange: _Exchange) -> dict[str, Array]:

@@ -20,7 +20,7 @@ from clients.gate import Gate
 from clients.keys import site_signer
 from clients.ledger.chain import Cap, Ledger
 from clients.ledger.plan import Split
-from clients.rows.late_rows import late_rows, late_words
+from clients.rows.late_rows import UsedWindows
 from clients.rows.rows import Rows, read_rows
 from clients.rows.sources import check_source, source_files
 from clients.rows.table import Fit, Table, prepare
@@ -28,7 +28,7 @@ from clients.rows.values import FORM
 from clients.rows.zone_rules import rules_of
 from clients.site_config import SiteConfig, holdout_key, read_site_config
 from contract.card import Card
-from contract.errors import CardError, LedgerError, TidegateError
+from contract.errors import CardError, LedgerError
 from contract.experiment import Experiment
 from contract.words import counted, verb
 
@@ -132,12 +132,14 @@ class Site:
         check_source(self.config, self.card)
 
     def rows(self, windows: tuple[str, ...], *, holdout: bool | None = None) -> Rows:
-        """The rows of these windows as they were read: of one side, or of both.
+        """The rows of these windows as they were read, to be used: of one side, or of both.
 
         Raises:
             DataError: the source fails, whatever its rows hold.
         """
-        return self._rows().rows.of(windows, holdout=holdout)
+        rows = self._rows().rows
+        self._note_used(rows, windows)
+        return rows.of(windows, holdout=holdout)
 
     def table(self, experiment: Experiment, windows: tuple[str, ...], *, holdout: bool) -> Table:
         """The rows of these windows that fit the experiment, encoded, with persons' rows limited.
@@ -146,6 +148,7 @@ class Site:
             DataError: the source fails, whatever its rows hold.
         """
         read, kept = self._rows(), (experiment.digest, windows, holdout)
+        self._note_used(read.rows, windows)
         if kept not in read.tables:
             if any(digest != experiment.digest for digest, *_ in read.tables):
                 read.tables.clear()
@@ -164,14 +167,30 @@ class Site:
             self._tell_late(rows)
         return self._read
 
-    def _tell_late(self, rows: Rows) -> None:
-        """For the administrator's log; whatever becomes of it, the answer does not hang on it."""
+    @property
+    def used_windows(self) -> UsedWindows:
+        """What was noted of the windows that were used, to tell which rows came late."""
+        return UsedWindows(config=self.config, card=self.card, key=self._holdout_key())
+
+    def _note_used(self, rows: Rows, windows: tuple[str, ...]) -> None:
+        """Whatever becomes of it, the answer does not hang on it."""
         try:
-            late = late_rows(self.config.storage.complete_windows, rows, self.card, note=True)
-        except (OSError, TidegateError):
-            _log.exception("which rows came late was not noted")
+            self.used_windows.note(rows, windows)
+        except Exception:
+            _log.exception("which rows were used first was not noted")
+
+    def _tell_late(self, rows: Rows) -> None:
+        """For the administrator's log; whatever becomes of it, the answer does not hang on it.
+
+        A database is read in every exchange: there, `tidegate site check` alone compares digests.
+        """
+        try:
+            late = self.used_windows.late(rows, digests=self.config.data.kind != "sql")
+        except Exception:
+            _log.exception("which rows came late is not known")
             return
-        for words in late_words(late):
+        for window, one in late.items():
+            words = one.words(window)
             if words not in self._told:
                 self._told.add(words)
                 _log.warning("%s, for its administrator alone: %s", self.config.name, words)

@@ -233,9 +233,9 @@ class Storage(_Frozen):
         return self.folder / "holdout.key"
 
     @property
-    def complete_windows(self) -> Path:
-        """How many rows calendar windows had when they were complete."""
-        return self.folder / "windows.json"
+    def used_windows(self) -> Path:
+        """How many rows each window had when it was first used, and a keyed digest of them."""
+        return self.folder / "used-windows.json"
 
     @property
     def reports(self) -> Path:

@@ -24,7 +24,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contract.errors import CardError, InputError
-from contract.experiment import CategoricalFeature, Experiment, NumericFeature
+from contract.experiment import CALENDAR, SEASONAL, CategoricalFeature, Experiment, NumericFeature
 from contract.names import ColumnName, Prose, Value
 from contract.windows import Every, example_of, first_day, is_window, next_window
 
@@ -314,6 +314,10 @@ class Card(_Frozen):
         if task.person is not None and task.person != self.person:
             complaints.append(
                 f"task.person = '{task.person}', and the card's person is {_named(self.person)}"
+            )
+        if experiment.drift.reference == "same-season" and (self.time is None or self.time.every is None):
+            complaints.append(
+                f"{SEASONAL}, and the card's time is {_named(time)}, which has no calendar. {CALENDAR}"
             )
         if windows and time is None:
             complaints.append("windows are asked for, and the card has no time column")

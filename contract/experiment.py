@@ -15,14 +15,19 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+from collections.abc import Collection, Iterable
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from contract.errors import InputError
 from contract.names import ColumnName, ExperimentName, Prose, Value
+from contract.windows import season_of
 
 __all__ = [
+    "CALENDAR",
     "LEAST_EPSILON",
+    "SEASONAL",
     "CategoricalFeature",
     "Drift",
     "Experiment",
@@ -47,6 +52,12 @@ Delta = Annotated[float, Field(ge=1e-15, le=0.1)]
 Width = Annotated[int, Field(ge=1, le=65_536)]
 Number = Annotated[float, Field(ge=-1e15, le=1e15)]
 Seconds = Annotated[float, Field(ge=1e-3, le=30 * 86_400)]
+
+SEASONAL = "drift.reference = 'same-season'"
+CALENDAR = (
+    "Seasons need calendar windows: let the card say time = { kind = 'date', every = 'month' }, or a day, "
+    "week or quarter; or leave drift.reference out"
+)
 
 _NARROWEST = 1e-9
 """A range is at least so wide, over its greater end: a narrower one has no place for a float32."""
@@ -311,11 +322,66 @@ class Drift(_Frozen):
     `epsilon` bounds one check on the rows of its window. `false_alarm_rate` is
     the chance that a check of a site without drift raises an alarm, over all
     features together.
+
+    `reference` says which of the windows that the model was trained on are the
+    reference window: all of them together, or those of the same season as the
+    window that is checked (`contract.windows.season_of`). Where none of them is of that
+    season, all are taken: a model is watched in every season, and the verdict
+    says what it was compared with. Seasons need calendar windows.
     """
 
     epsilon: Epsilon = 0.5
     bins: Annotated[int, Field(ge=2, le=100)] = 10
     false_alarm_rate: Probability = 0.01
+    # left out of the JSON where nothing is chosen: an older file keeps its digest, and so its approvals and
+    # the references that were paid for
+    reference: Annotated[
+        Literal["all-windows", "same-season"], Field(exclude_if=lambda value: value == "all-windows")
+    ] = "all-windows"
+
+    def require_seasons(self, windows: Iterable[str]) -> None:
+        """Refuse windows that have no season, where seasons are compared.
+
+        Raises:
+            InputError: with the first of them.
+        """
+        if self.reference == "all-windows":
+            return
+        for window in windows:
+            try:
+                season_of(window)
+            except InputError as exc:
+                raise InputError(exc.what, where=SEASONAL, remedy=CALENDAR) from exc
+
+    def reference_of(self, windows: Collection[str], trained: tuple[str, ...]) -> tuple[str, ...]:
+        """The reference of a check of these windows, among those that the model was trained on.
+
+        Applied to its own result, it gives that again: so a site can tell a reference that is none.
+
+        Raises:
+            InputError: as `require_seasons`.
+        """
+        if self.reference == "all-windows":
+            return trained
+        self.require_seasons((*windows, *trained))
+        seasons = {season_of(window) for window in windows}
+        return tuple(window for window in trained if season_of(window) in seasons) or trained
+
+    def references(self, trained: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+        """Every reference that checks of a model may have: that of each season, and of one not trained on.
+
+        Raises:
+            InputError: as `require_seasons`.
+        """
+        if self.reference == "all-windows":
+            return (trained,)
+        self.require_seasons(trained)
+        seasons: dict[str, list[str]] = {}
+        for window in trained:
+            seasons.setdefault(season_of(window), []).append(window)
+        found = [tuple(windows) for windows in seasons.values()]
+        whole_year = len(seasons) == (4 if any(name[0] == "Q" for name in seasons) else 12)
+        return tuple(dict.fromkeys(found if whole_year else [*found, trained]))
 
 
 class Retraining(_Frozen):

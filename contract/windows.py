@@ -23,6 +23,7 @@ __all__ = [
     "is_window",
     "next_window",
     "places",
+    "season_of",
     "window_of",
 ]
 
@@ -31,6 +32,10 @@ _MOST_EXPANDED = 1000
 Every = Literal["day", "week", "month", "quarter"]
 """How long a calendar window is."""
 
+_MONTHS = (
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
+)
 _FORMS = {
     "day": re.compile(r"(\d{4})-(\d\d)-(\d\d)", re.ASCII),
     "week": re.compile(r"(\d{4})-W(\d\d)", re.ASCII),
@@ -115,6 +120,28 @@ def next_window(window: str, every: Every) -> str:
         return window_of(first_day(window, every) + datetime.timedelta(days=days), every)
     except OverflowError as exc:
         raise InputError(f"there is no {every} after '{window}'") from exc
+
+
+def season_of(window: str) -> str:
+    """The part of the year that a calendar window lies in: a quarter's is the quarter, any other's the month.
+
+    A week is of the month that its Thursday is in, as it is of the year of its Thursday (ISO 8601).
+
+    Raises:
+        InputError: it is no calendar window.
+
+    >>> [season_of(window) for window in ("2026-01-31", "2026-W05", "2026-W06", "2026-02", "2026-Q1")]
+    ['January', 'January', 'February', 'February', 'Q1']
+    """
+    every = next((every for every in get_args(Every) if is_window(window, every)), None)
+    if every is None:
+        raise InputError(f"'{window}' is no day, week, month or quarter, so it has no season")
+    if every == "quarter":
+        return window[-2:]
+    day = first_day(window, every)
+    if every == "week":
+        day += datetime.timedelta(days=3)
+    return _MONTHS[day.month - 1]
 
 
 def expanded(names: Sequence[str]) -> tuple[str, ...]:

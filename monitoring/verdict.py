@@ -81,6 +81,8 @@ class Verdict:
 
     Attributes:
         window, reference_window: what was compared with what.
+        reference: which training windows the reference is, in words, where the experiment compares seasons;
+            empty where it is all of them.
         false_alarm_rate: the promised one, of a site's check and of the pooled one.
         sites: each by itself.
         pooled: all together.
@@ -93,6 +95,7 @@ class Verdict:
     sites: tuple[SiteVerdict, ...]
     pooled: SiteVerdict
     rests_on: str = ""
+    reference: str = ""
 
     @property
     def alarm(self) -> bool:
@@ -124,6 +127,7 @@ class Verdict:
                 sites=tuple(_site(site) for site in values["sites"]),
                 pooled=_site(values["pooled"]),
                 rests_on=str(values.get("rests_on", "")),  # of an older program without
+                reference=str(values.get("reference", "")),
             )
         except (KeyError, TypeError, ValueError) as exc:
             raise ReleaseError(
@@ -137,6 +141,7 @@ def form_verdict(
     drift: Drift,
     rng: np.random.Generator,
     weights: Mapping[str, float] = MappingProxyType({}),
+    reference: str = "",
 ) -> Verdict:
     """Judge each site and all together.
 
@@ -145,6 +150,7 @@ def form_verdict(
         drift: the promised false-alarm rate.
         rng: for the simulated null distributions.
         weights: for how much a row of a site counts in the pool; 1 if it is not named.
+        reference: as `Verdict.reference`.
 
     Raises:
         RoundError: no site answered.
@@ -172,6 +178,7 @@ def form_verdict(
         sites=sites,
         pooled=pooled,
         rests_on=alone,
+        reference=reference,
     )
 
 

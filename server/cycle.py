@@ -28,7 +28,7 @@ from contract.errors import RefusalCode, RegistryError
 from contract.experiment import Experiment
 from contract.messages import CHALLENGER, COMPARE, DRIFT_QUERY, Instruction, Reply
 from contract.releases import DriftSummary
-from contract.windows import places
+from contract.windows import places, season_of
 from monitoring.binning import feature_bins
 from monitoring.policy import Decision, WindowOutcome, decide
 from monitoring.verdict import Verdict, form_verdict
@@ -72,7 +72,7 @@ def run_cycle(job: Job, services: Services) -> None:
             _finish_entered(job, entered, champion, services)
             return
         answers = _ask_for_drift(job, champion, services)
-        verdict = _save_verdict(job, answers, services)
+        verdict = _save_verdict(job, champion, answers, services)
         decision = _decide(job, answers, verdict, state)
         outcome: dict[str, Any] = {
             "window": job.window,
@@ -118,6 +118,7 @@ def _finish_entered(job: Job, entered: DecisionRecord, champion: Champion, servi
 
 def _of_verdict(verdict: Verdict) -> dict[str, Any]:
     return {
+        **({"reference": verdict.reference} if verdict.reference else {}),
         "alarm": verdict.alarm,
         "sites_in_alarm": list(verdict.sites_in_alarm),
         "rests_on": verdict.rests_on,
@@ -147,7 +148,8 @@ def champion_of(model: str, state: State) -> Champion:
 
 
 def _ask_for_drift(job: Job, champion: Champion, services: Services) -> Answers:
-    instruction = Instruction(run=job.run, windows=(job.window,), reference_windows=champion.windows)
+    reference = job.experiment.drift.reference_of((job.window,), champion.windows)
+    instruction = Instruction(run=job.run, windows=(job.window,), reference_windows=reference)
     answers = _ask(job.experiment, DRIFT_QUERY, instruction, None, services)
     answers.require(job.experiment.strategy.quorum, f"the drift check of window '{job.window}'")
     return answers
@@ -194,10 +196,28 @@ def _size(experiment: Experiment) -> ReplySize:
     return ReplySize.of_counts(2 * sum(len(item.cells) for item in bins), features=len(bins))
 
 
-def _save_verdict(job: Job, answers: Answers, services: Services) -> Verdict:
+def _reference_words(job: Job, champion: Champion) -> str:
+    """What the window was compared with, where the experiment compares seasons."""
+    if job.experiment.drift.reference == "all-windows":
+        return ""
+    season, trained = season_of(job.window), champion.windows
+    if not trained:
+        return f"all rows: the model was not trained on windows, and so on none of {season} alone"
+    if any(season_of(window) == season for window in trained):
+        return f"the training windows of {season}"
+    return f"all training windows: none of them is of {season}"
+
+
+def _save_verdict(job: Job, champion: Champion, answers: Answers, services: Services) -> Verdict:
     name, summaries = job.experiment.name, _summaries(answers)
     weights = row_weights({site: _rows(summary) for site, summary in summaries.items()})
-    verdict = form_verdict(summaries, drift=job.experiment.drift, rng=services.rng, weights=weights)
+    verdict = form_verdict(
+        summaries,
+        drift=job.experiment.drift,
+        rng=services.rng,
+        weights=weights,
+        reference=_reference_words(job, champion),
+    )
     for site, summary in summaries.items():
         services.state.save_drift(name, window=job.window, site=site, summary=_json(summary))
     services.state.save_verdict(

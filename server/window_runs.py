@@ -90,6 +90,8 @@ def outcome_words(run: RunRecord) -> str:
         f"alarm at {where}" if outcome.get("alarm") else "quiet",
         f"decision: {outcome.get('decision', 'unknown')}",
     ]
+    if outcome.get("reference"):
+        parts.append(f"against {outcome['reference']}")
     if "challenger" in outcome:
         word = "promoted" if outcome["promoted"] else "refused"
         parts.append(f"challenger version {outcome['challenger']} {word}")

@@ -14,6 +14,7 @@ from terminal.window_option import WindowNames
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from clients.rows.late_rows import Late
     from clients.rows.rows import Reading
     from clients.rows.suitability import ColumnFit, Persons, Suitability
     from clients.site_config import SiteConfig
@@ -36,7 +37,7 @@ def check(
     json: Json = False,
 ) -> None:
     """How the rows fit an experiment: what is read, filled, clamped and left out, by column. Stays here."""
-    from clients.rows.late_rows import late_rows
+    from clients.rows.late_rows import UsedWindows
     from clients.rows.rows import read_rows
     from clients.rows.sources import check_source, other_encodings
     from clients.rows.suitability import suitability
@@ -55,12 +56,14 @@ def check(
     for sentence in () if json else encodings:
         say(sentence, "yellow")
     check_source(config, card)
-    rows = read_rows(config, card, key=holdout_key(config.storage))
+    key = holdout_key(config.storage)
+    rows = read_rows(config, card, key=key)
     found = suitability(rows, experiment, card, windows)
-    late = late_rows(config.storage.complete_windows, rows, card, note=False)
+    late = UsedWindows(config=config, card=card, key=key).late(rows)
     if json:
         values = _values(config, experiment, windows, rows.reading, found)
-        print_json({**values, "late": late, "other_encodings": encodings})
+        of_late = {name: vars(one) for name, one in late.items()}
+        print_json({**values, "late": of_late, "other_encodings": encodings})
     else:
         _show(config, experiment, windows, rows.reading, found, late)
     _ = config.offered  # a draft: the rows fit, and still nobody is answered
@@ -124,9 +127,8 @@ def _show(
     windows: tuple[str, ...],
     reading: Reading,
     found: Suitability,
-    late: dict[str, int],
+    late: dict[str, Late],
 ) -> None:
-    from clients.rows.late_rows import late_words
     from contract.words import counted, verb
     from terminal.output import console, say
 
@@ -135,7 +137,8 @@ def _show(
     rows = counted(found.rows, "row")
     console.print(_columns(found, title=f"{experiment.name} at site {config.name}: {rows} of {named}"))
     scope = " in all windows" if windows else ""
-    for sentence in (*_sentences(config, experiment, reading, found, scope), *late_words(late)):
+    late_words = [one.words(name) for name, one in late.items()]
+    for sentence in (*_sentences(config, experiment, reading, found, scope), *late_words):
         say(sentence)
     _show_windows(found)
     kept = (

@@ -118,20 +118,21 @@ def later_costs(
     run = plans[0].run
     here = Instruction(run=run, windows=windows)
     checked = Instruction(run=run, windows=("(a later window)",) if windows else ())
-    reference = reference_plan(experiment, windows, split)
+    references = [reference_plan(experiment, found, split) for found in experiment.drift.references(windows)]
+    several = "each reference of drift checks, once" if len(references) > 1 else ""
     check = drift_plan(experiment, checked, split)
-    steps: list[tuple[str, list[Plan], Plan]] = [
-        ("the reference of drift checks, once", [], reference),
-        ("a drift check", [reference], check),
-        ("a comparison of champion and challenger", [], compare_plan(experiment, here, split)),
+    steps: list[tuple[str, list[Plan], list[Plan]]] = [
+        (several or "the reference of drift checks, once", [], references),
+        ("a drift check", references, [check]),
+        ("a comparison of champion and challenger", [], [compare_plan(experiment, here, split)]),
     ]
-    return tuple(cost for what, known, plan in steps for cost in _later(ledger, what, [*plans, *known], plan))
+    return tuple(cost for what, known, new in steps for cost in _later(ledger, what, [*plans, *known], new))
 
 
-def _later(ledger: Ledger, what: str, before: list[Plan], plan: Plan) -> list[LaterCost]:
-    now, then = ledger.would_spend(before), ledger.would_spend([*before, plan])
+def _later(ledger: Ledger, what: str, before: list[Plan], new: list[Plan]) -> list[LaterCost]:
+    now, then = ledger.would_spend(before), ledger.would_spend([*before, *new])
     most: dict[str, LaterCost] = {}
-    for block in ledger.would_spend([plan]):
+    for block in ledger.would_spend(new):
         spent = then[block].epsilon
         if side_of(block) not in most or spent > most[side_of(block)].then:
             most[side_of(block)] = LaterCost(

@@ -35,7 +35,7 @@ from contract.windows import window_of
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["UNDECLARED", "Reading", "Rows", "as_declared", "read_rows", "rows_of"]
+__all__ = ["UNDECLARED", "Reading", "Rows", "as_declared", "read_rows", "record_digests", "rows_of"]
 
 UNDECLARED = "\0undeclared"
 """Stands for a value that the card does not declare: no category can be named so."""
@@ -190,7 +190,10 @@ def rows_of(raw: pd.DataFrame, card: Card, *, source: DataSource, key: bytes) ->
         holdout, has_side = side == "holdout", (side == "holdout") | (side == "train")
     else:
         dealt_by = [record] if record is not None else [person] if person is not None else values
-        holdout, has_side = _held_out(_digests(dealt_by), key, card.holdout.share), _there(record, len(raw))
+        holdout, has_side = (
+            _held_out(record_digests(dealt_by), key, card.holdout.share),
+            _there(record, len(raw)),
+        )
     # the rows of a database have no order that would be theirs alone
     shuffled = record is not None and source.kind == "sql"
     counts = _one_of_each(record, _joined(values) if shuffled else range(len(raw)))
@@ -237,7 +240,7 @@ def _undeclared(values: Texts, categories: Sequence[str]) -> dict[str, int]:
     return counts
 
 
-def _digests(columns: Sequence[npt.NDArray[Any] | None]) -> npt.NDArray[np.uint8]:
+def record_digests(columns: Sequence[npt.NDArray[Any] | None]) -> npt.NDArray[np.uint8]:
     """16 bytes a column, of each row's value in it, beside each other: of that row alone."""
     return np.concatenate([_digests_of(values) for values in columns if values is not None], axis=1)
 
@@ -256,7 +259,7 @@ def _digests_of(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 
 def _joined(columns: Sequence[npt.NDArray[Any] | None]) -> list[bytes]:
-    return [record.tobytes() for record in _digests(columns)]
+    return [record.tobytes() for record in record_digests(columns)]
 
 
 def _there(records: Texts | None, rows: int) -> Mask:

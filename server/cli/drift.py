@@ -42,6 +42,7 @@ def check(
 
     apply_quiet_environment()
     experiment, settings, stop = read_experiment(file), read_settings(), threading.Event()
+    experiment.drift.require_seasons([window])
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
 
@@ -103,28 +104,33 @@ def list_verdicts(
                 cell("alarm", "red") if record.alarm else "quiet",
                 ", ".join(verdict.sites_in_alarm) or "–",
                 ", ".join(features) or "–",
+                verdict.reference or "all training windows",
                 reasons.get(record.window, "–"),
             )
         )
     if not rows:
         say(f"No window of '{experiment}' was checked for drift yet.")
         return
-    print_table(("window", "verdict", "sites", "features", "decision"), rows, unbroken=("verdict",))
+    print_table(
+        ("window", "verdict", "sites", "features", "against", "decision"), rows, unbroken=("verdict",)
+    )
 
 
 @app.command()
 def show(
     experiment: Annotated[str, typer.Argument(help="The experiment's name.")],
     window: Annotated[str, typer.Argument(help="The window's name.")],
+    json: Json = False,
 ) -> None:
-    """One window's verdict by site and feature."""
-    import json
+    """One window's verdict by site and feature, and which training windows it was compared with."""
+    import json as json_text
 
     from contract.errors import InputError
+    from contract.windows import condensed
     from monitoring.verdict import Verdict
     from server.settings import read_settings
     from server.state.storage import open_known_state
-    from terminal.output import cell, figure, print_table
+    from terminal.output import cell, figure, print_json, print_table, say
 
     with open_known_state(read_settings().state_url) as state:
         found = [record for record in state.verdicts(experiment) if record.window == window]
@@ -134,7 +140,10 @@ def show(
             where=experiment,
             remedy=f"See `tidegate drift list {experiment}`",
         )
-    verdict = Verdict.from_json(json.dumps(dict(found[0].verdict)))
+    if json:
+        print_json(vars(found[0]))
+        return
+    verdict = Verdict.from_json(json_text.dumps(dict(found[0].verdict)))
     rows = [
         (
             site.site,
@@ -146,5 +155,8 @@ def show(
         for site in (*verdict.sites, verdict.pooled)
         for feature in site.features
     ]
-    title = f"{experiment}, window {window} against {verdict.reference_window}"
+    windows = ", ".join(condensed(verdict.reference_window.split("+")))
+    title = f"{experiment}, window {window} against {windows or 'all rows'}"
     print_table(("site", "feature", "p-value", "distance", ""), rows, title=title)
+    if verdict.reference:
+        say(f"Compared with {verdict.reference}.")

@@ -67,8 +67,10 @@ class Job:
 
         Raises:
             ExperimentError: of a run or a window.
+            InputError: of a window without a season, where the experiment compares seasons.
         """
         named = (*self.windows, *((self.window,) if self.window else ()))
+        self.experiment.drift.require_seasons(named)
         for kind, names, pattern in (("run", (self.run,), RunName), ("window", named, WindowName)):
             for name in names:
                 try:

@@ -160,7 +160,12 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     feature = FeatureVerdict(feature=HOSTILE, p_value=0.001, distance=0.5, drifted=True)
     drifted = SiteVerdict(site=HOSTILE, features=(feature,))
     verdict = Verdict(
-        window="w1", reference_window=HOSTILE, false_alarm_rate=0.01, sites=(drifted,), pooled=drifted
+        window="w1",
+        reference_window=HOSTILE,
+        false_alarm_rate=0.01,
+        sites=(drifted,),
+        pooled=drifted,
+        reference=HOSTILE,
     )
     with open_state(read_settings().state_url) as state:
         state.start_run("fake-1", experiment=plan(rounds=5), job="train", trigger="test", code_hash="c0de")

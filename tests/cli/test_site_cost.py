@@ -297,6 +297,29 @@ def test_approval_covers_drift_checks_and_comparisons_and_that_is_said(cost: Cos
     assert "The experiment states its ε at δ = 1e-5, this page at the cap's δ = 1e-4" in words
 
 
+def test_the_reference_of_each_season_is_said_and_what_is_said_is_charged(cost: Cost, place: Path) -> None:
+    """Two seasons have a reference each, and a window of a third is compared with both."""
+    change(place, "[strategy]", '[drift]\nreference = "same-season"\n[strategy]')
+    label = cost("--window", "2026-01", code=2)
+    assert "no calendar. Seasons need calendar windows" in label
+    card = (place / "site.toml").read_text()
+    dated = '{ column = "window", kind = "date", every = "month" }'
+    (place / "site.toml").write_text(card.replace('{ column = "window" }', dated))
+    asked = ("--window", "2026-01", "--window", "2026-02")
+    what = "each reference of drift checks, once"
+    later = {item["what"]: item for item in told(cost, *asked)["also_covers"] if "train" in item["block"]}
+    spend(place, "run-1", "2026-01", "2026-02")
+    site = open_site(place / "site.toml")
+    experiment = parse_experiment((place / "small.toml").read_text(), where="small")
+    for windows in (("2026-01",), ("2026-02",), ("2026-01", "2026-02")):
+        plan = reference_plan(experiment, windows, site.split)
+        site.ledger.authorise(plan)
+        site.ledger.reserve(plan.name, plan.name)
+    spent = site.ledger.spent_by_block()
+    assert later[what]["then"] == pytest.approx(spent[later[what]["block"]].epsilon)
+    assert spent["2026-01/train"].epsilon == spent["2026-02/train"].epsilon
+
+
 def test_a_check_of_a_later_window_pays_from_that_window(cost: Cost, place: Path) -> None:
     later = {(item["what"], item["block"]): item for item in told(cost, "--window", "w1")["also_covers"]}
     item = later["a drift check", "(a later window)/train"]

@@ -13,13 +13,12 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from clients.rows.late_rows import late_rows, late_words
 from clients.rows.rows import Rows, read_rows
 from clients.rows.values import dates
-from clients.site import close_site, open_site, split_of
+from clients.site import split_of
 from clients.site_config import DataSource
 from contract.card import Card, Time
-from contract.errors import CardError, DataError
+from contract.errors import CardError
 from contract.experiment import Experiment, Label, NumericFeature, Task
 from tests.rows_of_a_site import KEY, card_of, numeric, one_of, site
 
@@ -221,45 +220,3 @@ def test_other_rules_of_a_time_zone_deal_records_anew(
     assert dealt(tzif("<+01>-1", {LATE_2025: 3600})) == before
     later = dealt(tzif("<+00>0", {LATE_2025 + 1: 0}))
     assert later[0] not in (before[0], other[0])
-
-
-def test_rows_that_came_late_are_counted_for_the_administrator(tmp_path: Path) -> None:
-    card, note = dated("month"), tmp_path / "windows.json"
-    this_month = f"{dated().today:%Y-%m-%d}"
-    rows = read(tmp_path, ["2026-01-03", "2026-02-03", this_month], card)
-    assert late_rows(note, rows, card, note=False) == {}
-    assert not note.exists()  # looking notes nothing
-    assert late_rows(note, rows, card, note=True) == {}
-    rows = read(tmp_path, ["2026-01-03"] * 3 + ["2026-03-01"] + [this_month] * 2, card)
-    late = late_rows(note, rows, card, note=True)
-    assert late == {"2026-01": 2, "2026-02": -1}
-    assert list(late_words(late)) == [
-        "2 rows of window 2026-01 came after it was complete: raise card.time.lag if that is usual.",
-        "1 row of window 2026-02 is gone since it was complete.",
-    ]
-    assert late_rows(note, rows, card, note=False) == late  # until they are as they were
-    assert late_rows(note, rows, dated("quarter"), note=False) == {}  # cut otherwise: nothing is known
-    note.write_text("{")
-    with pytest.raises(DataError, match="Remove it"):
-        late_rows(note, rows, card, note=True)
-
-
-@pytest.mark.parametrize("broken", ["{", '{"rows": 3}', "full"])
-def test_no_answer_hangs_on_what_is_noted(
-    tmp_path: Path, broken: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    time = '{ column = "seen", kind = "date", every = "month" }'
-    (tmp_path / "site.toml").write_text(
-        'name = "north"\nstated_rows = 9\n[data]\nkind = "csv"\npath = "rows.csv"\n'
-        f'[card]\ntime = {time}\nholdout = {{ column = "side" }}\n'
-        'columns = [{ name = "age", kind = "numeric" },\n'
-        '    { name = "ill", kind = "categorical", categories = ["1"] }]\n'
-    )
-    read(tmp_path, ["2026-01-03"], dated("month"))
-    folder = tmp_path / "tidegate"
-    folder.mkdir()
-    note = folder / "windows.json"
-    note.mkdir() if broken == "full" else note.write_text(broken)
-    assert len(open_site(tmp_path / "site.toml").rows(("2026-01",))) == 1
-    close_site(tmp_path / "site.toml")
-    assert "was not noted" in caplog.text
