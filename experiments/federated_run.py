@@ -225,7 +225,8 @@ def _make_tracking_database(settings: ServerSettings) -> subprocess.Popen[bytes]
     path = settings.tracking_uri.removeprefix("sqlite:///")
     if path == settings.tracking_uri or Path(path).exists():
         return None
-    program = "import os, sys, pathlib; from server.registry.registry import Registry; "
+    program = "from contract.collector import collect_rarely; collect_rarely(); "
+    program += "import os, sys, pathlib; from server.registry.registry import Registry; "
     program += "Registry(sys.argv[1], pathlib.Path(sys.argv[2])).connect(); "
     program += "os._exit(0)"  # at once: to take MLflow's modules apart costs half a second
     command = [sys.executable, "-c", program, settings.tracking_uri, str(settings.artifact_root)]

@@ -18,6 +18,7 @@ import numpy as np
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from contract.collector import collect_rarely
 from contract.errors import TidegateError
 from contract.words import counted
 from server.cycle import run_cycle
@@ -44,6 +45,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Flower's entry."""
+    collect_rarely()
     apply_quiet_environment()
     quicken_grid()
     try:

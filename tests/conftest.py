@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from contract.collector import collect_rarely
 from tests.connections import HOOK, watched_environment
 from tests.mlflow_database import _mlflow_databases
 
 __all__ = ["_mlflow_databases"]
 
 ROOT = Path(__file__).resolve().parents[1]
+
+collect_rarely()  # as every command does: a worker imports whatever they all import
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook

@@ -17,7 +17,8 @@ import pytest
 
 __all__ = ["lay_mlflow_database"]
 
-_MAKE = "import sys, pathlib; from server.registry.registry import Registry; "
+_MAKE = "from contract.collector import collect_rarely; collect_rarely(); "
+_MAKE += "import sys, pathlib; from server.registry.registry import Registry; "
 _MAKE += "Registry(f'sqlite:///{sys.argv[1]}', pathlib.Path(sys.argv[1] + '-artifacts')).connect()"
 _ROOT = Path(__file__).resolve().parents[1]
 

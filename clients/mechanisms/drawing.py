@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clients.mechanisms.report_files import ReportRecord, is_there, new_name, record
+from contract.collector import collect_rarely
 from contract.errors import TidegateError
 from contract.experiment import Experiment
 
@@ -221,6 +222,7 @@ def _enter(drawing: Drawing, path: Path, drifted: tuple[str, ...]) -> None:
 
 def _serve(line: Connection) -> None:
     """The drawing process: answer orders until the other side is gone."""
+    collect_rarely()
     end_with_parent()
     _step_back()
     while True:

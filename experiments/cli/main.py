@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from clients.cli import site
+from contract.collector import collect_rarely
 from contract.errors import InputError, TidegateError
 from contract.outside import shown
 from contract.transport import ask_directly_here
@@ -83,6 +84,7 @@ _OF_THE_MACHINE = {
 
 def main() -> None:
     """The program's entry."""
+    collect_rarely()
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
     ask_directly_here(os.environ)

@@ -34,7 +34,6 @@ def run(
     """Train across the sites and register a model version."""
     from experiments.federated_run import Request, named_runtime, run_experiment, sites_for
     from server.settings import apply_quiet_environment, read_settings
-    from server.state.storage import name_run
     from terminal.experiment_files import read_experiment
     from terminal.output import (
         Steps,
@@ -48,10 +47,12 @@ def run(
     )
 
     apply_quiet_environment()
-    quiet_flower()
     engine = named_runtime(runtime)
     experiment = read_experiment(file)
     settings = read_settings()
+    from server.state.storage import name_run  # after what may be refused: these two take a while
+
+    quiet_flower()
     name = resume or name_run(experiment.name)
     steps = Steps(experiment.name, experiment.strategy.rounds, silent=json)
     try:

@@ -31,6 +31,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contract.allocator import reuse_large_blocks
+from contract.collector import collect_rarely
 from contract.releases import MOST_VALUES
 from server.line.flower import run_superlink
 from server.line.long_poll import LongPoll
@@ -158,6 +159,7 @@ def run(serve: Callable[..., None] | None = None) -> None:
         serve: in the place of `uvicorn.run`.
     """
     apply_quiet_environment()
+    collect_rarely()
     reuse_large_blocks(_KEPT)
 
     def arrange(middlewares: Sequence[Middleware]) -> list[Middleware]:

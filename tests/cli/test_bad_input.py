@@ -16,6 +16,7 @@ from contract.experiment_file import parse_experiment
 from server.line.certificates import make_server_files
 from tests.cards import card_for
 from tests.commands import tidegate
+from tests.mlflow_database import lay_mlflow_database
 
 pytestmark = pytest.mark.e2e
 
@@ -305,7 +306,6 @@ def test_a_rollback_to_a_version_that_is_not(place: Path) -> None:
         "there are no models here",
         "MLFLOW_TRACKING_URI",
     )
-    (place / "mlruns").mkdir(exist_ok=True)
-    (place / "mlruns" / "mlflow.db").touch()  # MLflow makes its tables in an empty file
+    lay_mlflow_database(place / "mlruns" / "mlflow.db")
     done = tidegate(place, "models", "rollback", "small", "7", "--by", "Ada", "--reason", "trial")
     refused(done, "version 7", "tidegate models list")

@@ -67,6 +67,8 @@ epsilon_cap = 100.0
 PROGRAM = """\
 import json, os, signal, sys, time
 from pathlib import Path
+from contract.collector import collect_rarely
+collect_rarely()
 import numpy as np
 import sqlalchemy as sa
 from flwr.app import Message
