@@ -16,12 +16,15 @@ from __future__ import annotations
 import functools
 import logging
 import socket
+import ssl
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, cast
+from urllib.parse import urlsplit
+from weakref import WeakSet
 
 from flwr.app import Message
 
@@ -29,12 +32,14 @@ from clients.keys import PrivateKey, read_private_key
 from clients.line.packing import Bundle, PackedReply, RunConfig, Work, read_bundle
 from clients.line.reach import authority_at
 from contract.errors import AddressError
+from contract.transport import proxy_for
 
 __all__ = [
     "FleetConnection",
     "LineBrokenError",
     "ServerRefusedError",
     "connect",
+    "show_renewed",
     "wait_for_server",
 ]
 
@@ -44,6 +49,12 @@ _LONGEST_PULL = 8.0
 
 _MOST_UNSTORED = 5
 """How often a part of a reply is sent which the server does not store: nothing else is done meanwhile."""
+
+_AS_ADMITTED = (
+    "Give the site's keys/node.pub to the operator, for `tidegate server admit`; check that "
+    "--root-certificates is this server's authority"
+)
+_AS_JOINED = "Ask the operator whether the site was revoked: it then needs a new key and a new token"
 
 _log = logging.getLogger("tidegate.agent")
 
@@ -257,9 +268,8 @@ def connect(
             raise AddressError(
                 f"the server does not let this site in ({exc})",
                 where=superlink,
-                remedy="Give the site's keys/node.pub to the operator, for `tidegate server admit`; check "
-                "that --root-certificates is this server's authority; and if the site's folder was moved, "
-                "wait a minute: the server may count the agent of before as connected",
+                remedy=f"{_AS_ADMITTED if certificate is None else _AS_JOINED}; and if the site's folder was "
+                "moved, wait a minute: the server may count the agent of before as connected",
             ) from exc
         connection = FleetConnection(callbacks, node_config)
         if remembered is not None:
@@ -275,9 +285,20 @@ def _client_that_shows(certificate: Path | None) -> Any:
         def __init__(self, base_url: str, *, verify: Any = True, **options: Any) -> None:
             if certificate is not None:
                 verify.load_cert_chain(certificate)
+                _showing.add(verify)
             super().__init__(base_url, verify=verify, **options)
 
     return Client
+
+
+_showing: WeakSet[ssl.SSLContext] = WeakSet()
+"""What the connections that stand show their certificate by."""
+
+
+def show_renewed(certificate: Path) -> None:
+    """Show another certificate, for the same key, whenever a connection that stands is made anew."""
+    for context in list(_showing):
+        context.load_cert_chain(certificate)
 
 
 def _remembered_number(file: Path | None) -> int | None:
@@ -347,7 +368,7 @@ def _refused_at_the_door(_code: int, message: str = "", **_: object) -> NoReturn
 
 
 def wait_for_server(superlink: str, seconds: float, say: Callable[[str], None] = lambda _: None) -> None:
-    """Wait until something listens at the address.
+    """Wait until something listens at the address, or at the proxy that the environment names for it.
 
     Raises:
         AddressError: it is not an address, or nothing does within `seconds`.
@@ -355,10 +376,12 @@ def wait_for_server(superlink: str, seconds: float, say: Callable[[str], None] =
     host, _, port = superlink.rpartition(":")
     if not (host and port.isdigit()):
         raise AddressError("not an address", where=superlink, remedy="Write it as host:port")
+    proxy = urlsplit(proxy_for(f"https://{superlink}"))
+    listens = (proxy.hostname, proxy.port or 80) if proxy.hostname else (host.strip("[]"), int(port))
     end, told = time.monotonic() + seconds, False
     while True:
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            socket.create_connection(listens, timeout=5).close()
         except OSError as exc:
             if time.monotonic() >= end:
                 raise AddressError(
