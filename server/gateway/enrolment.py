@@ -91,7 +91,9 @@ def enrolment_app(enrolments: Enrolments, authority: Path) -> ASGIApp:
 
         return Route(f"/v1/enrolment/{name}", answer, methods=["POST"])
 
-    return Starlette(routes=[route(name) for name in answers])
+    app = Starlette(routes=[route(name) for name in answers])
+    app.router.redirect_slashes = False  # to wherever the request's Host says
+    return app
 
 
 def _answered(
