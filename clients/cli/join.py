@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from cryptography.x509 import Certificate
 
-    from clients.keys import PrivateKey
     from clients.line.enrolment import Joined, JoiningSite
     from clients.site_config import SiteConfig
 
@@ -217,17 +216,23 @@ class Way:
         """The file with what the site shows there."""
         return None if self.federation is None else self.federation.certificate
 
-    def require(self, name: str, key: PrivateKey) -> None:
+    def require(self, name: str, key: Path) -> None:
         """See that the files are there, and for this site.
+
+        Args:
+            name: the site's.
+            key: the file of its node key.
 
         Raises:
             InputError: they are not.
         """
+        from clients.keys import read_private_key
         from clients.line.reach import authority_at
 
         authority_at(self.authority)
+        private = read_private_key(key)
         if self.federation is not None:
-            _ = self.federation.require(name).require_key(key).tls
+            _ = self.federation.require(name).require_key(private).tls
 
     def renew_beside(self, key: Path, stop: threading.Event) -> None:
         """Keep the site's certificate in time, in a thread, until `stop` is set."""

@@ -261,13 +261,12 @@ def _ready(file: Path, way: Way, key: Path) -> SiteConfig:
         TidegateError: something is not there or wrong; or the card is a draft, on which nobody is answered.
             A site that has none yet may connect.
     """
-    from clients.keys import read_private_key
     from clients.site import close_site, open_site
 
     site = open_site(file)
     if site.config.card is not None:
         _ = site.card
-    way.require(site.config.name, read_private_key(key))
+    way.require(site.config.name, key)
     site.ledger.verify()
     close_site(file)  # the worker opens it
     return site.config
