@@ -7,8 +7,6 @@ ledger does: a node key may be replaced, and the past stays signed.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 import secrets
 from functools import lru_cache
@@ -19,6 +17,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from contract.enrolment import key_fingerprint
 from contract.errors import InputError, LedgerError
 
 __all__ = [
@@ -32,6 +31,7 @@ __all__ = [
     "read_bytes",
     "read_private_key",
     "read_public_key",
+    "replace_secret",
     "site_signer",
     "verifies",
 ]
@@ -123,7 +123,7 @@ def verifies(public: str, signature: bytes, content: bytes) -> bool:
     return True
 
 
-def digest_for(curve: ec.EllipticCurve) -> hashes.HashAlgorithm:
+def digest_for(curve: ec.EllipticCurve) -> hashes.SHA256 | hashes.SHA384 | hashes.SHA512:
     """The hash that goes with a curve in ECDSA."""
     if curve.key_size <= 256:
         return hashes.SHA256()
@@ -132,8 +132,7 @@ def digest_for(curve: ec.EllipticCurve) -> hashes.HashAlgorithm:
 
 def fingerprint(key: PublicKey) -> str:
     """Of a public key, as `ssh-keygen -l` prints it."""
-    blob = base64.b64decode(openssh(key).split()[1])
-    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
+    return key_fingerprint(openssh(key))
 
 
 def openssh(key: PublicKey) -> str:
@@ -231,6 +230,26 @@ def read_bytes(path: Path, *, remedy: str) -> bytes:
         if isinstance(exc, PermissionError):
             remedy = "Make the file, and the folders that it is in, readable for this user"
         raise InputError(f"cannot be read: {exc.strerror}", where=str(path), remedy=remedy) from exc
+
+
+def replace_secret(path: Path, content: bytes) -> None:
+    """Write a file that this user alone may read, whole or not at all, in the place of one that is there.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        _write_secret(aside, content)
+        aside.replace(path)
+    except OSError as exc:
+        raise InputError(
+            f"cannot be written: {exc.strerror}",
+            where=str(path),
+            remedy="Make its folder writable for this user, on a disk with room",
+        ) from exc
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _write_secret(path: Path, content: bytes) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from contract.errors import AddressError, InputError, RoundError
@@ -21,6 +22,7 @@ from server.line.site_keys import read_site_key
 from server.registry.registry_ui import serve_command, serve_environment
 from server.server_file import ServerFile
 from server.settings import ServerSettings, quiet_environment, read_settings
+from server.state.enrolments import Enrolments
 from server.state.storage import open_state
 
 __all__ = [
@@ -132,10 +134,14 @@ class Federation:
         return f"127.0.0.1:{self.port}"
 
     @property
+    def hosts(self) -> tuple[str, ...]:
+        """What the server's certificate is for."""
+        return ("127.0.0.1", "localhost") if self.file is None else self.file.names
+
+    @property
     def files(self) -> ServerFiles:
         """The server's certificates; made on first use."""
-        hosts = ("127.0.0.1", "localhost") if self.file is None else self.file.names
-        return make_server_files(self.home / "certificates", hosts)
+        return make_server_files(self.home / "certificates", self.hosts)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -229,13 +235,14 @@ def readmit(name: str, settings: ServerSettings, stated_rows: int | None = None)
 
 
 def dismiss(name: str, control: ControlClient, settings: ServerSettings) -> None:
-    """Let a site connect no more, and expect it no longer in a round.
+    """Let a site connect no more, expect it no longer in a round, and renew its certificate no more.
 
     Raises:
         InputError: no site of that name is admitted.
     """
     federation = running_federation(settings)
     with open_state(settings.state_url) as state:
+        Enrolments(state.database, federation).revoke(name, now=datetime.now(UTC))
         nodes = {site.name: site.node_id for site in state.admitted_sites(federation)}
         if name not in nodes:
             raise _not_admitted(name, list(nodes))

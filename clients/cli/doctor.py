@@ -54,10 +54,10 @@ class Finding:
 def doctor(
     file: SiteFile,
     superlink: Annotated[
-        str | None, typer.Option(help="host:port of the server, to see if it is reached.")
+        str | None, typer.Option(help="host:port of a server that the site has not joined, to reach it.")
     ] = None,
     root_certificates: Annotated[
-        Path | None, typer.Option(help="The server's certificate authority (PEM).")
+        Path | None, typer.Option(help="That server's certificate authority (PEM).")
     ] = None,
     key: Key = None,
     json: Json = False,
@@ -111,11 +111,34 @@ def _findings(file: Path, superlink: str | None, authority: Path | None, key: Pa
         }
         yield from (_looked(about, look) for about, look in looks.items())
     yield from _versions()
-    if superlink is None:
-        what = "not looked at: name it with --superlink and --root-certificates"
-        yield Finding(about="server", state="ok", what=what)
-    else:
+    if superlink is not None:
         yield from _server(superlink, authority)
+    elif configs and (file.parent / "keys" / "federation.json").exists():
+        yield from _federation(file, configs[0], key)
+    else:
+        what = "none joined: `tidegate site join TOKEN`, with the token that its operator gives"
+        yield Finding(about="server", state="ok", what=what)
+
+
+def _federation(file: Path, config: SiteConfig, key: Path) -> Iterator[Finding]:
+    """The way to the federation that the site has joined, and what it shows there."""
+    from clients.cli.join import standing
+    from clients.keys import read_private_key
+    from clients.line.enrolment import Joined, joined
+
+    found: list[Joined] = []
+
+    def look() -> Finding:
+        found.extend(filter(None, [joined(file)]))
+        found[0].require(config.name).require_key(read_private_key(key))
+        stands = standing(file)
+        assert stands is not None  # noqa: S101 - it was found just above
+        state: State = "fault" if stands.has_ended else "warning" if stands.remedy else "ok"
+        return Finding(about="membership", state=state, what=stands.words, remedy=stands.remedy)
+
+    yield _looked("membership", look)
+    for one in found:
+        yield from _server(one.gateway, one.authority)
 
 
 def _looked(about: str, look: Callable[[], Finding]) -> Finding:

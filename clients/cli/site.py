@@ -14,6 +14,7 @@ from clients.cli.card import card, card_in_words
 from clients.cli.check import check
 from clients.cli.cost import cost
 from clients.cli.doctor import doctor
+from clients.cli.join import join, way_for
 from clients.cli.ledger import Json, Key, SiteFile, ledger
 from clients.cli.ledger import check as evidence
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from clients.cli.join import Way
     from clients.site_config import SiteConfig
     from terminal.health import Health
 
@@ -108,7 +110,7 @@ def init(
             )
         for part in (folder, folder / "rows", folder / "keys"):
             _make_own_folder(part)
-        _, public = make_node_key(folder / "keys")
+        make_node_key(folder / "keys")
         path.write_text(text, encoding="utf-8")  # last: a site that was begun can be made again
     except OSError as exc:
         raise InputError(
@@ -117,8 +119,11 @@ def init(
             remedy="Name a folder that this user may write to, on a disk with room",
         ) from exc
     say(f"made {path}")
-    say(f"put the rows into {folder / 'rows'}, and give {public} to the federation's operator")
+    say(f"put the rows into {folder / 'rows'}")
     say(f"next: `tidegate site card {path} --write` drafts what the site says of its rows")
+    say(
+        f"then: `tidegate site join TOKEN --site {path}`, with the token that the federation's operator gives"
+    )
 
 
 def _site_toml(name: str, rows: int) -> str:
@@ -156,8 +161,12 @@ def _make_own_folder(folder: Path) -> None:
 @app.command()
 def up(
     file: SiteFile,
-    superlink: Annotated[str, typer.Option(help="host:port of the server.")],
-    root_certificates: Annotated[Path, typer.Option(help="The server's certificate authority (PEM).")],
+    superlink: Annotated[
+        str | None, typer.Option(help="host:port of a server that the site has not joined.")
+    ] = None,
+    root_certificates: Annotated[
+        Path | None, typer.Option(help="That server's certificate authority (PEM).")
+    ] = None,
     key: Key = None,
     wait: Annotated[float, typer.Option(help="Seconds to wait for the server.")] = 30.0,
     warm: Annotated[
@@ -167,7 +176,7 @@ def up(
         int | None, typer.Option(help="Answer GET /health on this port of 127.0.0.1; 0 takes a free one.")
     ] = None,
 ) -> None:
-    """Run the site's agent until it is stopped."""
+    """Run the site's agent until it is stopped, for the federation that the site has joined."""
     import logging
     import signal
     import threading
@@ -182,7 +191,8 @@ def up(
 
     reuse_large_blocks(KEPT)
     key = key or file.parent / "keys" / "node.key"
-    config = _ready(file, root_certificates, key)
+    way = way_for(file, superlink, root_certificates)
+    config = _ready(file, way, key)
     log_to(config.storage.logs / "agent.log")
     log = logging.getLogger("tidegate.agent")
     if config.card is None:
@@ -204,21 +214,23 @@ def up(
                 log.info("health of site '%s': http://127.0.0.1:%d/health", config.name, port)
             if warm:
                 worker.start()
+            way.renew_beside(key, stop)
             answer = worker_answers(worker, spool, stop, config.agent.stop_seconds)
-            wait_for_server(superlink, wait, say=log.info)
+            wait_for_server(way.superlink, wait, say=log.info)
             while not stop.is_set():
                 try:
                     with connect(
-                        superlink,
-                        root_certificates=root_certificates,
+                        way.superlink,
+                        root_certificates=way.authority,
                         private_key=key,
                         node_config={"site": str(file.resolve())},
                         remembered=config.storage.node,
+                        certificate=way.certificate,
                     ) as connection:
                         log.info(
                             "site '%s' is connected to %s as node %s",
                             config.name,
-                            superlink,
+                            way.superlink,
                             connection.node_id,
                         )
                         serve(
@@ -233,30 +245,28 @@ def up(
                         )
                 except LineBrokenError as exc:
                     log.warning(
-                        "the server at %s went away while it was asked (%s); trying again", superlink, exc
+                        "the server at %s went away while it was asked (%s); trying again", way.superlink, exc
                     )
-                _wait_to_connect_anew(superlink, stop, health)
+                _wait_to_connect_anew(way.superlink, stop, health)
             health.say("stopped")
     finally:
         worker.stop()
     log.info("site '%s' has stopped", config.name)
 
 
-def _ready(file: Path, root_certificates: Path, key: Path) -> SiteConfig:
+def _ready(file: Path, way: Way, key: Path) -> SiteConfig:
     """The settings, once all that can be seen here was seen: before anybody waits for the server.
 
     Raises:
         TidegateError: something is not there or wrong; or the card is a draft, on which nobody is answered.
             A site that has none yet may connect.
     """
-    from clients.keys import read_private_key
-    from clients.line.reach import authority_at
     from clients.site import close_site, open_site
 
     site = open_site(file)
     if site.config.card is not None:
         _ = site.card
-    _ = authority_at(root_certificates), read_private_key(key)
+    way.require(site.config.name, key)
     site.ledger.verify()
     close_site(file)  # the worker opens it
     return site.config
@@ -295,6 +305,7 @@ def status(file: SiteFile, json: Json = False) -> None:
     from rich.text import Text
 
     from clients.cli.block_table import bar, worst
+    from clients.cli.join import standing
     from clients.ledger.replay import block_totals
     from clients.site import open_site
     from contract.epsilon import delta_words, epsilon_words
@@ -305,6 +316,7 @@ def status(file: SiteFile, json: Json = False) -> None:
     site = open_site(file)
     config, cap, entries = site.config, site.ledger.cap, site.ledger.verify()
     block, agent = worst(block_totals(site.ledger)), _agent_state(config.storage.logs / "agent.log")
+    stands = standing(file)
     if json:
         values: dict[str, object] = {
             "site": config.name,
@@ -313,6 +325,7 @@ def status(file: SiteFile, json: Json = False) -> None:
         }
         values["card"] = None if config.card is None else config.card.model_dump(mode="json")
         worst_block = None if block is None else block.as_dict()
+        values["federation"] = None if stands is None else stands.as_dict()
         print_json({**values, "cap": vars(cap), "entries": entries, "agent": agent, "worst": worst_block})
         return
     approved = config.policy.approved_experiments
@@ -329,6 +342,12 @@ def status(file: SiteFile, json: Json = False) -> None:
         ("cap", f"ε = {cap.epsilon:g} at δ = {delta_words(cap.delta)} for every data block"),
         ("ledger", f"{entries} entries verify"),
         ("agent", agent),
+        (
+            "federation",
+            "none joined"
+            if stands is None
+            else Text(f"{stands.words}. {stands.remedy}".rstrip(" ."), "yellow" if stands.remedy else ""),
+        ),
     ]
     if block is None:
         rows.append(("worst block", "none: nothing was spent"))
@@ -340,6 +359,7 @@ def status(file: SiteFile, json: Json = False) -> None:
     print_uncut(_facts(rows))
 
 
+app.command()(join)
 app.command()(cost)
 app.command()(ledger)
 app.command()(card)

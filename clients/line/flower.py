@@ -18,6 +18,7 @@ import functools
 import logging
 import os
 import socket
+import ssl
 import sys
 import time
 from collections import Counter
@@ -26,6 +27,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn, cast
+from urllib.parse import urlsplit
+from weakref import WeakSet
 
 from flwr.app import Message
 
@@ -35,6 +38,7 @@ from clients.line.packing import Bundle, PackedReply, RunConfig, Work, read_bund
 from clients.line.reach import authority_at
 from clients.line.whole import WholeMessages
 from contract.errors import AddressError
+from contract.transport import proxy_for
 from contract.whole import object_names
 
 __all__ = [
@@ -42,6 +46,7 @@ __all__ = [
     "LineBrokenError",
     "ServerRefusedError",
     "connect",
+    "show_renewed",
     "wait_for_server",
 ]
 
@@ -54,6 +59,12 @@ _KEPT_OPEN, _PATIENCE = 60.0, 30.0
 
 _MOST_UNSTORED = 5
 """How often a part of a reply is sent which the server does not store: nothing else is done meanwhile."""
+
+_AS_ADMITTED = (
+    "Give the site's keys/node.pub to the operator, for `tidegate server admit`; check that "
+    "--root-certificates is this server's authority"
+)
+_AS_JOINED = "Ask the operator whether the site was revoked: it then needs a new key and a new token"
 
 _log = logging.getLogger("tidegate.agent")
 _clock = ServerClock()
@@ -305,9 +316,8 @@ def connect(
             raise AddressError(
                 f"the server does not let this site in ({exc})",
                 where=superlink,
-                remedy="Give the site's keys/node.pub to the operator, for `tidegate server admit`; check "
-                "that --root-certificates is this server's authority; and if the site's folder was moved, "
-                "wait a minute: the server may count the agent of before as connected",
+                remedy=f"{_AS_ADMITTED if certificate is None else _AS_JOINED}; and if the site's folder was "
+                "moved, wait a minute: the server may count the agent of before as connected",
             ) from exc
         connection = FleetConnection(callbacks, node_config, WholeMessages(clients[-1], callbacks[0]))
         if remembered is not None:
@@ -331,6 +341,7 @@ def _client_that_shows(certificate: Path | None, made: list[Any]) -> Any:
         ) -> None:
             if certificate is not None:
                 verify.load_cert_chain(certificate)
+                _showing.add(verify)
             super().__init__(base_url, interceptors=(_clock, *interceptors), verify=verify, **options)
             self._client.close()  # it would end a connection after five seconds; a task takes longer
             kept = httpx.Limits(keepalive_expiry=_KEPT_OPEN)
@@ -338,6 +349,16 @@ def _client_that_shows(certificate: Path | None, made: list[Any]) -> Any:
             made.append(self)
 
     return Client
+
+
+_showing: WeakSet[ssl.SSLContext] = WeakSet()
+"""What the connections that stand show their certificate by."""
+
+
+def show_renewed(certificate: Path) -> None:
+    """Show another certificate, for the same key, whenever a connection that stands is made anew."""
+    for context in list(_showing):
+        context.load_cert_chain(certificate)
 
 
 def _remembered_number(file: Path | None) -> int | None:
@@ -416,7 +437,7 @@ def _refused_at_the_door(_code: int, message: str = "", **_: object) -> NoReturn
 
 
 def wait_for_server(superlink: str, seconds: float, say: Callable[[str], None] = lambda _: None) -> None:
-    """Wait until something listens at the address.
+    """Wait until something listens at the address, or at the proxy that the environment names for it.
 
     Raises:
         AddressError: it is not an address, or nothing does within `seconds`.
@@ -424,10 +445,12 @@ def wait_for_server(superlink: str, seconds: float, say: Callable[[str], None] =
     host, _, port = superlink.rpartition(":")
     if not (host and port.isdigit()):
         raise AddressError("not an address", where=superlink, remedy="Write it as host:port")
+    proxy = urlsplit(proxy_for(f"https://{superlink}"))
+    listens = (proxy.hostname, proxy.port or 80) if proxy.hostname else (host.strip("[]"), int(port))
     end, told = time.monotonic() + seconds, False
     while True:
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            socket.create_connection(listens, timeout=5).close()
         except OSError as exc:
             if time.monotonic() >= end:
                 raise AddressError(

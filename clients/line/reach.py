@@ -9,7 +9,6 @@ proxy.
 from __future__ import annotations
 
 import datetime
-import re
 import ssl
 import time
 from dataclasses import dataclass
@@ -17,13 +16,13 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
+from contract.enrolment import ADDRESS
 from contract.errors import AddressError, SiteConfigError
 from contract.transport import proxy_for, read_authority
 
-__all__ = ["Reached", "authority_at", "reach"]
+__all__ = ["Reached", "authority_at", "in_the_way", "reach"]
 
 _SECONDS = 10.0
-_ADDRESS = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +62,7 @@ def reach(superlink: str, authority: bytes) -> Reached:
     """
     import httpx
 
-    if _ADDRESS.fullmatch(superlink) is None:
+    if ADDRESS.fullmatch(superlink) is None:
         raise AddressError("not an address", where=superlink, remedy="Write it as host:port")
     url = f"https://{superlink}"
     context = ssl.create_default_context(cadata=authority.decode("ascii"))
@@ -76,7 +75,7 @@ def reach(superlink: str, authority: bytes) -> Reached:
                 certificate = answer.extensions["network_stream"].get_extra_info("ssl_object").getpeercert()
                 said = answer.headers.get("date")
     except (httpx.HTTPError, httpx.InvalidURL) as exc:
-        raise _in_the_way(exc, superlink, proxy) from exc
+        raise in_the_way(exc, superlink, proxy) from exc
     return Reached(proxy=proxy, ahead=_ahead(now, said), valid_until=_end_of(certificate))
 
 
@@ -96,7 +95,14 @@ def _end_of(certificate: dict[str, Any]) -> datetime.datetime:
     return datetime.datetime.fromtimestamp(seconds, tz=datetime.UTC)
 
 
-def _in_the_way(error: Exception, superlink: str, proxy: str) -> AddressError:
+def in_the_way(error: Exception, superlink: str, proxy: str) -> AddressError:
+    """What a connection's error says of what is between, and what to do about it.
+
+    Args:
+        error: of httpx.
+        superlink: host:port that was asked.
+        proxy: through which; empty if none is between.
+    """
     text = str(error)
     through = f" through the proxy {proxy}" if proxy else ""
     for sign, what, remedy in (

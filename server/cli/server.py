@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from server.cli.enrolment import confirm, init, invite, refuse, requests, revoke
+
 if TYPE_CHECKING:
     from server.settings import ServerSettings
 
@@ -23,6 +25,9 @@ Rows = Annotated[
     typer.Option(min=1, help="The rows that the site must state; otherwise those of its next answer."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+app.command()(init)
 
 
 @app.command()
@@ -41,6 +46,7 @@ def up(
     from contextlib import suppress
 
     from contract.errors import StorageError
+    from server.enrolment import Upkeep
     from server.federation import Federation
     from server.line.processes import Processes, free_port, require_free
     from server.registry.registry import Registry
@@ -77,15 +83,27 @@ def up(
         say(f"MLflow UI   http://127.0.0.1:{ui_port}")
         if answers_at is not None:
             say(f"health      http://127.0.0.1:{answers_at}/health")
-        say("Ctrl-C stops all. Let a site in with: tidegate server admit NAME NODE.PUB")
+        command = "admit NAME NODE.PUB" if file is None else "invite NAME"
+        say(f"Ctrl-C stops all. Let a site in with: tidegate server {command}")
         health.say("running")
+        upkeep = Upkeep(
+            state=state, federation=federation.name, home=settings.home, hosts=federation.hosts, say=say
+        )
         with schedules_beside(settings, say=say) as require_schedules:
             while not stop.wait(_LOOK_SECONDS):
                 processes.require_running()
                 require_schedules()
+                upkeep.look()
                 with suppress(StorageError):  # a full disk, say: the next look does it
                     for run in state.end_dead_runs():
                         say(f"run '{run}' failed: its process is gone")
+
+
+app.command()(invite)
+app.command()(requests)
+app.command()(confirm)
+app.command()(refuse)
+app.command()(revoke)
 
 
 @app.command()
@@ -142,10 +160,15 @@ def status(
     Sites are shown of the runs in progress, or else of the last run, in the round where it stands.
     """
     from server.cli.run_status import read_runs, show_runs, watch_runs
+    from server.line.certificates import ending, server_files
     from server.settings import read_settings
     from server.state.storage import open_known_state
+    from terminal.output import errors
 
-    with open_known_state(read_settings().state_url) as state:
+    settings = read_settings()
+    for sentence in ending(server_files(settings.home / "certificates")):
+        errors.print(sentence, style="yellow")
+    with open_known_state(settings.state_url) as state:
         if watch and not json:
             watch_runs(state, run)
         else:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import uvicorn
@@ -19,10 +20,13 @@ from starlette.types import ASGIApp
 from server.gateway.connections import Connection
 from server.gateway.door import Door
 from server.gateway.enrolment import enrolment_app
-from server.line.certificates import ServerFiles, make_server_files
+from server.line.certificates import ServerFiles, server_files
 from server.line.superlink import run
 from server.server_file import ServerFile, read_server_file, server_file
 from server.settings import read_settings
+from server.state.enrolments import Enrolments
+from server.state.storage import open_state
+from terminal.logs import PlainRecords
 
 __all__ = ["Shown", "gateway_config", "main"]
 
@@ -44,14 +48,30 @@ def main() -> None:
     file = read_server_file(settings.home)
     if file is None:
         raise SystemExit(f"{server_file(settings.home)} is not there: `tidegate server init` makes it")
-    files = make_server_files(settings.home / "certificates", file.names)
+    files = server_files(settings.home / "certificates")  # `tidegate server up` makes and renews them
+    _log_to_standard_error()
+    with open_state(settings.state_url) as state:
+        enrolment = enrolment_app(Enrolments(state.database, settings.federation), files.authority)
 
-    def serve(app: ASGIApp, **options: Any) -> None:
-        inner, outer = uvicorn.Config(app, **options), gateway_config(Door(app, enrolment_app()), file, files)
-        with asyncio.Runner(loop_factory=inner.get_loop_factory()) as runner:
-            runner.run(_serve_both(uvicorn.Server(inner), _Beside(outer), Shown(outer, files)))
+        def serve(app: ASGIApp, **options: Any) -> None:
+            inner = uvicorn.Config(app, **options)
+            outer = gateway_config(Door(app, enrolment), file, files)
+            inner.load()
+            shown = (Shown(inner, files), Shown(outer, files))
+            with asyncio.Runner(loop_factory=inner.get_loop_factory()) as runner:
+                runner.run(_serve_both(uvicorn.Server(inner), _Beside(outer), shown))
 
-    run(serve)
+        run(serve)
+
+
+def _log_to_standard_error() -> None:
+    """What strangers tried, in plain records; Flower's own logger stays as it is."""
+    log, handler = logging.getLogger("tidegate"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.addFilter(PlainRecords())
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
 
 
 def gateway_config(door: ASGIApp, file: ServerFile, files: ServerFiles) -> uvicorn.Config:
@@ -78,10 +98,10 @@ def gateway_config(door: ASGIApp, file: ServerFile, files: ServerFiles) -> uvico
 
 
 class Shown:
-    """The certificate that a gateway shows, which may be renewed while it runs.
+    """The certificate that a server shows, which may be renewed while it runs.
 
     Args:
-        config: of the gateway.
+        config: of the server, loaded.
         files: that hold the certificate.
     """
 
@@ -104,19 +124,21 @@ class Shown:
             self.look()
 
 
-async def _serve_both(inner: uvicorn.Server, outer: uvicorn.Server, shown: Shown) -> None:
-    renewal, beside = asyncio.create_task(shown.look_on()), asyncio.create_task(outer.serve())
+async def _serve_both(inner: uvicorn.Server, outer: uvicorn.Server, shown: Sequence[Shown]) -> None:
+    renewals = [asyncio.create_task(one.look_on()) for one in shown]
+    beside = asyncio.create_task(outer.serve())
     try:
         await inner.serve()
     finally:
         outer.should_exit = True
-        renewal.cancel()
+        for renewal in renewals:
+            renewal.cancel()
         await beside
 
 
 def _tls(config: uvicorn.Config) -> ssl.SSLContext:
     if config.ssl is None:
-        raise RuntimeError("the gateway has no TLS")
+        raise RuntimeError("the server has no TLS")
     return config.ssl
 
 

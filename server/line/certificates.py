@@ -22,7 +22,15 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from contract.errors import AddressError
 
-__all__ = ["SITE_VALID", "ServerFiles", "authority_fingerprint", "make_server_files", "sign_site"]
+__all__ = [
+    "SITE_VALID",
+    "ServerFiles",
+    "authority_fingerprint",
+    "ending",
+    "make_server_files",
+    "server_files",
+    "sign_site",
+]
 
 _AUTHORITY_VALID = timedelta(days=3650)
 _SERVER_VALID = timedelta(days=365)
@@ -30,6 +38,8 @@ SITE_VALID = timedelta(days=180)
 """Of a site's certificate, which its agent renews when half of that is over."""
 _RENEWED_BEFORE = timedelta(days=60)
 """Its end, by which the server's certificate is made anew."""
+_WARNED_BEFORE = timedelta(days=30)
+"""The end of a certificate that nothing here renews."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +59,16 @@ class ServerFiles:
     key: Path
 
 
+def server_files(folder: Path) -> ServerFiles:
+    """Where the certificates in this folder are; nothing is read or made."""
+    return ServerFiles(
+        authority=folder / "ca.pem",
+        authority_key=folder / "ca.key",
+        certificate=folder / "server.pem",
+        key=folder / "server.key",
+    )
+
+
 def make_server_files(folder: Path, hosts: Sequence[str], now: datetime | None = None) -> ServerFiles:
     """Make what is missing: the authority, and a server certificate for these hosts.
 
@@ -56,12 +76,7 @@ def make_server_files(folder: Path, hosts: Sequence[str], now: datetime | None =
     is there: it is written over the old one, and a server that runs shows it from then on.
     """
     now = now or datetime.now(UTC)
-    files = ServerFiles(
-        authority=folder / "ca.pem",
-        authority_key=folder / "ca.key",
-        certificate=folder / "server.pem",
-        key=folder / "server.key",
-    )
+    files = server_files(folder)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not files.authority.exists():
         _make_authority(files, now)
@@ -80,7 +95,9 @@ def authority_fingerprint(authority: bytes) -> bytes:
     return x509.load_pem_x509_certificate(authority).fingerprint(hashes.SHA256())
 
 
-def sign_site(files: ServerFiles, name: str, key: ec.EllipticCurvePublicKey) -> bytes:
+def sign_site(
+    files: ServerFiles, name: str, key: ec.EllipticCurvePublicKey, now: datetime | None = None
+) -> bytes:
     """A certificate with which the site of that name may come in, in PEM form.
 
     Raises:
@@ -88,8 +105,24 @@ def sign_site(files: ServerFiles, name: str, key: ec.EllipticCurvePublicKey) -> 
     """
     issuer, issuer_key = _authority(files)
     usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
-    now = datetime.now(UTC)
+    now = now or datetime.now(UTC)
     return _signed(_builder(name, key, SITE_VALID, now), usage, issuer, issuer_key)
+
+
+def ending(files: ServerFiles, now: datetime | None = None) -> tuple[str, ...]:
+    """A sentence for each certificate that ends within a month and that nothing here renews."""
+    now = now or datetime.now(UTC)
+    kept = {"the federation's authority": files.authority}
+    if not files.authority_key.exists():  # an organisation's own authority signs
+        kept["the server's certificate"] = files.certificate
+    said = []
+    for what, path in kept.items():
+        if path.exists():
+            end = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
+            if end - now < _WARNED_BEFORE:
+                words = "has ended" if end <= now else "ends"
+                said.append(f"{what} ({path}) {words} on {end:%Y-%m-%d}, and nothing here renews it")
+    return tuple(said)
 
 
 def _authority(files: ServerFiles) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:

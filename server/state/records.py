@@ -18,6 +18,9 @@ __all__ = [
     "DecisionKind",
     "DecisionRecord",
     "DriftRecord",
+    "Enrolment",
+    "EnrolmentState",
+    "Invitation",
     "Job",
     "ParticipationRecord",
     "RoundRecord",
@@ -34,6 +37,7 @@ __all__ = [
 Job = Literal["train", "cycle", "ranges"]
 RunStatus = Literal["running", "succeeded", "partial", "failed", "stopped", "refused"]
 WindowState = Literal["waiting", "checking", "done", "not judged"]
+EnrolmentState = Literal["requested", "confirmed", "refused", "revoked"]
 DecisionKind = Literal["retrain", "watch", "none", "blocked", "promote", "refuse", "rollback", "approve"]
 
 
@@ -65,6 +69,59 @@ class AdmittedSite:
     key: str
     admitted: datetime
     stated_rows: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Invitation:
+    """That a site of this name may ask to be let in.
+
+    Attributes:
+        federation: to which it is invited.
+        secret: SHA-256 of the token's secret, which is nowhere.
+        expires: until when a first key may use it.
+        used: when one did.
+    """
+
+    federation: str
+    name: str
+    secret: str
+    made: datetime
+    expires: datetime
+    used: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Enrolment:
+    """What an invited site asked for, and what it was answered.
+
+    Attributes:
+        federation: to which it was invited.
+        fingerprint: of its key, as `ssh-keygen -l` prints it.
+        public_key: one line in OpenSSH form.
+        signing_request: for that key (PEM).
+        card: what it offers, as JSON; None if it sent none.
+        stated_rows: the rows that it states.
+        state: how it stands.
+        certificate: the newest that was signed (PEM).
+        asked: when it asked first.
+        answered: when the operator answered.
+        renewal_asked: since when it waits for a new certificate; None if it does not.
+        rival: fingerprint of another key that came with the same token, and was refused.
+    """
+
+    federation: str
+    name: str
+    fingerprint: str
+    public_key: str
+    signing_request: str
+    card: Mapping[str, Any] | None
+    stated_rows: int
+    state: EnrolmentState = "requested"
+    certificate: str | None = None
+    asked: datetime
+    answered: datetime | None = None
+    renewal_asked: datetime | None = None
+    rival: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

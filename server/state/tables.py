@@ -36,6 +36,8 @@ __all__ = [
     "claims",
     "decisions",
     "drift_summaries",
+    "enrolments",
+    "invitations",
     "ledger_anchors",
     "metadata",
     "participation",
@@ -47,7 +49,7 @@ __all__ = [
     "window_checks",
 ]
 
-HEAD = "0004"
+HEAD = "0005"
 """The newest revision under `migrations/versions`."""
 
 metadata = MetaData(
@@ -271,4 +273,37 @@ window_checks = Table(
     Column("run", String(200), nullable=False),
     Column("detail", Text, nullable=False),
     UniqueConstraint("experiment", "window"),
+)
+
+invitations = Table(
+    "invitations",
+    metadata,
+    _order(),
+    Column("federation", String(100), nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("secret", String(64), nullable=False),
+    Column("made", Moment, nullable=False),
+    Column("expires", Moment, nullable=False),
+    Column("used", Moment),
+    UniqueConstraint("federation", "name"),
+)
+
+enrolments = Table(
+    "enrolments",
+    metadata,
+    _order(),
+    Column("federation", String(100), nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("fingerprint", String(60), nullable=False),
+    Column("public_key", Text, nullable=False),
+    Column("signing_request", Text, nullable=False),
+    Column("card", JSON(none_as_null=True)),
+    _rows(),
+    Column("state", String(20), nullable=False),
+    Column("certificate", Text),
+    Column("asked", Moment, nullable=False),
+    Column("answered", Moment),
+    Column("renewal_asked", Moment),
+    Column("rival", String(60)),
+    UniqueConstraint("federation", "name"),
 )

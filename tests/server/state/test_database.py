@@ -82,3 +82,36 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 def test_a_wrong_url_is_refused(url: str) -> None:
     with pytest.raises(StorageError):
         open_state(url)
+
+
+def test_a_database_of_the_fourth_revision_keeps_what_is_in_it(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/state.db"
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        migrate(connection, "0004")
+        connection.execute(text(FIRST_REVISION_SITE.replace("+00", "")))
+        connection.execute(
+            text(
+                "INSERT INTO admitted_sites (federation, name, node_id, key, admitted, stated_rows) "
+                "VALUES ('standing', 'north', '18446744073709551615', 'k', '2026-11-24 08:00:00', 7)"
+            )
+        )
+        connection.execute(
+            text(
+                "INSERT INTO schedules "
+                "(experiment, experiment_json, every, first, lag, zone, cron, paused, added) "
+                "VALUES ('x', '{}', 'week', '2026-W05', 2, 'UTC', '0 2 * * *', 0, '2026-11-24 08:00:00')"
+            )
+        )
+    engine.dispose()
+    with open_state(url) as state:
+        assert [(site.name, site.node_id) for site in state.admitted_sites("standing")] == [
+            ("north", 2**64 - 1)
+        ]
+        assert [site.name for site in state.sites()] == ["plan-a"]
+        with state.database.read() as connection:
+            assert connection.execute(text("SELECT experiment, lag FROM schedules")).all() == [("x", 2)]
+            assert connection.execute(text("SELECT count(*) FROM enrolments")).scalar() == 0
+            assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == HEAD
+            context = MigrationContext.configure(connection, opts={"compare_type": True})
+            assert compare_metadata(context, metadata) == []
