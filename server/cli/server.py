@@ -8,12 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from server.cli import person
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import ExitStack
+
+    from server.line.certificates import ServerFiles
+    from server.server_file import ServerFile
     from server.settings import ServerSettings
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="For the operator: the server, its sites, the drift schedule.")
+app.add_typer(person.app, name="person")
 
 _LOOK_SECONDS = 1.0
 """Between two looks at the server's processes, and for runs whose process is gone."""
@@ -36,9 +44,10 @@ def up(
     ] = None,
 ) -> None:
     """Run SuperLink, MLflow UI and the kept schedules in the foreground until Ctrl-C or SIGTERM."""
+    import os
     import signal
     import threading
-    from contextlib import suppress
+    from contextlib import ExitStack, suppress
 
     from contract.errors import StorageError
     from server.federation import Federation
@@ -51,6 +60,7 @@ def up(
     from terminal.health import Health, serve_health
     from terminal.output import say
 
+    os.umask(0o077)
     apply_quiet_environment()
     settings = read_settings()
     settings.home.mkdir(parents=True, exist_ok=True)
@@ -63,6 +73,7 @@ def up(
         open_state(settings.state_url) as state,
         serve_health(health, health_port) as answers_at,
         Processes(logs=settings.home / "logs") as processes,
+        ExitStack() as beside,
     ):
         federation = Federation(
             home=settings.home, settings=settings, processes=processes, port=port, lasting=True, file=file
@@ -78,14 +89,30 @@ def up(
         if answers_at is not None:
             say(f"health      http://127.0.0.1:{answers_at}/health")
         say("Ctrl-C stops all. Let a site in with: tidegate server admit NAME NODE.PUB")
+        require_beside = [] if file is None else _let_people_in(settings, file, federation.files, beside)
+        require_beside.append(beside.enter_context(schedules_beside(settings, say=say)))
         health.say("running")
-        with schedules_beside(settings, say=say) as require_schedules:
-            while not stop.wait(_LOOK_SECONDS):
-                processes.require_running()
-                require_schedules()
-                with suppress(StorageError):  # a full disk, say: the next look does it
-                    for run in state.end_dead_runs():
-                        say(f"run '{run}' failed: its process is gone")
+        while not stop.wait(_LOOK_SECONDS):
+            processes.require_running()
+            for require_running in require_beside:
+                require_running()
+            with suppress(StorageError):  # a full disk, say: the next look does it
+                for run in state.end_dead_runs():
+                    say(f"run '{run}' failed: its process is gone")
+
+
+def _let_people_in(
+    settings: ServerSettings, file: ServerFile, files: ServerFiles, beside: ExitStack
+) -> list[Callable[[], None]]:
+    """Work on the queue of runs and serve the API; what tells whether each still does."""
+    from server.api.serving import serve_api
+    from server.run_queue import queue_beside
+    from terminal.output import say
+
+    queue = beside.enter_context(queue_beside(settings, at_once=file.runs_at_once, say=say))
+    api = beside.enter_context(serve_api(settings, file, files))
+    say(f"API         {file.api}  (people come in here: tidegate server person add NAME --role scientist)")
+    return [queue, api]
 
 
 @app.command()
