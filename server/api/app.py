@@ -83,6 +83,7 @@ def make_app(api: Api) -> Door:
         title="Tidegate",
         version=metadata.version("tidegate"),
         description="The API of a federation's server, for people: `tidegate connect` speaks to it.",
+        redirect_slashes=False,
         docs_url=None,  # its pages load from a content delivery network
         redoc_url=None,
     )

@@ -1,4 +1,4 @@
-"""People at a real server: `tidegate server up` with a server.toml, from folders that share nothing with it."""
+"""People at a real `tidegate server up` with a server.toml, in folders that share nothing with it."""
 
 from __future__ import annotations
 

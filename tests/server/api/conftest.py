@@ -75,9 +75,9 @@ def serving(home: Path, port: int) -> Iterator[Served]:
         yield Served(settings=settings, file=file, files=files, state=state)
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving(tmp_path_factory.mktemp("api"), free_port()) as found:
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    with serving(tmp_path / "home", free_port()) as found:
         yield found
 
 
