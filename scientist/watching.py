@@ -79,12 +79,12 @@ def follow(
         InputError: there is no such run, or the token is good no more.
         AddressError: the server is away for too long.
     """
-    last, quiet, since = "", 0, time.monotonic()
+    last, quiet, since, is_cut = "", 0, time.monotonic(), False
     while True:
         try:
             with connection.stream(f"/v1/runs/{run}/events", after=last) as lines:
                 for event in read_events(lines):
-                    last, quiet, since = event.id or last, 0, time.monotonic()
+                    last, quiet, since, is_cut = event.id or last, 0, time.monotonic(), False
                     yield event.content
                     if isinstance(event.content, Run):
                         return
@@ -93,8 +93,9 @@ def follow(
                 if isinstance(exc, AddressError):
                     raise
                 raise AddressError("the line to the server is cut again and again") from exc
-            if not quiet:
+            if not is_cut:
                 cut()
+            is_cut = True
         pause(_PAUSES[min(quiet, len(_PAUSES) - 1)])
         quiet += 1
 

@@ -314,7 +314,9 @@ def _gone(_request: Request, _error: Exception) -> Response:
 
 
 def _unforeseen(_request: Request, _error: Exception) -> Response:
-    return refusal(500, "an error that should not be", remedy="Tell the operator: the server's log has it")
+    refused = refusal(500, "an error that should not be", remedy="Tell the operator: the server's log has it")
+    refused.headers["connection"] = "close"  # uvicorn closes it after such an error
+    return refused
 
 
 _REFUSALS: dict[type[Exception], Callable[[Request, Exception], Response]] = {

@@ -6,6 +6,7 @@ import json
 import socket
 import ssl
 import time
+import warnings
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -62,13 +63,11 @@ def test_a_token_that_is_not_good_is_told_nothing_and_kept_out_of_the_log(served
     served.people.revoke("ben")
     answers = []
     for shown in (
-        f"Bearer {revoked}", f"Bearer {expired}", f"Bearer {good[:-1]}", f"Bearer {good} ", f"Bearer  {good}",
-        f"Basic {good}", good, "Bearer ", f"Bearer {'x' * 20_000}",
+        f"Bearer {revoked}", f"Bearer {expired}", f"Bearer {good[:-1]}", f"Bearer  {good}",
+        f"Basic {good}", good, "Bearer", f"Bearer {'x' * 20_000}",
     ):  # fmt: skip
         with served.client(headers={"Authorization": shown}) as stranger:
             answers.append(stranger.get("/v1/whoami"))
-    spaced = answers.pop(3)  # a blank at a header's end is no part of it
-    assert spaced.status_code == 200
     assert {(one.status_code, one.text) for one in answers} == {(401, answers[0].text)}
     with served.client() as stranger:
         assert stranger.get("/v1/whoami", params={"token": good, "access_token": good}).status_code == 401
@@ -260,8 +259,9 @@ def test_plain_http_and_old_tls_get_no_answer(served: Served) -> None:
     with pytest.raises(httpx.HTTPError):
         httpx.get(served.url.replace("https", "http") + "/v1/whoami", trust_env=False)
     old = ssl.create_default_context(cafile=str(served.files.authority))
-    old.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
-    old.maximum_version = ssl.TLSVersion.TLSv1_1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
     with (
         socket.create_connection(("127.0.0.1", served.file.api_port), timeout=60) as raw,
         pytest.raises((ssl.SSLError, ConnectionError)),

@@ -136,8 +136,8 @@ def test_streams_are_counted_for_each_person_and_given_back(served: Served, expe
     with served.client(ada) as first, served.client(ben) as second:
         opened = [first.send(first.build_request("GET", "/v1/runs/r1/events"), stream=True) for _ in range(8)]
         assert {one.status_code for one in opened} == {200}
-        for one in opened:
-            next(one.iter_raw())
+        reading = [one.iter_raw() for one in opened]  # one that nobody holds closes its connection
+        assert all(next(one) for one in reading)
         assert first.get("/v1/runs/r1/events").status_code == 503
         other = second.send(second.build_request("GET", "/v1/runs/r1/events"), stream=True)
         assert other.status_code == 200
