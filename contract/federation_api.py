@@ -12,10 +12,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from contract.names import PersonName, RunName, WindowName
+from contract.roles import Role
 
 __all__ = [
     "MOST_BODY",
     "MOST_ITEMS",
+    "MOST_WINDOWS",
     "Decision",
     "Decisions",
     "Model",
@@ -25,7 +27,6 @@ __all__ = [
     "ParticipationEvent",
     "Problem",
     "QueueEvent",
-    "Role",
     "Round",
     "Run",
     "RunDetail",
@@ -43,7 +44,6 @@ __all__ = [
     "has_ended",
 ]
 
-Role = Literal["scientist", "operator", "reviewer"]
 RunStatus = Literal["queued", "starting", "running", "succeeded", "partial", "failed", "stopped", "refused"]
 """`queued` until others have ended; `starting` until the server's process has begun it."""
 
@@ -51,6 +51,8 @@ MOST_BODY = 2**20
 """Bytes of a request's body."""
 MOST_ITEMS = 200
 """Of one page of a list."""
+MOST_WINDOWS = 1000
+"""Of one submission."""
 
 
 def has_ended(status: RunStatus) -> bool:
@@ -106,14 +108,14 @@ class Submission(_Frozen):
     """An experiment that is to be run.
 
     Attributes:
-        experiment: the text of an experiment file, TOML or JSON.
+        experiment: the experiment as JSON, with the keys of an experiment file.
         windows: whose rows are used; none for all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     experiment: Annotated[str, Field(min_length=1, max_length=MOST_BODY)]
-    windows: Annotated[list[WindowName], Field(max_length=1000)] = Field(default_factory=list)
+    windows: Annotated[list[WindowName], Field(max_length=MOST_WINDOWS)] = Field(default_factory=list)
 
 
 class Submitted(_Frozen):

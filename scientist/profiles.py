@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from contract.errors import InputError
 from contract.experiment_file import parse_toml
-from contract.federation_api import Role
 from contract.names import PersonName
+from contract.roles import Role
 from scientist.settings import ScientistSettings
 
 __all__ = ["Profile", "Profiles", "require_name"]

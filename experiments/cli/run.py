@@ -40,10 +40,9 @@ def run(
     """Train across the sites and register a model version: at the server of your profile, or here."""
     if runtime is None and not site and resume is None and _is_connected():
         from scientist.cli.runs import run_there
-        from terminal.experiment_files import read_experiment, read_text
+        from terminal.experiment_files import read_experiment
 
-        read_experiment(file)  # what is wrong is said here, with the file's name
-        run_there(read_text(file), list(window or ()), json=json)
+        run_there(read_experiment(file), list(window or ()), json=json)
         return
     runtime = runtime or "inline"
     from experiments.federated_run import Request, named_runtime, run_experiment, sites_for

@@ -9,6 +9,7 @@ import typer
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from contract.experiment import Experiment
     from contract.federation_api import Run, RunDetail
     from scientist.connection import Connection
 
@@ -94,11 +95,11 @@ def stop(name: Name, json: Json = False) -> None:
         say(f"run '{name}' {words}")
 
 
-def run_there(experiment: str, windows: list[str], *, json: bool) -> None:
+def run_there(experiment: Experiment, windows: list[str], *, json: bool) -> None:
     """Submit an experiment to the server of the profile, and follow it.
 
     Args:
-        experiment: the text of its file.
+        experiment: the plan.
         windows: whose rows are used; empty for all.
         json: end with one JSON object, and say nothing before.
 
@@ -106,14 +107,17 @@ def run_there(experiment: str, windows: list[str], *, json: bool) -> None:
         InputError: it is longer than a server takes, or the server refuses it.
     """
     from contract.errors import InputError
-    from contract.federation_api import MOST_BODY, Submission, Submitted
+    from contract.federation_api import MOST_BODY, MOST_WINDOWS, Submission, Submitted
     from terminal.output import say
 
-    if len(experiment.encode()) > MOST_BODY // 2:
-        raise InputError("the experiment file is longer than a server takes", remedy="Half a MB is the most")
-
+    text = experiment.model_dump_json()
+    if len(text.encode()) > MOST_BODY // 2 or len(windows) > MOST_WINDOWS:
+        raise InputError(
+            "the experiment is longer than a server takes",
+            remedy=f"Half a MB and {MOST_WINDOWS:,} windows are the most",
+        )
     with _connection() as connection:
-        asked = Submission(experiment=experiment, windows=windows)
+        asked = Submission(experiment=text, windows=windows)
         submitted = connection.post("/v1/runs", Submitted, asked)
         if not json:
             say(f"run '{submitted.run}' is submitted")

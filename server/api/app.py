@@ -24,12 +24,11 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 
 from contract.errors import AddressError, InputError, RegistryError, StorageError, TidegateError
-from contract.experiment_file import parse_experiment, parse_experiment_json
+from contract.experiment_file import parse_experiment_json
 from contract.federation_api import (
     MOST_ITEMS,
     Decisions,
     Models,
-    Role,
     RunDetail,
     Runs,
     Schedules,
@@ -40,6 +39,7 @@ from contract.federation_api import (
     Whoami,
 )
 from contract.names import ExperimentName, RunName
+from contract.roles import Role
 from server.api.door import PERSON, Door, refusal
 from server.api.events import Events, read_cursor
 from server.api.reading import Page, Reading
@@ -168,7 +168,7 @@ def runs(api: _Answers, page: _Paged, person: _Reader, mine: Annotated[bool, Que
 
 @_router.post("/runs", summary="Submit a run", status_code=202, response_model=Submitted)
 async def submit(request: Request, api: _Answers, person: _Submitter) -> Submitted:
-    """An experiment, as the text of its file, and the windows to train on. It joins the queue."""
+    """An experiment as JSON text, and the windows to train on. It joins the queue."""
     body = await request.body()
     return await run_in_threadpool(_submit, api, person, body)
 
@@ -242,9 +242,7 @@ def _submit(api: Api, person: Person, body: bytes) -> Submitted:
         asked = Submission.model_validate_json(body)
     except ValidationError as exc:
         raise InputError(_first(exc.errors(include_url=False, include_input=False)), where="body") from exc
-    is_json = asked.experiment.lstrip().startswith("{")
-    parse = parse_experiment_json if is_json else parse_experiment
-    experiment = parse(asked.experiment, where="experiment")
+    experiment = parse_experiment_json(asked.experiment, where="experiment")
     reading = api.reading
     added = reading.submissions.add(
         experiment, person=person.name, federation=reading.federation, windows=asked.windows

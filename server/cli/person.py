@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from contract.federation_api import Role
+from contract.roles import Role
 
 __all__ = ["app"]
 

@@ -16,8 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import select, update
 
 from contract.errors import InputError
-from contract.federation_api import Role
 from contract.names import PersonName
+from contract.roles import Role
 from server.state import tables
 from server.state.database import Database
 
