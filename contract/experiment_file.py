@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 
 from contract.complaints import sentences
 from contract.errors import ExperimentError, InputError
 from contract.experiment import Experiment
 from contract.range_grid import LARGEST
 
-__all__ = ["Unranged", "parse_experiment", "parse_toml", "parse_unranged"]
+__all__ = ["Unranged", "parse_experiment", "parse_experiment_json", "parse_toml", "parse_unranged"]
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
 
@@ -67,6 +68,26 @@ def parse_experiment(text: str, *, where: str) -> Experiment:
     return unranged.experiment
 
 
+def parse_experiment_json(text: str, *, where: str) -> Experiment:
+    """Parse an experiment that is written in JSON, with the keys of an experiment file.
+
+    For texts of strangers: the time that this takes grows with their length. That of the TOML parser grows
+    with the square of a dotted key's parts, and is hours for 200 KB of them.
+
+    Raises:
+        ExperimentError: as with `parse_experiment`.
+    """
+    try:
+        values = from_json(text, allow_inf_nan=False)
+    except ValueError as exc:
+        raise ExperimentError(
+            f"not valid JSON: {exc}",
+            where=where,
+            remedy="Give JSON; `tidegate run FILE` makes it of a TOML file",
+        ) from exc
+    return _validated(values, Experiment, where=where, error=ExperimentError)
+
+
 def parse_unranged(text: str, *, where: str) -> Unranged:
     """Parse an experiment file in which numeric features may lack both `low` and `high`.
 
@@ -100,7 +121,9 @@ def parse_toml(text: str, kind: type[Parsed], *, where: str, error: type[InputEr
 def _toml(text: str, kind: type[BaseModel], *, where: str, error: type[InputError]) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
+    except RecursionError as exc:
+        raise error("its values are nested too deep", where=where, remedy="Give a file with fewer") from exc
+    except ValueError as exc:  # TOMLDecodeError, and Python's own of a number with thousands of digits
         if not _LIKE_TOML.search(text):
             raise error(
                 "not a TOML file", where=where, remedy=f"Name {_expected(kind)}; this is another kind of file"

@@ -20,6 +20,7 @@ __all__ = [
     "ColumnName",
     "Digest",
     "ExperimentName",
+    "PersonName",
     "Prose",
     "RunName",
     "SiteName",
@@ -144,6 +145,9 @@ ColumnName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(
 
 Value = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_is_printable)]
 """A category or a class."""
+
+PersonName = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_is_printable)]
+"""Name of a person who may speak to a server."""
 
 
 def _is_prose(text: str) -> str:

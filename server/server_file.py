@@ -31,6 +31,7 @@ class ServerFile(BaseModel):
         listen: the address to listen at; `0.0.0.0` and `::` are all of this machine's.
         gateway_port: where sites come in.
         api_port: where people come in.
+        runs_at_once: how many of the runs that people submit go on at a time; others wait in a queue.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +40,7 @@ class ServerFile(BaseModel):
     listen: str = "0.0.0.0"  # noqa: S104 - a server that others are to reach
     gateway_port: _Port = 9443
     api_port: _Port = 8443
+    runs_at_once: Annotated[int, Field(ge=1, le=100)] = 2
 
     @field_validator("hosts")
     @classmethod

@@ -54,6 +54,12 @@ def _no_connection_leaves_this_machine(tmp_path_factory: pytest.TempPathFactory)
     assert not log.exists(), f"connections to other machines:\n{log.read_text()}"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_profile_of_this_user(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """`tidegate run` of a test goes to no server that whoever runs the tests is connected to."""
+    os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("config"))
+
+
 @pytest.fixture
 def data_dir(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
     """`data_dir(name)` is the data set's folder; the test is skipped, by its name, where there is none."""

@@ -19,6 +19,7 @@ from contract.errors import InputError, TidegateError
 from contract.outside import shown
 from contract.transport import ask_directly_here
 from experiments.cli import audit, bench, data, demo, ranges, run
+from scientist.cli import connect, runs
 from server.cli import drift, models, schedule, server
 from terminal.logs import prepare_output
 
@@ -52,6 +53,9 @@ def _options(
 
 app.command()(run.run)
 app.command()(ranges.ranges)
+app.command()(connect.connect)
+app.command()(connect.disconnect)
+app.add_typer(runs.app, name="runs")
 app.command()(demo.demo)
 app.command("data")(data.lay_out)
 app.command()(audit.audit)

@@ -22,7 +22,13 @@ _LONGEST = 20_000
 
 def run(
     file: Annotated[Path, typer.Argument(help="An experiment file, such as experiments/heart-disease.toml.")],
-    runtime: Annotated[str, typer.Option(help="inline, deployment or simulation.")] = "inline",
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            help="inline, deployment or simulation, on this machine. Without, and without --site and "
+            "--resume: the server that you are connected to, or else inline."
+        ),
+    ] = None,
     site: Annotated[
         list[Path] | None,
         typer.Option(help="A site.toml; repeat for each site. Without: the experiment's data set."),
@@ -31,7 +37,14 @@ def run(
     resume: Annotated[str | None, typer.Option(help="Go on with this run from its last checkpoint.")] = None,
     json: Annotated[bool, typer.Option("--json", help="End with one JSON object.")] = False,
 ) -> None:
-    """Train across the sites and register a model version."""
+    """Train across the sites and register a model version: at the server of your profile, or here."""
+    if runtime is None and not site and resume is None and _is_connected():
+        from scientist.cli.runs import run_there
+        from terminal.experiment_files import read_experiment
+
+        run_there(read_experiment(file), list(window or ()), json=json)
+        return
+    runtime = runtime or "inline"
     from experiments.federated_run import Request, named_runtime, run_experiment, sites_for
     from server.settings import apply_quiet_environment, read_settings
     from terminal.experiment_files import read_experiment
@@ -98,6 +111,14 @@ def run(
         f"run {result['run']}, {result['seconds']['total']:.1f} s. "
         f"Open the passport with: tidegate models show {result['model']} {result['version']}"
     )
+
+
+def _is_connected() -> bool:
+    """Whether a profile is active."""
+    from scientist.profiles import Profiles
+    from scientist.settings import read_settings
+
+    return bool(Profiles(read_settings()).active())
 
 
 def _again(

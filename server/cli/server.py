@@ -8,14 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from server.cli import person
 from server.cli.enrolment import confirm, init, invite, refuse, requests, revoke
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import ExitStack
+
+    from server.line.certificates import ServerFiles
+    from server.server_file import ServerFile
     from server.settings import ServerSettings
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="For the operator: the server, its sites, the drift schedule.")
+app.add_typer(person.app, name="person")
 
 _LOOK_SECONDS = 1.0
 """Between two looks at the server's processes, and for runs whose process is gone."""
@@ -41,9 +48,10 @@ def up(
     ] = None,
 ) -> None:
     """Run SuperLink, MLflow UI and the kept schedules in the foreground until Ctrl-C or SIGTERM."""
+    import os
     import signal
     import threading
-    from contextlib import suppress
+    from contextlib import ExitStack, suppress
 
     from contract.errors import StorageError
     from server.enrolment import Upkeep
@@ -57,6 +65,7 @@ def up(
     from terminal.health import Health, serve_health
     from terminal.output import say
 
+    os.umask(0o077)
     apply_quiet_environment()
     settings = read_settings()
     settings.home.mkdir(parents=True, exist_ok=True)
@@ -69,6 +78,7 @@ def up(
         open_state(settings.state_url) as state,
         serve_health(health, health_port) as answers_at,
         Processes(logs=settings.home / "logs") as processes,
+        ExitStack() as beside,
     ):
         federation = Federation(
             home=settings.home, settings=settings, processes=processes, port=port, lasting=True, file=file
@@ -83,20 +93,36 @@ def up(
         say(f"MLflow UI   http://127.0.0.1:{ui_port}")
         if answers_at is not None:
             say(f"health      http://127.0.0.1:{answers_at}/health")
+        require_beside = [] if file is None else _let_people_in(settings, file, federation.files, beside)
+        require_beside.append(beside.enter_context(schedules_beside(settings, say=say)))
         command = "admit NAME NODE.PUB" if file is None else "invite NAME"
         say(f"Ctrl-C stops all. Let a site in with: tidegate server {command}")
         health.say("running")
         upkeep = Upkeep(
             state=state, federation=federation.name, home=settings.home, hosts=federation.hosts, say=say
         )
-        with schedules_beside(settings, say=say) as require_schedules:
-            while not stop.wait(_LOOK_SECONDS):
-                processes.require_running()
-                require_schedules()
-                upkeep.look()
-                with suppress(StorageError):  # a full disk, say: the next look does it
-                    for run in state.end_dead_runs():
-                        say(f"run '{run}' failed: its process is gone")
+        while not stop.wait(_LOOK_SECONDS):
+            processes.require_running()
+            for require_running in require_beside:
+                require_running()
+            upkeep.look()
+            with suppress(StorageError):  # a full disk, say: the next look does it
+                for run in state.end_dead_runs():
+                    say(f"run '{run}' failed: its process is gone")
+
+
+def _let_people_in(
+    settings: ServerSettings, file: ServerFile, files: ServerFiles, beside: ExitStack
+) -> list[Callable[[], None]]:
+    """Work on the queue of runs and serve the API; what tells whether each still does."""
+    from server.api.serving import serve_api
+    from server.run_queue import queue_beside
+    from terminal.output import say
+
+    queue = beside.enter_context(queue_beside(settings, at_once=file.runs_at_once, say=say))
+    api = beside.enter_context(serve_api(settings, file, files))
+    say(f"API         {file.api}  (people come in here: tidegate server person add NAME --role scientist)")
+    return [queue, api]
 
 
 app.command()(invite)

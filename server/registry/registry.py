@@ -220,6 +220,12 @@ class Registry:
         """The version in service; None before the first promotion."""
         return next((found.version for found in self.versions(name) if CHAMPION in found.aliases), None)
 
+    def models(self) -> tuple[str, ...]:
+        """The names of all models, in order; of the first thousand."""
+        with self._mlflow() as client:
+            found = client.search_registered_models(max_results=1000, order_by=["name ASC"])
+        return tuple(model.name for model in found)
+
     def versions(self, name: str) -> tuple[VersionRecord, ...]:
         """All versions of a model, oldest first; none if it is not known."""
         with self._mlflow() as client:

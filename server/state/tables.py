@@ -41,15 +41,17 @@ __all__ = [
     "ledger_anchors",
     "metadata",
     "participation",
+    "people",
     "rounds",
     "runs",
     "schedules",
     "sites",
+    "submissions",
     "verdicts",
     "window_checks",
 ]
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest revision under `migrations/versions`."""
 
 metadata = MetaData(
@@ -306,4 +308,33 @@ enrolments = Table(
     Column("renewal_asked", Moment),
     Column("rival", String(60)),
     UniqueConstraint("federation", "name"),
+)
+
+people = Table(
+    "people",
+    metadata,
+    _order(),
+    Column("name", String(100), nullable=False, unique=True),
+    Column("role", String(20), nullable=False),
+    Column("token_sha256", String(64), nullable=False, unique=True),
+    Column("made", Moment, nullable=False),
+    Column("expires", Moment),
+    Column("revoked", Moment),
+)
+
+submissions = Table(
+    "submissions",
+    metadata,
+    _order(),
+    Column("federation", String(100), nullable=False),
+    Column("run", String(200), nullable=False, unique=True),
+    Column("person", String(100), nullable=False),
+    Column("experiment_json", Text, nullable=False),
+    Column("windows", JSON, nullable=False),
+    Column("submitted", Moment, nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("superlink_run", String(32)),  # Flower's ids fill 64 bits unsigned
+    Column("stopped_by", String(100), nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("ended", Moment),
 )

@@ -1,0 +1,239 @@
+"""`tidegate runs …`: the runs of the server that you are connected to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from contract.experiment import Experiment
+    from contract.federation_api import Run, RunDetail
+    from scientist.connection import Connection
+
+__all__ = ["app", "run_there", "watch_run"]
+
+app = typer.Typer(no_args_is_help=True, help="The runs of the server that you are connected to.")
+
+Name = Annotated[str, typer.Argument(help="The run's name.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("list")
+def list_runs(
+    mine: Annotated[bool, typer.Option("--mine", help="Yours alone.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=200, help="How many at most.")] = 20,
+    skip: Annotated[int, typer.Option(min=0, help="Leave out so many of the newest.")] = 0,
+    json: Json = False,
+) -> None:
+    """Runs, newest first, and how each stands."""
+    from contract.federation_api import Runs
+    from terminal.output import print_json, print_table, say
+
+    with _connection() as connection:
+        found = connection.get("/v1/runs", Runs, mine=mine, limit=limit, skip=skip)
+    if json:
+        print_json(found.model_dump(mode="json"))
+        return
+    if not found.runs:
+        say("There is no run: `tidegate run FILE` submits one.")
+        return
+    print_table(
+        ("run", "of", "status", "rounds", "version", "what happened"),
+        (
+            (
+                run.name,
+                run.owner or "–",
+                _status(run),
+                f"{run.rounds} of {run.of}" if run.of else "–",
+                run.model_version or "–",
+                run.error,
+            )
+            for run in found.runs
+        ),
+        unbroken=("status", "rounds", "version"),
+    )
+    if found.more:
+        say(f"There are more: --skip {skip + limit}")
+
+
+@app.command()
+def show(name: Name, json: Json = False) -> None:
+    """A run: its rounds, who took part, metrics by site and overall, ε, and what went wrong."""
+    from contract.federation_api import RunDetail
+    from terminal.output import print_json
+
+    with _connection() as connection:
+        found = connection.get(_path(name), RunDetail)
+    if json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        _show(found)
+
+
+@app.command()
+def watch(name: Name, json: Json = False) -> None:
+    """Follow a run until it ends; Ctrl-C leaves it going."""
+    with _connection() as connection:
+        watch_run(connection, name, json=json)
+
+
+@app.command()
+def stop(name: Name, json: Json = False) -> None:
+    """Stop a run of yours, or take it out of the queue. An operator may stop anybody's."""
+    from contract.federation_api import RunDetail
+    from terminal.output import print_json, say
+
+    with _connection() as connection:
+        found = connection.post(f"{_path(name)}/stop", RunDetail)
+    if json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        words = "is out of the queue" if found.run.status == "stopped" else "is being stopped"
+        say(f"run '{name}' {words}")
+
+
+def run_there(experiment: Experiment, windows: list[str], *, json: bool) -> None:
+    """Submit an experiment to the server of the profile, and follow it.
+
+    Args:
+        experiment: the plan.
+        windows: whose rows are used; empty for all.
+        json: end with one JSON object, and say nothing before.
+
+    Raises:
+        InputError: it is longer than a server takes, or the server refuses it.
+    """
+    from contract.errors import InputError
+    from contract.federation_api import MOST_BODY, MOST_WINDOWS, Submission, Submitted
+    from terminal.output import say
+
+    text = experiment.model_dump_json()
+    if len(text.encode()) > MOST_BODY // 2 or len(windows) > MOST_WINDOWS:
+        raise InputError(
+            "the experiment is longer than a server takes",
+            remedy=f"Half a MB and {MOST_WINDOWS:,} windows are the most",
+        )
+    with _connection() as connection:
+        asked = Submission(experiment=text, windows=windows)
+        submitted = connection.post("/v1/runs", Submitted, asked)
+        if not json:
+            say(f"run '{submitted.run}' is submitted")
+        watch_run(connection, submitted.run, json=json)
+
+
+def watch_run(connection: Connection, name: str, *, json: bool) -> None:
+    """Say what happens to a run until it ends, then what came of it.
+
+    Raises:
+        TidegateError: the run ended without a model.
+    """
+    import sys
+
+    from contract.errors import TidegateError
+    from contract.federation_api import RunDetail
+    from contract.outside import shown
+    from scientist.watching import follow
+    from terminal.output import Steps, print_json
+
+    path = _path(name)
+    begun = connection.get(path, RunDetail)
+    steps = Steps(begun.run.experiment, begun.run.of, silent=json)
+
+    def cut() -> None:
+        if not json:
+            print("the line to the server is cut; trying again", file=sys.stderr, flush=True)
+
+    try:
+        for event in follow(connection, name, cut=cut):
+            if not json:
+                _say_event(event, steps)
+    except KeyboardInterrupt:
+        steps.close()
+        print(shown(f"the run goes on. Come back with: tidegate runs watch {name}"), file=sys.stderr)
+        raise
+    finally:
+        steps.close()
+    ended = connection.get(path, RunDetail)
+    if json:
+        print_json(ended.model_dump(mode="json"))
+    else:
+        _show(ended)
+    if ended.run.status not in ("succeeded", "partial"):
+        raise TidegateError(
+            f"the run is {ended.run.status}: {ended.run.error or 'it gives no reason'}", where=f"run '{name}'"
+        )
+
+
+def _say_event(event: BaseModel, steps: Any) -> None:
+    from contract.federation_api import QueueEvent, Round
+    from terminal.output import say
+
+    if isinstance(event, QueueEvent):
+        if event.status == "queued":
+            say(f"queued, at place {event.place}")
+        elif event.status == "starting":
+            say("about to begin")
+    elif isinstance(event, Round):
+        missing = ", ".join(f"{site}: {reason}" for site, reason in sorted(event.failures.items()))
+        steps.show(event.number, f"(missing {missing})" if missing else "")
+
+
+def _show(found: RunDetail) -> None:
+    from terminal.output import metrics_headings, metrics_rows, print_table, say
+
+    run, result = found.run, found.result
+    say(f"run {run.name}, of {run.owner or 'nobody here'}: {_status(run)}")
+    if result is not None and {"metrics", "privacy", "private", "rounds_counted"} <= result.keys():
+        print_table(metrics_headings(result), metrics_rows(result))
+        if not result["private"]:
+            say("NOT PRIVATE: this run gives no guarantee.", "bold red")
+    elif found.participation:
+        print_table(
+            ("round", "site", "state", "reason"),
+            (
+                (one.number if one.kind == "train" else one.kind, one.site, one.state, one.reason)
+                for one in found.participation
+            ),
+            unbroken=("round", "state"),
+        )
+    if run.of:
+        say(f"{run.rounds} of {run.of} rounds")
+    if run.model_version:
+        say(f"version {run.model_version} of '{run.experiment}'")
+    if run.error:
+        say(run.error, "yellow")
+
+
+def _status(run: Run) -> str:
+    return f"{run.status}, place {run.place}" if run.place else run.status
+
+
+def _path(name: str) -> str:
+    """The address of a run.
+
+    Raises:
+        InputError: no run can be named so.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    from contract.errors import InputError
+    from contract.names import RunName
+
+    try:
+        return f"/v1/runs/{TypeAdapter(RunName).validate_python(name)}"
+    except ValidationError as exc:
+        raise InputError(
+            "this cannot be a run's name", where="NAME", remedy="`tidegate runs list` lists them"
+        ) from exc
+
+
+def _connection() -> Connection:
+    from scientist.connection import Connection
+    from scientist.profiles import Profiles
+    from scientist.settings import read_settings
+
+    profile = Profiles(read_settings()).read()
+    return Connection(profile.url, profile.token, profile.authority)

@@ -1,0 +1,242 @@
+"""A connection to a federation's server: TLS by the federation's own authority, a token, bounded answers.
+
+No other authority is trusted than that of the profile, and no redirect is followed, so the token reaches
+nobody else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from contract.errors import AddressError, InputError, TidegateError
+from contract.federation_api import Problem
+from contract.outside import shown
+from contract.transport import holds_certificate
+
+__all__ = ["Connection", "ask_authority", "only_certificate", "require_url"]
+
+_BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+
+
+class _NoCertificateError(ValueError):
+    pass
+
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+_MOST_ANSWER = 64 * 2**20
+_MOST_AUTHORITY = 2**16
+_SECONDS = httpx.Timeout(60.0, connect=20.0)
+_QUIET_SECONDS = 60.0
+"""That a stream of events may say nothing: the server says every ten seconds that it lives."""
+
+
+class Connection:
+    """Asks a server, as the person whose token it is.
+
+    Args:
+        url: `https://host:port`.
+        token: that person's.
+        authority: signed the server's certificate, in PEM form.
+    """
+
+    def __init__(self, url: str, token: str, authority: str) -> None:
+        self._url = url
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        tls.minimum_version = ssl.TLSVersion.TLSv1_2
+        tls.load_verify_locations(cadata=authority)
+        headers = {"Authorization": f"Bearer {token}", "User-Agent": "tidegate"}
+        self._client = httpx.Client(base_url=url, verify=tls, headers=headers, timeout=_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+    def get(self, path: str, kind: type[Answer], **query: str | int | bool) -> Answer:
+        """Ask for something.
+
+        Raises:
+            AddressError: the server cannot be reached, or is another.
+            InputError: it refuses.
+            TidegateError: it fails, or answers what is not understood.
+        """
+        return self._ask("GET", path, kind, params={k: v for k, v in query.items() if v != ""})
+
+    def post(self, path: str, kind: type[Answer], content: BaseModel | None = None) -> Answer:
+        """Have something done. Errors as with `get`."""
+        if content is None:
+            return self._ask("POST", path, kind)
+        body = content.model_dump_json().encode()
+        return self._ask("POST", path, kind, content=body, headers={"Content-Type": "application/json"})
+
+    @contextmanager
+    def stream(self, path: str, *, after: str) -> Iterator[Iterator[str]]:
+        """The lines of a stream of events, from after that event on. Errors as with `get`.
+
+        Raises:
+            httpx.TransportError: while it is read: the line was cut.
+        """
+        headers = {"Accept": "text/event-stream", **({"Last-Event-ID": after} if after else {})}
+        timeout = httpx.Timeout(_QUIET_SECONDS, connect=20.0)
+        request = self._client.build_request("GET", path, headers=headers, timeout=timeout)
+        with _explained(self._url):
+            response = self._client.send(request, stream=True)
+        try:
+            if response.status_code != 200:
+                with _explained(self._url):
+                    content = _whole(response, _MOST_ANSWER)
+                raise _refused(response.status_code, content, self._url)
+            yield response.iter_lines()
+        finally:
+            response.close()
+
+    def _ask(self, method: str, path: str, kind: type[Answer], **request: Any) -> Answer:
+        with _explained(self._url), self._client.stream(method, path, **request) as response:
+            content = _whole(response, _MOST_ANSWER)
+        if response.status_code not in (200, 202):
+            raise _refused(response.status_code, content, self._url)
+        try:
+            return kind.model_validate_json(content)
+        except ValidationError as exc:
+            raise _not_understood(self._url) from exc
+
+
+def require_url(text: str) -> str:
+    """The address of a server, as `https://host:port`.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        parts = urlsplit(text.strip())
+        has_port = parts.port is not None
+    except ValueError:
+        parts, has_port = urlsplit(""), False
+    is_bare = not (parts.username or parts.password or parts.query or parts.fragment)
+    host = parts.hostname or ""
+    printable = all(letter.isprintable() and not letter.isspace() for letter in host)
+    if parts.scheme != "https" or not host or not is_bare or parts.path not in ("", "/") or not printable:
+        raise InputError(
+            f"'{shown(text, limit=100)}' is no address of a server",
+            where="URL",
+            remedy="Give it as the operator does: https://host:8443",
+        )
+    name = f"[{host}]" if ":" in host else host
+    return f"https://{name}:{parts.port}" if has_port else f"https://{name}"
+
+
+def ask_authority(url: str) -> str:
+    """The authority that a server says is its own, in PEM form: who trusts it compares its fingerprint first.
+
+    Raises:
+        AddressError: the server cannot be reached, or says of no authority.
+    """
+    unverified = httpx.Client(base_url=url, verify=False, timeout=_SECONDS)  # noqa: S501 - who trusts it compares
+    with _explained(url), unverified as client, client.stream("GET", "/authority.pem") as response:
+        content = _whole(response, _MOST_AUTHORITY)
+    if response.status_code != 200 or not holds_certificate(content):
+        raise AddressError(
+            "no Tidegate server answers there", where=url, remedy="Check host and port with the operator"
+        )
+    return content.decode("ascii")
+
+
+def only_certificate(authority: str) -> tuple[str, str]:
+    """The first certificate of a text in PEM form, written anew and alone; and its SHA-256 in hexadecimal.
+
+    A text may hold more than a person compares, under headings that TLS reads too: so what is compared is
+    what is trusted, and nothing beside it.
+
+    Raises:
+        InputError: there is none.
+    """
+    _, begin, rest = authority.partition(_BEGIN)
+    body, end, _ = rest.partition(_END)
+    try:
+        if not begin or not end:
+            raise _NoCertificateError
+        content = ssl.PEM_cert_to_DER_cert(f"{_BEGIN}{body}{_END}")
+        alone = ssl.DER_cert_to_PEM_cert(content)
+        if not holds_certificate(alone.encode("ascii")):
+            raise _NoCertificateError
+    except ValueError as exc:
+        raise InputError(
+            "the authority holds no certificate",
+            remedy="Ask the operator for the file, and give it with --authority",
+        ) from exc
+    return alone, hashlib.sha256(content).hexdigest()
+
+
+@contextmanager
+def _explained(url: str) -> Iterator[None]:
+    try:
+        yield
+    except httpx.ConnectError as exc:
+        words = str(exc)
+        if "certificate verify failed" in words.lower():
+            raise AddressError(
+                f"the server's certificate is not what it must be ({shown(words, limit=200)})",
+                where=url,
+                remedy="Somebody may stand between you and the server. Ask the operator whether the "
+                "authority or the server's name has changed; then connect again",
+            ) from exc
+        raise _away(url, words) from exc
+    except httpx.TransportError as exc:
+        raise _away(url, str(exc) or type(exc).__name__) from exc
+    except httpx.HTTPError as exc:
+        raise _not_understood(url) from exc
+
+
+def _away(url: str, words: str) -> AddressError:
+    return AddressError(
+        f"the server cannot be reached ({shown(words, limit=200)})",
+        where=url,
+        remedy="See that the address is right and the server runs",
+    )
+
+
+def _whole(response: httpx.Response, limit: int) -> bytes:
+    """The body of an answer, unless it has no end."""
+    parts, size = [], 0
+    for part in response.iter_bytes():
+        size += len(part)
+        if size > limit:
+            raise TidegateError("the server's answer is too long", where=str(response.request.url.host))
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _refused(status: int, content: bytes, url: str) -> TidegateError:
+    if status == 401:
+        return InputError(
+            "the server takes your token no more",
+            where=url,
+            remedy="Ask the operator for another, and connect again: tidegate connect URL",
+        )
+    try:
+        problem = Problem.model_validate_json(content)
+    except ValidationError:
+        return _not_understood(url)
+    kind: Mapping[bool, type[TidegateError]] = {True: InputError, False: TidegateError}
+    return kind[status < 500](problem.what, where=problem.where, remedy=problem.remedy)
+
+
+def _not_understood(url: str) -> TidegateError:
+    return TidegateError(
+        "the server's answer is not understood",
+        where=url,
+        remedy="Install the server's version of Tidegate; or something else listens there",
+    )

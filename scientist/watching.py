@@ -1,0 +1,110 @@
+"""Follows a run by the server's events, over cuts of the line and restarts of the server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from contract.errors import AddressError, TidegateError
+from contract.federation_api import ParticipationEvent, QueueEvent, Round, Run
+from scientist.connection import Connection
+
+__all__ = ["Event", "follow", "read_events"]
+
+_KINDS: dict[str, type[BaseModel]] = {
+    "queue": QueueEvent,
+    "round": Round,
+    "participation": ParticipationEvent,
+    "end": Run,
+}
+_LONGEST = 16 * 2**20
+_PAUSES = (0.2, 1.0, 2.0, 5.0)
+"""Seconds before the stream is asked for again, longer each time that nothing came."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """What happened, and the id after which a stream goes on."""
+
+    id: str
+    content: BaseModel
+
+
+def read_events(lines: Iterator[str]) -> Iterator[Event]:
+    """The events in the lines of a stream; of kinds that this version knows.
+
+    Raises:
+        TidegateError: an event is too long, or not what its kind is.
+    """
+    kind, name, data = "", "", ""
+    for line in lines:
+        field, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if line == "":
+            if kind in _KINDS and data:
+                yield Event(id=name, content=_content(kind, data))
+            kind, data = "", ""
+        elif field == "event":
+            kind = value
+        elif field == "id":
+            name = value
+        elif field == "data":
+            data += value
+            if len(data) > _LONGEST:
+                raise TidegateError("an event of the server is too long")
+
+
+def follow(
+    connection: Connection,
+    run: str,
+    *,
+    patience: float = 600.0,
+    pause: Callable[[float], None] = time.sleep,
+    cut: Callable[[], None] = lambda: None,
+) -> Iterator[BaseModel]:
+    """What happens to a run until it ends; the last is its `Run`.
+
+    Args:
+        connection: to the server.
+        run: its name.
+        patience: seconds for which the server may be away.
+        pause: waits.
+        cut: is told that the line was cut, once each time.
+
+    Raises:
+        InputError: there is no such run, or the token is good no more.
+        AddressError: the server is away for too long.
+    """
+    last, quiet, since, is_cut = "", 0, time.monotonic(), False
+    while True:
+        try:
+            with connection.stream(f"/v1/runs/{run}/events", after=last) as lines:
+                for event in read_events(lines):
+                    last, quiet, since, is_cut = event.id or last, 0, time.monotonic(), False
+                    yield event.content
+                    if isinstance(event.content, Run):
+                        return
+        except (AddressError, httpx.TransportError) as exc:
+            if time.monotonic() - since > patience:
+                if isinstance(exc, AddressError):
+                    raise
+                raise AddressError("the line to the server is cut again and again") from exc
+            if not is_cut:
+                cut()
+            is_cut = True
+        pause(_PAUSES[min(quiet, len(_PAUSES) - 1)])
+        quiet += 1
+
+
+def _content(kind: str, data: str) -> BaseModel:
+    try:
+        return _KINDS[kind].model_validate_json(data)
+    except ValidationError as exc:
+        raise TidegateError(
+            f"an event '{kind}' of the server is not understood",
+            remedy="Install the server's version of Tidegate",
+        ) from exc

@@ -1,0 +1,344 @@
+"""What people may ask a server over HTTPS, and who may ask what.
+
+A reviewer and a scientist read; a scientist submits runs and stops their own; an operator may do all of it.
+"""
+
+from __future__ import annotations
+
+import html
+import logging
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Depends, FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import TypeAdapter, ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
+
+from contract.errors import AddressError, InputError, RegistryError, StorageError, TidegateError
+from contract.experiment_file import parse_experiment_json
+from contract.federation_api import (
+    MOST_ITEMS,
+    Decisions,
+    Models,
+    RunDetail,
+    Runs,
+    Schedules,
+    Sites,
+    Submission,
+    Submitted,
+    Verdicts,
+    Whoami,
+)
+from contract.names import ExperimentName, RunName
+from contract.roles import Role
+from server.api.door import PERSON, Door, refusal
+from server.api.events import Events, read_cursor
+from server.api.reading import Page, Reading
+from server.state.people import People, Person
+
+__all__ = ["Api", "make_app"]
+
+Found = TypeVar("Found")
+
+_log = logging.getLogger("tidegate.api")
+_MOST_STREAMS, _MOST_OF_A_PERSON = 64, 8
+_EVERYBODY: tuple[Role, ...] = ("scientist", "operator", "reviewer")
+_SUBMITTERS: tuple[Role, ...] = ("scientist", "operator")
+
+
+@dataclass(kw_only=True)
+class Api:
+    """What the API works with.
+
+    Attributes:
+        reading: makes the answers.
+        authority: the federation's authority, in PEM form.
+        stopping: set when the server stops, which ends streams.
+        streams: how many each person has open.
+    """
+
+    reading: Reading
+    authority: bytes
+    stopping: threading.Event = field(default_factory=threading.Event)
+    streams: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def people(self) -> People:
+        """Who may speak to the server."""
+        return People(self.reading.state.database)
+
+
+def make_app(api: Api) -> Door:
+    """The API behind its door."""
+    app = FastAPI(
+        title="Tidegate",
+        version=metadata.version("tidegate"),
+        description="The API of a federation's server, for people: `tidegate connect` speaks to it.",
+        redirect_slashes=False,
+        docs_url=None,  # its pages load from a content delivery network
+        redoc_url=None,
+    )
+    for kind, answer in _REFUSALS.items():
+        app.add_exception_handler(kind, answer)
+    app.state.api = api
+    app.include_router(_router)
+    page = _page(app)
+
+    @app.get("/docs", include_in_schema=False)
+    def docs() -> Response:
+        return HTMLResponse(page)
+
+    @app.get("/authority.pem", include_in_schema=False)
+    def authority() -> Response:
+        return Response(api.authority, media_type="application/x-pem-file")
+
+    @app.get("/", include_in_schema=False)
+    def root() -> Response:
+        return PlainTextResponse(
+            "A Tidegate server. `tidegate connect` speaks to it; /docs says what it answers.\n"
+        )
+
+    return Door(app, api.people.with_token)
+
+
+_router = APIRouter(prefix="/v1")
+
+
+def _api(request: Request) -> Api:
+    api: Api = request.app.state.api
+    return api
+
+
+def _person(request: Request) -> Person:
+    person: Person = request.scope[PERSON]
+    return person
+
+
+def _allowed(*roles: Role) -> Callable[[Request], Person]:
+    def allow(request: Request) -> Person:
+        person = _person(request)
+        if person.role not in roles:
+            raise HTTPException(403, f"a {person.role} may not do this")
+        return person
+
+    return allow
+
+
+def _page_of(
+    skip: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
+    limit: Annotated[int, Query(ge=1, le=MOST_ITEMS)] = 50,
+) -> Page:
+    return Page(skip=skip, limit=limit)
+
+
+_Answers = Annotated[Api, Depends(_api)]
+_Paged = Annotated[Page, Depends(_page_of)]
+_Reader = Annotated[Person, Depends(_allowed(*_EVERYBODY))]
+_Submitter = Annotated[Person, Depends(_allowed(*_SUBMITTERS))]
+
+
+@_router.get("/whoami", summary="Whose token this is")
+def whoami(person: _Reader) -> Whoami:
+    """Name, role, and when the token ends."""
+    return Whoami(
+        name=person.name, role=person.role, expires=person.expires, version=metadata.version("tidegate")
+    )
+
+
+@_router.get("/sites", summary="The federation's sites")
+def sites(api: _Answers, page: _Paged, _who: _Reader) -> Sites:
+    """Each with its stated rows, and whether it is connected."""
+    return api.reading.sites(page)
+
+
+@_router.get("/runs", summary="Runs, newest first")
+def runs(api: _Answers, page: _Paged, person: _Reader, mine: Annotated[bool, Query()] = False) -> Runs:
+    """All, or those of whoever asks."""
+    return api.reading.runs(page, person.name if mine else None)
+
+
+@_router.post("/runs", summary="Submit a run", status_code=202, response_model=Submitted)
+async def submit(request: Request, api: _Answers, person: _Submitter) -> Submitted:
+    """An experiment as JSON text, and the windows to train on. It joins the queue."""
+    body = await request.body()
+    return await run_in_threadpool(_submit, api, person, body)
+
+
+@_router.get("/runs/{name}", summary="A run")
+def run(name: str, api: _Answers, _who: _Reader) -> RunDetail:
+    """Its rounds, participation, metrics by site and overall, ε, and what went wrong."""
+    return _known(name, api.reading.run_detail)
+
+
+@_router.post("/runs/{name}/stop", summary="Stop a run", status_code=202)
+def stop(name: str, api: _Answers, person: _Submitter) -> RunDetail:
+    """Whoever submitted it may, and an operator. One that is queued is taken out of the queue."""
+    _known(name, api.reading.run)
+    submission = api.reading.submissions.get(name)
+    if submission is None:
+        raise HTTPException(409, "the run was not submitted over the API, and is not stopped over it")
+    if person.role != "operator" and submission.person != person.name:
+        raise HTTPException(403, f"the run is {submission.person}'s: they or an operator may stop it")
+    if not api.reading.submissions.stop(name, by=person.name):
+        raise HTTPException(409, "the run has ended")
+    _log.info("%s stops run %s", person.name, name)
+    return _known(name, api.reading.run_detail)
+
+
+@_router.get("/runs/{name}/events", summary="What happens to a run", response_class=StreamingResponse)
+def events(name: str, request: Request, api: _Answers, person: _Reader) -> Response:
+    """Server-sent events: `queue`, `round`, `participation`, `end`. `Last-Event-ID` goes on where it was."""
+    _known(name, api.reading.run)
+    cursor = read_cursor(request.headers.get("last-event-id"))
+    if api.streams.total() >= _MOST_STREAMS or api.streams[person.name] >= _MOST_OF_A_PERSON:
+        return refusal(503, "too many streams are open", remedy="Close some, or come back later")
+    stream = Events(
+        reading=api.reading,
+        run=name,
+        cursor=cursor,
+        may_read=lambda: _is_good(api, person),
+        is_stopping=api.stopping.is_set,
+    )
+    return StreamingResponse(_counted(stream, person.name, api), media_type="text/event-stream")
+
+
+@_router.get("/schedules", summary="The kept schedules")
+def schedules(api: _Answers, page: _Paged, _who: _Reader) -> Schedules:
+    """Which experiments are watched, and how many of their windows stand how."""
+    return api.reading.schedules(page)
+
+
+@_router.get("/verdicts", summary="An experiment's verdicts, newest first")
+def verdicts(api: _Answers, page: _Paged, _who: _Reader, experiment: ExperimentName) -> Verdicts:
+    """What the server made of the drift summaries of each window."""
+    return api.reading.verdicts(experiment, page)
+
+
+@_router.get("/models", summary="The registered models")
+def models(api: _Answers, page: _Paged, _who: _Reader) -> Models:
+    """Each with its newest versions, and which is in service."""
+    return api.reading.models(page)
+
+
+@_router.get("/decisions", summary="Decisions, newest first")
+def decisions(
+    api: _Answers, page: _Paged, _who: _Reader, experiment: ExperimentName | None = None
+) -> Decisions:
+    """What the policy and people decided."""
+    return api.reading.decisions(experiment, page)
+
+
+def _submit(api: Api, person: Person, body: bytes) -> Submitted:
+    try:
+        asked = Submission.model_validate_json(body)
+    except ValidationError as exc:
+        raise InputError(_first(exc.errors(include_url=False, include_input=False)), where="body") from exc
+    experiment = parse_experiment_json(asked.experiment, where="experiment")
+    reading = api.reading
+    added = reading.submissions.add(
+        experiment, person=person.name, federation=reading.federation, windows=asked.windows
+    )
+    _log.info("%s submits run %s", person.name, added.run)
+    place = reading.submissions.places(reading.federation).get(added.run, 0)
+    return Submitted(run=added.run, place=place)
+
+
+def _known(name: str, find: Callable[[str], Found | None]) -> Found:
+    found: Found | None = None
+    with suppress(ValidationError):
+        found = find(TypeAdapter(RunName).validate_python(name))
+    if found is None:
+        raise HTTPException(404, "there is no such run")
+    return found
+
+
+def _is_good(api: Api, person: Person) -> bool:
+    """Whether the token that opened a stream still is."""
+    return api.people.is_good(person)
+
+
+async def _counted(stream: Events, name: str, api: Api) -> AsyncIterator[bytes]:
+    api.streams[name] += 1
+    try:
+        async for part in stream.stream():
+            yield part
+    finally:
+        api.streams[name] -= 1
+
+
+def _explained(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, TidegateError):
+        raise error
+    status = 400 if isinstance(error, InputError) else 500
+    if isinstance(error, AddressError | RegistryError | StorageError):
+        _log.error("%s", error)  # the words name addresses of the server's own, which are the operator's
+        return refusal(503, "a part of the server is away", remedy="Try again, or tell the operator")
+    return refusal(status, error.what, where=error.where, remedy=error.remedy)
+
+
+def _invalid(_request: Request, error: Exception) -> Response:
+    return refusal(400, _first(error.errors()) if isinstance(error, RequestValidationError) else "not valid")
+
+
+def _first(errors: Any) -> str:
+    """The first complaints, without what was given."""
+    words = [
+        f"{'.'.join(str(part)[:50] for part in one['loc'][:6])}: {one['msg'][:200]}" for one in errors[:5]
+    ]
+    return "; ".join(word.removeprefix(": ") for word in words)
+
+
+def _plain(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    return refusal(error.status_code, _OURS.get(str(error.detail), str(error.detail)))
+
+
+_OURS = {"Not Found": "there is nothing here", "Method Not Allowed": "not in this way"}
+"""Our words for the library's."""
+
+
+def _gone(_request: Request, _error: Exception) -> Response:
+    return refusal(408, "the request did not come in time")
+
+
+def _unforeseen(_request: Request, _error: Exception) -> Response:
+    refused = refusal(500, "an error that should not be", remedy="Tell the operator: the server's log has it")
+    refused.headers["connection"] = "close"  # uvicorn closes it after such an error
+    return refused
+
+
+_REFUSALS: dict[type[Exception], Callable[[Request, Exception], Response]] = {
+    TidegateError: _explained,
+    RequestValidationError: _invalid,
+    HTTPException: _plain,
+    ClientDisconnect: _gone,
+    Exception: _unforeseen,
+}
+
+
+def _page(app: FastAPI) -> str:
+    """What can be asked, as a page that loads nothing."""
+    rows = [
+        f"<tr><td><code>{method.upper()} {html.escape(path)}</code></td>"
+        f"<td>{html.escape(told.get('summary', ''))}. {html.escape(told.get('description', ''))}</td></tr>"
+        for path, methods in app.openapi()["paths"].items()
+        for method, told in methods.items()
+    ]
+    head = (
+        "<meta charset=utf-8><title>Tidegate's API</title><style>body{font:1em sans-serif;margin:2em}</style>"
+    )
+    intro = (
+        "<p>Each request has a header <code>Authorization: Bearer TOKEN</code>. "
+        "The types are in <a href=/openapi.json>openapi.json</a>.</p>"
+    )
+    return f"<!doctype html>{head}<h1>Tidegate's API</h1>{intro}<table>{''.join(rows)}</table>"

@@ -1,0 +1,287 @@
+"""What the API reads, made of the state database, the SuperLink and the registry."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from contract.errors import AddressError, RoundError
+from contract.experiment import Experiment
+from contract.federation_api import (
+    MOST_ITEMS,
+    Decision,
+    Decisions,
+    Model,
+    Models,
+    ModelVersion,
+    Participation,
+    Round,
+    Run,
+    RunDetail,
+    Runs,
+    RunStatus,
+    Schedule,
+    Schedules,
+    Site,
+    Sites,
+    Verdict,
+    Verdicts,
+)
+from contract.json_values import finite
+from server.line.flower import ControlClient
+from server.registry.registry import Registry
+from server.state.participation import advice
+from server.state.records import ParticipationRecord, RoundRecord, RunRecord
+from server.state.schedules import Schedules as KeptSchedules
+from server.state.storage import State
+from server.state.submissions import SubmissionRecord, Submissions
+
+__all__ = ["Page", "Reading", "participation_of", "round_of"]
+
+_CONNECTED_SECONDS = 2.0
+"""For how long what the SuperLink said of its connections is said again."""
+_VERSIONS = 10
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Which part of a list is wanted."""
+
+    skip: int = 0
+    limit: int = 50
+
+    def of(self, items: Sequence[Item]) -> tuple[tuple[Item, ...], bool]:
+        """That part, and whether there is more after it."""
+        end = self.skip + self.limit
+        return tuple(items[self.skip : end]), len(items) > end
+
+
+@dataclass(kw_only=True)
+class Reading:
+    """Makes the answers.
+
+    Attributes:
+        state: the server's.
+        registry: MLflow.
+        control: opens a client of the SuperLink.
+        federation: the SuperLink's name.
+    """
+
+    state: State
+    registry: Registry
+    control: Callable[[], ControlClient]
+    federation: str
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _connected: tuple[float, frozenset[int] | None] = (0.0, None)
+
+    @property
+    def submissions(self) -> Submissions:
+        """The queue."""
+        return Submissions(self.state.database)
+
+    def sites(self, page: Page) -> Sites:
+        """The sites that were admitted, and those that have answered."""
+        answered = {site.name: site for site in self.state.sites()}
+        admitted = {site.name: site for site in self.state.admitted_sites(self.federation)}
+        online = self._online()
+        names, more = page.of([*admitted, *(name for name in answered if name not in admitted)])
+        found = []
+        for name in names:
+            here, seen = admitted.get(name), answered.get(name)
+            found.append(
+                Site(
+                    name=name,
+                    admitted=here is not None,
+                    connected=None if online is None else here is not None and here.node_id in online,
+                    stated_rows=(here.stated_rows if here else None) or (seen.stated_rows if seen else None),
+                    last_answer=seen.last_seen if seen else None,
+                )
+            )
+        return Sites(sites=tuple(found), more=more)
+
+    def runs(self, page: Page, person: str | None = None) -> Runs:
+        """Runs, newest first; of this person alone, or all."""
+        names = self.submissions.page(skip=page.skip, limit=page.limit + 1, person=person)
+        shown, more = names[: page.limit], len(names) > page.limit
+        places, submitted = self.submissions.places(self.federation), self.submissions.of_runs(shown)
+        found = [self._run(self.state.run(name), submitted.get(name), places.get(name, 0)) for name in shown]
+        return Runs(runs=tuple(one for one in found if one is not None), more=more)
+
+    def run(self, name: str) -> Run | None:
+        """A run; None if there is none of that name."""
+        place = self.submissions.places(self.federation).get(name, 0)
+        return self._run(self.state.run(name), self.submissions.get(name), place)
+
+    def run_detail(self, name: str) -> RunDetail | None:
+        """A run with its rounds and its result; None if there is none of that name."""
+        record, submission, run = self.state.run(name), self.submissions.get(name), self.run(name)
+        if run is None:
+            return None
+        records = self.state.participation(name)
+        last = [one for one in records if (one.kind, one.round) == (records[-1].kind, records[-1].round)]
+        return RunDetail(
+            run=run,
+            trigger=record.trigger if record is not None else run.owner,
+            windows=submission.windows if submission is not None else (),
+            rounds=tuple(round_of(one) for one in self.state.rounds(name)[-MOST_ITEMS:]),
+            participation=tuple(participation_of(one) for one in last),
+            result=json.loads(record.result) if record is not None and record.result else None,
+        )
+
+    def _run(self, record: RunRecord | None, submission: SubmissionRecord | None, place: int) -> Run | None:
+        if record is None:
+            return None if submission is None else _not_begun(submission, place)
+        stopped = submission is not None and submission.stopped_by and record.status == "failed"
+        return Run(
+            name=record.name,
+            experiment=record.experiment,
+            job=record.job,
+            owner=submission.person if submission is not None else "",
+            status="stopped" if stopped else record.status,
+            place=0,
+            since=record.started,
+            ended=record.ended,
+            rounds=len(self.state.rounds(record.name)),
+            of=_rounds_of(record.experiment_json) if record.job == "train" else 0,
+            model_version=record.model_version,
+            error=record.error or (submission.detail if submission is not None else ""),
+        )
+
+    def schedules(self, page: Page) -> Schedules:
+        """The kept schedules."""
+        kept = KeptSchedules(self.state.database)
+        found, more = page.of(kept.all())
+        return Schedules(
+            schedules=tuple(
+                Schedule(
+                    experiment=one.experiment,
+                    every=one.every,
+                    first=one.first,
+                    lag=one.lag,
+                    zone=one.zone,
+                    cron=one.cron,
+                    paused=one.paused,
+                    added=one.added,
+                    windows=_counts([check.state for check in kept.checks(one.experiment)]),
+                )
+                for one in found
+            ),
+            more=more,
+        )
+
+    def verdicts(self, experiment: str, page: Page) -> Verdicts:
+        """An experiment's verdicts, newest first."""
+        found, more = page.of(self.state.verdicts(experiment)[::-1])
+        return Verdicts(
+            verdicts=tuple(Verdict(**{**vars(one), "verdict": finite(dict(one.verdict))}) for one in found),
+            more=more,
+        )
+
+    def models(self, page: Page) -> Models:
+        """The registered models, by name."""
+        with self._lock:
+            names, more = page.of(self.registry.models())
+            known = {name: self.registry.versions(name) for name in names}
+        return Models(
+            models=tuple(
+                Model(
+                    name=name,
+                    champion=next((one.version for one in versions if "champion" in one.aliases), None),
+                    versions=tuple(
+                        ModelVersion(version=one.version, aliases=one.aliases, tags=dict(one.tags))
+                        for one in versions[::-1][:_VERSIONS]
+                    ),
+                )
+                for name, versions in known.items()
+            ),
+            more=more,
+        )
+
+    def decisions(self, experiment: str | None, page: Page) -> Decisions:
+        """Decisions, newest first."""
+        found, more = page.of(self.state.decisions(experiment)[::-1])
+        return Decisions(
+            decisions=tuple(
+                Decision(**{name: value for name, value in vars(one).items() if name != "id"})
+                for one in found
+            ),
+            more=more,
+        )
+
+    def _online(self) -> frozenset[int] | None:
+        """The node ids of the sites that are connected; None where the SuperLink does not say."""
+        with self._lock:
+            asked, known = self._connected
+            if time.monotonic() - asked < _CONNECTED_SECONDS and asked:
+                return known
+            try:
+                with closing(self.control()) as control:
+                    known = control.connected()
+            except (AddressError, RoundError):
+                known = None
+            self._connected = time.monotonic(), known
+            return known
+
+
+def round_of(record: RoundRecord) -> Round:
+    """A finished round."""
+    return Round(
+        number=record.round,
+        counted=record.counted,
+        failures=dict(record.failures),
+        metrics=finite(_plain(record.metrics)),
+        seconds=record.seconds,
+    )
+
+
+def participation_of(record: ParticipationRecord) -> Participation:
+    """How far a site came."""
+    return Participation(
+        kind=record.kind,
+        number=record.round,
+        site=record.site,
+        state=record.state,
+        reason=record.reason,
+        what_to_do=advice(record.reason) or "",
+        since=record.since,
+    )
+
+
+def _not_begun(submission: SubmissionRecord, place: int) -> Run:
+    """A run of which there is no record: it is queued, or about to begin, or ended before it did."""
+    status: RunStatus = "queued" if submission.state == "queued" else "starting"
+    if submission.state == "ended":
+        status = "stopped" if submission.stopped_by else "failed"
+    return Run(
+        name=submission.run,
+        experiment=Experiment.model_validate_json(submission.experiment_json).name,
+        job="train",
+        owner=submission.person,
+        status=status,
+        place=place if status == "queued" else 0,
+        since=submission.submitted,
+        ended=submission.ended,
+        rounds=0,
+        of=_rounds_of(submission.experiment_json),
+        model_version=None,
+        error=submission.detail,
+    )
+
+
+def _rounds_of(experiment: str) -> int:
+    return Experiment.model_validate_json(experiment).strategy.rounds
+
+
+def _counts(states: Sequence[str]) -> dict[str, int]:
+    return {state: states.count(state) for state in dict.fromkeys(states)}
+
+
+def _plain(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(metrics)

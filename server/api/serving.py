@@ -1,0 +1,158 @@
+"""Serves the API over TLS, in a thread of `tidegate server up`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from contract.errors import RoundError
+from server.api.app import Api, make_app
+from server.api.reading import Reading
+from server.federation import running_control, running_federation
+from server.gateway.connections import Connection
+from server.gateway.superlink import Shown
+from server.line.certificates import ServerFiles
+from server.line.processes import require_free
+from server.registry.registry import Registry
+from server.server_file import ServerFile
+from server.settings import ServerSettings
+from server.state.storage import open_state
+from terminal.logs import PlainRecords
+
+__all__ = ["serve_api"]
+
+_START_SECONDS = 120.0
+_FAREWELL_SECONDS = 3
+
+
+@contextmanager
+def serve_api(settings: ServerSettings, file: ServerFile, files: ServerFiles) -> Iterator[Callable[[], None]]:
+    """Answer people at server.toml's address while the block lasts.
+
+    Yields a function that raises what ended the thread, where something did.
+
+    Raises:
+        AddressError: the port is in use.
+        RoundError: it does not start.
+    """
+    require_free(file.api_port, "the API", file.listen)
+    with open_state(settings.state_url) as state, _logged(settings.home / "logs" / "api.log"):
+        reading = Reading(
+            state=state,
+            registry=Registry(settings.tracking_uri, settings.artifact_root),
+            control=lambda: running_control(settings),
+            federation=running_federation(settings),
+        )
+        api = Api(reading=reading, authority=files.authority.read_bytes())
+        server = _Server(_config(make_app(api), file, files), files)
+        thread = threading.Thread(target=server.work, name="api")
+        thread.start()
+        try:
+            server.wait()
+            yield server.require_running
+        finally:
+            api.stopping.set()
+            server.stop()
+            thread.join()
+
+
+def _config(app: ASGIApp, file: ServerFile, files: ServerFiles) -> uvicorn.Config:
+    config = uvicorn.Config(
+        app,
+        host=file.listen,
+        port=file.api_port,
+        http=Connection,
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,  # anybody could name another's address
+        timeout_graceful_shutdown=_FAREWELL_SECONDS,
+        ssl_certfile=files.certificate,
+        ssl_keyfile=files.key,
+    )
+    config.load()
+    if config.ssl is None:
+        raise RuntimeError("the API has no TLS")
+    config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
+    return config
+
+
+class _Server:
+    """uvicorn in a thread, which shows a renewed certificate from the next connection on."""
+
+    def __init__(self, config: uvicorn.Config, files: ServerFiles) -> None:
+        self._server, self._shown = uvicorn.Server(config), Shown(config, files)
+        self._defect: BaseException | None = None
+        self._ended = False
+
+    def work(self) -> None:
+        """Serve until `stop`."""
+        try:
+            asyncio.run(self._serve())
+        except (Exception, SystemExit) as exc:  # uvicorn leaves so when it cannot listen
+            self._defect = exc
+        finally:
+            self._ended = True
+
+    async def _serve(self) -> None:
+        renewal = asyncio.create_task(self._shown.look_on())
+        try:
+            await self._server.serve()
+        finally:
+            renewal.cancel()
+
+    def wait(self) -> None:
+        """Wait until it listens."""
+        end = time.monotonic() + _START_SECONDS
+        while not self._server.started:
+            self.require_running()
+            if time.monotonic() > end:
+                raise RoundError(f"the API does not listen after {_START_SECONDS:.0f} s")
+            time.sleep(0.02)
+
+    def require_running(self) -> None:
+        """Raise where it has ended."""
+        if self._ended and not self._server.should_exit:
+            raise RoundError(
+                f"the API has ended: {type(self._defect).__name__}: {self._defect}",
+                remedy="Read logs/api.log, and start the server again",
+            ) from self._defect
+
+    def stop(self) -> None:
+        """Have it end, its streams within some seconds."""
+        self._server.should_exit = True
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """Write who did what over the API, and who was refused, to the end of a file of this user alone."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.touch(mode=0o600)
+    file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    file.addFilter(PlainRecords())
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("tidegate.api", "uvicorn.error")]
+    before = [(one.level, one.propagate) for one in loggers]
+    for one, level in zip(loggers, (logging.INFO, logging.WARNING), strict=True):
+        one.addHandler(file)
+        one.setLevel(level)
+        one.propagate = False
+    try:
+        yield
+    finally:
+        for one, (level, propagate) in zip(loggers, before, strict=True):
+            one.removeHandler(file)
+            one.setLevel(level)
+            one.propagate = propagate
+        file.close()

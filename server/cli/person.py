@@ -1,0 +1,108 @@
+"""`tidegate server person …`: who may speak to the server over its API."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from contract.roles import Role
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Who may speak to the server: scientists, reviewers, operators.")
+
+Name = Annotated[str, typer.Argument(help="The person's name.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def add(
+    name: Name,
+    role: Annotated[Role, typer.Option(help="What they may do: read (reviewer), also submit, or all.")],
+    days: Annotated[
+        int | None, typer.Option(min=1, max=36_500, help="The token ends after so many days.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Let a person in, and print their token: once, for it is kept nowhere. Hand it over in private."""
+    import os
+    from datetime import UTC, timedelta
+
+    from server.line.certificates import authority_fingerprint
+    from server.settings import read_settings
+    from server.state.people import People
+    from server.state.storage import open_known_state
+    from terminal.output import print_json, say
+
+    os.umask(0o077)
+    settings = read_settings()
+    expires = None if days is None else datetime.now(UTC) + timedelta(days=days)
+    with open_known_state(settings.state_url) as state:
+        token = People(state.database).add(name, role, expires=expires)
+    authority = settings.home / "certificates" / "ca.pem"
+    fingerprint = authority_fingerprint(authority.read_bytes()).hex() if authority.exists() else None
+    if json:
+        print_json(
+            {"name": name, "role": role, "token": token, "expires": expires, "fingerprint": fingerprint}
+        )
+        return
+    say(
+        f"'{name}' may come in as {role}{'' if expires is None else f', until {expires:%Y-%m-%d %H:%M} UTC'}."
+    )
+    say(f"token        {token}")
+    if fingerprint is not None:
+        say(f"fingerprint  {fingerprint}  (of the server's authority)")
+    say("They connect with: tidegate connect https://HOST:PORT")
+
+
+@app.command("list")
+def list_people(json: Json = False) -> None:
+    """Everybody who ever had a token, and whether it is good."""
+    from datetime import UTC
+
+    from server.settings import read_settings
+    from server.state.people import People
+    from server.state.storage import open_known_state
+    from terminal.output import print_json, print_table, say
+
+    with open_known_state(read_settings().state_url) as state:
+        people = People(state.database).all()
+    now = datetime.now(UTC)
+    if json:
+        print_json([{**vars(person), "good": person.may_enter(now)} for person in people])
+        return
+    if not people:
+        say("Nobody has a token: `tidegate server person add NAME --role scientist` makes one.")
+        return
+    print_table(
+        ("name", "role", "token", "made", "ends"),
+        (
+            (
+                person.name,
+                person.role,
+                "good" if person.may_enter(now) else "revoked" if person.revoked else "expired",
+                f"{person.made:%Y-%m-%d %H:%M}",
+                "–" if person.expires is None else f"{person.expires:%Y-%m-%d %H:%M}",
+            )
+            for person in people
+        ),
+        unbroken=("role", "token", "made", "ends"),
+    )
+
+
+@app.command()
+def revoke(name: Name) -> None:
+    """Take a person's token back, from their next request on. Their runs go on."""
+    import os
+
+    from server.settings import read_settings
+    from server.state.people import People
+    from server.state.storage import open_known_state
+    from terminal.output import say
+
+    os.umask(0o077)
+    with open_known_state(read_settings().state_url) as state:
+        People(state.database).revoke(name)
+    say(f"'{name}' may come in no more")

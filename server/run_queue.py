@@ -1,0 +1,193 @@
+"""Works on the queue of runs that people submit: so many go on at once, the others in their order.
+
+    1. what an earlier server had begun is submitted again, under its name: it goes on from its checkpoint
+    2. what has ended leaves its place to the oldest in the queue
+    3. what somebody wants stopped is stopped
+
+A run is submitted at least once: where it is not known whether the SuperLink has it, it is submitted again.
+Under the same name it is the same run: the later process takes it over, and sites repeat what they answered.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+
+from contract.errors import AddressError, RoundError, StorageError, TidegateError
+from contract.experiment import Experiment
+from server.federation import project_root, running_control, running_federation
+from server.jobs.job import Job
+from server.line.flower import ControlClient
+from server.settings import ServerSettings
+from server.state.records import RunStatus
+from server.state.storage import State, open_state
+from server.state.submissions import SubmissionRecord, Submissions
+
+__all__ = ["RunQueue", "queue_beside"]
+
+_LOOK = 0.5
+"""Seconds between two looks."""
+_UNFINISHED: tuple[RunStatus, ...] = ("running", "stopped")
+_MOST_REFUSALS = 60
+"""Looks at a run that the SuperLink may refuse, one after the other, before the run gives up its place."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(kw_only=True)
+class RunQueue:
+    """The queue of one server.
+
+    Attributes:
+        state: where it is kept.
+        control: of the SuperLink.
+        federation: the SuperLink's name.
+        at_once: how many runs go on at a time.
+        say: is told what becomes of each run.
+    """
+
+    state: State
+    control: ControlClient
+    federation: str
+    at_once: int
+    say: Say
+    _refusals: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def submissions(self) -> Submissions:
+        """What is in the queue, and what was taken from it."""
+        return Submissions(self.state.database)
+
+    def adopt(self) -> None:
+        """Submit again what an earlier server had begun and not ended."""
+        for one in self.submissions.active(self.federation):
+            record = self.state.run(one.run)
+            if one.stopped_by:
+                self._end_at_superlink(one)
+                self.submissions.settle(one, f"stopped by {one.stopped_by}")
+            elif record is None or record.status in _UNFINISHED:
+                self._end_at_superlink(one)
+                self._submit(one, "goes on")
+            else:
+                self.submissions.settle(one)
+
+    def look(self) -> None:
+        """See what has ended or is to be stopped, and submit what is next."""
+        for one in self.submissions.active(self.federation):
+            self._follow(one)
+        while (taken := self.submissions.take(self.federation, at_once=self.at_once)) is not None:
+            if not self._submit(taken, "begins"):
+                return
+
+    def _follow(self, one: SubmissionRecord) -> None:
+        if one.superlink_run is None:
+            self._submit(one, "begins")
+            return
+        number = int(one.superlink_run)
+        try:
+            stands = self.control.state(number)
+            self._refusals.pop(one.run, None)
+            if one.stopped_by and not stands.finished:
+                self.control.stop(number)
+                return
+        except RoundError as exc:
+            refused = self._refusals[one.run] = self._refusals.get(one.run, 0) + 1
+            if refused >= _MOST_REFUSALS:
+                self.submissions.settle(one, str(exc))
+            return
+        if not stands.finished:
+            return
+        words = f"stopped by {one.stopped_by}" if one.stopped_by else ""
+        if not stands.completed and not words:
+            words = f"it ended as {stands.sub_status}: {stands.details}"
+        self.submissions.settle(one, words)
+        self.say(f"run '{one.run}' of {one.person} has ended{f': {words}' if words else ''}")
+
+    def _submit(self, one: SubmissionRecord, verb: str) -> bool:
+        """Submit it, or put it back where the SuperLink is away; whether that is not away."""
+        job = Job(
+            kind="train",
+            run=one.run,
+            experiment=Experiment.model_validate_json(one.experiment_json),
+            windows=one.windows,
+            trigger=one.person,
+        )
+        try:
+            number = self.control.submit(project_root(), job.to_run_config())
+        except AddressError as exc:
+            self.submissions.give_back(one)
+            self.say(f"run '{one.run}' waits: {exc}")
+            return False
+        except RoundError as exc:
+            self.submissions.settle(one, str(exc))
+            self.say(f"run '{one.run}' of {one.person} did not begin: {exc}")
+            return True
+        self.submissions.note_submitted(one, number)
+        self.say(f"run '{one.run}' of {one.person} {verb}")
+        return True
+
+    def _end_at_superlink(self, one: SubmissionRecord) -> None:
+        """So that Flower does not start its process too; whoever is later takes the run over in any case."""
+        if one.superlink_run is None:
+            return
+        try:
+            if not self.control.state(int(one.superlink_run)).finished:
+                self.control.stop(int(one.superlink_run))
+        except (AddressError, RoundError) as exc:
+            self.say(f"run '{one.run}': its earlier process was not ended: {exc}")
+
+
+@contextmanager
+def queue_beside(settings: ServerSettings, *, at_once: int, say: Say) -> Iterator[Callable[[], None]]:
+    """Work on the queue in a thread while the block lasts.
+
+    Yields a function that raises what ended the thread, where something did.
+    """
+    stop, defects = threading.Event(), list[Exception]()
+
+    def work() -> None:
+        try:
+            with open_state(settings.state_url) as state, closing(running_control(settings)) as control:
+                _work(
+                    RunQueue(
+                        state=state,
+                        control=control,
+                        federation=running_federation(settings),
+                        at_once=at_once,
+                        say=lambda words: say(f"queue: {words}"),
+                    ),
+                    stop,
+                )
+        except Exception as exc:
+            defects.append(exc)
+
+    def require_running() -> None:
+        if defects:
+            raise defects[0]
+
+    thread = threading.Thread(target=work, name="queue")
+    thread.start()
+    try:
+        yield require_running
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _work(queue: RunQueue, stop: threading.Event) -> None:
+    said, step = "", queue.adopt
+    while not stop.is_set():
+        try:
+            step()
+            said, step = "", queue.look
+        except (StorageError, AddressError) as exc:  # a full disk, say: the next look does it
+            said = _say_once(queue.say, said, exc)
+        stop.wait(_LOOK)
+
+
+def _say_once(say: Say, before: str, error: TidegateError) -> str:
+    if str(error) != before:
+        say(str(error))
+    return str(error)

@@ -1,0 +1,216 @@
+"""The queue of runs that people submit: who submitted what, in which order, and how far it came.
+
+    queued      waits for its turn
+    submitting  taken from the queue; whether the SuperLink has it is not known yet
+    submitted   the SuperLink has it, under the number `superlink_run`
+    ended       nothing more is to be done; the run's own record says how it went
+
+A stop is written down here and done by whoever works on the queue (`server.queue`): so it is not lost when
+the server is stopped between the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from sqlalchemy import Select, func, select, union_all, update
+from sqlalchemy.exc import IntegrityError
+
+from contract.errors import InputError, StorageError
+from contract.experiment import Experiment
+from server.state import tables
+from server.state.database import Database
+from server.state.storage import name_run
+
+__all__ = ["MOST_QUEUED", "SubmissionRecord", "SubmissionState", "Submissions"]
+
+SubmissionState = Literal["queued", "submitting", "submitted", "ended"]
+MOST_QUEUED = 50
+"""Runs that one person may have in the queue."""
+_TRIES = 10
+_LONGEST_DETAIL = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmissionRecord:
+    """A run that a person submitted.
+
+    Attributes:
+        federation: whose sites it is for.
+        run: its name.
+        person: whose it is.
+        windows: whose rows are used; empty for all.
+        superlink_run: the number that the SuperLink gave it; None before.
+        stopped_by: who had it stopped; empty if nobody did.
+        detail: why it ended before it began, in a sentence.
+    """
+
+    id: int
+    federation: str
+    run: str
+    person: str
+    experiment_json: str
+    windows: tuple[str, ...]
+    submitted: datetime
+    state: SubmissionState
+    superlink_run: str | None
+    stopped_by: str
+    detail: str
+    ended: datetime | None
+
+
+class Submissions:
+    """The part of the state database that holds the queue. Safe over threads and processes.
+
+    Every method raises `StorageError` when the database is away, full or locked.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(
+        self, experiment: Experiment, *, person: str, federation: str, windows: Sequence[str] = ()
+    ) -> SubmissionRecord:
+        """Put a run at the end of the queue, under a name that no run has.
+
+        Raises:
+            InputError: this person has too many in the queue.
+        """
+        table = tables.submissions
+        values = {
+            "federation": federation,
+            "person": person,
+            "experiment_json": experiment.model_dump_json(),
+            "windows": list(windows),
+            "state": "queued",
+            "stopped_by": "",
+            "detail": "",
+        }
+        for _ in range(_TRIES):
+            run = name_run(experiment.name)
+            try:
+                with self._database.write() as connection:
+                    own = (table.c.person == person) & (table.c.state == "queued")
+                    waiting = connection.execute(select(func.count()).where(own)).scalar_one()
+                    if waiting >= MOST_QUEUED:
+                        raise InputError(
+                            f"{waiting} of your runs wait in the queue",
+                            remedy="Wait until some have begun, or stop some: tidegate runs stop NAME",
+                        )
+                    taken = select(tables.runs.c.name).where(tables.runs.c.name == run)
+                    if connection.execute(taken).first() is not None:
+                        continue
+                    connection.execute(table.insert().values(run=run, submitted=datetime.now(UTC), **values))
+            except IntegrityError:
+                continue  # another was named so in the same second
+            found = self.get(run)
+            if found is not None:
+                return found
+        raise StorageError("no free name was found for the run", where=self._database.where)
+
+    def get(self, run: str) -> SubmissionRecord | None:
+        """The submission of that run, if a person submitted it."""
+        found = self._found(_wanted().where(tables.submissions.c.run == run))
+        return found[0] if found else None
+
+    def of_runs(self, runs: Sequence[str]) -> dict[str, SubmissionRecord]:
+        """The submissions of these runs, by name; without those that nobody submitted."""
+        return {one.run: one for one in self._found(_wanted().where(tables.submissions.c.run.in_(runs)))}
+
+    def active(self, federation: str) -> tuple[SubmissionRecord, ...]:
+        """Those that were taken from the queue and have not ended, oldest first."""
+        table = tables.submissions
+        here = (table.c.federation == federation) & table.c.state.in_(("submitting", "submitted"))
+        return self._found(_wanted().where(here))
+
+    def places(self, federation: str) -> dict[str, int]:
+        """The place of each run that is queued, from 1."""
+        table = tables.submissions
+        here = (table.c.federation == federation) & (table.c.state == "queued")
+        with self._database.read() as connection:
+            names = connection.execute(select(table.c.run).where(here).order_by(table.c.id)).scalars()
+            return {name: place for place, name in enumerate(names, start=1)}
+
+    def take(self, federation: str, *, at_once: int) -> SubmissionRecord | None:
+        """Take the oldest from the queue, unless so many go on; None where there is none to take."""
+        table = tables.submissions
+        here = (table.c.federation == federation) & (table.c.state != "ended")
+        with self._database.write() as connection:
+            open_ones = connection.execute(_wanted().where(here).with_for_update()).all()
+            queued = [row for row in open_ones if row.state == "queued"]
+            if not queued or len(open_ones) - len(queued) >= at_once:
+                return None
+            first = queued[0]
+            connection.execute(update(table).where(table.c.id == first.id).values(state="submitting"))
+        return self.get(first.run)
+
+    def note_submitted(self, taken: SubmissionRecord, superlink_run: int) -> None:
+        """Note that the SuperLink has it."""
+        self._change(taken, state="submitted", superlink_run=str(superlink_run))
+
+    def give_back(self, taken: SubmissionRecord) -> None:
+        """Put it back where it was in the queue: the SuperLink is away."""
+        self._change(taken, state="queued")
+
+    def settle(self, taken: SubmissionRecord, detail: str = "") -> None:
+        """Note that it has ended, and why where the run's own record cannot say so."""
+        self._change(taken, state="ended", detail=detail[:_LONGEST_DETAIL], ended=datetime.now(UTC))
+
+    def stop(self, run: str, *, by: str) -> bool:
+        """Take a run out of the queue, or have it stopped; false where it has ended or is not known."""
+        table = tables.submissions
+        mine, now = table.c.run == run, datetime.now(UTC)
+        waiting = {
+            "state": "ended",
+            "stopped_by": by,
+            "ended": now,
+            "detail": f"taken out of the queue by {by}",
+        }
+        goes_on = mine & table.c.state.in_(("submitting", "submitted"))
+        with self._database.write() as connection:
+            queued = update(table).where(mine & (table.c.state == "queued")).values(waiting)
+            if connection.execute(queued).rowcount:
+                return True
+            asked = update(table).where(goes_on & (table.c.stopped_by == "")).values(stopped_by=by)
+            if connection.execute(asked).rowcount:
+                return True
+            return connection.execute(select(table.c.id).where(goes_on)).first() is not None
+
+    def page(self, *, skip: int, limit: int, person: str | None = None) -> list[str]:
+        """The names of runs, newest first: those that people submitted, and all others.
+
+        Args:
+            skip: how many are left out at the beginning.
+            limit: how many at most.
+            person: of this one alone.
+        """
+        ours, runs = tables.submissions, tables.runs
+        parts = [select(ours.c.run.label("name"), ours.c.submitted.label("at"))]
+        if person is None:
+            others = runs.c.name.not_in(select(ours.c.run))
+            parts.append(select(runs.c.name, runs.c.started).where(others))
+        else:
+            parts = [parts[0].where(ours.c.person == person)]
+        listed = union_all(*parts).subquery()
+        wanted = select(listed.c.name).order_by(listed.c.at.desc(), listed.c.name.desc())
+        with self._database.read() as connection:
+            return list(connection.execute(wanted.offset(skip).limit(limit)).scalars())
+
+    def _change(self, taken: SubmissionRecord, **values: Any) -> None:
+        table = tables.submissions
+        goes_on = (table.c.id == taken.id) & (table.c.state != "ended")
+        with self._database.write() as connection:
+            connection.execute(update(table).where(goes_on).values(values))
+
+    def _found(self, wanted: Select[Any]) -> tuple[SubmissionRecord, ...]:
+        with self._database.read() as connection:
+            rows = connection.execute(wanted).all()
+        return tuple(SubmissionRecord(**{**row._mapping, "windows": tuple(row.windows)}) for row in rows)
+
+
+def _wanted() -> Select[Any]:
+    table = tables.submissions
+    return select(*(table.c[name] for name in SubmissionRecord.__dataclass_fields__)).order_by(table.c.id)

@@ -1,0 +1,259 @@
+"""People at a real `tidegate server up` with a server.toml, in folders that share nothing with it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clients.keys import make_node_key
+from server.line.processes import free_port
+from server.registry.registry import Registry
+from tests.commands import plain_environment
+from tests.failure.conftest import home_of, plan
+from tests.runtimes.conftest import make_site
+
+pytestmark = pytest.mark.e2e
+
+TIDEGATE = (sys.executable, "-m", "experiments.cli.main")
+
+
+class Standing:
+    """A server and its sites' folders; each part is started and ended on its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.home = folder, folder / "operator"
+        self.settings = home_of(self.home)
+        self.port, self.api, gateway = free_port(), free_port(), free_port()
+        self.home.joinpath("server.toml").write_text(
+            f'hosts = ["127.0.0.1"]\nlisten = "127.0.0.1"\napi_port = {self.api}\n'
+            f"gateway_port = {gateway}\nruns_at_once = 1\n"
+        )
+        self.sites = {
+            name: make_site(folder / name, name, seed) for seed, name in enumerate(("north", "south"))
+        }
+        self.server: subprocess.Popen[bytes] | None = None
+        self.agents: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.api}"
+
+    @property
+    def said(self) -> str:
+        return (self.folder / "server.log").read_text(errors="replace")
+
+    def environment(self) -> dict[str, str]:
+        values = {
+            "TIDEGATE_HOME": str(self.home),
+            "MLFLOW_TRACKING_URI": self.settings.tracking_uri,
+            "TIDEGATE_ARTIFACT_ROOT": str(self.settings.artifact_root),
+        }
+        return {**plain_environment(), **values, "OMP_NUM_THREADS": "1"}
+
+    def start(self) -> None:
+        said = len(self.said) if (self.folder / "server.log").exists() else 0
+        with (self.folder / "server.log").open("ab") as log:
+            self.server = subprocess.Popen(
+                [*TIDEGATE, "server", "up", "--port", str(self.port), "--ui-port", "0"],
+                cwd=self.folder, env=self.environment(), stdout=log, stderr=log,
+            )  # fmt: skip
+        self.wait(lambda: "API  " in self.said[said:], "API")
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        if self.server is not None:
+            self.server.send_signal(number)
+            self.server.wait(timeout=300)
+            self.server = None
+
+    def operator(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [*TIDEGATE, *arguments], cwd=self.folder, env=self.environment(),
+            capture_output=True, text=True, check=False, timeout=600,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def start_site(self, name: str) -> None:
+        path = self.sites[name]
+        private, public = make_node_key(path.parent / "keys")
+        self.operator("server", "admit", name, str(public))
+        authority = self.home / "certificates" / "ca.pem"
+        command = [
+            *TIDEGATE, "site", "up", str(path), "--superlink", f"127.0.0.1:{self.port}",
+            "--root-certificates", str(authority), "--key", str(private), "--warm",
+        ]  # fmt: skip
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.agents.append(
+                subprocess.Popen(command, cwd=path.parent, env=plain_environment(), stdout=log, stderr=log)
+            )
+
+    def wait(self, true: Callable[[], bool], what: str, seconds: float = 900) -> None:
+        end = time.monotonic() + seconds
+        while not true():
+            assert self.server is None or self.server.poll() is None, self.said
+            assert time.monotonic() < end, f"no {what}: {self.said}"
+            time.sleep(0.2)
+
+
+class Scientist:
+    """A person in a folder of their own, with no file of the server."""
+
+    def __init__(self, folder: Path, token: str) -> None:
+        self.folder, self.token = folder, token
+        folder.mkdir()
+        (folder / "small.toml").write_text(_file())
+
+    def environment(self) -> dict[str, str]:
+        return {**plain_environment(), "XDG_CONFIG_HOME": str(self.folder / "config")}
+
+    def runs(self, *arguments: str, code: int = 0, token: str = "") -> str:
+        done = subprocess.run(
+            [*TIDEGATE, *arguments], cwd=self.folder, capture_output=True, text=True, check=False,
+            timeout=900, env={**self.environment(), **({"TIDEGATE_TOKEN": token} if token else {})},
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert done.returncode == code, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stdout + done.stderr if code else done.stdout
+
+    def starts(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*TIDEGATE, *arguments], cwd=self.folder, env=self.environment(), stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1,
+        )  # fmt: skip
+
+    def submits(self) -> str:
+        """Submit, and leave with Ctrl-C; the run's name."""
+        running = self.starts("run", "small.toml")
+        assert running.stdout is not None
+        line = running.stdout.readline()
+        assert line.startswith("run '"), line + running.stdout.read()
+        assert any(word in running.stdout.readline() for word in ("queued", "begin", "small"))
+        running.send_signal(signal.SIGINT)
+        rest = running.stdout.read()
+        name = line.split("'")[1]
+        assert running.wait(timeout=300) == 130, rest
+        assert f"the run goes on. Come back with: tidegate runs watch {name}" in rest
+        return name
+
+    def list(self) -> dict[str, dict[str, Any]]:
+        listed = json.loads(self.runs("runs", "list", "--json"))
+        return {run["name"]: run for run in listed["runs"]}
+
+
+def _file() -> str:
+    """The plan as a file, for a quorum of two."""
+    from tests.runtimes.conftest import SMALL
+
+    text = SMALL.format(
+        kind="linear", strategy="fedavg", rounds=2, quorum=2, private="false", seed="seed = 7"
+    )
+    assert plan(rounds=2, quorum=2).name == "small"
+    return text.replace("grace = 2.0", "grace = 2.0\nround_timeout = 900")
+
+
+@pytest.fixture
+def standing(tmp_path: Path) -> Iterator[Standing]:
+    found = Standing(tmp_path)
+    try:
+        found.start()
+        yield found
+    finally:
+        for agent in found.agents:
+            agent.terminate()
+        found.stop()
+        for agent in found.agents:
+            agent.wait(timeout=300)
+
+
+def test_two_scientists_share_a_queue_that_outlives_the_server(standing: Standing, tmp_path: Path) -> None:
+    made = {
+        name: json.loads(standing.operator("server", "person", "add", name, "--role", role, "--json"))
+        for name, role in (
+            ("ada", "scientist"),
+            ("ben", "scientist"),
+            ("olga", "operator"),
+            ("rita", "reviewer"),
+        )
+    }
+    people = {name: Scientist(tmp_path / f"laptop-{name}", one["token"]) for name, one in made.items()}
+    for name, person in people.items():
+        said = person.runs("connect", standing.url, token=person.token, code=2)
+        assert made[name]["fingerprint"] in said  # nobody trusts what is not compared
+        assert not (person.folder / "config").exists()
+        said = person.runs(
+            "connect", standing.url, "--fingerprint", made[name]["fingerprint"], token=person.token
+        )
+        assert f"as '{name}'" in said
+        profile = person.folder / "config" / "tidegate" / "profiles" / "127.0.0.1.toml"
+        assert stat.S_IMODE(profile.stat().st_mode) == 0o600
+        assert person.token not in said
+    ada, ben, olga, rita = (people[name] for name in ("ada", "ben", "olga", "rita"))
+
+    first, second, third, fourth = ada.submits(), ben.submits(), ada.submits(), ben.submits()
+    places = lambda: {name: run["place"] for name, run in rita.list().items()}  # noqa: E731
+    assert places() == {first: 0, second: 1, third: 2, fourth: 3}
+    assert {run["owner"] for run in ada.list().values()} == {"ada", "ben"}
+    assert "a reviewer may not do this" in rita.runs("runs", "stop", third, code=2)
+    assert "the run is ben's" in ada.runs("runs", "stop", fourth, code=2)
+    assert "out of the queue" in olga.runs("runs", "stop", fourth)
+    standing.wait(lambda: ada.list()[first]["status"] == "running", "first run")
+
+    watching = ada.starts("runs", "watch", second)
+    assert watching.stdout is not None
+    assert watching.stdout.readline() == "queued, at place 1\n"
+    standing.stop()
+    assert "cannot be reached" in ada.runs("runs", "list", code=2)
+    standing.start()
+    assert {name: run["owner"] for name, run in ada.list().items()} == {
+        first: "ada", second: "ben", third: "ada", fourth: "ben",
+    }  # fmt: skip
+    assert places() == {first: 0, second: 1, third: 2, fourth: 0}
+    for name in standing.sites:
+        standing.start_site(name)
+    for name in (first, second, third):
+        ended = json.loads(ada.runs("runs", "watch", name, "--json"))
+        assert ended["run"]["status"] == "succeeded", standing.said
+        assert [one["number"] for one in ended["rounds"]] == [1, 2]
+        assert ended["result"]["privacy"].keys() == {"north", "south"}
+    followed, _ = watching.communicate(timeout=600)
+    assert "the line to the server is cut" in followed
+    assert f"run {second}, of ben: succeeded" in followed
+    began = [ada.list()[name]["since"] for name in (first, second, third)]
+    assert began == sorted(began)
+    assert "small" in Registry(standing.settings.tracking_uri, standing.settings.artifact_root).models()
+
+    said = ben.runs("runs", "show", first)
+    assert "version 1 of 'small'" in said
+    standing.operator("server", "person", "revoke", "ben")
+    assert "takes your token no more" in ben.runs("runs", "list", code=2)
+    assert "is gone" in ben.runs("disconnect")
+    assert "you are not connected" in ben.runs("runs", "list", code=2)
+    logs = "".join(path.read_text(errors="replace") for path in standing.home.rglob("*.log")) + standing.said
+    for person in people.values():
+        assert person.token not in logs
+
+
+def test_a_run_that_goes_on_is_stopped_by_its_owner(standing: Standing, tmp_path: Path) -> None:
+    made = json.loads(standing.operator("server", "person", "add", "ada", "--role", "scientist", "--json"))
+    ada = Scientist(tmp_path / "laptop", made["token"])
+    authority = ["--authority", str(standing.home / "certificates" / "ca.pem")]
+    ada.runs("connect", standing.url, *authority, token=ada.token)
+    name = ada.submits()
+    standing.wait(lambda: ada.list()[name]["status"] == "running", "run")
+    assert "is being stopped" in ada.runs("runs", "stop", name)
+    standing.wait(lambda: ada.list()[name]["status"] == "stopped", "end of the run")
+    assert "the run is stopped" in ada.runs("runs", "watch", name, code=1)
+    assert "the run has ended" in ada.runs("runs", "stop", name, code=2)
+    log = standing.home / "logs" / "api.log"
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+    assert f"ada stops run {name}" in log.read_text()

@@ -1,0 +1,301 @@
+"""Who may ask the API what, and what it makes of requests that are made to harm."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import time
+import warnings
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+import server.api.app
+import server.api.door
+from contract.errors import InputError
+from contract.experiment import Experiment
+from contract.federation_api import MOST_BODY
+from server.state.submissions import MOST_QUEUED
+from tests.server.api.conftest import Served, submission
+
+ROLES = ("scientist", "operator", "reviewer")
+SUBMITTERS = ("scientist", "operator")
+
+
+def test_every_endpoint_asks_for_a_token_and_the_right_role(served: Served, experiment: Experiment) -> None:
+    tokens = {role: served.people.add(role, role) for role in ROLES}  # type: ignore[arg-type]
+    with served.client() as nobody:
+        paths = nobody.get("/openapi.json").json()["paths"]
+        listed = [(method.upper(), path) for path, methods in paths.items() for method in methods]
+        assert len(listed) == 11
+        assert all(path.startswith("/v1/") for _, path in listed)
+        for method, path in listed:
+            refused = nobody.request(method, path.replace("{name}", "fake-run"))
+            assert refused.status_code in (401, 429), path
+            assert refused.json().keys() == {"what", "where", "remedy"}
+    for role, token in tokens.items():
+        with served.client(token) as person:
+            assert person.get("/v1/whoami").json()["role"] == role
+            for method, path in listed:
+                run = served.submissions.add(experiment, person="somebody", federation="standing").run
+                served.submissions.stop(run, by="somebody")
+                content = submission(experiment) if path == "/v1/runs" else None
+                query = {"experiment": "fake"} if path == "/v1/verdicts" else None
+                answer = person.request(
+                    method,
+                    path.replace("{name}", run),
+                    json=content if method == "POST" else None,
+                    params=query,
+                )
+                allowed = method == "GET" or role in SUBMITTERS
+                stops = path.endswith("/stop")
+                expected = 403 if not allowed or (stops and role == "scientist") else 409 if stops else None
+                assert answer.status_code == expected if expected else answer.status_code in (200, 202), path
+
+
+def test_a_token_that_is_not_good_is_told_nothing_and_kept_out_of_the_log(served: Served) -> None:
+    good, revoked = served.people.add("ada", "scientist"), served.people.add("ben", "operator")
+    expired = served.people.add("eve", "operator", expires=datetime.now(UTC) - timedelta(seconds=1))
+    served.people.revoke("ben")
+    answers = []
+    for shown in (
+        f"Bearer {revoked}", f"Bearer {expired}", f"Bearer {good[:-1]}", f"Bearer  {good}",
+        f"Basic {good}", good, "Bearer", f"Bearer {'x' * 20_000}",
+    ):  # fmt: skip
+        with served.client(headers={"Authorization": shown}) as stranger:
+            answers.append(stranger.get("/v1/whoami"))
+    assert {(one.status_code, one.text) for one in answers} == {(401, answers[0].text)}
+    with served.client() as stranger:
+        assert stranger.get("/v1/whoami", params={"token": good, "access_token": good}).status_code == 401
+    assert served.log.count("has no good token") == len(answers) + 1
+    assert not any(token in served.log for token in (good, revoked, expired))
+    with served.state.database.read() as connection:
+        kept = str(connection.execute(text("SELECT * FROM people")).all())
+    assert good not in kept
+
+
+def test_a_revoked_token_that_is_made_anew_does_not_come_back(served: Served) -> None:
+    old = served.people.add("ada", "scientist")
+    with pytest.raises(InputError, match="has a token that is good"):
+        served.people.add("ada", "operator")
+    served.people.revoke("ada")
+    new = served.people.add("ada", "reviewer")
+    with served.client(old) as before, served.client(new) as after:
+        assert before.get("/v1/whoami").status_code == 401
+        assert after.get("/v1/whoami").json()["role"] == "reviewer"
+
+
+def test_guesses_are_slowed_and_do_not_flood_the_log_nor_shut_others_out(served: Served) -> None:
+    good = served.people.add("ada", "scientist")
+    with served.client("guess") as stranger:
+        codes = [stranger.get("/v1/runs").status_code for _ in range(40)]
+    assert codes == [401] * 10 + [429] * 30
+    assert served.log.count("no good token") == 10
+    with served.client(good) as ada:
+        assert ada.get("/v1/whoami").status_code == 200
+
+
+def test_no_path_leads_round_the_door(served: Served) -> None:
+    for path in (
+        "/v1/../v1/whoami", "//v1/whoami", "/V1/whoami", "/./v1/whoami", "/docs/../v1/whoami", "/v1%2fwhoami",
+        "/%76%31/whoami", "/v1/whoami/", "/v1", "/authority.pem/../v1/whoami", "/v1;/whoami", "\\v1\\whoami",
+        "/certificates/ca.key", "/authority.pem%00", "/..%2fsuperlink.secret",
+    ):  # fmt: skip
+        answer = _raw(served, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        assert answer.split(b" ")[1] in (b"400", b"401", b"404", b"429"), (path, answer)
+        assert b"scientist" not in answer
+    token = served.people.add("ada", "scientist")
+    with served.client(token) as ada:
+        for name in (
+            "..",
+            "..%2f..",
+            "a%2fb",
+            "%00",
+            "%1b[2J",
+            "x" * 3000,
+            "%f0%9f%98%80",
+            "'; DROP TABLE runs",
+        ):
+            assert ada.get(f"/v1/runs/{name}").status_code == 404
+            assert ada.post(f"/v1/runs/{name}/stop").status_code in (404, 405)
+            assert ada.get(f"/v1/runs/{name}/events").status_code == 404
+        for query in ("limit=0", "limit=201", "limit=-1", "skip=-1", "skip=1e9", "limit=x", "mine=maybe"):
+            refused = ada.get(f"/v1/runs?{query}")
+            assert refused.status_code == 400
+        assert ada.get("/v1/verdicts").status_code == 400
+        assert ada.get("/v1/verdicts", params={"experiment": "../x"}).status_code == 400
+        assert ada.get("/v1/runs?" + "a=b&" * 1000).status_code == 414
+
+
+ODD: list[bytes] = [
+    b"",
+    b"null",
+    b"[]",
+    b"{",
+    b"\xff\xfe",
+    b"\x00",
+    b"[" * 100_000,
+    b'{"experiment":' * 50_000,
+    b'{"experiment": 7}',
+    b'{"experiment": ""}',
+    b'{"experiment": "x", "owner": "somebody"}',
+    b'{"experiment": "name = 1"}',
+    b'{"experiment": "\\ud800"}',
+    b'{"experiment": "a = ' + b"[" * 100_000 + b'"}',
+    b'{"experiment": "a = ' + b"9" * 100_000 + b'"}',
+    b'{"experiment": "' + b"a." * 100_000 + b'a = 1"}',
+    b'{"experiment": "{' + b'\\"a\\":{' * 50_000 + b'"}',
+    b'{"experiment": "{\\"name\\": NaN}"}',
+]
+
+
+@pytest.mark.parametrize("body", ODD, ids=range(len(ODD)))
+def test_an_odd_body_is_refused_in_words_and_changes_nothing(served: Served, body: bytes) -> None:
+    token = served.people.add("ada", "scientist")
+    with served.client(token) as ada:
+        refused = ada.post("/v1/runs", content=body)
+        assert refused.status_code == 400, refused.text
+        assert len(refused.content) < 5000
+        assert refused.json()["what"]
+        assert ada.get("/v1/runs").json() == {"runs": [], "more": False}
+
+
+def test_windows_and_names_are_those_of_the_contract(served: Served, experiment: Experiment) -> None:
+    token = served.people.add("ada", "scientist")
+    with served.client(token) as ada:
+        windows: Any
+        for windows in (["../x"], ["w1.0\n"], [7], "w1", ["\x1b[2J"], ["w"] * 1001, [["w1"]]):
+            assert ada.post("/v1/runs", json=submission(experiment, windows=windows)).status_code == 400
+        wide = experiment.model_dump_json().replace('"low":-1.0,"high":1.0', '"low":-1.0', 1)
+        assert "high" in ada.post("/v1/runs", json={"experiment": wide}).json()["what"]
+        taken = ada.post("/v1/runs", json=submission(experiment, windows=["w1", "2026-01"]))
+        assert taken.status_code == 202
+        detail = ada.get(f"/v1/runs/{taken.json()['run']}").json()
+        assert (detail["windows"], detail["run"]["owner"]) == (["w1", "2026-01"], "ada")
+
+
+def test_a_body_that_is_too_long_or_of_no_length_is_not_read(served: Served) -> None:
+    token = served.people.add("ada", "scientist")
+    head = f"POST /v1/runs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
+    for line, code in (
+        (f"Content-Length: {MOST_BODY + 1}", b"413"),
+        (f"Content-Length: {'9' * 40}", b"4"),
+        ("Transfer-Encoding: chunked", b"411"),
+        ("Content-Length: -5", b"4"),
+    ):
+        answer = _raw(served, f"{head}{line}\r\n\r\n".encode())
+        assert answer.split(b" ")[1].startswith(code), answer
+    with served.client(token) as ada:
+        assert ada.post("/v1/runs", content=b"x" * MOST_BODY).status_code == 400
+
+
+def test_a_body_that_does_not_come_holds_nothing_up(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.api.door, "_BODY_SECONDS", 0.5)
+    token = served.people.add("ada", "scientist")
+    head = (
+        f"POST /v1/runs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 100\r\n\r\n"
+    )
+    assert _raw(served, head.encode() + b'{"expe').split(b" ")[1] == b"408"
+
+
+def test_one_person_cannot_fill_the_queue_for_all(served: Served, experiment: Experiment) -> None:
+    ada, ben = served.people.add("ada", "scientist"), served.people.add("ben", "scientist")
+    for _ in range(MOST_QUEUED):
+        served.submissions.add(experiment, person="ada", federation="standing")
+    with served.client(ada) as first, served.client(ben) as second:
+        assert "wait in the queue" in first.post("/v1/runs", json=submission(experiment)).json()["what"]
+        taken = second.post("/v1/runs", json=submission(experiment))
+        assert taken.json()["place"] == MOST_QUEUED + 1
+        page = first.get("/v1/runs", params={"limit": 7, "skip": 3}).json()
+        assert [run["place"] for run in page["runs"]] == list(range(MOST_QUEUED - 2, MOST_QUEUED - 9, -1))
+        assert page["more"]
+        own = second.get("/v1/runs", params={"mine": True}).json()
+        assert [run["name"] for run in own["runs"]] == [taken.json()["run"]]
+
+
+def test_a_part_of_the_server_that_is_away_says_nothing_of_where_it_is(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from contract.errors import StorageError
+    from server.state.storage import State
+
+    def away(*_: object, **__: object) -> None:
+        raise StorageError("cannot be reached", where="postgresql://tidegate@db.internal/state")
+
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a row's value")
+
+    token = served.people.add("ada", "scientist")
+    with served.client(token) as ada:
+        monkeypatch.setattr(State, "decisions", away)
+        answer = ada.get("/v1/decisions")
+        assert (answer.status_code, "internal" in answer.text) == (503, False)
+        monkeypatch.setattr(State, "decisions", broken)
+        answer = ada.get("/v1/decisions")
+        assert (answer.status_code, "row" in answer.text) == (500, False)
+        assert ada.get("/v1/whoami").status_code == 200
+    assert "ZeroDivisionError" in served.log
+
+
+def test_what_a_browser_gets_loads_nothing_and_runs_nothing(served: Served) -> None:
+    with served.client() as browser:
+        page = browser.get("/docs")
+        assert "GET /v1/runs/{name}" in page.text
+        assert "http" not in page.text.replace("HTTPS", "")
+        assert "<script" not in page.text
+        for path in ("/", "/docs", "/openapi.json", "/v1/runs"):
+            headers = browser.get(path).headers
+            assert headers["content-security-policy"].startswith("default-src 'none'")
+            assert headers["cache-control"] == "no-store"
+            assert "server" not in headers
+        assert browser.post("/docs").status_code == 405
+
+
+def test_plain_http_and_old_tls_get_no_answer(served: Served) -> None:
+    with pytest.raises(httpx.HTTPError):
+        httpx.get(served.url.replace("https", "http") + "/v1/whoami", trust_env=False)
+    old = ssl.create_default_context(cafile=str(served.files.authority))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
+    with (
+        socket.create_connection(("127.0.0.1", served.file.api_port), timeout=60) as raw,
+        pytest.raises((ssl.SSLError, ConnectionError)),
+    ):
+        old.wrap_socket(raw, server_hostname="127.0.0.1")
+
+
+def _raw(served: Served, request: bytes) -> bytes:
+    """What the server answers to these bytes, until it closes or says no more."""
+    tls = ssl.create_default_context(cafile=str(served.files.authority))
+    with (
+        socket.create_connection(("127.0.0.1", served.file.api_port), timeout=60) as raw,
+        tls.wrap_socket(raw, server_hostname="127.0.0.1") as line,
+    ):
+        line.sendall(request)
+        answer, end = b"", time.monotonic() + 60
+        while b"\r\n\r\n" not in answer and time.monotonic() < end:
+            part = line.recv(65_536)
+            if not part:
+                break
+            answer += part
+    return answer
+
+
+def test_json_answers_hold_no_number_that_json_has_not(served: Served, experiment: Experiment) -> None:
+    token = served.people.add("ada", "scientist")
+    served.state.save_verdict("fake", window="w1", verdict={"score": float("inf")}, alarm=True)
+    served.state.record_decision(
+        "fake", window="w1", kind="watch", subject="s\x1b[2J", by="policy", reason="r"
+    )
+    with served.client(token) as ada:
+        found = json.loads(
+            ada.get("/v1/verdicts", params={"experiment": "fake"}).text, parse_constant=pytest.fail
+        )
+        assert found["verdicts"][0]["verdict"] == {"score": None}
+        assert ada.get("/v1/decisions").json()["decisions"][0]["by"] == "policy"
+        assert "\x1b" not in ada.get("/v1/decisions").text

@@ -1,0 +1,166 @@
+"""The events of a run: what is sent once, what is sent again after a cut, and when a stream ends."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import server.api.events
+from contract.experiment import Experiment
+from contract.federation_api import ParticipationEvent, Round, Run
+from scientist.connection import Connection
+from scientist.watching import Event, follow, read_events
+from server.line.processes import free_port
+from server.state.participation import SiteStatus, Step
+from server.state.records import RoundRecord
+from tests.server.api.conftest import Served, serving
+
+SITES = ("north", "south")
+
+
+def begin(served: Served, experiment: Experiment, run: str = "r1") -> None:
+    served.state.start_run(run, experiment=experiment, job="train", trigger="t", code_hash="c")
+
+
+def finish_round(served: Served, number: int, run: str = "r1") -> None:
+    step = Step(run=run, kind="train", number=number)
+    asked = {site: SiteStatus(state="connected", node=place) for place, site in enumerate(SITES)}
+    served.state.record_participation(step, asked)
+    metrics = {"sites": {}, "overall": {"log_loss": 0.5, "auc": float("nan")}}
+    record = RoundRecord(round=number, cohort=SITES, counted=SITES, metrics=metrics, seconds=1.0)
+    served.state.save_round(run, record, checkpoint=b"c")
+
+
+def connection(served: Served, token: str) -> Connection:
+    return Connection(served.url, token, served.files.authority.read_text())
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 300
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def numbers(events: list[Event]) -> list[int]:
+    return [one.content.number for one in events if isinstance(one.content, Round)]
+
+
+def test_a_stream_that_was_cut_goes_on_with_what_came_after(served: Served, experiment: Experiment) -> None:
+    token = served.people.add("rita", "reviewer")
+    begin(served, experiment)
+    finish_round(served, 1)
+    with connection(served, token) as asked:
+        seen: list[Event] = []
+        with asked.stream("/v1/runs/r1/events", after="") as lines:
+            for event in read_events(lines):
+                seen.append(event)
+                if isinstance(event.content, ParticipationEvent):
+                    break
+        assert numbers(seen) == [1]
+        finish_round(served, 2)
+        finish_round(served, 3)
+        served.state.finish_run("r1", "succeeded")
+        with asked.stream("/v1/runs/r1/events", after=seen[-1].id) as lines:
+            rest = list(read_events(lines))
+        assert numbers(rest) == [2, 3]
+        assert isinstance(rest[-1].content, Run)
+        progress = [one.content for one in rest if isinstance(one.content, ParticipationEvent)]
+        assert {site.number for one in progress for site in one.sites} == {2, 3}
+        with asked.stream("/v1/runs/r1/events", after=rest[-1].id) as lines:
+            again = list(read_events(lines))
+        assert [type(one.content) for one in again] == [Run]  # whoever missed the end is told it
+
+
+@pytest.mark.parametrize("after", ["x", "1-2-3", "-1-0", "9" * 40 + "-1", "1-1\u0661"])
+def test_an_id_that_is_none_is_refused(served: Served, experiment: Experiment, after: str) -> None:
+    begin(served, experiment)
+    with served.client(served.people.add("ada", "scientist")) as ada:
+        answer = ada.get("/v1/runs/r1/events", headers={"Last-Event-ID": after.encode()})  # type: ignore[dict-item]
+        assert answer.status_code == 400
+
+
+def test_a_follower_outlives_the_server(tmp_path: Path, experiment: Experiment) -> None:
+    home, port = tmp_path / "home", free_port()
+    seen: list[object] = []
+    with serving(home, port) as served:
+        token = served.people.add("ada", "scientist")
+        begin(served, experiment)
+        finish_round(served, 1)
+        asked = connection(served, token)
+
+        def work() -> None:
+            for one in follow(asked, "r1", patience=600):
+                seen.append(one)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        wait_for(lambda: any(isinstance(one, Round) for one in seen))
+    with serving(home, port) as served:
+        finish_round(served, 2)
+        served.state.finish_run("r1", "partial", error="north: no answer in round 2")
+        thread.join(timeout=300)
+        assert not thread.is_alive()
+    assert [one.number for one in seen if isinstance(one, Round)] == [1, 2]
+    assert isinstance(seen[-1], Run)
+    assert (seen[-1].status, seen[-1].error) == ("partial", "north: no answer in round 2")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.api.events, "_HEARTBEAT", 0.1)
+    monkeypatch.setattr(server.api.events, "_LOOK", 0.05)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_stream_ends_with_the_token_that_opened_it(served: Served, experiment: Experiment) -> None:
+    token = served.people.add("ada", "scientist")
+    begin(served, experiment)
+    with connection(served, token) as asked, asked.stream("/v1/runs/r1/events", after="") as lines:
+        assert next(lines).startswith(":")
+        served.people.revoke("ada")
+        served.people.add("ada", "scientist")  # another token of the same name is no leave to go on
+        finish_round(served, 1)
+        left = list(lines)
+    assert left[-1] == ""
+
+
+@pytest.mark.usefixtures("quick")
+def test_streams_are_counted_for_each_person_and_given_back(served: Served, experiment: Experiment) -> None:
+    ada, ben = served.people.add("ada", "scientist"), served.people.add("ben", "scientist")
+    begin(served, experiment)
+    with served.client(ada) as first, served.client(ben) as second:
+        opened = [first.send(first.build_request("GET", "/v1/runs/r1/events"), stream=True) for _ in range(8)]
+        assert {one.status_code for one in opened} == {200}
+        reading = [one.iter_raw() for one in opened]  # one that nobody holds closes its connection
+        assert all(next(one) for one in reading)
+        assert first.get("/v1/runs/r1/events").status_code == 503
+        other = second.send(second.build_request("GET", "/v1/runs/r1/events"), stream=True)
+        assert other.status_code == 200
+        for one in (*opened, other):
+            one.close()
+        end = time.monotonic() + 300
+        code = 503
+        while code == 503 and time.monotonic() < end:
+            again = first.send(first.build_request("GET", "/v1/runs/r1/events"), stream=True)
+            code = again.status_code
+            again.close()
+            time.sleep(0.1)
+        assert code == 200
+
+
+def test_a_name_cannot_begin_a_field_of_its_own(served: Served, experiment: Experiment) -> None:
+    token = served.people.add("ada", "scientist")
+    begin(served, experiment)
+    reason = "refused\n\nevent: end\ndata: {}\r\rid: 9-9"
+    step = Step(run="r1", kind="train", number=1)
+    served.state.record_participation(step, {"north": SiteStatus(state="connected", reason=reason)})
+    served.state.finish_run("r1", "failed", error=reason)
+    with connection(served, token) as asked, asked.stream("/v1/runs/r1/events", after="") as lines:
+        found = list(read_events(lines))
+    assert [type(one.content) for one in found] == [ParticipationEvent, Run]
+    assert found[1].content.error == reason  # type: ignore[attr-defined]

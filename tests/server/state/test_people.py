@@ -1,0 +1,61 @@
+"""Who may be a person, and what is shown of one whom an older program let in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+
+from contract.errors import InputError
+from server.state import tables
+from server.state.people import People
+from server.state.storage import State, open_state
+from tests.commands import tidegate
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[State]:
+    with open_state(f"sqlite:///{tmp_path}/.tidegate/state.db") as found:
+        yield found
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ada", "ada ", "a\x1b[2J", "a\nb", "a\u202eb", "x" * 101, "\ud800", "a\x00b", "a\u200bb"]
+)
+def test_a_name_that_cannot_be_shown_is_refused(state: State, name: str) -> None:
+    with pytest.raises(InputError, match="cannot be a person's name"):
+        People(state.database).add(name, "scientist")
+    assert People(state.database).all() == ()
+
+
+def test_tokens_are_256_bits_and_no_two_are_one(state: State) -> None:
+    people = People(state.database)
+    tokens = [people.add(f"p{number}", "reviewer") for number in range(20)]
+    assert len(set(tokens)) == 20
+    assert {len(token) for token in tokens} == {43}
+    assert [people.with_token(token).name for token in tokens] == [f"p{n}" for n in range(20)]  # type: ignore[union-attr]
+    assert people.with_token("") is people.with_token("\ud800") is None
+
+
+def test_a_hostile_name_in_the_database_does_nothing_to_a_terminal(state: State, tmp_path: Path) -> None:
+    people = People(state.database)
+    token = people.add("ada", "scientist")
+    with state.database.write() as connection:
+        connection.execute(update(tables.people).values(name="a\x1b[2J\nben  operator"))
+    listed = tidegate(tmp_path, "server", "person", "list")
+    assert listed.returncode == 0, listed.stderr
+    assert "\x1b[2J" not in listed.stdout
+    assert r"\x1b[2J\nben" in listed.stdout
+    assert token not in listed.stdout
+    for arguments, words in (
+        (("add", "ben", "--role", "root"), "root"),
+        (("add", "b\x1b[2Jn", "--role", "scientist"), "cannot be a person's name"),
+        (("revoke", "ben"), "nobody named 'ben'"),
+        (("add", "ben", "--role", "scientist", "--days", "0"), "days"),
+    ):
+        refused = tidegate(tmp_path, "server", "person", *arguments)
+        assert refused.returncode == 2, refused.stdout
+        assert words in refused.stderr
+        assert "\x1b[2J" not in refused.stderr

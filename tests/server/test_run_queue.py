@@ -1,0 +1,168 @@
+"""The queue with a SuperLink that does as a test says: order, places, restarts, stops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from contract.errors import AddressError, RoundError
+from contract.experiment import Experiment
+from server.line.flower import ControlClient, RunState
+from server.run_queue import RunQueue
+from server.state.storage import State, open_state
+from server.state.submissions import SubmissionRecord, Submissions
+from tests.server.federation import plan
+
+
+class FakeSuperLink:
+    """Gives numbers; a run goes on until a test, or a stop, ends it."""
+
+    def __init__(self, before: int = 2**63) -> None:
+        self._before = before
+        self.began: list[str] = []
+        self.ended: dict[int, str] = {}
+        self.stopped: list[int] = []
+        self.error: Exception | None = None
+
+    def submit(self, _project: Path, config: Mapping[str, str]) -> int:
+        if self.error is not None:
+            raise self.error
+        self.began.append(config["run"])
+        return self._before + len(self.began)
+
+    def state(self, run: int) -> RunState:
+        if self.error is not None:
+            raise self.error
+        ended = self.ended.get(run, "")
+        return RunState(status="finished" if ended else "running", sub_status=ended, details="")
+
+    def stop(self, run: int) -> None:
+        self.stopped.append(run)
+        self.ended[run] = "stopped"
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[State]:
+    with open_state(f"sqlite:///{tmp_path}/state.db") as found:
+        yield found
+
+
+@pytest.fixture
+def superlink() -> FakeSuperLink:
+    return FakeSuperLink()
+
+
+@pytest.fixture
+def queue(state: State, superlink: FakeSuperLink) -> RunQueue:
+    control = cast(ControlClient, superlink)
+    return RunQueue(state=state, control=control, federation="f", at_once=2, say=lambda _: None)
+
+
+def add(queue: RunQueue, *people: str, experiment: Experiment | None = None) -> list[str]:
+    plain: Any = experiment or plan()
+    return [queue.submissions.add(plain, person=one, federation="f").run for one in people]
+
+
+def test_so_many_go_on_and_the_others_follow_in_their_order(
+    queue: RunQueue, superlink: FakeSuperLink
+) -> None:
+    names = add(queue, "ada", "ben", "ada", "ben")
+    assert len(set(names)) == 4
+    for _ in range(3):
+        queue.look()
+    assert superlink.began == names[:2]
+    assert queue.submissions.places("f") == {names[2]: 1, names[3]: 2}
+    superlink.ended[2**63 + 2] = "completed"
+    queue.look()
+    assert superlink.began == names[:3]
+    assert queue.submissions.get(names[1]).state == "ended"  # type: ignore[union-attr]
+    assert queue.submissions.places("f") == {names[3]: 1}
+
+
+def test_another_federation_in_the_database_is_left_alone(queue: RunQueue, superlink: FakeSuperLink) -> None:
+    queue.submissions.add(plan(), person="ada", federation="other")
+    queue.look()
+    assert superlink.began == []
+
+
+def test_a_stop_takes_a_run_out_of_the_queue_or_ends_it(queue: RunQueue, superlink: FakeSuperLink) -> None:
+    first, second, third = add(queue, "ada", "ada", "ada")
+    queue.look()
+    assert queue.submissions.stop(third, by="ada")
+    assert queue.submissions.stop(first, by="olga")
+    assert queue.submissions.stop(first, by="ada")  # again: it was asked for, and the first word stands
+    for _ in range(2):
+        queue.look()
+    assert superlink.stopped == [2**63 + 1]
+    ended = queue.submissions.get(first)
+    assert ended is not None
+    assert (ended.state, ended.detail) == ("ended", "stopped by olga")
+    assert superlink.began == [first, second]
+    assert not queue.submissions.stop(first, by="ada")
+    assert not queue.submissions.stop(third, by="ada")
+    assert not queue.submissions.stop("unknown", by="ada")
+
+
+def test_what_an_earlier_server_began_goes_on_and_the_queue_keeps_its_order(
+    queue: RunQueue, superlink: FakeSuperLink, state: State
+) -> None:
+    cut, done, unknown, waits, stopped = add(queue, "ada", "ada", "ada", "ada", "ada")
+    queue.at_once = 5
+    queue.submissions.stop(waits, by="x")
+    queue.look()
+    for name in (cut, done):
+        state.start_run(name, experiment=plan(), job="train", trigger="ada", code_hash="c")
+    state.finish_run(cut, "stopped", error="its process was stopped")
+    state.finish_run(done, "succeeded")
+    queue.submissions.stop(stopped, by="ada")
+    later = add(queue, "ben")
+    fresh = FakeSuperLink(2**62)
+    again = RunQueue(
+        state=state, control=cast(ControlClient, fresh), federation="f", at_once=2, say=lambda _: None
+    )
+    again.adopt()
+    assert fresh.began == [cut, unknown]
+    assert fresh.stopped == [2**63 + 1, 2**63 + 3, 2**63 + 4]  # of the earlier server, all but what was done
+    again.look()
+    assert later[0] not in fresh.began
+    assert queue.submissions.places("f") == {later[0]: 1}
+
+
+def test_a_death_between_taking_and_submitting_loses_nothing(
+    queue: RunQueue, superlink: FakeSuperLink
+) -> None:
+    (name,) = add(queue, "ada")
+    assert queue.submissions.take("f", at_once=2) is not None
+    queue.adopt()
+    assert superlink.began == [name]
+
+
+def test_a_superlink_that_is_away_costs_no_place_and_one_that_refuses_ends_the_run(
+    queue: RunQueue, superlink: FakeSuperLink
+) -> None:
+    first, second = add(queue, "ada", "ben")
+    superlink.error = AddressError("away")
+    queue.look()
+    assert queue.submissions.places("f") == {first: 1, second: 2}
+    superlink.error = RoundError("the bundle is refused")
+    queue.look()
+    assert [queue.submissions.get(name).detail for name in (first, second)] == [  # type: ignore[union-attr]
+        "the bundle is refused.", "the bundle is refused.",
+    ]  # fmt: skip
+
+
+def test_two_servers_that_take_at_once_take_no_more_than_allowed(state: State) -> None:
+    submissions = Submissions(state.database)
+    for _ in range(6):
+        submissions.add(plan(), person="ada", federation="f")
+
+    def take(_: int) -> SubmissionRecord | None:
+        return submissions.take("f", at_once=3)
+
+    with ThreadPoolExecutor(8) as threads:
+        taken = [one.run for one in threads.map(take, range(16)) if one is not None]
+    assert len(taken) == len(set(taken)) == 3
