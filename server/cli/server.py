@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from server.cli.backup import backup
+
 if TYPE_CHECKING:
     from server.settings import ServerSettings
 
@@ -129,6 +131,9 @@ def dismiss(name: Annotated[str, typer.Argument(help="The site's name.")]) -> No
 
     dismiss_site(name, running_control(), read_settings())
     say(f"site '{name}' may connect no more")
+
+
+app.command()(backup)
 
 
 @app.command()
