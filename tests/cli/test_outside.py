@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -167,3 +168,12 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(command: tuple[str, ...
     assert done.returncode in (1, 2), (done.stdout, done.stderr)
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_an_interface_that_ends_badly_is_no_success(
+    outside: Path, tidegate: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay_mlflow_database(outside / "mlruns" / "mlflow.db")
+    failing = [sys.executable, "-c", "raise SystemExit(3)"]
+    monkeypatch.setattr("server.registry.registry_ui.serve_command", lambda *_: failing)
+    assert "the MLflow UI ended with status 3" in tidegate("models", "ui", "--port", "0", code=1)  # type: ignore[operator]
