@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
+from clients.keys import make_node_key
 from contract.experiment_file import parse_experiment
 from server.jobs.job import Job
 from server.settings import ServerSettings, read_settings
@@ -251,3 +253,21 @@ def require_it_goes_on(server: Server, hurt: HurtFederation) -> None:
     refused = pytest.raises(sa.exc.DBAPIError, match="append-only")
     with open_state(server.settings.state_url) as state, refused, state.database.engine.begin() as connection:
         connection.execute(sa.text("DELETE FROM decisions"))
+
+
+def test_a_superlink_whose_database_is_locked_is_one_sentence(tmp_path: Path) -> None:
+    server = Server(tmp_path, None)
+    sites = lay_out(tmp_path / "sites")[:1]
+    _, public = make_node_key(tmp_path / "keys")
+    hurt = HurtFederation(server.settings, sites, tmp_path / "logs")
+    try:
+        hurt.start_server()
+        holder = sqlite3.connect(tmp_path / ".tidegate" / "superlink.db", isolation_level=None)
+        holder.execute("BEGIN EXCLUSIVE")
+        server.tidegate("server", "admit", "north", str(public), code=1)
+        holder.close()
+        server.tidegate("server", "admit", "north", str(public))
+    finally:
+        hurt.close()
+    assert "the SuperLink did not answer in time. Read logs/superlink.log" in server.said[0]
+    assert server.said[0].count("\n") == 1
