@@ -160,7 +160,7 @@ def confirm(
         AddressError: the key of the federation's authority is not here.
     """
     federation = running_federation(settings)
-    with open_state(settings.state_url) as state:
+    with open_known_state(settings.state_url) as state:
         enrolments = Enrolments(state.database, federation)
         asked = _asked(enrolments, name)
         _compare(asked, fingerprint)
@@ -181,7 +181,7 @@ def refuse(name: str, settings: ServerSettings) -> None:
     Raises:
         InputError: it asked for nothing, or was answered already.
     """
-    with open_state(settings.state_url) as state:
+    with open_known_state(settings.state_url) as state:
         enrolments = Enrolments(state.database, running_federation(settings))
         enrolments.refuse(_asked(enrolments, name), now=datetime.now(UTC))
 

@@ -23,7 +23,8 @@ from server.registry.registry_ui import serve_command, serve_environment
 from server.server_file import ServerFile
 from server.settings import ServerSettings, quiet_environment, read_settings
 from server.state.enrolments import Enrolments
-from server.state.storage import open_state
+from server.state.sqlite_files import require_usable
+from server.state.storage import open_known_state, open_state
 
 __all__ = [
     "TIDEGATE_SUPERLINK",
@@ -34,6 +35,7 @@ __all__ = [
     "readmit",
     "running_control",
     "running_federation",
+    "superlink_database",
 ]
 
 TIDEGATE_SUPERLINK = (sys.executable, "-m", "server.line.superlink")
@@ -98,13 +100,15 @@ class Federation:
             require_free(self.port, "the SuperLink")
         else:
             self.port = free_port()
+        if self.lasting:
+            require_usable(self._database, "the SuperLink's database")
         files = self.files
         command = [
             *(self.superlink if self.file is None else _WITH_GATEWAY),
             *("--ssl-certfile", str(files.certificate), "--ssl-keyfile", str(files.key)),
             *("--ssl-ca-certfile", str(files.authority), "--enable-supernode-auth"),
             *("--disable-runtime-dependency-installation", "--host", "127.0.0.1", "--port", str(self.port)),
-            *(("--database", str(self.home / "superlink.db")) if self.lasting else ()),
+            *(("--database", str(self._database)) if self.lasting else ()),
         ]
         environment = {**self.environment, FILE_VARIABLE: str(_secret_file(self.home))}
         _ = self.control  # makes the secret
@@ -119,7 +123,7 @@ class Federation:
 
     def start_ui(self, port: int) -> str:
         """Start MLflow's user interface; return its address. It answers some seconds later."""
-        environment = {**self.environment, **serve_environment()}
+        environment = {**self.environment, **serve_environment(self.settings)}
         self.processes.start("mlflow", serve_command(self.settings, port), environment, self.home)
         return f"http://127.0.0.1:{port}"
 
@@ -142,6 +146,10 @@ class Federation:
     def files(self) -> ServerFiles:
         """The server's certificates; made on first use."""
         return make_server_files(self.home / "certificates", self.hosts)
+
+    @property
+    def _database(self) -> Path:
+        return superlink_database(self.home)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -229,7 +237,7 @@ def readmit(name: str, settings: ServerSettings, stated_rows: int | None = None)
         InputError: no site of that name is admitted.
     """
     federation = running_federation(settings)
-    with open_state(settings.state_url) as state:
+    with open_known_state(settings.state_url) as state:
         if not state.readmit_site(name, federation=federation, stated_rows=stated_rows):
             raise _not_admitted(name, [site.name for site in state.admitted_sites(federation)])
 
@@ -241,7 +249,7 @@ def dismiss(name: str, control: ControlClient, settings: ServerSettings) -> None
         InputError: no site of that name is admitted.
     """
     federation = running_federation(settings)
-    with open_state(settings.state_url) as state:
+    with open_known_state(settings.state_url) as state:
         Enrolments(state.database, federation).revoke(name, now=datetime.now(UTC))
         nodes = {site.name: site.node_id for site in state.admitted_sites(federation)}
         if name not in nodes:
@@ -289,6 +297,11 @@ def running_control(settings: ServerSettings | None = None) -> ControlClient:
             where=str(secret),
             remedy="Be the user who started the server; and start it again if the file was lost",
         ) from exc
+
+
+def superlink_database(home: Path) -> Path:
+    """The SuperLink's SQLite file in a server's folder, where it keeps its state in one."""
+    return home / "superlink.db"
 
 
 def _secret_file(home: Path) -> Path:

@@ -33,15 +33,6 @@ __all__ = ["app"]
 app = typer.Typer(no_args_is_help=True, help="For a site: what runs here, what it spent, what left.")
 
 
-@app.callback()
-def keep_to_this_user(context: typer.Context) -> None:
-    """Whatever a command here writes, this user alone can read: logs and reports may hold values of rows."""
-    import os
-
-    before = os.umask(0o077)
-    context.call_on_close(lambda: os.umask(before))
-
-
 _PAUSE = 5.0
 """Seconds before a server that has forgotten the site is asked again."""
 
@@ -478,16 +469,22 @@ def _facts(rows: Iterable[tuple[str, str | Text]]) -> Table:
 
 def _agent_state(log: Path) -> str:
     """What the agent's log said last of its connection; after `kill -9` that is not what is."""
-    if not log.exists():
+    from terminal.logs import log_files
+
+    files = log_files(log)
+    if not files:
         return "never ran"
-    said = [
-        line
-        for line in log.read_text(encoding="utf-8", errors="replace").split("\n")
-        if re.match(r"[-0-9]+ [:,0-9]+ INFO tidegate\.agent: site '", line)
-    ]
+    said = ""
+    for file in files:
+        with file.open(encoding="utf-8", errors="replace", newline="\n") as lines:
+            for line in lines:
+                if re.match(r"[-0-9]+ [:,0-9]+ INFO tidegate\.agent: site '", line):
+                    said = line.rstrip("\n")
+        if said:
+            break
     if not said:
         return "never connected"
-    time, _, words = said[-1].partition(" INFO tidegate.agent: ")
+    time, _, words = said.partition(" INFO tidegate.agent: ")
     connected = re.search(r"' is connected to (\S+) as node ", words)
     state = f"connected to {connected[1]}" if connected else "stopped"
     return f"{state}, by its log at {time}"

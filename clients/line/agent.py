@@ -348,7 +348,7 @@ class _Agent:
                 raise
             except Exception as exc:
                 # Whatever a broken line raises: only the server's own no is an answer.
-                _log.warning("%s (%s: %s); trying again in %.1f s", trouble, type(exc).__name__, exc, pause)
+                _log.warning("%s (%s: %s); trying again", trouble, type(exc).__name__, exc)
                 self._health.say("unreachable", f"{trouble} ({exc})")
             if self._stop.wait(pause):
                 raise InterruptedError(trouble)

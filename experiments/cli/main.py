@@ -43,12 +43,15 @@ def _say_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     _version: Annotated[
         bool,
         typer.Option("--version", help="Say which version this is.", callback=_say_version, is_eager=True),
     ] = False,
 ) -> None:
-    pass
+    # What any command writes is its user's alone: states and keys, and logs and reports that may hold values.
+    before = os.umask(0o077)
+    context.call_on_close(lambda: os.umask(before))
 
 
 app.command()(run.run)

@@ -99,6 +99,7 @@ def ui(port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000) 
     import os
     import subprocess
 
+    from contract.errors import RegistryError
     from server.line.processes import require_free
     from server.registry.registry_ui import serve_command, serve_environment
     from server.settings import read_settings
@@ -108,22 +109,29 @@ def ui(port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000) 
     settings = read_settings()
     _registry().connect()
     say(f"MLflow UI: http://127.0.0.1:{port} (in some seconds; Ctrl-C stops it)")
-    subprocess.run(serve_command(settings, port), env={**os.environ, **serve_environment()}, check=False)
+    environment = {**os.environ, **serve_environment(settings)}
+    code = subprocess.run(serve_command(settings, port), env=environment, check=False).returncode
+    if code:
+        raise RegistryError(
+            f"the MLflow UI ended with status {code}", remedy="What it said stands above this line"
+        )
 
 
 def _move(model: str, version: int, kind: str, by: str, reason: str) -> None:
     from contract.errors import InputError
     from server.registry.registry import CHAMPION
     from server.settings import read_settings
-    from server.state.storage import open_state
+    from server.state.storage import open_known_state
     from terminal.output import say
 
+    _require_fits("--by", by)
+    _require_fits("--reason", reason, most=10_000)
     registry = _registry()
     if version not in {item.version for item in registry.versions(model)}:
         raise InputError(
             f"there is no version {version} of '{model}'", remedy=f"See `tidegate models list {model}`"
         )
-    with open_state(read_settings().state_url) as state:
+    with open_known_state(read_settings().state_url) as state:
         state.record_decision(
             model,
             window="",
@@ -134,6 +142,22 @@ def _move(model: str, version: int, kind: str, by: str, reason: str) -> None:
         )
     registry.set_alias(model, CHAMPION, version)
     say(f"version {version} of '{model}' is the champion ({kind} by {by})")
+
+
+def _require_fits(option: str, text: str, most: int = 200) -> None:
+    """Refuse what no database takes: the decision is recorded for ever.
+
+    Raises:
+        InputError: it is empty, too long, or holds characters that cannot be shown.
+    """
+    from contract.errors import InputError
+
+    if not text.strip() or len(text) > most or not text.replace("\n", " ").isprintable():
+        raise InputError(
+            f"this cannot be recorded: 1 to {most} characters, each of which can be printed",
+            where=option,
+            remedy="Write it in plain text",
+        )
 
 
 def _registry() -> Registry:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from server.cli import person
+from server.cli.backup import backup
 from server.cli.enrolment import confirm, init, invite, refuse, requests, revoke
 
 if TYPE_CHECKING:
@@ -173,6 +174,9 @@ def dismiss(name: Annotated[str, typer.Argument(help="The site's name.")]) -> No
 
     dismiss_site(name, running_control(), read_settings())
     say(f"site '{name}' may connect no more")
+
+
+app.command()(backup)
 
 
 @app.command()

@@ -77,6 +77,7 @@ _PULL_BACKOFF, _PULL_BACKOFF_CAP = 0.02, 0.25
 _NO_AUTHORITY = (
     "`tidegate server up` makes it where there is none; or set TIDEGATE_HOME to the server's folder"
 )
+_LOOK_THERE = "Read logs/superlink.log in the server's folder: its database may be locked, or its disk full"
 _log = logging.getLogger("flwr")
 _LONGEST_PULL = 8.0
 """Seconds that a part of a reply may be on its way."""
@@ -514,6 +515,12 @@ class ControlClient:
             raise RoundError(
                 f"the SuperLink refused ({exc.response.status_code}: {exc.response.text[:300]})",
                 where=self._address,
+                remedy=_LOOK_THERE if exc.response.is_server_error else "",
+            ) from exc
+        except httpx.TimeoutException as exc:
+            self.close()
+            raise RoundError(
+                "the SuperLink did not answer in time", where=self._address, remedy=_LOOK_THERE
             ) from exc
         except httpx.TransportError as exc:
             self.close()

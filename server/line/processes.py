@@ -1,6 +1,6 @@
 """Child processes that start together and never outlive their parent.
 
-Each child's output goes to a file of its own. Children are stopped in the
+Each child's output goes to a file of its own, which is bounded. Children are stopped in the
 reverse order of their start: a polite signal first, a kill after some seconds.
 On Linux the kernel ends them too if the parent is killed outright.
 """
@@ -25,6 +25,7 @@ from typing import Self
 import psutil
 
 from contract.errors import AddressError, RoundError
+from terminal.logs import rotate_output
 
 __all__ = ["Processes", "free_port", "require_free", "wait_for_port"]
 
@@ -78,7 +79,7 @@ class Processes:
         return process.pid
 
     def require_running(self, *, may_finish: Sequence[str] = (), may_end: str | None = None) -> None:
-        """Raise if a child has ended.
+        """Raise if a child has ended; and bound the logs of those that run, so ask again and again.
 
         Args:
             may_finish: names of those that may end well.
@@ -88,6 +89,7 @@ class Processes:
             RoundError: with the last line that it wrote and where the rest is.
         """
         for child in self._children:
+            rotate_output(child.log)
             status = child.process.poll()
             if may_end is not None and child.name.startswith(may_end):
                 continue

@@ -29,12 +29,14 @@ from urllib.parse import urlsplit
 import numpy as np
 import numpy.typing as npt
 
-from contract.errors import AddressError, RegistryError
+from contract.errors import AddressError, RegistryError, StorageError
 from contract.experiment import Experiment
+from server.registry.locations import follow_move
 from server.registry.model_files import SHA256_TAG, read_model, write_model
 from server.registry.params import flatten, key_of
 from server.settings import apply_quiet_environment
 from server.state.records import RunStatus, VersionRecord
+from server.state.sqlite_files import require_usable, what_to_do
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["CHAMPION", "Registry", "load_mlflow"]
 
 CHAMPION = "champion"
+_DATABASE = "MLflow's database"
 COLLECT_SECONDS = 0.5
 CONNECT_SECONDS = 5.0
 PARAMS_A_REQUEST = 100
@@ -270,12 +273,15 @@ class Registry:
             if self._client is None:
                 self._client = self._connected()
             yield self._client
+        except StorageError as exc:
+            raise RegistryError(exc.what, where=exc.where, remedy=exc.remedy) from exc
         except MlflowException as exc:
-            raise RegistryError(
+            known = what_to_do(str(exc), _DATABASE)
+            words, remedy = known or (
                 f"MLflow refused: {str(exc).strip().splitlines()[0][:300]}",
-                where=_without_password(self.tracking_uri),
-                remedy="Check the tracking server and MLFLOW_TRACKING_URI",
-            ) from exc
+                "Check the tracking server and MLFLOW_TRACKING_URI",
+            )
+            raise RegistryError(words, where=_without_password(self.tracking_uri), remedy=remedy) from exc
         except OSError as exc:
             raise RegistryError(
                 f"MLflow's files cannot be used ({exc.strerror or type(exc).__name__})",
@@ -290,15 +296,24 @@ class Registry:
 
         _try_address(self.tracking_uri)
         self._make_folders()
+        if self._file is not None:
+            require_usable(self._file, _DATABASE)
+            follow_move(self._file, self.artifact_root)
         for chatty in ("mlflow.store.db.utils", "alembic"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is deprecated")
             return MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
 
+    @property
+    def _file(self) -> Path | None:
+        """MLflow's database where it is an SQLite file."""
+        name = self.tracking_uri.removeprefix("sqlite:///")
+        return None if name == self.tracking_uri else Path(name)
+
     def _make_folders(self) -> None:
-        if self.tracking_uri.startswith("sqlite:///"):
-            Path(self.tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        if self._file is not None:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
             self.artifact_root.mkdir(parents=True, exist_ok=True)
 
     def _experiment(self, client: MlflowClient, name: str) -> str:

@@ -6,6 +6,9 @@ upgraded from reading would fail at once, whatever the busy timeout. The driver'
 own transaction control is off, which also makes DDL transactional, so a killed
 migration leaves nothing behind.
 
+PostgreSQL is used in the same way: a writer waits its turn, for a lock that all writers take, and who reads
+sees one moment. So what is true of SQLite is true of it, and nothing has to be thought of twice.
+
 Alembic (.3 s to import) is touched only when the database is not at this program's revision.
 """
 
@@ -24,14 +27,18 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 
 from contract.errors import InputError, StorageError
 from contract.json_values import finite
+from server.state.sqlite_files import BUSY_SECONDS, what_to_do
 from server.state.tables import HEAD
 
-__all__ = ["Database", "open_database", "require_known"]
+__all__ = ["Database", "dump_command", "open_database", "require_known", "sqlite_file"]
 
-BUSY_MILLISECONDS = 30_000
 CONNECT_SECONDS = 10
-MIGRATION_LOCK = 7_163_021  # any number that other users of the same PostgreSQL do not take
+WRITE_LOCK = 7_163_021  # any number that other users of the same PostgreSQL database do not take
 READ_ONLY = "tidegate_read_only"
+_SHOWN_OPTIONS = ("host", "port", "sslmode", "sslrootcert")
+_WHAT = "the state database"
+_IN_SQLITE_WORDS = {"53100": "disk is full", "55P03": "locked", "25006": "readonly database"}
+"""PostgreSQL's states that mean the same."""
 
 
 class Database:
@@ -40,7 +47,8 @@ class Database:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.where = engine.url.render_as_string(hide_password=True)
+        self.where = _shown(engine.url)
+        self._is_postgresql = engine.dialect.name == "postgresql"
         self._of_thread = threading.local()
 
     @contextmanager
@@ -49,6 +57,8 @@ class Database:
         self._of_thread.writes = True
         try:
             with self._translated(), self.engine.begin() as connection:
+                if self._is_postgresql:
+                    _wait_for_turn(connection)
                 yield connection
         finally:
             self._of_thread.writes = False
@@ -62,7 +72,8 @@ class Database:
     def read(self) -> Iterator[Connection]:
         """One consistent view."""
         with self._translated(), self.engine.connect() as connection:
-            yield connection.execution_options(**{READ_ONLY: True})
+            options = {"isolation_level": "REPEATABLE READ"} if self._is_postgresql else {}
+            yield connection.execution_options(**{READ_ONLY: True, **options})
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -86,49 +97,116 @@ def open_database(url: str) -> Database:
             disk is full, or a newer program has migrated it.
     """
     database = Database(_engine(_address(url)))
-    with database.write() as connection:
-        if connection.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
-        if _revision(connection) != HEAD:
-            _upgrade(connection, database.where)
+    try:
+        with database.write() as connection:
+            if _revision(connection) != HEAD:
+                _upgrade(connection, database.where)
+    except BaseException:
+        database.engine.dispose()
+        raise
     return database
 
 
 def require_known(url: str, what: str, *, remedy: str) -> None:
-    """Refuse to look at an SQLite database that is not there: opening it would make one.
+    """Refuse to look at a database that nobody has made: opening it would make one.
 
     Args:
-        url: of any database; of another kind, opening it says whether it is there.
-        what, remedy: what is said if it is not.
+        url: an SQLite file that may not be there; or a PostgreSQL database that may be empty.
+        what, remedy: what is said if so.
 
     Raises:
-        InputError: there is no such file.
-        StorageError: the URL is none.
+        InputError: there is none.
+        StorageError: the URL is none, or the database cannot be reached.
     """
     address = _address(url)
-    name = address.database if address.get_backend_name() == "sqlite" else None
-    if name and name != ":memory:" and not Path(name).exists():
-        raise InputError(what, where=name, remedy=remedy)
+    if address.get_backend_name() == "sqlite":
+        name = address.database
+        if name and name != ":memory:" and not Path(name).exists():
+            raise InputError(what, where=name, remedy=remedy)
+        return
+    database = Database(_engine(address))
+    try:
+        with database.read() as connection:
+            is_empty = _revision(connection) is None
+    finally:
+        database.engine.dispose()
+    if is_empty:
+        raise InputError(what, where=database.where, remedy=remedy)
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file of an SQLite database; None for any other address."""
+    if not url.startswith("sqlite"):
+        return None
+    name = _address(url).database
+    return Path(name) if name and name != ":memory:" else None
+
+
+def dump_command(url: str, file: str) -> str:
+    """The command with which PostgreSQL's own tool copies a database; without the password.
+
+    Args:
+        url: of the database.
+        file: which it writes.
+    """
+    import shlex
+
+    plain = _public(_address(url)).set(drivername="postgresql").render_as_string()
+    return shlex.join(["pg_dump", "--format=custom", "--no-owner", f"--file={file}", f"--dbname={plain}"])
 
 
 def _address(url: str) -> URL:
     try:
         address = make_url(url)
-    except ArgumentError as exc:
+    except (ArgumentError, ValueError) as exc:
         raise StorageError(
             "the state database's URL cannot be read",
             where="TIDEGATE_STATE_URL",
             remedy="Write sqlite:////absolute/path/state.db or postgresql://user:password@host/database",
         ) from exc
-    if address.drivername in ("postgresql", "postgres"):
+    if address.get_backend_name() == "sqlite":
+        return address
+    if "@" in f"{address.host}{address.database}":  # the rest of a password, which nobody is to be shown
+        raise StorageError(
+            "the state database's URL has more than one '@'",
+            where="TIDEGATE_STATE_URL",
+            remedy="Write %40 for an '@' in the password; or leave the password to PGPASSWORD",
+        )
+    if address.drivername in ("postgresql", "postgres", "postgresql+psycopg2"):
         return address.set(drivername="postgresql+psycopg")
     return address
 
 
+def _public(address: URL) -> URL:
+    """The address without a password, which may stand among the options too."""
+    options = {name: value for name, value in address.query.items() if name in _SHOWN_OPTIONS}
+    who, where = address.username, address.host
+    return URL.create(
+        address.drivername,
+        username=who,
+        host=where,
+        port=address.port,
+        database=address.database,
+        query=options,
+    )
+
+
+def _shown(address: URL) -> str:
+    return _public(address).render_as_string()
+
+
+def _wait_for_turn(connection: Connection) -> None:
+    """One writer at a time; the lock ends with the transaction."""
+    connection.execute(
+        text("SELECT set_config('lock_timeout', :wait, true)"), {"wait": f"{BUSY_SECONDS:.0f}s"}
+    )
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": WRITE_LOCK})
+
+
 def _engine(address: URL) -> Engine:
     sqlite = address.get_backend_name() == "sqlite"
-    where = address.render_as_string(hide_password=True)
-    waits = {"timeout": BUSY_MILLISECONDS / 1000} if sqlite else {"connect_timeout": CONNECT_SECONDS}
+    where = _shown(address)
+    waits = {"timeout": BUSY_SECONDS} if sqlite else {"connect_timeout": CONNECT_SECONDS}
     try:
         if sqlite and address.database:
             Path(address.database).parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +231,7 @@ def _engine(address: URL) -> Engine:
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None
-    for pragma in (f"busy_timeout={BUSY_MILLISECONDS}", "journal_mode=WAL", "foreign_keys=ON"):
+    for pragma in (f"busy_timeout={BUSY_SECONDS * 1000:.0f}", "journal_mode=WAL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
@@ -197,26 +275,10 @@ def _explained(error: SQLAlchemyError, where: str) -> StorageError:
     cause = error.orig if isinstance(error, DBAPIError) else error
     lines = str(cause).strip().splitlines()
     said = lines[0] if lines else type(cause).__name__
-    if "disk is full" in said or getattr(cause, "sqlstate", None) == "53100":
-        return StorageError(
-            "the disk of the state database is full; nothing of this step was written",
-            where=where,
-            remedy="Free some space and run again: it goes on from the last checkpoint",
-        )
-    if "locked" in said:
-        return StorageError(
-            f"another process has held the state database for {BUSY_MILLISECONDS // 1000} s",
-            where=where,
-            remedy="Stop it, or use PostgreSQL for many writers",
-        )
-    if "not a database" in said or "malformed" in said:
-        return StorageError(
-            "the file is not a state database, or is damaged",
-            where=where,
-            remedy="Restore it or move it away",
-        )
-    return StorageError(
-        f"the state database could not be used ({said})",
-        where=where,
-        remedy="Check that the address in TIDEGATE_STATE_URL is reachable and may be written",
-    )
+    if known := what_to_do(_IN_SQLITE_WORDS.get(getattr(cause, "sqlstate", None) or "", said), _WHAT):
+        words, remedy = known
+        return StorageError(words, where=where, remedy=remedy)
+    remedy = "Check that the address in TIDEGATE_STATE_URL is reachable and may be written"
+    if "password" in said:
+        remedy = "Give the user's password: in TIDEGATE_STATE_URL, PGPASSWORD or ~/.pgpass"
+    return StorageError(f"the state database could not be used ({said})", where=where, remedy=remedy)

@@ -340,6 +340,9 @@ def test_status_says_what_the_site_is_and_its_worst_block(tidegate: Command, sit
     assert "connected to 10.0.0.1:9092, by its log at 2026-03-01" in tidegate("site", "status", site)
     log.write_text(log.read_text() + line.format("has stopped"))
     assert "stopped, by its log at" in tidegate("site", "status", site)
+    log.rename(log.with_name("agent.log.1"))  # it was full
+    log.write_text("2026-03-01 11:00:00,000 INFO tidegate.agent: answered\n")
+    assert "stopped, by its log at" in tidegate("site", "status", site)
 
 
 def test_evidence_is_exported_and_checked_without_the_site(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from server import app as server_app
-from terminal.logs import PlainRecords
+from terminal import logs
+from terminal.logs import PlainRecords, log_files, rotate_output
 from tests.commands import plain_environment
 from tests.hostile import HOSTILE, require_harmless
 
@@ -112,3 +114,144 @@ def test_a_process_writes_in_any_encoding(encoding: str, tmp_path: Path) -> None
     assert path.read_text(encoding="utf-8").count("\n") == 1
     assert path.parent.stat().st_mode & 0o777 == 0o700  # whatever the umask
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+WRITERS = """
+import logging, sys
+from pathlib import Path
+from terminal import logs
+logs._LARGEST = 4000
+logs.log_to(Path(sys.argv[1]))
+for number in range(200):
+    logging.getLogger("tidegate.agent").info("line %d of writer %s %s", number, sys.argv[2], "w" * 60)
+"""
+
+
+def test_a_log_to_which_two_processes_write_is_bounded_and_loses_no_recent_line(tmp_path: Path) -> None:
+    path = tmp_path / "logs" / "agent.log"
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITERS, str(path), name], stderr=subprocess.DEVNULL)
+        for name in "ab"
+    ]
+    assert [writer.wait(300) for writer in writers] == [0, 0]
+    files = log_files(path)
+    assert [file.name for file in files] == ["agent.log", *(f"agent.log.{number}" for number in range(1, 6))]
+    assert sorted(file.name for file in path.parent.iterdir()) == sorted(file.name for file in files)
+    assert max(file.stat().st_size for file in files) < 4000 + 2 * 200
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+    kept = "".join(file.read_text() for file in reversed(files))
+    for writer in "ab":
+        numbers = [int(number) for number in re.findall(rf"line (\d+) of writer {writer}", kept)]
+        assert numbers == list(range(200))[200 - len(numbers) :]
+    assert len(kept) > 5 * 4000 - 500
+
+
+def test_a_log_whose_folder_forbids_it_is_written_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_LARGEST", 100)
+    monkeypatch.setattr(logs, "_shift", refuse)
+    handler = logs._RotatingFile(tmp_path / "agent.log")
+    for number in range(10):
+        handler.emit(logging.makeLogRecord({"msg": f"line {number} {'w' * 60}"}))
+    handler.close()
+    assert (tmp_path / "agent.log").read_text().count("line") == 10
+
+
+def refuse(_path: Path) -> None:
+    raise PermissionError(13, "Permission denied")
+
+
+@pytest.fixture
+def said() -> Iterator[tuple[logging.Logger, list[str]]]:
+    """A logger through what `log_to` makes, and what comes out."""
+    lines: list[str] = []
+    out = logging.Handler()
+    out.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    once = logs._Once([out])
+    once.addFilter(PlainRecords())
+    logger = logging.getLogger("test-once")
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    logger.addHandler(once)
+    yield logger, lines
+    logger.removeHandler(once)
+    once.close()
+
+
+def test_a_warning_that_comes_again_is_counted_and_the_count_is_said(
+    said: tuple[logging.Logger, list[str]],
+) -> None:
+    logger, lines = said
+    for _ in range(720):
+        logger.warning("the server at %s is away", "host:1")
+    assert lines == ["the server at host:1 is away"]
+    logger.info("connected")
+    assert re.fullmatch(
+        r"the server at host:1 is away \[719 times more, the last at [-0-9]+ [:0-9]+ UTC\]", lines[1]
+    )
+    assert lines[2:] == ["connected"]
+
+
+def test_a_count_is_said_each_hour_and_at_the_end(said: tuple[logging.Logger, list[str]]) -> None:
+    logger, lines = said
+    for number in range(10):
+        record = logger.makeRecord("a", logging.WARNING, "f", 1, "away", (), None)
+        record.created = number * 1000.0
+        logger.handle(record)
+    assert [line.partition(",")[0] for line in lines] == ["away", "away [4 times more", "away [4 times more"]
+    logger.handlers[0].close()
+    assert lines[3].startswith("away [1 times more")
+
+
+def test_what_differs_and_what_tells_of_a_state_is_always_said(
+    said: tuple[logging.Logger, list[str]],
+) -> None:
+    logger, lines = said
+    for words in ("connected", "connected", "one", "two", "one"):
+        (logger.info if words == "connected" else logger.error)(words)
+    assert lines == ["connected", "connected", "one", "two", "one"]
+    for _ in range(2):
+        logger.error("failed", exc_info=ValueError("again"))
+    assert lines[5:] == ["failed", "failed"]
+
+
+def test_what_another_process_appends_to_is_bounded_while_it_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "_LARGEST", 4000)
+    path = tmp_path / "superlink.log"
+    rotate_output(path)  # that there is none is no fault
+    with path.open("ab", buffering=0) as child:
+        for number in range(500):
+            child.write(f"line {number} {'w' * 60}\n".encode())
+            rotate_output(path)
+    files = log_files(path)
+    assert len(files) == 6
+    assert max(file.stat().st_size for file in files) <= 4100
+    kept = "".join(file.read_text() for file in reversed(files))
+    numbers = [int(number) for number in re.findall(r"line (\d+) ", kept)]
+    assert numbers == list(range(500))[500 - len(numbers) :]
+    assert len(numbers) > 250
+
+
+def test_a_burst_is_cut_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_LARGEST", 4000)
+    path = tmp_path / "superlink.log"
+    path.write_bytes(b"a" * 9000 + b"the end")
+    rotate_output(path)
+    assert path.read_bytes() == b""
+    assert (tmp_path / "superlink.log.1").read_bytes() == b"a" * 7993 + b"the end"
+
+
+def test_without_room_for_a_copy_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_LARGEST", 10)
+    path, old = tmp_path / "superlink.log", tmp_path / "superlink.log.1"
+    path.write_bytes(b"b" * 20)
+    old.write_bytes(b"earlier")
+    command = "import resource, signal, sys; from pathlib import Path; from terminal import logs\n"
+    command += "logs._LARGEST = 10; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    command += "resource.setrlimit(resource.RLIMIT_FSIZE, (5, 5))\n"
+    command += "for _ in range(9): logs.rotate_output(Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", command, str(path)], check=True, timeout=300)
+    assert path.read_bytes() == b"b" * 20
+    assert old.read_bytes() == b"earlier"
+    assert sorted(tmp_path.iterdir()) == [path, old]

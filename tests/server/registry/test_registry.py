@@ -240,7 +240,7 @@ def test_the_interface_shows_the_passport_and_the_model(
         log,
         subprocess.Popen(
             serve_command(settings, port),
-            env={**os.environ, **serve_environment()},
+            env={**os.environ, **serve_environment(settings)},
             stdout=log,
             stderr=log,
             start_new_session=True,
