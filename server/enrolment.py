@@ -40,7 +40,7 @@ from server.server_file import ServerFile, read_server_file, server_file
 from server.settings import ServerSettings
 from server.state.enrolments import Enrolments
 from server.state.records import Enrolment
-from server.state.storage import State, open_state
+from server.state.storage import State, open_known_state, open_state
 
 __all__ = ["Upkeep", "confirm", "invite", "make_server", "refuse", "waiting"]
 
