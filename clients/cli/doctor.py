@@ -21,8 +21,8 @@ __all__ = ["doctor"]
 
 _LITTLE, _TOO_LITTLE = 5 * 2**30, 500 * 2**20
 """Bytes free on the disk of the ledger: below the one it is said, below the other releases may fail."""
-_MOST_AHEAD, _MOST_BEHIND = 5, 300
-"""Seconds by which Flower lets a signed request's time differ from the server's."""
+_MOST_OFF = 5
+"""Seconds by which Flower lets a signed request's time be ahead of the server's."""
 _SOON = datetime.timedelta(days=30)
 _PACKAGES = ("flwr", "torch", "opacus", "dp-accounting", "pandas", "pyarrow")
 """Of which another version than this program's may compute something else."""
@@ -287,13 +287,15 @@ def _server(superlink: str, authority: Path | None) -> Iterator[Finding]:
 
 
 def _clock(ahead: float | None) -> Finding:
+    from clients.line.clock import MOST_FOLLOWED
+
     if ahead is None:
         return Finding(about="clock", state="warning", what="the server does not say what time it is there")
     words = f"your clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the server's"
-    if not -_MOST_BEHIND <= ahead <= _MOST_AHEAD:
+    if abs(ahead) > MOST_FOLLOWED:
         remedy = "Set it (`timedatectl set-ntp true`): the server refuses requests of another time."
         return Finding(about="clock", state="fault", what=words, remedy=remedy)
-    if abs(ahead) > _MOST_AHEAD:
-        remedy = "Set it (`timedatectl set-ntp true`)."
+    if abs(ahead) > _MOST_OFF:
+        remedy = "Set it (`timedatectl set-ntp true`). Until then the agent goes by the server's."
         return Finding(about="clock", state="warning", what=words, remedy=remedy)
     return Finding(about="clock", state="ok", what="as the server's" if not ahead else words)

@@ -14,13 +14,13 @@ import time
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-__all__ = ["ServerClock"]
+__all__ = ["MOST_FOLLOWED", "ServerClock"]
 
 _log = logging.getLogger("tidegate.agent")
 
 _NOTICED = 3.0
 """Seconds: an answer says whole ones, and may have been long on its way."""
-_MOST = 3600.0
+MOST_FOLLOWED = 3600.0
 """Seconds: a clock that is further off is not followed."""
 _REFUSED = 401
 
@@ -54,7 +54,7 @@ class ServerClock:
         if there is None:
             return False
         ahead = time.time() - there - 0.5
-        if abs(ahead) > _MOST or abs(ahead - self._ahead) <= _NOTICED:
+        if abs(ahead) > MOST_FOLLOWED or abs(ahead - self._ahead) <= _NOTICED:
             return False
         if abs(ahead) <= _NOTICED:
             self._ahead = 0.0

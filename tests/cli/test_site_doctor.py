@@ -149,10 +149,12 @@ def test_little_room_is_said(tidegate: Command, site: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("ahead", "state", "words"),
     [
-        (30, "fault", "your clock is 30 s ahead of the server's"),
+        (30, "warning", "your clock is 30 s ahead of the server's"),
         (3, "ok", "your clock is 3 s ahead of the server's"),
         (-60, "warning", "behind the server's"),
-        (-900, "fault", "behind the server's"),
+        (-900, "warning", "behind the server's"),
+        (7200, "fault", "ahead of the server's"),
+        (-7200, "fault", "behind the server's"),
     ],
 )
 def test_a_clock_that_is_off_is_said(

@@ -69,6 +69,7 @@ class Host:
     environment: dict[str, str] = field(default_factory=dict)
     clock: int = 0
     user: str = "root"
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def command(self, arguments: Sequence[str]) -> list[str]:
         """How a command is started on this host."""
@@ -110,7 +111,7 @@ class Host:
     def start(self, log: str, *arguments: str, **more: str) -> subprocess.Popen[bytes]:
         """Start a command that lasts; what it says is in the file of that name in the host's folder."""
         with (self.folder / log).open("ab") as output:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 self.command(arguments),
                 env=self.variables(more),
                 stdin=subprocess.DEVNULL,
@@ -118,6 +119,8 @@ class Host:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self.started.append(process)
+        return process
 
 
 @dataclass
@@ -236,6 +239,8 @@ class Network:
             )
             for process in found.stdout.split():
                 subprocess.run(["kill", "-9", process], capture_output=True, check=False)
+            for started in host.started:
+                started.wait()
             subprocess.run(["ip", "netns", "del", host.space], capture_output=True, check=False)
             shutil.rmtree(Path("/etc/netns") / host.space, ignore_errors=True)
         for process in self._lines:

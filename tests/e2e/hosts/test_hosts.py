@@ -28,6 +28,7 @@ pytestmark = [
 ]
 
 SITES = ("north", "south", "east")
+SITE_FILE = "site/site.toml"
 EXPERIMENT = SMALL.format(
     kind="linear", strategy="fedavg", rounds=2, quorum=3, private="true", seed=""
 ).replace("grace = 2.0", "grace = 30.0\nround_timeout = 600.0")
@@ -84,7 +85,7 @@ class Story:
         self.until("the server is up", lambda: "Ctrl-C stops all" in self.said("server", "server-up"))
 
     def start_agent(self, site: str) -> None:
-        self.keep(site, f"{site}-up", "site", "up", "site.toml", "--wait", "600")
+        self.keep(site, f"{site}-up", "site", "up", SITE_FILE, "--wait", "600")
 
     def connected(self) -> set[str]:
         return {site["name"] for site in self.facts("server", "server", "sites") if site["connected"]}
@@ -97,8 +98,9 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         story = Story(network)
         for seed, name in enumerate(SITES):
             made = make_site(network.folder / f"made-{name}", name, seed)
-            for file in made.parent.iterdir():
-                file.rename(story[name].folder / file.name)
+            story.do(name, "site", "init", "site", "--name", name)
+            for file in made.parent.iterdir():  # in the place of the draft that `site card` makes
+                file.replace(story[name].folder / "site" / file.name)
         story["south"].clock = 30
         lay_mlflow_database(story["server"].folder / "mlruns" / "mlflow.db")
         story.do("server", "server", "init", NAME)
@@ -113,7 +115,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
 def _enrol(story: Story, site: str) -> None:
     """As operator and administrator do it, over the telephone."""
     token = story.facts("server", "server", "invite", site)["token"]
-    story.keep(site, f"{site}-join", "site", "join", token, "--wait", "600")
+    story.keep(site, f"{site}-join", "site", "join", token, "--site", SITE_FILE, "--wait", "600")
     found: dict[str, str] = {}
 
     def asked() -> bool:
@@ -142,13 +144,11 @@ def test_the_hosts_are_what_they_claim(story: Story) -> None:
 
 
 def test_doctor_says_what_is_in_the_way(story: Story) -> None:
-    told = story["south"].run("tidegate", "site", "doctor", "site.toml")
-    assert "30 s ahead" in told.stdout, told.stdout + told.stderr
-    told = story["east"].run("tidegate", "site", "doctor", "site.toml")
+    told = story["south"].run("tidegate", "site", "doctor", SITE_FILE)
+    assert re.search(r"your clock is (29|30|31) s ahead of the server's", told.stdout), told.stdout
+    told = story["east"].run("tidegate", "site", "doctor", SITE_FILE)
     assert story["east"].environment["HTTPS_PROXY"] in told.stdout, told.stdout + told.stderr
-    assert "south" not in story.said("south", "south-up") or "dated by the server's" in story.said(
-        "south", "south-up"
-    )
+    assert "requests are dated by the server's" in story.said("south", "south-up")
 
 
 LISTENERS = "ss -Htln | awk '{print $4}'"
