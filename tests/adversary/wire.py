@@ -30,8 +30,9 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from clients.app import warm_up
+from clients.code import installed_code
 from clients.keys import make_node_key
-from clients.line.agent import installed_code, serve
+from clients.line.agent import serve
 from clients.line.packing import Bundle, Work, pack
 from clients.mechanisms.drawing import ReportQueue, report_queue
 from clients.site import close_site, open_site

@@ -203,7 +203,9 @@ def test_what_is_there_at_the_deadline_still_counts() -> None:
 @pytest.mark.parametrize("word", sorted(RefusalCode.ALL))
 def test_a_refusal_is_named_by_its_word(word: str) -> None:
     answers = ask(at("north"), Says(word))
-    assert answers.failures == {"south": word}
+    reason = WAITING if word == "approval" else word
+    assert answers.failures == {"south": reason}
+    assert advice(reason)
     assert list(answers.replies) == ["north"]
 
 
