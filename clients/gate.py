@@ -110,7 +110,8 @@ class Gate:
         """
         self._ledger.require_not_declined(experiment.digest)
         stored = self._ledger.stored_reply(request)
-        if stored is not None:
+        if stored is not None:  # perhaps to another experiment, under which it is asked for now
+            self._ledger.require_not_declined(self._ledger.answered(request))
             return stored
         asked = self._ask_policy(experiment, plans, windows)
         require()

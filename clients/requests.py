@@ -14,6 +14,7 @@ import hashlib
 import logging
 import os
 import secrets
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -175,7 +176,8 @@ class Requests:
                 file.write(text.encode())
             aside.replace(path)
         except OSError as exc:
-            aside.unlink(missing_ok=True)
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)
             raise _unwritable(path, exc) from exc
 
 

@@ -96,6 +96,12 @@ class Ledger:
                     self._anchor_all()
             return reply
 
+    def answered(self, request: str) -> str:
+        """The digest of the experiment that the stored reply to this request was made for; empty if none is."""
+        with self._lock:
+            entry = self._answers.committed.get(request)
+            return "" if entry is None else str(entry.body.get("experiment", ""))
+
     def check(self, plan: Plan) -> None:
         """Refuse what `authorise` would refuse for the cap, and enter nothing.
 

@@ -3,7 +3,7 @@
 1. wait for the quorum to be connected
 2. send, and wait as `server.exchange.answers` says
 3. where the quorum lacks nothing but the approval of sites' administrators, ask those sites again, ever
-   more slowly, until there are enough or the time for it is over; a site that waits is asked in each round anyway
+   more slowly, until there are enough or the time for it is over; otherwise they are asked in the next round
 4. whoever was admitted and is not connected is missing too
 5. write down how far each site came; meanwhile too, for who watches
 """

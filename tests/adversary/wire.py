@@ -79,7 +79,7 @@ __all__ = [
 
 Json = dict[str, Any]
 
-WORDS = frozenset({"input", "card", "policy", "budget", "ledger", "source", "failed"})
+WORDS = frozenset({"input", "card", "policy", "approval", "budget", "ledger", "source", "failed"})
 """The words with which a site refuses; none of them says anything of its rows."""
 
 COLUMNS = ("level", "ward", "ill", "window", "patient", "side", "secret")

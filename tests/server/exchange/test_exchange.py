@@ -19,7 +19,7 @@ from contract.releases import Spent
 from experiments.runtimes.inline import InlineGrid
 from server.exchange.answers import LOST, Answers, Patience, connected_sites, exchange, instruct
 from server.line.flower import REFUSED, TOO_LONG, TOO_MANY_PARTS, assume_identity
-from server.state.participation import NOT_UNDERSTOOD, advice
+from server.state.participation import NOT_UNDERSTOOD, WAITING, advice
 from tests.server.federation import text_of, written
 
 SPENT = Spent(epsilon=1.0, delta=1e-5, unit="record", method="RDP", block="all/train")
