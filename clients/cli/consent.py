@@ -14,6 +14,7 @@ from clients.cli.ledger import Json, SiteFile
 if TYPE_CHECKING:
     from clients.ledger.approvals import Approval, Terms
     from clients.ledger.cost import BlockCost
+    from clients.ledger.plan import Plan
     from clients.requests import Request
     from clients.site import Site
     from contract.experiment import Experiment
@@ -123,6 +124,7 @@ def approve(
         epsilon=_epsilon(site, asked, epsilon, runs or 1) if plan.privacy.private else None,
         delta=site.ledger.cap.delta,
         windows=None if any_window else tuple(sorted(windows)),
+        purposes=tuple(sorted({plan.purpose for request in asked for plan in _plans(site, request)})),
         until=None if until is None else _end_of(until),
         runs=runs,
     )
@@ -194,13 +196,12 @@ def _flat(value: Any, key: str = "") -> Iterable[tuple[str, str]]:
 def _waiting(site: Site, request: Request) -> _Waiting:
     from clients.code import installed_code_hash
     from clients.ledger.cost import alone, block_costs
-    from clients.ledger.plans import asked_plans
     from contract.errors import TidegateError
 
     costs: Sequence[BlockCost] = ()
     epsilon, fault = math.inf, ""
     try:
-        plans = asked_plans(request.kind, request.plan, request.asked, site.split)
+        plans = _plans(site, request)
         costs = block_costs(site.ledger, plans)
         epsilon = alone(plans, site.ledger.cap) if request.plan.privacy.private else math.inf
     except TidegateError as exc:  # one that cannot be run hides no other
@@ -218,12 +219,19 @@ def _waiting(site: Site, request: Request) -> _Waiting:
     )
 
 
-def _epsilon(site: Site, asked: Sequence[Request], given: float | None, runs: int) -> float:
-    """What is approved: as given, or what the requests cost together, rounded up in the third decimal."""
+def _plans(site: Site, request: Request, run: str = "") -> list[Plan]:
+    """What the request would enter into the ledger: as itself, or under the name of another run."""
     from dataclasses import replace
 
-    from clients.ledger.cost import alone
     from clients.ledger.plans import asked_plans
+
+    asked = replace(request.asked, run=run) if run else request.asked
+    return asked_plans(request.kind, request.plan, asked, site.split)
+
+
+def _epsilon(site: Site, asked: Sequence[Request], given: float | None, runs: int) -> float:
+    """What is approved: as given, or what the requests cost together, rounded up in the third decimal."""
+    from clients.ledger.cost import alone
     from contract.errors import InputError
 
     if given is not None:
@@ -232,11 +240,12 @@ def _epsilon(site: Site, asked: Sequence[Request], given: float | None, runs: in
                 f"ε = {given:g} cannot be approved", where="--epsilon", remedy="Give 0.001 to 10000"
             )
         return given
-    plans = []
-    for place, request in enumerate(asked):
-        for run in range(runs):
-            instruction = replace(request.asked, run=f"{place}-{run}")
-            plans += asked_plans(request.kind, request.plan, instruction, site.split)
+    plans = [
+        plan
+        for place, request in enumerate(asked)
+        for run in range(runs)
+        for plan in _plans(site, request, f"{place}-{run}")
+    ]
     once = {plan.name: plan for plan in plans}
     return math.ceil(1e3 * alone(list(once.values()), site.ledger.cap)) / 1e3
 
@@ -303,7 +312,7 @@ def _as_dict(item: _Waiting, cap: float) -> dict[str, Any]:
 
 
 def _terms(terms: Terms) -> dict[str, Any]:
-    return {**vars(terms), "windows": None if terms.windows is None else list(terms.windows)}
+    return terms.as_body()
 
 
 def _terms_dict(approval: Approval) -> dict[str, Any]:
@@ -416,7 +425,7 @@ def _in_words(terms: Terms) -> str:
     until = (
         "until it is revoked" if terms.until is None else f"until {terms.until[:16].replace('T', ' ')} UTC"
     )
-    return f"{most}{windows}, code {terms.code[:12]}…{runs}, {until}"
+    return f"{' and '.join(terms.purposes)}: {most}{windows}, code {terms.code[:12]}…{runs}, {until}"
 
 
 def _say_ended(site: Site, digest: str, what: str, *, json: bool) -> None:

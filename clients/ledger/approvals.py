@@ -52,6 +52,7 @@ class Terms:
             experiment that is not private.
         delta: of that ε.
         windows: whose rows may be read; None for any.
+        purposes: what for: of `clients.ledger.plan.Purpose`.
         until: when it ends, ISO 8601; None for when it is revoked.
         runs: how many runs; None for as many as ε allows.
     """
@@ -62,12 +63,14 @@ class Terms:
     epsilon: float | None
     delta: float
     windows: tuple[str, ...] | None
+    purposes: tuple[str, ...]
     until: str | None = None
     runs: int | None = None
 
     def as_body(self) -> dict[str, Any]:
         """As an entry holds it."""
-        return {**asdict(self), "windows": None if self.windows is None else list(self.windows)}
+        windows = None if self.windows is None else list(self.windows)
+        return {**asdict(self), "windows": windows, "purposes": list(self.purposes)}
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> Terms:
@@ -77,8 +80,9 @@ class Terms:
             TypeError: no ledger writes such a one.
         """
         values = {key: value for key, value in body.items() if key not in OF_ALL}
-        windows = values.pop("windows")
-        return cls(**values, windows=None if windows is None else tuple(map(str, windows)))
+        windows, purposes = values.pop("windows"), tuple(map(str, values.pop("purposes")))
+        windows = None if windows is None else tuple(map(str, windows))
+        return cls(**values, windows=windows, purposes=purposes)
 
 
 @dataclass(kw_only=True)
@@ -230,18 +234,18 @@ class Approvals:
     def _uncovered(self, approval: Approval, asked: Asked, plans: Sequence[Plan], at: str) -> str:
         """Why the approval does not cover this; empty where it does."""
         terms = approval.terms
-        if approval.ended:
-            return f"its approval ended ({approval.ended})"
-        if self._has_passed(terms.until, at):
-            return f"its approval ended on {terms.until}"
-        if terms.code != asked.code:
-            return f"other code is installed than the approved {terms.code[:12]}…"
-        if terms.windows is not None and (others := _others(asked.windows, terms.windows)):
-            return f"its approval does not name {', '.join(others[:5])}"
         runs = {plan.run for plan in plans if plan.run != plan.name} | approval.runs
-        if terms.runs is not None and len(runs) > terms.runs:
-            return f"its approval is for {terms.runs} runs, which were made"
-        return _above(approval, plans)
+        windows = [] if terms.windows is None else _others(asked.windows, terms.windows)
+        purposes = _others({plan.purpose for plan in plans}, terms.purposes)
+        faults = {
+            f"its approval ended ({approval.ended})": bool(approval.ended),
+            f"its approval ended on {terms.until}": self._has_passed(terms.until, at),
+            f"other code is installed than the approved {terms.code[:12]}…": terms.code != asked.code,
+            f"its approval does not name {', '.join(windows[:5])}": bool(windows),
+            f"its approval is not for {', '.join(purposes)}": bool(purposes),
+            f"its approval is for {terms.runs} runs, which were made": len(runs) > (terms.runs or len(runs)),
+        }
+        return next((fault for fault, found in faults.items() if found), "") or _above(approval, plans)
 
     def _has_passed(self, until: str | None, at: str) -> bool:
         if until is None:

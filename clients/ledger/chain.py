@@ -97,7 +97,7 @@ class Ledger:
             return reply
 
     def answered(self, request: str) -> str:
-        """The digest of the experiment that the stored reply to this request was made for; empty if none is."""
+        """The digest of the experiment that this request was answered for; empty if it was not."""
         with self._lock:
             entry = self._answers.committed.get(request)
             return "" if entry is None else str(entry.body.get("experiment", ""))

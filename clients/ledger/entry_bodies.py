@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from clients.ledger.entries import OF_ALL, Entry
-from clients.ledger.plan import Plan
+from clients.ledger.plan import Plan, Purpose
 from contract.errors import InputError, LedgerError, RefusalCode
 from contract.names import Digest, ExperimentName, WindowName
 
@@ -88,6 +88,7 @@ class _Approve(_Body):
     epsilon: Annotated[float, Field(gt=0)] | None
     delta: Annotated[float, Field(gt=0, lt=1)]
     windows: Annotated[tuple[WindowName | Literal["*"], ...], Field(min_length=1)] | None
+    purposes: Annotated[tuple[Purpose, ...], Field(min_length=1)]
     until: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,15}\+00:00$")] | None
     runs: Annotated[int, Field(ge=1)] | None
 

@@ -22,7 +22,7 @@ from contract.errors import StorageError
 from contract.experiment import Experiment
 from contract.messages import COMPARE, DRIFT_QUERY, Instruction
 from tests.cli.conftest import tidegate
-from tests.clients.test_app import EXPERIMENT, append, ask, entries, forget_sites, sent, site
+from tests.clients.test_app import EXPERIMENT, append, ask, entries, forget_sites, site
 from tests.hostile import HOSTILE, require_harmless
 
 __all__ = ["site", "tidegate"]
@@ -191,9 +191,7 @@ def test_a_rule_bounds_a_run_and_not_a_message(site: Path) -> None:
     assert words[-1] == "approval"
 
 
-def test_two_tables_get_the_same_words_and_the_same_bytes(
-    site: Path, tmp_path: Path, tidegate: Command
-) -> None:
+def test_two_tables_get_the_same_words(site: Path, tmp_path: Path, tidegate: Command) -> None:
     """Whatever is approved, refused or waits: the answers of sites of other rows differ in nothing."""
     other = tmp_path / "other"
     other.mkdir()
@@ -201,18 +199,17 @@ def test_two_tables_get_the_same_words_and_the_same_bytes(
     (other / "rows.csv").write_text("level,ill,window,side\nx,9,w9,train\n")
     pair = (site, other / "site.toml")
 
-    def both(instruction: Instruction = TRAIN) -> set[tuple[str, int]]:
-        answers = [ask(one, "train", instruction=instruction) for one in pair]
-        return {(word(answer), 0 if word(answer) == "answered" else len(sent(answer))) for answer in answers}
+    def both(instruction: Instruction = TRAIN) -> list[str]:
+        return [asked(one, instruction) for one in pair]
 
-    assert [name for name, _ in both()] == ["approval"]
+    assert both() == ["approval"] * 2
     for one in pair:
         approve(tidegate, one)
-    assert [name for name, _ in both()] == ["answered"]
-    assert [name for name, _ in both(replace(TRAIN, windows=("w9",), run="s"))] == ["approval"]
+    assert both() == ["answered"] * 2
+    assert both(replace(TRAIN, windows=("w9",), run="s")) == ["approval"] * 2
     for one in pair:
         tidegate("site", "revoke", one, EXPERIMENT.digest)
-    assert [name for name, _ in both(replace(TRAIN, step=2))] == ["policy"]
+    assert both(replace(TRAIN, step=2)) == ["policy"] * 2
     assert entries(pair[0]) == entries(pair[1])
 
 

@@ -23,7 +23,13 @@ CAP = Cap(epsilon=8.0, delta=1e-5)
 COST = alone([PLAN], CAP)
 ASKED = Asked(experiment=DIGEST, code=CODE, windows=("w1",))
 TERMS = Terms(
-    experiment=DIGEST, name="small", code=CODE, epsilon=COST, delta=1e-5, windows=("w1",), until=None
+    experiment=DIGEST,
+    name="small",
+    code=CODE,
+    epsilon=COST,
+    delta=1e-5,
+    windows=("w1",),
+    purposes=("drift", "train"),
 )
 
 
@@ -92,6 +98,7 @@ def test_an_approval_lets_run_what_it_names_and_each_use_names_it(ledger: Ledger
         (ASKED, replace(PLAN, noise_multiplier=4.9), "above the approved"),
         (ASKED, replace(PLAN, uses=4), "above the approved"),
         (ASKED, replace(PLAN, noise_multiplier=0.0), "not private"),
+        (ASKED, replace(PLAN, purpose="ranges", uses=1), "not for ranges"),
     ],
 )
 def test_what_differs_in_one_thing_is_asked_anew(ledger: Ledger, asked: Asked, plan: Plan, why: str) -> None:
@@ -234,7 +241,16 @@ def test_evidence_that_charges_to_an_ended_approval_is_none_of_a_ledger(ledger: 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"rows": 7}, {"windows": ["\x1b"]}, {"code": "x"}, {"epsilon": -1.0}, {"runs": 0}, {"until": "soon"}],
+    [
+        {"rows": 7},
+        {"windows": ["\x1b"]},
+        {"code": "x"},
+        {"epsilon": -1.0},
+        {"runs": 0},
+        {"until": "soon"},
+        {"purposes": []},
+        {"purposes": ["look"]},
+    ],
 )
 def test_an_approve_entry_holds_nothing_else(ledger: Ledger, wrong: dict[str, Any]) -> None:
     ledger.approve(TERMS)
