@@ -185,13 +185,14 @@ class Approvals:
                 remedy="If it is to run after all: `tidegate site approve`, once it has asked again",
             )
 
-    def require(self, asked: Asked, plans: Sequence[Plan], at: str) -> int:
+    def require(self, asked: Asked, plans: Sequence[Plan], at: str, *, more: int = 0) -> int:
         """The number of the approval that covers this.
 
         Args:
             asked: who asks, on which windows.
             plans: what is to be entered or used; none to ask for the rest alone.
             at: the time.
+            more: uses of each plan that are to come, where it has run to its end: 1 before one is entered.
 
         Raises:
             PolicyError: it was declined or revoked.
@@ -200,7 +201,7 @@ class Approvals:
         self.require_not_declined(asked.experiment)
         why = "no experiment of this digest is approved here"
         for approval in reversed(self.of(asked.experiment)):
-            uncovered = self._uncovered(approval, asked, plans, at)
+            uncovered = self._uncovered(approval, asked, plans, at, more)
             if not uncovered:
                 return approval.sequence
             if why.startswith("no experiment"):
@@ -231,7 +232,7 @@ class Approvals:
         """Whether it was ended, or its date has passed."""
         return bool(approval.ended) or self._has_passed(approval.terms.until, at)
 
-    def _uncovered(self, approval: Approval, asked: Asked, plans: Sequence[Plan], at: str) -> str:
+    def _uncovered(self, approval: Approval, asked: Asked, plans: Sequence[Plan], at: str, more: int) -> str:
         """Why the approval does not cover this; empty where it does."""
         terms = approval.terms
         runs = {plan.run for plan in plans if plan.run != plan.name} | approval.runs
@@ -245,7 +246,7 @@ class Approvals:
             f"its approval is not for {', '.join(purposes)}": bool(purposes),
             f"its approval is for {terms.runs} runs, which were made": len(runs) > (terms.runs or len(runs)),
         }
-        return next((fault for fault, found in faults.items() if found), "") or _above(approval, plans)
+        return next((fault for fault, found in faults.items() if found), "") or _above(approval, plans, more)
 
     def _has_passed(self, until: str | None, at: str) -> bool:
         if until is None:
@@ -267,14 +268,14 @@ def _others(windows: Collection[str], approved: Collection[str]) -> list[str]:
     return sorted(set(windows).difference(approved))
 
 
-def _above(approval: Approval, plans: Sequence[Plan]) -> str:
-    """That these plans, with one use more of each, would pass the approved ε."""
+def _above(approval: Approval, plans: Sequence[Plan], more: int) -> str:
+    """That these plans, run to their end or with so many uses more, would pass the approved ε."""
     terms = approval.terms
     if terms.epsilon is None or not plans:
         return ""
     if not all(plan.private for plan in plans):  # of this digest there is none; should there be, it costs ∞
         return "it is not private, and its approval is for what is"
-    would = approval.spending.would_spend(plans, more=1)
+    would = approval.spending.would_spend(plans, more=more)
     most = max((spent.epsilon for spent in would.values()), default=0.0)
     if approval.spending.cap.holds(most):
         return ""

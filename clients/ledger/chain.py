@@ -170,7 +170,7 @@ class Ledger:
             if unknown or not plans:
                 raise LedgerError("a use was asked of a plan that was never entered", where=str(self.path))
             self._read.require_not_expired(request)
-            approval = self._approval(asked, [self._spending.plans[name] for name in plans])
+            approval = self._approval(asked, [self._spending.plans[name] for name in plans], more=1)
             self._spending.admit_uses(plans)
             for name in plans:
                 append("reserve", name, request, {} if approval is None else {"approval": approval})
@@ -271,8 +271,10 @@ class Ledger:
             self._catch_up()
             self._approval(asked, plans)
 
-    def _approval(self, asked: Asked | None, plans: Sequence[Plan]) -> int | None:
-        return None if asked is None else self._approvals.require(asked, plans, self._clock())
+    def _approval(self, asked: Asked | None, plans: Sequence[Plan], *, more: int = 0) -> int | None:
+        if asked is None:
+            return None
+        return self._approvals.require(asked, plans, self._clock(), more=more)
 
     def approvals(self) -> tuple[tuple[Approval, ...], dict[str, str]]:
         """Those in force, and the digests that are declined or revoked, with the reason."""

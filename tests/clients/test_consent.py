@@ -298,6 +298,18 @@ def test_runs_and_their_epsilon_go_together(site: Path, tidegate: Command) -> No
     assert asked(site, replace(TRAIN, run="v")) == "approval"
 
 
+def test_a_drift_check_is_approved_with_its_reference_and_told_again(site: Path, tidegate: Command) -> None:
+    check = Instruction(run="d", windows=("w2",), reference_windows=("w1",))
+    assert asked(site, check, DRIFT_QUERY) == "approval"
+    assert approve(tidegate, site, "--any-window", "--runs", "2")["purposes"] == ["drift"]
+    for _ in range(2):
+        assert asked(site, check, DRIFT_QUERY) == "answered"
+    assert charged(site) == 2  # the reference and the check, once each
+    assert asked(site, replace(check, run="e", windows=("w3",)), DRIFT_QUERY) == "answered"
+    assert asked(site, replace(check, run="f", windows=("w4",)), DRIFT_QUERY) == "approval"
+    assert asked(site) == "approval"
+
+
 def test_any_window_may_be_approved(site: Path, tidegate: Command) -> None:
     asked(site)
     approve(tidegate, site, "--any-window")
