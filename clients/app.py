@@ -353,32 +353,35 @@ def _answer(message: Message, context: Context, handle: Callable[[_Exchange], by
         SilentError: too many were refused; there is no answer.
     """
     exchange: _Exchange | None = None
+    request = _request(message)
     try:
         exchange = _Exchange(message, context)
         written = handle(exchange)
         return Message(Reply.records_of(written, exchange.site.gate.anchor), reply_to=message)
     except ApprovalError as exc:
-        _log.warning("%s: %s", _request(message), exc)
+        _log.warning("%s: %s", request, exc)
         word = exc.code if exchange is None else exchange.enter_request()
+        # without its step: a run that waits is asked in each round, and that it waits is entered once
+        request = request if exchange is None else f"{exchange.instruction.run}/{exchange.kind}"
     except TidegateError as exc:
-        _log.error("refused %s: %s", _request(message), exc)
+        _log.error("refused %s: %s", request, exc)
         word = exc.code
     except Exception:
         # Its text may hold a data value: it stays in the site's log.
-        _log.exception("failed %s", _request(message))
+        _log.exception("failed %s", request)
         word = RefusalCode.FAILED
-    _enter_refusal(message, context, word)
+    _enter_refusal(request, context, word)
     return Message(Error(code=0, reason=word), reply_to=message)
 
 
-def _enter_refusal(message: Message, context: Context, word: str) -> None:
+def _enter_refusal(request: str, context: Context, word: str) -> None:
     """A line of the egress log; where there is no ledger to write to, there is none."""
     try:
-        open_site(_site_file(context)).gate.refuse(_request(message), word)
+        open_site(_site_file(context)).gate.refuse(request, word)
     except SilentError:
         raise
     except TidegateError as exc:
-        _log.error("the refusal of %s is not in the egress log: %s", _request(message), exc)
+        _log.error("the refusal of %s is not in the egress log: %s", request, exc)
 
 
 def _request(message: Message) -> str:

@@ -5,8 +5,8 @@ another run has ended their plan, or thirty days after the last of them. Their h
 request whose reply has gone is refused: computed again, it would be a second release at the price of one.
 Replies of drift checks and of ranges stay: they are small, and are given again whenever the same is asked.
 
-Refusals are at most `MOST_REFUSALS` in a day, so that nobody can fill a site's disk with them. That a request
-waits for approval is entered once: it is asked again and again, and the answer is the same word.
+Refusals are at most `MOST_REFUSALS` in a day, so that nobody can fill a site's disk with them. That a run
+waits for approval is entered once: it is asked in each round, and the answer is the same word.
 
 Time is the largest that any entry has named so far: a clock that is set back stops it, and lets nothing
 expire or be refused sooner.

@@ -50,6 +50,13 @@ def asked(site: Path, instruction: Instruction = TRAIN, kind: str = "train", **m
     return word(ask(site, kind, instruction=instruction, **more))
 
 
+def asked_or_silent(site: Path, instruction: Instruction) -> str:
+    try:
+        return asked(site, instruction)
+    except ValueError:  # there is no answer to take apart
+        return ""
+
+
 def listed(tidegate: Command, site: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(tidegate("site", "requests", site, "--json"))
     return found
@@ -82,6 +89,14 @@ def test_a_site_that_asks_reads_no_row_and_enters_the_request(
     assert {block["block"] for block in request["blocks"]} == {"w1/train", "w1/holdout"}
     assert all(block["left"] == 10.0 for block in request["blocks"])
     assert found["approved"] == found["declined"] == []
+
+
+def test_a_run_that_waits_through_its_rounds_never_silences_the_site(site: Path, tidegate: Command) -> None:
+    words = [asked_or_silent(site, replace(TRAIN, step=step)) for step in range(1, 211)]
+    assert words == ["approval"] * 210
+    assert entries(site) == ["refuse"]
+    (request,) = listed(tidegate, site)["requests"]
+    assert request["times"] == 210
 
 
 def test_an_approved_run_is_answered_and_nothing_else(site: Path, tidegate: Command) -> None:
@@ -218,6 +233,10 @@ def test_a_flood_of_requests_is_answered_in_the_same_word_and_bounded(site: Path
     assert {asked(site, experiment=plan) for plan in variants} == {"approval"}
     assert len(listed(tidegate, site)["requests"]) == MOST_REQUESTS
     assert entries(site) == ["refuse"]  # all of one name
+    numbered = (replace(TRAIN, run=f"r{number}") for number in range(210))
+    words = [asked_or_silent(site, one) for one in numbered]
+    assert words == ["approval"] * 199 + [""] * 11  # which is no answer at all
+    assert entries(site) == ["refuse"] * 200
     first = variants[0].digest
     tidegate("site", "refuse", site, first)
     assert asked(site, experiment=variants[-1]) == "approval"
