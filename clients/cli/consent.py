@@ -140,12 +140,24 @@ def approve(
     say("It holds for this and nothing else. End it with `tidegate site revoke`.")
 
 
-def refuse(file: SiteFile, digest: DigestOf, reason: Reason = "", json: Json = False) -> None:
-    """Keep an experiment from running here, whatever the policy says; approving it later undoes that."""
+def refuse(
+    file: SiteFile,
+    digest: DigestOf,
+    reason: Reason = "",
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Let it ask again, also one that was revoked.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Keep an experiment from running here, whatever the policy says, until you undo that."""
     from clients.site import open_site
 
     _require_digest(digest)
     site = open_site(file)
+    if undo:
+        site.ledger.reopen(digest)
+        _say_ended(site, digest, "reopened", json=json)
+        return
     site.ledger.decline(digest, reason=reason)
     site.requests.remove(digest)
     _say_ended(site, digest, "refused", json=json)
@@ -434,4 +446,5 @@ def _say_ended(site: Site, digest: str, what: str, *, json: bool) -> None:
     if json:
         print_json({"site": site.config.name, "digest": digest, what: True})
         return
-    say(f"{what} experiment {digest}: from now on nothing leaves for it", "green")
+    follows = "it may ask again" if what == "reopened" else "its next message is refused"
+    say(f"{what} experiment {digest}: {follows}", "green")

@@ -146,6 +146,8 @@ class Approvals:
             digest = str(entry.body["experiment"])
             self._end(digest, "revoked" if entry.kind == "revoke" else "declined")
             self._declined[digest] = str(entry.body["reason"])
+        elif entry.kind == "reopen":
+            self._declined.pop(str(entry.body["experiment"]), None)
         elif entry.kind == "restore":
             self._end(None, "the ledger was restored")
         else:
@@ -182,7 +184,7 @@ class Approvals:
             raise PolicyError(
                 f"the administrator has declined or revoked experiment {digest}",
                 where=f"site '{self._site}'",
-                remedy="If it is to run after all: `tidegate site approve`, once it has asked again",
+                remedy="If it is to run after all, `tidegate site refuse --undo` lets it ask again",
             )
 
     def require(self, asked: Asked, plans: Sequence[Plan], at: str, *, more: int = 0) -> int:

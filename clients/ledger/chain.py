@@ -226,7 +226,7 @@ class Ledger:
             return self._approvals.of(terms.experiment)[-1].sequence
 
     def decline(self, digest: str, *, reason: str = "") -> None:
-        """Enter that an experiment does not run here, whatever the policy says, until it is approved."""
+        """Enter that an experiment does not run here, whatever the policy says, until it is reopened."""
         self._forbid("decline", digest, reason)
 
     def revoke(self, digest: str, *, reason: str = "") -> None:
@@ -236,6 +236,17 @@ class Ledger:
             InputError: none is in force.
         """
         self._forbid("revoke", digest, reason)
+
+    def reopen(self, digest: str) -> None:
+        """Let an experiment ask again that was declined or revoked; it is not approved by that.
+
+        Raises:
+            InputError: it is neither.
+        """
+        with self._lock, self._transaction() as append:
+            if digest not in self._approvals.declined():
+                raise InputError(f"experiment {digest} is not refused or revoked", where=str(self.path))
+            append("reopen", "", body={"experiment": digest, "reason": ""})
 
     def _forbid(self, kind: Literal["decline", "revoke"], digest: str, reason: str) -> None:
         with self._lock, self._transaction() as append:

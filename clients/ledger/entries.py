@@ -13,7 +13,8 @@ first is 64 zeros. A site with a key signs `tidegate-ledger-entry/2`, a line fee
     refuse      a request was refused                           body: the word
     approve     the administrator approved an experiment        body: what of it, and until when
     decline     the administrator declined one, until an approval comes
-    revoke      the approvals of an experiment ended
+    revoke      the approvals of an experiment ended; it is declined
+    reopen      what was declined or revoked may ask again
     restore     the file was put back from a backup             body: what is known of what was lost
 
 Every body has the time, `at`, and 128 random bits, `salt`: the server is told the hash of the last entry and
@@ -54,7 +55,17 @@ __all__ = [
 ]
 
 Kind = Literal[
-    "authorise", "reserve", "commit", "close", "expire", "refuse", "restore", "approve", "decline", "revoke"
+    "authorise",
+    "reserve",
+    "commit",
+    "close",
+    "expire",
+    "refuse",
+    "restore",
+    "approve",
+    "decline",
+    "revoke",
+    "reopen",
 ]
 
 FORMAT = 2

@@ -94,7 +94,7 @@ class _Approve(_Body):
 
 
 class _Forbid(_Body):
-    """Of `decline` and `revoke`: the digest, and the administrator's own words."""
+    """Of `decline`, `revoke` and `reopen`: the digest, and the administrator's own words."""
 
     experiment: Digest
     reason: Word
@@ -108,8 +108,9 @@ _BODIES: dict[str, type[_Body]] = {
     "approve": _Approve,
     "decline": _Forbid,
     "revoke": _Forbid,
+    "reopen": _Forbid,
 }
-_CONSENT = frozenset({"approve", "decline", "revoke"})
+_CONSENT = frozenset({"approve", "decline", "revoke", "reopen"})
 _PLAN = TypeAdapter(Plan)
 _PLAN_FIELDS = {field.name for field in fields(Plan)}
 

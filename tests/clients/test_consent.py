@@ -167,6 +167,24 @@ def test_what_is_refused_stays_refused_whatever_the_policy_allows(site: Path, ti
     assert asked(site, experiment=changed(epsilon=1.0), instruction=replace(TRAIN, run="s")) == "answered"
 
 
+def test_what_was_refused_or_revoked_may_ask_again_once_that_is_undone(site: Path, tidegate: Command) -> None:
+    asked(site)
+    tidegate("site", "refuse", site, EXPERIMENT.digest)
+    assert asked(site) == "policy"
+    assert "no request" in tidegate("site", "approve", site, EXPERIMENT.digest, code=2)
+    tidegate("site", "refuse", site, EXPERIMENT.digest, "--undo")
+    assert asked(site) == "approval"
+    approve(tidegate, site)
+    assert asked(site) == "answered"
+    tidegate("site", "revoke", site, EXPERIMENT.digest)
+    tidegate("site", "refuse", site, EXPERIMENT.digest, "--undo")
+    assert asked(site, replace(TRAIN, step=2)) == "approval"  # the revoked approval is not back
+    assert "is not refused" in tidegate("site", "refuse", site, EXPERIMENT.digest, "--undo", code=2)
+    from clients.ledger.entry_bodies import require_sound
+
+    require_sound(open_site(site).ledger.entries(), where="here")
+
+
 def test_an_approval_ends_with_its_day(
     site: Path, tidegate: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
