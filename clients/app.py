@@ -1,7 +1,8 @@
 """A site's part of every exchange, from the message to the reply.
 
     1. parse: the experiment that the run carries, the instruction and the model, whole
-    2. ask: does the card offer it, does the policy allow it, is the source there
+    2. ask: does the card offer it, does the policy allow it, has the administrator approved it, is the
+       source there
     3. charge: the ledger is charged for every release of the reply, on disk
     4. read: the rows are read, the mechanisms run, the gate makes the reply
     5. the reply's bytes go out
@@ -23,16 +24,19 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
+from clients.code import installed_code_hash
 from clients.gate import Releases
 from clients.ledger.chain import Plan
 from clients.ledger.cost import can_pay
 from clients.ledger.plans import (
+    asked_windows,
     compare_plan,
     drift_plan,
     evaluate_plan,
@@ -42,8 +46,18 @@ from clients.ledger.plans import (
     train_plan,
 )
 from clients.mechanisms.noise import NoNoise, NormalSource, SystemNoise
+from clients.requests import Request
 from clients.site import Site, open_site
-from contract.errors import MessageError, RefusalCode, SilentError, SiteConfigError, TidegateError
+from contract.errors import (
+    ApprovalError,
+    MessageError,
+    PolicyError,
+    RefusalCode,
+    SilentError,
+    SiteConfigError,
+    StorageError,
+    TidegateError,
+)
 from contract.experiment import Experiment
 from contract.messages import CHALLENGER, DRIFT_QUERY, Instruction, Reply, model_arrays, read_experiment_json
 from contract.quantization import is_quantized, quantize
@@ -96,6 +110,8 @@ def warm_up() -> None:
     import clients.mechanisms.evaluation
     import clients.mechanisms.training  # noqa: F401
 
+    installed_code_hash()  # of what this process runs, whatever is installed while it does
+
 
 class _Exchange:
     """One message, parsed and allowed: the site, the experiment, the instruction and the noise."""
@@ -105,7 +121,9 @@ class _Exchange:
         self.site.begin_exchange()
         self.experiment = read_experiment_json(context.run_config.get("experiment"))
         self.instruction, self.packed = Instruction.from_records(message.content)
-        self.request = self.instruction.request(message.metadata.message_type)
+        self.kind = message.metadata.message_type
+        self.request = self.instruction.request(self.kind)
+        self.trigger = str(context.run_config.get("trigger", ""))
         self.private = self.experiment.privacy.private
         self.noise: NormalSource = SystemNoise() if self.private else NoNoise()
 
@@ -130,7 +148,41 @@ class _Exchange:
     ) -> bytes:
         """Through the gate; what is not private asks nothing of the machine."""
         able = require if self.private else lambda: None
-        return self.site.gate.release(request or self.request, self.experiment, plans, compute, able)
+        return self.site.gate.release(
+            request or self.request, self.experiment, plans, compute, able, windows=self.windows
+        )
+
+    @property
+    def windows(self) -> tuple[str, ...]:
+        """Whose rows are read."""
+        return asked_windows(self.kind, self.instruction)
+
+    def enter_request(self) -> str:
+        """Have the administrator asked; the word for the server.
+
+        A record that is full or cannot be written changes nothing in the word: the server could fill it, or
+        find by it how full the disk is.
+        """
+        now = datetime.now(UTC)
+        request = Request(
+            plan=self.experiment,
+            code=installed_code_hash(),
+            kind=self.kind,
+            asked=self.instruction,
+            trigger=self.trigger[:300],
+            first=now,
+            last=now,
+            times=1,
+        )
+        try:
+            if not self.site.requests.enter(request):
+                _log.error("the record of requests is full: %s is not entered", self.request)
+        except PolicyError as exc:
+            _log.error("%s", exc)
+            return exc.code
+        except StorageError as exc:
+            _log.error("%s", exc)
+        return RefusalCode.APPROVAL
 
     def rng(self) -> np.random.Generator:
         """Of a run that is not private: repeatable from seed, step and site."""
@@ -230,7 +282,8 @@ def _drift(exchange: _Exchange) -> bytes:
     _require_reference(experiment, instruction)
     plan = drift_plan(experiment, instruction, site.split)
     deviation = drift_deviation(experiment, plan.noise_multiplier)
-    site.gate.check(experiment, [reference_plan(experiment, instruction.reference_windows, site.split), plan])
+    plans = [reference_plan(experiment, instruction.reference_windows, site.split), plan]
+    site.gate.check(experiment, plans, windows=exchange.windows)
     reference = _reference_counts(exchange)
 
     def compute() -> Releases:
@@ -315,29 +368,36 @@ def _answer(message: Message, context: Context, handle: Callable[[_Exchange], by
     Raises:
         SilentError: too many were refused; there is no answer.
     """
+    exchange: _Exchange | None = None
+    request = _request(message)
     try:
         exchange = _Exchange(message, context)
         written = handle(exchange)
         return Message(Reply.records_of(written, exchange.site.gate.anchor), reply_to=message)
+    except ApprovalError as exc:
+        _log.warning("%s: %s", request, exc)
+        word = exc.code if exchange is None else exchange.enter_request()
+        # without its step: a run that waits is asked in each round, and that it waits is entered once
+        request = request if exchange is None else f"{exchange.instruction.run}/{exchange.kind}"
     except TidegateError as exc:
-        _log.error("refused %s: %s", _request(message), exc)
+        _log.error("refused %s: %s", request, exc)
         word = exc.code
     except Exception:
         # Its text may hold a data value: it stays in the site's log.
-        _log.exception("failed %s", _request(message))
+        _log.exception("failed %s", request)
         word = RefusalCode.FAILED
-    _enter_refusal(message, context, word)
+    _enter_refusal(request, context, word)
     return Message(Error(code=0, reason=word), reply_to=message)
 
 
-def _enter_refusal(message: Message, context: Context, word: str) -> None:
+def _enter_refusal(request: str, context: Context, word: str) -> None:
     """A line of the egress log; where there is no ledger to write to, there is none."""
     try:
-        open_site(_site_file(context)).gate.refuse(_request(message), word)
+        open_site(_site_file(context)).gate.refuse(request, word)
     except SilentError:
         raise
     except TidegateError as exc:
-        _log.error("the refusal of %s is not in the egress log: %s", _request(message), exc)
+        _log.error("the refusal of %s is not in the egress log: %s", request, exc)
 
 
 def _request(message: Message) -> str:

@@ -2,8 +2,9 @@
 
 A reply is made in this order, and in no other:
 
-1. a request that was answered before gets the stored bytes again;
-2. the site's policy is asked;
+1. a request that was answered before gets the stored bytes again, unless its experiment was
+   declined or revoked since;
+2. the site's policy is asked, and where it says so the approvals of the administrator;
 3. the plans are authorised against the cap, and one use of each is reserved,
    on disk, before a row is read;
 4. the releases are computed; each is a type of the contract, of the expected
@@ -22,12 +23,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import numpy as np
 
-from clients.ledger.chain import Ledger, Plan
+from clients.code import installed_code_hash
+from clients.ledger.chain import Asked, Ledger, Plan
+from clients.ledger.cost import run_epsilon
+from clients.ledger.plans import ALL_ROWS
 from clients.site_config import Policy
-from contract.errors import PolicyError, ReleaseError, SilentError, TidegateError
+from contract.errors import ApprovalError, PolicyError, ReleaseError, SilentError, TidegateError
 from contract.experiment import Experiment
 from contract.messages import Anchor, Reply
 from contract.releases import (
@@ -83,6 +88,8 @@ class Gate:
         plans: Sequence[Plan],
         compute: Callable[[], Releases],
         require: Callable[[], None] = lambda: None,
+        *,
+        windows: tuple[str, ...] = (ALL_ROWS,),
     ) -> bytes:
         """Make the reply to `request`, or give the stored one: the bytes of a `Reply`.
 
@@ -92,21 +99,25 @@ class Gate:
             plans: what the releases will cost; one use of each is charged.
             compute: reads rows and runs the mechanisms. Called after the charge is on disk.
             require: refuses, before the charge, what this machine cannot compute as stated. It reads no row.
+            windows: whose rows are read (`clients.ledger.plans.asked_windows`).
 
         Raises:
             PolicyError: the policy refuses; nothing was charged.
+            ApprovalError: it waits for the administrator's approval; nothing was charged.
             BudgetError: the cap refuses; nothing was charged.
             LedgerError: the ledger cannot be written; no row was read.
             ReleaseError: what was computed is not such as a mechanism makes. The charge stands.
         """
+        self._ledger.require_not_declined(experiment.digest)
         stored = self._ledger.stored_reply(request)
-        if stored is not None:
+        if stored is not None:  # perhaps to another experiment, under which it is asked for now
+            self._ledger.require_not_declined(self._ledger.answered(request))
             return stored
-        self._ask_policy(experiment, plans)
+        asked = self._ask_policy(experiment, plans, windows)
         require()
         for plan in plans:
-            self._ledger.authorise(plan)
-        self._ledger.reserve(request, *(plan.name for plan in plans))
+            self._ledger.authorise(plan, asked=asked)
+        self._ledger.reserve(request, *(plan.name for plan in plans), asked=asked)
         try:
             releases = compute()
         except TidegateError as exc:  # of one word, whatever failed
@@ -142,18 +153,24 @@ class Gate:
         entries, head = self._ledger.anchor
         return Anchor(entries=entries, head=head)
 
-    def check(self, experiment: Experiment, plans: Sequence[Plan]) -> None:
+    def check(
+        self, experiment: Experiment, plans: Sequence[Plan], *, windows: tuple[str, ...] = (ALL_ROWS,)
+    ) -> None:
         """Refuse what `release` would refuse, and charge nothing.
 
         Raises:
             PolicyError: the policy refuses.
+            ApprovalError: it waits for the administrator's approval.
             BudgetError: the cap refuses.
         """
-        self._ask_policy(experiment, plans)
+        self._ask_policy(experiment, plans, windows)
         for plan in plans:
             self._ledger.check(plan)
 
-    def _ask_policy(self, experiment: Experiment, plans: Sequence[Plan]) -> None:
+    def _ask_policy(
+        self, experiment: Experiment, plans: Sequence[Plan], windows: tuple[str, ...]
+    ) -> Asked | None:
+        """What is to rest on an approval; None where the policy alone lets it run."""
         where = f"site '{self._site}'"
         if self._policy.require_private and not all(plan.private for plan in plans):
             raise PolicyError(
@@ -168,14 +185,31 @@ class Gate:
                 where=where,
                 remedy="Lower privacy.delta in the experiment",
             )
-        approved = self._policy.approved_experiments
-        if approved and experiment.digest not in approved:
-            raise PolicyError(
-                f"experiment {experiment.digest} is not among those approved here",
-                where=where,
-                remedy="If the site's administrator approves, add the digest to policy.approved_experiments "
-                f"in {self._file}",
+        self._ledger.require_not_declined(experiment.digest)
+        rule, asks = self._policy.rule, self._policy.approval == "ask"
+        code = installed_code_hash() if asks or rule is not None else ""
+        unmet = ""
+        if rule is not None:
+            epsilon = 0.0 if rule.epsilon is None else run_epsilon(self._ledger, plans)
+            unmet = rule.unmet(experiment, code=code, epsilon=epsilon, at=datetime.now(UTC))
+        if not unmet and (rule is not None or not asks):
+            return None
+        asked = Asked(experiment=experiment.digest, code=code, windows=windows)
+        try:
+            self._ledger.require_approved(asked, plans)
+        except ApprovalError as exc:
+            if asks:
+                raise
+            raise PolicyError(unmet, where=where, remedy=self._remedy()) from exc
+        return asked
+
+    def _remedy(self) -> str:
+        if self._policy.approved_experiments is not None:
+            return (
+                "If the site's administrator approves, add the digest to policy.approved_experiments in "
+                f"{self._file}"
             )
+        return f"If the site's administrator allows it, change policy.allow in {self._file}"
 
     def _reply(self, request: str, releases: Releases, plans: Sequence[Plan], delta: float) -> Reply:
         return Reply(

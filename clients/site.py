@@ -20,6 +20,7 @@ from clients.gate import Gate
 from clients.keys import site_signer
 from clients.ledger.chain import Cap, Ledger
 from clients.ledger.plan import Split
+from clients.requests import Requests
 from clients.rows.late_rows import UsedWindows
 from clients.rows.rows import Rows, read_rows
 from clients.rows.sources import check_source, source_files
@@ -79,6 +80,7 @@ class Site:
             ledger=self.ledger,
             file=config.file,
         )
+        self.requests = Requests(config.storage.requests)
         self._read: _Read | None = None
         self._key: bytes | None = None
         self._told: set[str] = set()

@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
+from clients.policy import Policy
 from contract.card import Card
 from contract.errors import SiteConfigError
 from contract.experiment_file import parse_toml
-from contract.names import Digest, SiteName
+from contract.names import SiteName
 from contract.words import counted, verb
 
 if TYPE_CHECKING:
@@ -175,23 +176,6 @@ def _is_byte_a_letter(codec: str) -> bool:
         return False
 
 
-class Policy(_Frozen):
-    """What may run here, and what it may spend.
-
-    Attributes:
-        epsilon_cap: the most that any data block may ever pay, over all runs.
-        delta_cap: the δ of the cap, and the largest at which a run may state its ε; below
-            1 / `stated_rows`, for with more a mechanism may give a whole record away.
-        require_private: whether a run without noise is refused.
-        approved_experiments: whole digests of the experiments that may run; None allows any.
-    """
-
-    epsilon_cap: Annotated[float, Field(ge=1e-3, le=1e4)] = 8.0
-    delta_cap: Annotated[float, Field(ge=1e-15, le=0.1)] = 1e-4
-    require_private: bool = True
-    approved_experiments: Annotated[tuple[Digest, ...], Field(min_length=1)] | None = None
-
-
 class Agent(_Frozen):
     """How the site's agent works.
 
@@ -241,6 +225,11 @@ class Storage(_Frozen):
     def reports(self) -> Path:
         """The folder of drift reports, which hold raw values and stay here."""
         return self.folder / "reports"
+
+    @property
+    def requests(self) -> Path:
+        """The folder of what waits for approval, and of the plans that were approved."""
+        return self.folder / "requests"
 
     @property
     def spool(self) -> Path:

@@ -8,6 +8,7 @@
     │   ├── MessageError         a message that is not understood, or out of bounds
     │   ├── CardError            an experiment that the site's card does not offer
     │   ├── PolicyError          the site's policy does not allow it
+    │   ├── ApprovalError        the site's administrator has not approved it yet
     │   ├── BudgetError          the privacy budget does not allow it
     │   └── AddressError         a server that cannot be reached, a port in use
     ├── AuditError               an audit could not be carried out
@@ -33,6 +34,7 @@ from typing import ClassVar
 
 __all__ = [
     "AddressError",
+    "ApprovalError",
     "AuditError",
     "BudgetError",
     "CardError",
@@ -60,12 +62,13 @@ class RefusalCode:
     INPUT = "input"
     CARD = "card"
     POLICY = "policy"
+    APPROVAL = "approval"
     BUDGET = "budget"
     LEDGER = "ledger"
     SOURCE = "source"
     FAILED = "failed"
 
-    ALL: ClassVar[frozenset[str]] = frozenset({INPUT, CARD, POLICY, BUDGET, LEDGER, SOURCE, FAILED})
+    ALL: ClassVar[frozenset[str]] = frozenset({INPUT, CARD, POLICY, APPROVAL, BUDGET, LEDGER, SOURCE, FAILED})
 
 
 class TidegateError(Exception):
@@ -127,6 +130,12 @@ class PolicyError(InputError):
     """The site's policy does not allow what was asked."""
 
     code = RefusalCode.POLICY
+
+
+class ApprovalError(InputError):
+    """The site's administrator has not approved what was asked, and is asked."""
+
+    code = RefusalCode.APPROVAL
 
 
 class BudgetError(InputError):

@@ -15,15 +15,17 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-from contract.errors import DataError, InputError, RoundError
+from contract.errors import ApprovalError, DataError, InputError, RoundError
 from contract.experiment import Experiment
 from contract.words import counted, verb
 from server.jobs.job import Job, RangeQuestion
 from server.settings import ServerSettings
+from server.state.participation import WAITING
 
 if TYPE_CHECKING:
     pass
@@ -194,7 +196,10 @@ def _inline(request: Request) -> dict[str, float]:
         ended.append(time.perf_counter())
         request.progress(report.round, _note(report.failures))
 
-    run_job(job, grid, settings, watch=watch, admitted=_names(request.sites))
+    def waits(_step: object, sites: Sequence[str]) -> None:
+        request.progress(len(ended), f"(waiting for approval at {', '.join(sites)})")
+
+    run_job(job, grid, settings, watch=watch, waits=waits, admitted=_names(request.sites))
     last = ended[-1] if ended else started
     return {"start": started - began, "rounds": last - started, "publish": time.perf_counter() - last}
 
@@ -235,7 +240,7 @@ def _make_tracking_database(settings: ServerSettings) -> subprocess.Popen[bytes]
 
 def _check_sites(request: Request) -> None:
     """Read every site's ledger and rows and ask its policy first, so that what is wrong is said as it is."""
-    from clients.ledger.plans import run_plans
+    from clients.ledger.plans import ALL_ROWS, run_plans
     from clients.site import open_site
     from experiments.site_rows import require_rows
 
@@ -245,7 +250,9 @@ def _check_sites(request: Request) -> None:
         site.ledger.verify()
         site.require_offered(experiment, request.windows)
         require_rows(site, experiment, request.windows)
-        site.gate.check(experiment, run_plans(request.run, experiment, request.windows, site.split))
+        plans = run_plans(request.run, experiment, request.windows, site.split)
+        with suppress(ApprovalError):  # the site enters the request once it is asked, and the rounds wait
+            site.gate.check(experiment, plans, windows=request.windows or (ALL_ROWS,))
 
 
 def _deployment(request: Request) -> dict[str, float]:
@@ -271,8 +278,16 @@ def _deployment(request: Request) -> dict[str, float]:
             def watch() -> None:
                 processes.require_running(may_end=SITE)  # a lost site is the rounds' own business
                 rounds = state.rounds(request.run)
-                if rounds:
-                    request.progress(rounds[-1].round, _note(rounds[-1].failures))
+                done = rounds[-1].round if rounds else 0
+                waiting = [
+                    item.site
+                    for item in state.participation(request.run)
+                    if item.reason == WAITING and item.round > done
+                ]
+                if waiting:
+                    request.progress(done, f"(waiting for approval at {', '.join(waiting)})")
+                elif rounds:
+                    request.progress(done, _note(rounds[-1].failures))
 
             ended = control.wait(number, watch=watch)
         control.close()

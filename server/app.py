@@ -23,7 +23,7 @@ from contract.errors import TidegateError
 from contract.words import counted
 from server.cycle import run_cycle
 from server.jobs.job import Job, read_job
-from server.jobs.memory import Watch
+from server.jobs.memory import Waits, Watch
 from server.jobs.ranges import run_ranges
 from server.jobs.training_job import Services, run_training
 from server.line.flower import quicken_grid
@@ -65,6 +65,7 @@ def run_job(
     settings: ServerSettings,
     *,
     watch: Watch = lambda _: None,
+    waits: Waits = lambda _step, _sites: None,
     admitted: Mapping[int, str] | None = None,
 ) -> None:
     """Do one job with the services that the settings name.
@@ -74,6 +75,7 @@ def run_job(
         grid: Flower's, or the inline runtime's.
         settings: name the services.
         watch: is told of each round.
+        waits: is told for whose approval an exchange waits.
         admitted: the sites by node, where they are not admitted by key.
     """
     with open_state(settings.state_url) as state:
@@ -83,6 +85,7 @@ def run_job(
             registry=Registry(settings.tracking_uri, settings.artifact_root),
             rng=np.random.default_rng(job.experiment.privacy.seed),
             watch=watch,
+            waits=waits,
             federation=settings.federation,
             admitted=admitted,
         )

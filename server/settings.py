@@ -10,10 +10,19 @@ from pathlib import Path
 
 from contract.errors import InputError
 
-__all__ = ["LARGEST_REPLY", "ServerSettings", "apply_quiet_environment", "quiet_environment", "read_settings"]
+__all__ = [
+    "LARGEST_REPLY",
+    "ServerSettings",
+    "apply_quiet_environment",
+    "approval_seconds",
+    "quiet_environment",
+    "read_settings",
+]
 
 LARGEST_REPLY = 256 * 2**20
 """Bytes of one reply of a site, unless `TIDEGATE_LARGEST_REPLY` says otherwise."""
+
+_APPROVAL_SECONDS = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +67,25 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> ServerSettings:
         federation=environ.get("TIDEGATE_FEDERATION") or "standing",
         largest_reply=_megabytes(environ.get("TIDEGATE_LARGEST_REPLY")),
     )
+
+
+def approval_seconds(environ: Mapping[str, str] = os.environ) -> float:
+    """How long a run waits for a quorum that lacks nothing but sites' approvals: `TIDEGATE_APPROVAL_SECONDS`,
+    by default 600. Zero ends the run at once; it can be resumed.
+
+    Raises:
+        InputError: that is no number of seconds.
+    """
+    text = environ.get("TIDEGATE_APPROVAL_SECONDS")
+    if not text:
+        return _APPROVAL_SECONDS
+    if not re.fullmatch(r"[0-9]{1,7}", text):
+        raise InputError(
+            f"'{text[:50]}' is no number of seconds",
+            where="TIDEGATE_APPROVAL_SECONDS",
+            remedy="Give a whole number, such as 86400 for a day, or leave it out",
+        )
+    return float(text)
 
 
 def _megabytes(text: str | None) -> int:

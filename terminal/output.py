@@ -180,7 +180,7 @@ class Steps:
     def __init__(self, what: str, total: int, *, silent: bool = False) -> None:
         self._what, self._total, self._silent = what, total, silent
         self._bar: Progress | None = None
-        self._shown = 0
+        self._shown = (0, "")
         if sys.stderr.isatty() and not silent:
             columns = (
                 TextColumn("{task.description}", markup=False),
@@ -197,8 +197,8 @@ class Steps:
         what, note = shown(self._what), shown(note)
         if self._bar is not None:
             self._bar.update(self._task, completed=done, description=f"{what} {note}")
-        elif not self._silent and done != self._shown:
-            self._shown = done
+        elif not self._silent and (done, note) != self._shown:
+            self._shown = (done, note)
             print(f"{what}: {done} of {self._total} {note}".rstrip(), file=sys.stderr, flush=True)
 
     def close(self) -> None:

@@ -50,7 +50,7 @@ def cost(
     costs = block_costs(site.ledger, plans)
     fits = all(item.fits for item in costs)
     room = {} if fits or not experiment.privacy.private else _room(site, experiment, plans)
-    refusal = _policy_refusal(site, experiment)
+    refusal, waits = _policy_refusal(site, experiment, plans, tuple(window or ()))
     later: tuple[LaterCost, ...] = ()
     if experiment.privacy.private:
         later = later_costs(site.ledger, plans, experiment, tuple(window or ()), site.split)
@@ -74,11 +74,12 @@ def cost(
                 "lasting_sides": site.split.lasting,
                 "also_covers": [finite(vars(item)) for item in later],
                 "policy": refusal,
-                "accepted": fits and not refusal,
+                "approval": waits,
+                "accepted": fits and not refusal and not waits,
             }
         )
     else:
-        _show(site, experiment, costs, room, refusal, later)
+        _show(site, experiment, costs, room, refusal, later, waits=waits)
     if refusal or not fits:
         raise typer.Exit(1)
 
@@ -103,17 +104,25 @@ def _room(site: Site, experiment: Experiment, plans: Sequence[Plan]) -> dict[str
     return room
 
 
-def _policy_refusal(site: Site, experiment: Experiment) -> str:
-    """Why the site's policy would refuse it, whatever it costs; empty where it would not."""
-    from contract.errors import PolicyError
+def _policy_refusal(
+    site: Site, experiment: Experiment, plans: Sequence[Plan], windows: tuple[str, ...]
+) -> tuple[str, str]:
+    """Why the site's policy would refuse it, and for what approval it would wait, whatever it costs;
+    empty where neither is so."""
+    from clients.ledger.plans import ALL_ROWS
+    from contract.errors import ApprovalError, BudgetError, PolicyError
 
     if site.config.policy.require_private and not experiment.privacy.private:
-        return "this site takes part in differentially private runs only"
+        return "this site takes part in differentially private runs only", ""
     try:
-        site.gate.check(experiment, ())
+        site.gate.check(experiment, plans, windows=windows or (ALL_ROWS,))
     except PolicyError as exc:
-        return exc.what
-    return ""
+        return exc.what, ""
+    except ApprovalError as exc:
+        return "", exc.what
+    except BudgetError:
+        pass  # which is said block by block
+    return "", ""
 
 
 def _show(
@@ -123,6 +132,8 @@ def _show(
     room: Mapping[str, Room],
     refusal: str,
     later: Sequence[LaterCost],
+    *,
+    waits: str,
 ) -> None:
     from contract.epsilon import delta_words, epsilon_words
     from terminal.output import print_table, say
@@ -169,6 +180,8 @@ def _show(
     why += [f"the cap would be passed on {', '.join(passed)}"] if passed else []
     if why:
         say(f"REFUSED: a run would be refused, for {' and '.join(why)}.", "bold red")
+    elif waits:
+        say(f"A run would wait: {waits}. The cap allows it.", "yellow")
     else:
         say("A run would be accepted: the cap and the policy allow it.", "green")
 

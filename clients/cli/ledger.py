@@ -126,7 +126,9 @@ def _print_entries(entries: list[Entry], *, json: bool) -> None:
     for entry, at in zip(entries, made, strict=True):
         style = "red" if entry.plan in plain else ""
         warning = [("NOT PRIVATE" if style else "")] if plain else []
-        cells = (entry.sequence, at, entry.kind, entry.plan, entry.request, *warning)
+        # what the administrator decided is of no plan: the experiment stands in its place
+        plan = entry.plan or entry.body.get("experiment", "")
+        cells = (entry.sequence, at, entry.kind, plan, entry.request, *warning)
         rows.append([cell(value, style) for value in cells])
     headings = ("#", when, "entry", "plan", "request", *([""] if plain else []))
     print_table(headings, rows, unbroken=("#", when, "entry", ""))

@@ -12,6 +12,7 @@ import typer
 from clients.cli.backup import backup, restore
 from clients.cli.card import card, card_in_words
 from clients.cli.check import check
+from clients.cli.consent import approve, refuse, requests, revoke
 from clients.cli.cost import cost
 from clients.cli.doctor import doctor
 from clients.cli.join import join, way_for
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from clients.cli.join import Way
+    from clients.policy import Policy
     from clients.site_config import SiteConfig
     from terminal.health import Health
 
@@ -54,6 +56,13 @@ path = "rows"                   # a file, a folder of files, or a pattern
 epsilon_cap = 8.0               # the most that any data block may ever spend
 delta_cap = {delta}
 require_private = true
+approval = "ask"                # nothing runs that you have not approved: see `tidegate site requests`
+# What runs without asking; every key that is given must hold:
+# [policy.allow]
+# label = "ill"
+# features = ["age"]
+# epsilon = 1.0                 # the most that one run may cost a data block
+# hours = "20:00-06:00"
 
 [storage]
 folder = "tidegate"             # ledger, reports and logs
@@ -301,7 +310,6 @@ def status(file: SiteFile, json: Json = False) -> None:
     from clients.site import open_site
     from contract.epsilon import delta_words, epsilon_words
     from contract.outside import shown
-    from contract.words import counted
     from terminal.output import print_json, print_uncut
 
     site = open_site(file)
@@ -319,11 +327,10 @@ def status(file: SiteFile, json: Json = False) -> None:
         values["federation"] = None if stands is None else stands.as_dict()
         print_json({**values, "cap": vars(cap), "entries": entries, "agent": agent, "worst": worst_block})
         return
-    approved = config.policy.approved_experiments
     rows: list[tuple[str, str | Text]] = [
         ("site", f"{config.name}, {config.stated_rows} rows stated, {config.data.kind}"),
         ("card", Text(card_in_words(config), "yellow" if config.card is None or config.is_draft else "")),
-        ("allows", "any experiment" if approved is None else counted(len(approved), "approved experiment")),
+        ("allows", _allowed(config.policy)),
         (
             "",
             "private runs only"
@@ -351,6 +358,23 @@ def status(file: SiteFile, json: Json = False) -> None:
 
 
 app.command()(join)
+
+
+def _allowed(policy: Policy) -> str:
+    """What runs without asking, and what else may."""
+    from contract.words import counted
+
+    rule = policy.rule
+    if rule is None:
+        return "what you approve" if policy.approval == "ask" else "any experiment"
+    given = rule.model_dump(exclude_none=True, exclude={"zone"})
+    only = given.keys() == {"experiments"}
+    words = counted(len(given["experiments"]), "approved experiment") if only else "what policy.allow says"
+    return f"{words}, and what you approve" if policy.approval == "ask" else words
+
+
+for command in (requests, approve, refuse, revoke):
+    app.command()(command)
 app.command()(cost)
 app.command()(ledger)
 app.command()(card)

@@ -5,7 +5,8 @@ another run has ended their plan, or thirty days after the last of them. Their h
 request whose reply has gone is refused: computed again, it would be a second release at the price of one.
 Replies of drift checks and of ranges stay: they are small, and are given again whenever the same is asked.
 
-Refusals are at most `MOST_REFUSALS` in a day, so that nobody can fill a site's disk with them.
+Refusals are at most `MOST_REFUSALS` in a day, so that nobody can fill a site's disk with them. That a run
+waits for approval is entered once: it is asked in each round, and the answer is the same word.
 
 Time is the largest that any entry has named so far: a clock that is set back stops it, and lets nothing
 expire or be refused sooner.
@@ -19,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 
 from clients.ledger.entries import Entry
 from clients.ledger.plan import Plan
+from contract.errors import RefusalCode
 
 __all__ = ["MOST_REFUSALS", "Answers"]
 
@@ -39,6 +41,7 @@ class Answers:
         self._expired: dict[str, int] = {}
         self._last_commit: dict[str, tuple[int, datetime | None]] = {}
         self._refusals: deque[datetime | None] = deque(maxlen=MOST_REFUSALS)
+        self._waiting: deque[str] = deque(maxlen=MOST_REFUSALS)
         self._newest: datetime | None = None
 
     def apply(self, entry: Entry) -> None:
@@ -52,6 +55,8 @@ class Answers:
             self._expired[entry.plan] = entry.sequence
         elif entry.kind == "refuse":
             self._refusals.append(now)
+            if entry.body["word"] == RefusalCode.APPROVAL:
+                self._waiting.append(entry.request)
 
     def is_expired(self, request: str) -> bool:
         """Whether the request was answered, and its reply was removed since."""
@@ -66,6 +71,10 @@ class Answers:
             if left.pop(request, None) != expected:
                 return f"the stored reply of entry {entry.sequence}"
         return "a stored reply that no entry names" if left else ""
+
+    def is_waiting(self, request: str) -> bool:
+        """Whether it is entered already, not long ago, that this request waits for approval."""
+        return request in self._waiting
 
     def may_refuse(self, at: str) -> bool:
         """Whether one more refusal may be entered at that time."""

@@ -23,10 +23,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from clients.keys import Signer
 from clients.ledger.anchor import Anchor, AnchorFile, require_new, require_whole
+from clients.ledger.approvals import Approval, Approvals, Asked, Terms
 from clients.ledger.entries import FIRST_HASH, BrokenChainError, Entry, walk
 from clients.ledger.plan import WHOLE, Cap, Plan, as_name, require_name
 from clients.ledger.reading import Reading, require_intact
@@ -35,7 +36,7 @@ from clients.ledger.store import Append, Store, tampered, translated
 from contract.errors import InputError, LedgerError, RefusalCode
 from contract.releases import Spent
 
-__all__ = ["WHOLE", "Cap", "Entry", "Ledger", "Plan"]
+__all__ = ["WHOLE", "Asked", "Cap", "Entry", "Ledger", "Plan", "Terms"]
 
 
 class Ledger:
@@ -63,7 +64,8 @@ class Ledger:
         self._signer = signer
         self._lock = threading.RLock()
         self._spending = Spending(cap, site=site)
-        self._read = Reading(path, self._spending)
+        self._approvals = Approvals(site=site)
+        self._read = Reading(path, self._spending, self._approvals)
         self._answers = self._read.answers
         self._anchored = 0
         with self._translated():
@@ -94,6 +96,12 @@ class Ledger:
                     self._anchor_all()
             return reply
 
+    def answered(self, request: str) -> str:
+        """The digest of the experiment that this request was answered for; empty if it was not."""
+        with self._lock:
+            entry = self._answers.committed.get(request)
+            return "" if entry is None else str(entry.body.get("experiment", ""))
+
     def check(self, plan: Plan) -> None:
         """Refuse what `authorise` would refuse for the cap, and enter nothing.
 
@@ -104,12 +112,17 @@ class Ledger:
             self._catch_up()
             self._spending.admit_plan(plan)
 
-    def authorise(self, plan: Plan) -> None:
+    def authorise(self, plan: Plan, *, asked: Asked | None = None) -> None:
         """Enter the plan, or do nothing if it is entered with the same content.
 
         Replies that nobody can still wait for are removed with it (`clients.ledger.answers`).
 
+        Args:
+            plan: to enter.
+            asked: what needs an approval; None where the policy lets it run.
+
         Raises:
+            ApprovalError, PolicyError: no approval covers it; nothing was entered.
             BudgetError: some block would pass the cap; nothing was entered.
             LedgerError: another plan of that name is entered.
         """
@@ -127,20 +140,27 @@ class Ledger:
                         f"plan '{plan.name}' was entered with other parameters", where=str(self.path)
                     )
                 if plan.name not in self._spending.open:
+                    self._approval(asked, [plan])
                     self._spending.admit_plan(plan)
                     for name in sorted(self._spending.of_other_runs(plan)):
                         append("close", name)
                     append("authorise", plan.name, body=asdict(plan))
                     self._expire(append)
 
-    def reserve(self, request: str, *plans: str) -> None:
+    def reserve(self, request: str, *plans: str, asked: Asked | None = None) -> None:
         """Spend one use of each plan for this request, before it is computed; all of them or none.
 
-        The cap is asked again, with everything that will have run. A request that was reserved and never
-        committed (a crash) is charged again.
+        The cap is asked again, with everything that will have run, and so is the approval: it may have been
+        revoked a moment ago. A request that was reserved and never committed (a crash) is charged again.
+
+        Args:
+            request: its name.
+            plans: their names.
+            asked: what needs an approval; None where the policy lets it run.
 
         Raises:
             InputError: the request's name is none.
+            ApprovalError, PolicyError: no approval covers it; nothing was entered.
             BudgetError: one more use would pass the cap.
             LedgerError: a plan was never authorised, or the request was answered and its reply has expired.
         """
@@ -150,9 +170,10 @@ class Ledger:
             if unknown or not plans:
                 raise LedgerError("a use was asked of a plan that was never entered", where=str(self.path))
             self._read.require_not_expired(request)
+            approval = self._approval(asked, [self._spending.plans[name] for name in plans], more=1)
             self._spending.admit_uses(plans)
             for name in plans:
-                append("reserve", name, request)
+                append("reserve", name, request, {} if approval is None else {"approval": approval})
 
     def commit(self, request: str, plan: str, reply: bytes, releases: Mapping[str, Any]) -> bytes:
         """Store the reply and enter what it holds, in one transaction.
@@ -178,15 +199,108 @@ class Ledger:
             word: of `RefusalCode`.
 
         Returns:
-            Whether it was entered. If not, there were too many within a day, and no answer may go out.
+            Whether it is entered. If not, there were too many within a day, and no answer may go out.
         """
         if word not in RefusalCode.ALL:
             raise InputError("a refusal has one of a few words")
         with self._lock, self._transaction() as append:
+            if word == RefusalCode.APPROVAL and self._answers.is_waiting(as_name(request)):
+                return True
             if not self._answers.may_refuse(self._clock()):
                 return False
             append("refuse", "", as_name(request), {"word": word})
         return True
+
+    # -- what the administrator says ---------------------------------------------
+
+    def approve(self, terms: Terms) -> int:
+        """Enter an approval; returns its number.
+
+        Raises:
+            InputError: its ε or δ is no cap.
+        """
+        Cap(epsilon=1.0 if terms.epsilon is None else terms.epsilon, delta=terms.delta)
+        with self._lock:
+            with self._transaction() as append:
+                append("approve", "", body=terms.as_body())
+            return self._approvals.of(terms.experiment)[-1].sequence
+
+    def decline(self, digest: str, *, reason: str = "") -> None:
+        """Enter that an experiment does not run here, whatever the policy says, until it is reopened."""
+        self._forbid("decline", digest, reason)
+
+    def revoke(self, digest: str, *, reason: str = "") -> None:
+        """End the approvals of an experiment: what it was promised and has not used is free again.
+
+        Raises:
+            InputError: none is in force.
+        """
+        self._forbid("revoke", digest, reason)
+
+    def reopen(self, digest: str) -> None:
+        """Let an experiment ask again that was declined or revoked; it is not approved by that.
+
+        Raises:
+            InputError: it is neither.
+        """
+        with self._lock, self._transaction() as append:
+            if digest not in self._approvals.declined():
+                raise InputError(f"experiment {digest} is not refused or revoked", where=str(self.path))
+            append("reopen", "", body={"experiment": digest, "reason": ""})
+
+    def _forbid(self, kind: Literal["decline", "revoke"], digest: str, reason: str) -> None:
+        with self._lock, self._transaction() as append:
+            given = self._approvals.of(digest)
+            if kind == "revoke" and all(self._approvals.is_over(one, self._clock()) for one in given):
+                raise InputError(
+                    f"no approval of experiment {digest} is in force",
+                    where=str(self.path),
+                    remedy="`tidegate site requests` lists them. What the policy lets run without one, "
+                    "`tidegate site refuse` keeps out",
+                )
+            append(kind, "", body={"experiment": digest, "reason": as_name(reason) if reason else ""})
+            for name in sorted(self._approvals.open_plans(digest) & self._spending.open):
+                append("close", name)
+
+    def require_not_declined(self, digest: str) -> None:
+        """Refuse an experiment that the administrator declined or revoked.
+
+        Raises:
+            PolicyError: it is such a one.
+        """
+        with self._lock:
+            self._catch_up()
+            self._approvals.require_not_declined(digest)
+
+    def require_approved(self, asked: Asked, plans: Sequence[Plan]) -> None:
+        """Refuse what `authorise` and `reserve` would refuse for want of an approval; enter nothing.
+
+        Raises:
+            ApprovalError, PolicyError: no approval covers it.
+        """
+        with self._lock:
+            self._catch_up()
+            self._approval(asked, plans)
+
+    def _approval(self, asked: Asked | None, plans: Sequence[Plan], *, more: int = 0) -> int | None:
+        if asked is None:
+            return None
+        return self._approvals.require(asked, plans, self._clock(), more=more)
+
+    def approvals(self) -> tuple[tuple[Approval, ...], dict[str, str]]:
+        """Those in force, and the digests that are declined or revoked, with the reason."""
+        with self._lock:
+            self._catch_up()
+            now, given = self._clock(), self._approvals.all()
+            in_force = tuple(one for one in given if not self._approvals.is_over(one, now))
+            return in_force, self._approvals.declined()
+
+    def last_approved(self, name: str) -> Terms | None:
+        """The newest approval of an experiment of that name, whether it holds still or not."""
+        with self._lock:
+            self._catch_up()
+            found = [one.terms for one in self._approvals.all() if one.terms.name == name]
+            return found[-1] if found else None
 
     # -- what a person asks ----------------------------------------------------
 

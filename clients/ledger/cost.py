@@ -12,14 +12,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from clients.ledger.accounting import compose, noise_multiplier
-from clients.ledger.chain import Ledger
+from clients.ledger.chain import Cap, Ledger
 from clients.ledger.event import LEAST_NOISE
 from clients.ledger.plan import Plan, Split, side_of
 from clients.ledger.plans import compare_plan, drift_plan, reference_plan
+from clients.ledger.spending import Spending
 from contract.experiment import Experiment
 from contract.messages import Instruction
 
-__all__ = ["BlockCost", "LaterCost", "Room", "block_costs", "can_pay", "later_costs", "room_for"]
+__all__ = [
+    "BlockCost",
+    "LaterCost",
+    "Room",
+    "alone",
+    "block_costs",
+    "can_pay",
+    "later_costs",
+    "room_for",
+    "run_epsilon",
+]
 
 _MOST_NOISE = 1e4
 """A noise multiplier above which nothing is learned anyway."""
@@ -102,6 +113,18 @@ def can_pay(ledger: Ledger, plans: Sequence[Plan]) -> bool:
     if not all(plan.private for plan in plans):
         return True
     return all(ledger.cap.holds(spent.epsilon) for spent in ledger.would_spend(plans).values())
+
+
+def alone(plans: Sequence[Plan], cap: Cap) -> float:
+    """ε that these plans cost the block that pays most, were nothing else ever charged; at the cap's δ."""
+    spent = Spending(cap).would_spend(plans)
+    return max((item.epsilon for item in spent.values()), default=0.0)
+
+
+def run_epsilon(ledger: Ledger, plans: Sequence[Plan]) -> float:
+    """ε that the run of these plans costs the block that pays most, with what it has entered before."""
+    entered = [known for run in sorted({plan.run for plan in plans}) for known in ledger.plans(run)]
+    return alone([*entered, *plans], ledger.cap)
 
 
 def later_costs(

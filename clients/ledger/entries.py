@@ -5,11 +5,16 @@ body], canonical by RFC 8785, with the body in it as its own canonical JSON text
 first is 64 zeros. A site with a key signs `tidegate-ledger-entry/2`, a line feed and the hash.
 
     authorise   a plan: what a run may do to which blocks       body: the plan
-    reserve     one use of it, for a request                    before anything is computed
+    reserve     one use of it, for a request                    before anything is computed; body: the
+                number of the approval, where one was needed
     commit      the reply to the request                        body: what it held, its size and SHA-256
     close       another run's plan has ended this one
     expire      the plan's replies were removed; their hashes stay
     refuse      a request was refused                           body: the word
+    approve     the administrator approved an experiment        body: what of it, and until when
+    decline     the administrator declined one, until an approval comes
+    revoke      the approvals of an experiment ended; it is declined
+    reopen      what was declined or revoked may ask again
     restore     the file was put back from a backup             body: what is known of what was lost
 
 Every body has the time, `at`, and 128 random bits, `salt`: the server is told the hash of the last entry and
@@ -49,7 +54,19 @@ __all__ = [
     "walk",
 ]
 
-Kind = Literal["authorise", "reserve", "commit", "close", "expire", "refuse", "restore"]
+Kind = Literal[
+    "authorise",
+    "reserve",
+    "commit",
+    "close",
+    "expire",
+    "refuse",
+    "restore",
+    "approve",
+    "decline",
+    "revoke",
+    "reopen",
+]
 
 FORMAT = 2
 """Version of the file's form, and of what is hashed and signed."""

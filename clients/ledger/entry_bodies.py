@@ -12,13 +12,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import fields
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from clients.ledger.entries import OF_ALL, Entry
-from clients.ledger.plan import Plan
+from clients.ledger.plan import Plan, Purpose
 from contract.errors import InputError, LedgerError, RefusalCode
+from contract.names import Digest, ExperimentName, WindowName
 
 __all__ = ["require_sound"]
 
@@ -26,12 +27,18 @@ Word = Annotated[str, Field(max_length=500)]
 
 
 class _Body(BaseModel):
-    """Of `reserve`, `close` and `expire`: what every body has, alone."""
+    """Of `close` and `expire`: what every body has, alone."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
     at: Word
     salt: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] = ""
+
+
+class _Reserve(_Body):
+    """The number of the approval that it rests on, where one was needed."""
+
+    approval: Annotated[int, Field(ge=1)] | None = None
 
 
 class _Commit(_Body):
@@ -72,7 +79,38 @@ class _Restore(_Body):
     key: Word
 
 
-_BODIES: dict[str, type[_Body]] = {"commit": _Commit, "refuse": _Refuse, "restore": _Restore}
+class _Approve(_Body):
+    """What an approval covers: see `clients.ledger.approvals.Terms`."""
+
+    experiment: Digest
+    name: ExperimentName
+    code: Digest
+    epsilon: Annotated[float, Field(gt=0)] | None
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    windows: Annotated[tuple[WindowName | Literal["*"], ...], Field(min_length=1)] | None
+    purposes: Annotated[tuple[Purpose, ...], Field(min_length=1)]
+    until: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,15}\+00:00$")] | None
+    runs: Annotated[int, Field(ge=1)] | None
+
+
+class _Forbid(_Body):
+    """Of `decline`, `revoke` and `reopen`: the digest, and the administrator's own words."""
+
+    experiment: Digest
+    reason: Word
+
+
+_BODIES: dict[str, type[_Body]] = {
+    "reserve": _Reserve,
+    "commit": _Commit,
+    "refuse": _Refuse,
+    "restore": _Restore,
+    "approve": _Approve,
+    "decline": _Forbid,
+    "revoke": _Forbid,
+    "reopen": _Forbid,
+}
+_CONSENT = frozenset({"approve", "decline", "revoke", "reopen"})
 _PLAN = TypeAdapter(Plan)
 _PLAN_FIELDS = {field.name for field in fields(Plan)}
 
@@ -85,8 +123,9 @@ def require_sound(entries: Iterable[Entry], *, where: str) -> None:
     """
     plans: dict[str, Plan] = {}
     reserved: set[tuple[str, str]] = set()
+    approved: dict[int, str] = {}
     for entry in entries:
-        fault = _fault(entry, plans, reserved)
+        fault = _fault(entry, plans, reserved) or _of_approval(entry, approved)
         if fault:
             raise LedgerError(f"entry {entry.sequence} is not one that a ledger writes: {fault}", where=where)
 
@@ -100,11 +139,25 @@ def _fault(entry: Entry, plans: dict[str, Plan], reserved: set[tuple[str, str]])
         return f"{'.'.join(map(str, exc.errors()[0]['loc']))}: {exc.errors()[0]['msg'].lower()}"
     except InputError as exc:
         return f"plan '{entry.plan}' is not a mechanism: {exc.what}"
-    if entry.kind in ("refuse", "restore"):
+    if entry.kind in ("refuse", "restore") or entry.kind in _CONSENT:
         return _of_no_plan(entry)
     if entry.plan not in plans:
         return f"plan '{entry.plan}' was never authorised"
     return _of_plan(entry, reserved)
+
+
+def _of_approval(entry: Entry, approved: dict[int, str]) -> str:
+    """Nothing is charged to an approval that was never given, or that had ended."""
+    if entry.kind == "approve":
+        approved[entry.sequence] = entry.body["experiment"]
+    elif entry.kind in ("decline", "revoke"):
+        for ended in [key for key, digest in approved.items() if digest == entry.body["experiment"]]:
+            del approved[ended]
+    elif entry.kind == "restore":
+        approved.clear()
+    elif entry.kind == "reserve" and (number := entry.body.get("approval")) is not None:
+        return "" if number in approved else f"it rests on approval {number}, which was not in force"
+    return ""
 
 
 def _of_plan(entry: Entry, reserved: set[tuple[str, str]]) -> str:

@@ -20,9 +20,12 @@ from clients.ledger.accounting import noise_multiplier
 from clients.ledger.plan import WHOLE, Plan, Split
 from contract.errors import MessageError, PolicyError
 from contract.experiment import LEAST_EPSILON, Experiment
-from contract.messages import Instruction
+from contract.messages import DRIFT_QUERY, RANGES_QUERY, Instruction
 
 __all__ = [
+    "ALL_ROWS",
+    "asked_plans",
+    "asked_windows",
     "blocks",
     "compare_plan",
     "drift_plan",
@@ -33,6 +36,33 @@ __all__ = [
     "run_plans",
     "train_plan",
 ]
+
+
+ALL_ROWS = "*"
+"""Stands among windows for the whole data set; no window is named so."""
+
+
+def asked_windows(kind: str, instruction: Instruction) -> tuple[str, ...]:
+    """The windows whose rows an exchange reads, in order; `ALL_ROWS` for the whole data set."""
+    asked = instruction.windows or (ALL_ROWS,)
+    if kind == DRIFT_QUERY:
+        asked += instruction.reference_windows or (ALL_ROWS,)
+    return tuple(sorted(set(asked)))
+
+
+def asked_plans(kind: str, experiment: Experiment, instruction: Instruction, split: Split) -> list[Plan]:
+    """All that an exchange belongs to, which is approved as one.
+
+    A run's training, its evaluations, and the comparison of what it gave; or a drift check with its
+    reference; or a question for ranges.
+    """
+    if kind == DRIFT_QUERY:
+        reference = reference_plan(experiment, instruction.reference_windows, split)
+        return [reference, drift_plan(experiment, instruction, split)]
+    if kind == RANGES_QUERY:
+        return [ranges_plan(experiment, instruction, split)]
+    plans = run_plans(instruction.run, experiment, instruction.windows, split)
+    return [*plans, compare_plan(experiment, instruction, split)]
 
 
 def blocks(experiment: Experiment, windows: tuple[str, ...], split: Split, *sides: str) -> tuple[str, ...]:

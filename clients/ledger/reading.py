@@ -10,6 +10,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from clients.ledger.answers import Answers
+from clients.ledger.approvals import Approvals
 from clients.ledger.entries import FIRST_HASH, Entry, is_signed, keys_in_force, walk
 from clients.ledger.spending import Spending
 from clients.ledger.store import Store, tampered
@@ -24,16 +25,17 @@ class Reading:
     Args:
         path: the ledger's file, for messages.
         spending: an empty one, which takes the entries in.
+        approvals: so too.
 
     Attributes:
-        spending, answers: what the entries come to.
+        spending, answers, approvals: what the entries come to.
         seen, last_hash: the number of the last entry, and its hash.
         key: the public key that signs the next one; empty in a ledger without a key.
     """
 
-    def __init__(self, path: Path, spending: Spending) -> None:
+    def __init__(self, path: Path, spending: Spending, approvals: Approvals) -> None:
         self._path = path
-        self.spending, self.answers = spending, Answers()
+        self.spending, self.answers, self.approvals = spending, Answers(), approvals
         self.seen, self.last_hash = 0, FIRST_HASH
         self.key = ""
 
@@ -56,6 +58,7 @@ class Reading:
                     raise tampered(f"the signature of entry {entry.sequence}", self._path)
                 self.spending.apply(entry)
                 self.answers.apply(entry)
+                self.approvals.apply(entry)
             self.seen, self.last_hash = entry.sequence, entry.hash
 
     def stored_reply(self, request: str, connection: sa.Connection) -> bytes | None:

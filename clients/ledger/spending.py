@@ -191,9 +191,14 @@ class Spending:
             return f"{less}; newer rows do not help, for what ran on all rows counts on every window"
         return f"Train on a newer window, which has a budget of its own. Or: {less[0].lower()}{less[1:]}"
 
-    def would_spend(self, plans: Sequence[Plan]) -> dict[str, Spent]:
-        """What each block that these plans of one run touch would have paid once they ran to their end."""
-        totals = {plan.name: max(plan.uses, self._uses.get(plan.name, 0)) for plan in plans}
+    def would_spend(self, plans: Sequence[Plan], *, more: int = 0) -> dict[str, Spent]:
+        """What each block that these plans touch would have paid once they ran to their end.
+
+        Args:
+            plans: of one run, or of several beside each other.
+            more: uses of each that are to come, where it has run to its end or beyond.
+        """
+        totals = {plan.name: max(plan.uses, self._uses.get(plan.name, 0) + more) for plan in plans}
         closing = {name for plan in plans for name in self.of_other_runs(plan)}
         known = {**self.plans, **{plan.name: plan for plan in plans}}
         totalled: list[Spent] = []

@@ -18,7 +18,6 @@ waits for the others, and the site would pay for what is thrown away.
 from __future__ import annotations
 
 import fcntl
-import functools
 import logging
 import math
 import threading
@@ -29,16 +28,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
+from clients.code import installed_code_hash
 from clients.line.flower import FleetConnection, ServerRefusedError
 from clients.line.packing import Bundle, PackedReply, Work, error_reply, pack
 from clients.line.spool import Spool, has_reply, read_reply, read_work
 from clients.line.worker import TaskFailedError, Worker
-from contract.code import BUNDLED_PACKAGES, code_hash
+from contract.code import code_hash
 from contract.errors import LedgerError, RefusalCode, SilentError, SiteConfigError
 from contract.messages import HOLD
 from terminal.health import Health
 
-__all__ = ["KEPT", "Answer", "installed_code", "installed_code_hash", "one_agent", "serve", "worker_answers"]
+__all__ = ["KEPT", "Answer", "one_agent", "serve", "worker_answers"]
 
 _log = logging.getLogger("tidegate.agent")
 
@@ -162,22 +162,6 @@ def one_agent(lock: Path) -> Iterator[None]:
                 remedy="Stop it first, or leave it: one agent is enough",
             ) from exc
         yield
-
-
-def installed_code() -> dict[str, bytes]:
-    """The code that this agent runs: content by path, as in a bundle."""
-    root = Path(__file__).resolve().parents[2]
-    return {
-        path.relative_to(root).as_posix(): path.read_bytes()
-        for package in BUNDLED_PACKAGES
-        for path in sorted((root / package).rglob("*.py"))
-    }
-
-
-@functools.cache
-def installed_code_hash() -> str:
-    """The hash of the code that this agent runs."""
-    return code_hash(installed_code())
 
 
 class _Agent:

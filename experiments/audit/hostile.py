@@ -373,7 +373,7 @@ class _Line:
         return work
 
     def bundle(self, run: int) -> Any:
-        from clients.line.agent import installed_code
+        from clients.code import installed_code
         from clients.line.packing import Bundle
 
         del run

@@ -14,7 +14,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from clients.line.agent import KEPT, installed_code, serve
+from clients.code import installed_code
+from clients.line.agent import KEPT, serve
 from clients.line.flower import FleetConnection, connect, wait_for_server
 from clients.line.packing import Bundle, PackedReply, Work, pack
 from contract.allocator import reuse_large_blocks

@@ -37,7 +37,17 @@ from server.line.flower import (
     is_simulated,
     pull_messages,
 )
-from server.state.participation import GO_ON, LOST, NAME_REFUSED, NOT_UNDERSTOOD, TWICE, printable, told
+from server.settings import approval_seconds
+from server.state.participation import (
+    GO_ON,
+    LOST,
+    NAME_REFUSED,
+    NOT_UNDERSTOOD,
+    TWICE,
+    WAITING,
+    printable,
+    told,
+)
 
 __all__ = ["LOST", "Answers", "Patience", "connected_sites", "exchange", "instruct"]
 
@@ -58,16 +68,23 @@ class Patience:
         deadline: seconds until the exchange ends whatever came.
         grace: seconds that the others have once the quorum has answered; doubled
             if the quorum took longer than that.
+        approval: seconds that a quorum is waited for which lacks nothing but sites' approvals.
     """
 
     quorum: int
     deadline: float
     grace: float
+    approval: float = 0.0
 
     @classmethod
     def of(cls, strategy: Strategy) -> Patience:
-        """What an experiment says of waiting."""
-        return cls(quorum=strategy.quorum, deadline=strategy.round_timeout, grace=strategy.grace)
+        """What an experiment says of waiting, and the server's settings of waiting for approval."""
+        return cls(
+            quorum=strategy.quorum,
+            deadline=strategy.round_timeout,
+            grace=strategy.grace,
+            approval=approval_seconds(),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +108,32 @@ class Answers:
     refused: frozenset[str] = frozenset()
     waiting: tuple[str, ...] = ()
     seconds: float = 0.0
+
+    @property
+    def unapproved(self) -> tuple[str, ...]:
+        """The sites whose administrators have not approved the experiment yet."""
+        return tuple(sorted(site for site, reason in self.failures.items() if reason == WAITING))
+
+    def joined(self, later: Answers) -> Answers:
+        """These answers, and those of sites of `failures` that were asked once more."""
+        again = set(later.nodes.values())
+        kept = {site: reason for site, reason in self.failures.items() if self.nodes.get(site) not in again}
+        # a name that another node has answered under already counts once, as within one exchange
+        twice = later.replies.keys() & self.replies.keys()
+        renamed = {f"node {later.nodes[site]} as {site}": later.nodes[site] for site in twice}
+        replies = {**self.replies, **{site: r for site, r in later.replies.items() if site not in twice}}
+        nodes = {site: node for site, node in self.nodes.items() if node not in again}
+        nodes |= {site: node for site, node in later.nodes.items() if site not in twice} | renamed
+        failures = {**kept, **later.failures, **dict.fromkeys(renamed, TWICE)}
+        return Answers(
+            asked=tuple(sorted({*replies, *failures, *later.waiting})),
+            replies=dict(sorted(replies.items())),
+            failures=failures,
+            nodes=nodes,
+            refused=frozenset({*self.refused, *later.refused, *renamed} & failures.keys()),
+            waiting=later.waiting,
+            seconds=self.seconds + later.seconds,
+        )
 
     def require(self, quorum: int, what: str) -> None:
         """Refuse to go on with fewer sites than the quorum.
@@ -266,7 +309,9 @@ class _Desk:
             if message.error.code == REFUSED and reason in (TOO_LONG, TOO_MANY_PARTS):
                 self.refused.add(self.fail(node, reason))
                 return
-            self.fail(node, reason if reason in RefusalCode.ALL else LOST)
+            if reason == RefusalCode.APPROVAL:
+                reason = WAITING
+            self.fail(node, reason if reason == WAITING or reason in RefusalCode.ALL else LOST)
             return
         try:
             reply = self._read(message.content)

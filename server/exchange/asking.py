@@ -2,13 +2,17 @@
 
 1. wait for the quorum to be connected
 2. send, and wait as `server.exchange.answers` says
-3. whoever was admitted and is not connected is missing too
-4. write down how far each site came; meanwhile too, for who watches
+3. where the quorum lacks nothing but the approval of sites' administrators, ask those sites again, ever
+   more slowly, until there are enough or the time for it is over; otherwise they are asked in the next round
+4. whoever was admitted and is not connected is missing too
+5. write down how far each site came; meanwhile too, for who watches
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -21,6 +25,10 @@ from server.exchange.bounds import ReplySize
 from server.state.participation import NOT_CONNECTED, SiteState, SiteStatus, Step
 
 __all__ = ["Question", "SiteMemory", "ask", "require"]
+
+_log = logging.getLogger("flwr")
+_FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 30.0
+"""Seconds between two questions to sites whose administrators have not approved the experiment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +84,10 @@ class SiteMemory(Protocol):
         """Write how far each site came; until the exchange has ended, now and then."""
         ...
 
+    def wait_for_approval(self, step: Step, sites: Sequence[str]) -> None:
+        """Say that the exchange waits for these sites' administrators."""
+        ...
+
 
 def ask(question: Question, grid: Grid, memory: SiteMemory) -> Answers:
     """Ask every connected site.
@@ -104,20 +116,56 @@ def ask(question: Question, grid: Grid, memory: SiteMemory) -> Answers:
 
     nodes = connected_sites(grid, question.patience, what=str(step), names=admitted, watch=connecting)
     absent = _enrolled(admitted, nodes)
-    answers = exchange(
-        grid,
-        instruct(nodes, question.kind, question.instruction, question.arrays),
-        names=names,
-        patience=question.patience,
-        check=check,
-        admitted=admitted,
-        size=question.size,
-        watch=lambda so_far: memory.record_sites(step, reached(so_far), ended=False),
-    )
+
+    def asked(nodes: list[int], patience: Patience, so_far: Answers | None = None) -> Answers:
+        def together(answers: Answers) -> Answers:
+            return answers if so_far is None else so_far.joined(answers)
+
+        return together(
+            exchange(
+                grid,
+                instruct(nodes, question.kind, question.instruction, question.arrays),
+                names=names,
+                patience=patience,
+                check=check,
+                admitted=admitted,
+                size=question.size,
+                watch=lambda now: memory.record_sites(step, reached(together(now)), ended=False),
+            )
+        )
+
+    answers = _until_approved(question, memory, asked, asked(nodes, question.patience))
     sites = reached(answers)
     memory.record_sites(step, sites, ended=True)
     missing = {site: status.reason for site, status in sites.items() if status.state == "enrolled"}
     return replace(answers, failures={**answers.failures, **missing})
+
+
+def _until_approved(
+    question: Question,
+    memory: SiteMemory,
+    ask_again: Callable[[list[int], Patience, Answers], Answers],
+    answers: Answers,
+) -> Answers:
+    """Ask the sites that wait for approval again, as long as they could make up the quorum.
+
+    Each is asked the same request: one that answers is charged once, and one that waits has nothing to
+    enter. Sites that answered are not asked again, nor are those that said no.
+    """
+    quorum, ends = question.patience.quorum, time.monotonic() + question.patience.approval
+    pause = _FIRST_PAUSE
+    while len(answers.replies) < quorum <= len(answers.replies) + len(answers.unapproved):
+        left = ends - time.monotonic()
+        if left <= 0:
+            break
+        waiting = answers.unapproved
+        memory.wait_for_approval(question.step, waiting)
+        _log.warning("%s: waiting for approval at %s", question.step, ", ".join(waiting))
+        time.sleep(min(pause, left))
+        pause = min(_LONGEST_PAUSE, 1.5 * pause)
+        missing = replace(question.patience, quorum=max(1, quorum - len(answers.replies)))
+        answers = ask_again([answers.nodes[site] for site in waiting], missing, answers)
+    return answers
 
 
 def require(answers: Answers, question: Question) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -23,6 +23,8 @@ from server.state.storage import State
 __all__ = ["RunMemory", "metric_names"]
 
 Watch = Callable[[RoundReport], None]
+Waits = Callable[[Step, Sequence[str]], None]
+"""Is told for which sites' administrators an exchange waits."""
 
 _LIVE_SECONDS = 0.25
 """How often the state of an exchange that goes on is written. A faster one is written when it has ended."""
@@ -40,6 +42,7 @@ class RunMemory:
         turn: of the process that runs it, as `State.take_over` gave it.
         federation: to which sites are admitted by key, and are held over all its runs to the rows that they
             stated first; None where nobody is, in one process.
+        waits: is told for whose approval an exchange waits.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class RunMemory:
         turn: int | None = None,
         *,
         federation: str | None = None,
+        waits: Waits = lambda _step, _sites: None,
     ) -> None:
         self._state = state
         self._registry = registry
@@ -59,7 +63,7 @@ class RunMemory:
         self._watch = watch
         self._admitted = admitted
         self._turn = turn
-        self._federation = federation
+        self._federation, self._waits = federation, waits
         self._heard: dict[int, str] = {}
         self._stated: dict[str, int] | None = None
         self._shown: tuple[Step, Mapping[str, SiteStatus]] | None = None
@@ -127,6 +131,10 @@ class RunMemory:
         self._shown, self._written = (step, dict(sites)), now
         if ended:
             self._remember(step, sites)
+
+    def wait_for_approval(self, step: Step, sites: Sequence[str]) -> None:
+        """Say that the exchange waits for these sites' administrators."""
+        self._waits(step, sites)
 
     def counted(self, run: str) -> dict[str, int]:
         """In how many of the run's rounds each site counted, of all that were asked or should have been."""

@@ -26,7 +26,7 @@ from contract.releases import Metrics
 from server.code import server_code_hash
 from server.jobs.ending import recorded_end
 from server.jobs.job import Job
-from server.jobs.memory import RunMemory, Watch, metric_names
+from server.jobs.memory import RunMemory, Waits, Watch, metric_names
 from server.jobs.passports import passport_of
 from server.registry.passport import ModelComparison, render
 from server.registry.plots import learning_curve, privacy_spent, site_metrics
@@ -49,6 +49,7 @@ class Services:
         registry: MLflow.
         rng: initial values of a model; noise is none of the server's business.
         watch: is told of each round.
+        waits: is told for whose approval an exchange waits.
         federation: whose admitted sites may take part (`server.settings`), and are held to what they said.
         admitted: the sites by node where nobody is admitted by key, in one process.
     """
@@ -58,6 +59,7 @@ class Services:
     registry: Registry
     rng: np.random.Generator
     watch: Watch = lambda _: None
+    waits: Waits = lambda _step, _sites: None
     federation: str = ""
     admitted: Mapping[int, str] | None = None
 
@@ -71,6 +73,7 @@ class Services:
             self._admitted,
             turn,
             federation=self.federation if self.admitted is None else None,
+            waits=self.waits,
         )
 
     def _admitted(self) -> Mapping[int, str]:

@@ -24,6 +24,7 @@ __all__ = [
     "NAME_REFUSED",
     "NOT_CONNECTED",
     "NOT_UNDERSTOOD",
+    "WAITING",
     "SiteState",
     "SiteStatus",
     "Step",
@@ -40,6 +41,8 @@ LOST = "no answer"
 NOT_CONNECTED = "not connected"
 NAME_REFUSED = "name refused"
 NOT_UNDERSTOOD = "a site sent a reply that this version does not understand"
+WAITING = "waiting for approval"
+"""What a site's word `approval` means: it stands in its place as the reason."""
 TWICE = "two nodes gave the same site name"
 
 GO_ON = (
@@ -71,7 +74,10 @@ _ADVICE = {
     RefusalCode.INPUT: "install the server's version of Tidegate at the site",
     RefusalCode.CARD: "the site does not offer what the experiment asks for: read its card, and "
     "choose among its columns, ranges and windows",
-    RefusalCode.POLICY: "ask its administrator to approve the experiment, or what the policy allows",
+    WAITING: "ask its administrator to look at `tidegate site requests`, and to approve or refuse; "
+    f"{_RETURNS}",
+    RefusalCode.POLICY: "ask its administrator what the policy allows; it may have refused or revoked the "
+    "experiment",
     RefusalCode.SOURCE: "ask its administrator for the site's log: its files or its database are not there, "
     "or lack a column of its card",
     RefusalCode.LEDGER: "ask its administrator for `tidegate site ledger FILE --verify`",

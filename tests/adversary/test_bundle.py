@@ -16,7 +16,8 @@ import pytest
 from flwr.app import Message, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 
-from clients.line.agent import installed_code, serve
+from clients.code import installed_code
+from clients.line.agent import serve
 from clients.line.flower import FleetConnection
 from clients.line.packing import PackedReply, pack, read_bundle
 from server.line.flower import assume_identity, build_bundle

@@ -156,6 +156,25 @@ def test_no_word_tells_two_tables_apart(lay: LaySite, figure: Figure, case: str)
     assert twins.books()[0] == twins.books()[1]
 
 
+@pytest.mark.parametrize("case", ["a window with rows", "no rows", "another label", "a zero byte"])
+def test_what_waits_for_approval_waits_whatever_the_rows_hold(
+    lay: LaySite, figure: Figure, case: str
+) -> None:
+    others, plan, windows = CASES[case]
+    twins = Twins(lay, ROWS, others, cap=20.0, policy='approval = "ask"')
+    words = set()
+    for number, kind in enumerate(KINDS):
+        more = {"reference_windows": ["w1"]} if kind == DRIFT else {}
+        asked = instruction_for(kind, run=f"r{number}", windows=windows, **more)
+        for one, other in (twins.ask(kind, asked, experiment=plan) for _ in range(2)):
+            assert one.outcome == other.outcome
+            words |= {one.word, other.word}
+    figure(f"{case}: asked twice of each kind, every answer was {words}")
+    assert words == {"approval"}
+    assert twins.books() == [["refuse"] * len(KINDS)] * 2
+    assert [wire.spent(server.site) for server in twins.servers] == [0.0, 0.0]
+
+
 def test_no_series_of_questions_finds_the_maximum(lay: LaySite, rows: Rows, figure: Figure) -> None:
     highest = max(row["level"] for row in rows)
     server = HostileServer(lay(rows))

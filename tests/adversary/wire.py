@@ -30,8 +30,9 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from clients.app import warm_up
+from clients.code import installed_code
 from clients.keys import make_node_key
-from clients.line.agent import installed_code, serve
+from clients.line.agent import serve
 from clients.line.packing import Bundle, Work, pack
 from clients.mechanisms.drawing import ReportQueue, report_queue
 from clients.site import close_site, open_site
@@ -78,7 +79,7 @@ __all__ = [
 
 Json = dict[str, Any]
 
-WORDS = frozenset({"input", "card", "policy", "budget", "ledger", "source", "failed"})
+WORDS = frozenset({"input", "card", "policy", "approval", "budget", "ledger", "source", "failed"})
 """The words with which a site refuses; none of them says anything of its rows."""
 
 COLUMNS = ("level", "ward", "ill", "window", "patient", "side", "secret")

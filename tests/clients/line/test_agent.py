@@ -15,7 +15,8 @@ import pytest
 from flwr.app import Message, RecordDict
 
 from clients.app import app
-from clients.line.agent import installed_code_hash, serve
+from clients.code import installed_code_hash
+from clients.line.agent import serve
 from clients.line.flower import ServerRefusedError
 from clients.line.packing import Bundle, PackedReply, Work, pack
 from clients.line.spool import Spool, write_reply

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -20,6 +20,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.written: list[dict[str, SiteStatus]] = []
+        self.waited: list[tuple[str, ...]] = []
 
     def admitted(self) -> Mapping[int, str]:
         return {1: "north", 2: "south", 3: "west"}
@@ -35,6 +36,9 @@ class Memory:
 
     def record_sites(self, step: Step, sites: Mapping[str, SiteStatus], *, ended: bool) -> None:
         self.written.append(dict(sites))
+
+    def wait_for_approval(self, step: Step, sites: Sequence[str]) -> None:
+        self.waited.append(tuple(sites))
 
 
 def question(quorum: int = 3, deadline: float = LONG) -> Question:

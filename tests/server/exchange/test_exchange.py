@@ -19,7 +19,7 @@ from contract.releases import Spent
 from experiments.runtimes.inline import InlineGrid
 from server.exchange.answers import LOST, Answers, Patience, connected_sites, exchange, instruct
 from server.line.flower import REFUSED, TOO_LONG, TOO_MANY_PARTS, assume_identity
-from server.state.participation import NOT_UNDERSTOOD, advice
+from server.state.participation import NOT_UNDERSTOOD, WAITING, advice
 from tests.server.federation import text_of, written
 
 SPENT = Spent(epsilon=1.0, delta=1e-5, unit="record", method="RDP", block="all/train")
@@ -203,7 +203,9 @@ def test_what_is_there_at_the_deadline_still_counts() -> None:
 @pytest.mark.parametrize("word", sorted(RefusalCode.ALL))
 def test_a_refusal_is_named_by_its_word(word: str) -> None:
     answers = ask(at("north"), Says(word))
-    assert answers.failures == {"south": word}
+    reason = WAITING if word == "approval" else word
+    assert answers.failures == {"south": reason}
+    assert advice(reason)
     assert list(answers.replies) == ["north"]
 
 

@@ -1,0 +1,26 @@
+"""The code that is installed at the site, by its hash: an approval names it, and a bundle must equal it."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+from contract.code import BUNDLED_PACKAGES, code_hash
+
+__all__ = ["installed_code", "installed_code_hash"]
+
+
+def installed_code() -> dict[str, bytes]:
+    """The code that runs here: content by path, as in a bundle."""
+    root = Path(__file__).resolve().parents[1]
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for package in BUNDLED_PACKAGES
+        for path in sorted((root / package).rglob("*.py"))
+    }
+
+
+@functools.cache
+def installed_code_hash() -> str:
+    """The hash of the code that runs here, read once in each process."""
+    return code_hash(installed_code())
