@@ -19,7 +19,7 @@ __all__ = ["MOST_FOLLOWED", "ServerClock"]
 _log = logging.getLogger("tidegate.agent")
 
 _NOTICED = 3.0
-"""Seconds: an answer says whole ones, and may have been long on its way."""
+"""Seconds beyond what an answer's own time explains."""
 MOST_FOLLOWED = 3600.0
 """Seconds: a clock that is further off is not followed."""
 _REFUSED = 401
@@ -37,26 +37,33 @@ class ServerClock:
 
     def intercept(self, context: Any, call_next: Any) -> Any:
         """Send a request; once more if it was refused and its date was wrong."""
-        unsigned = context.request.headers.copy()
+        unsigned, began = context.request.headers.copy(), time.time()
         answer = call_next(context)
-        if self._follow(answer.headers.get("date")) and answer.status_code == _REFUSED:
+        if self._follow(answer.headers.get("date"), began) and answer.status_code == _REFUSED:
             answer.close()
             context.request.headers = unsigned
             return call_next(context)
         return answer
 
-    def _follow(self, said: str | None) -> bool:
-        """Take the server's time; whether that changed anything."""
+    def _follow(self, said: str | None, began: float) -> bool:
+        """Take the server's time; whether that changed anything.
+
+        It was that time there at some moment between the request and its answer, which a server may hold for
+        seconds, and a second may have passed since.
+        """
         try:
             there = None if said is None else parsedate_to_datetime(said).timestamp()
         except (ValueError, OverflowError):
             return False
         if there is None:
             return False
-        ahead = time.time() - there - 0.5
-        if abs(ahead) > MOST_FOLLOWED or abs(ahead - self._ahead) <= _NOTICED:
+        least, most = began - there - 1, time.time() - there
+        if least - _NOTICED <= self._ahead <= most + _NOTICED:
             return False
-        if abs(ahead) <= _NOTICED:
+        ahead = 0.0 if least - _NOTICED <= 0 <= most + _NOTICED else (least + most) / 2
+        if abs(ahead) > MOST_FOLLOWED:
+            return False
+        if not ahead:
             self._ahead = 0.0
             _log.info("the clock here agrees with the server's again")
             return True

@@ -66,6 +66,18 @@ def test_what_is_no_date_changes_nothing(said: str | None) -> None:
     assert abs(server.clock.now().timestamp() - time.time()) < 3
 
 
+def test_an_answer_that_was_held_or_came_late_is_no_wrong_clock(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server may say the time of when the question came, and hold the answer for seconds."""
+    server, times = Server(ServerClock(), 0.0), iter([1000.0, 1001.0, 1030.0])
+    monkeypatch.setattr(time, "time", lambda: next(times))
+    server.says = lambda: formatdate(1000.0, usegmt=True)
+    monkeypatch.setattr(server.clock, "now", lambda: datetime.datetime.fromtimestamp(1000, tz=datetime.UTC))
+    assert server.ask() == 200
+    assert caplog.messages == []
+
+
 @pytest.mark.parametrize("off", [-7200.0, 86400.0, 10.0**9])
 def test_a_clock_that_is_hours_off_is_not_followed(off: float) -> None:
     """Then certificates are out of time too; `tidegate site doctor` says so."""
