@@ -28,6 +28,7 @@ __all__ = [
     "fingerprint",
     "make_node_key",
     "openssh",
+    "private_pem",
     "read_bytes",
     "read_private_key",
     "read_public_key",
@@ -156,6 +157,13 @@ def make_node_key(folder: Path) -> tuple[Path, Path]:
         key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     )
     return private, public
+
+
+def private_pem(key: PrivateKey) -> bytes:
+    """A private key in PEM form, as TLS reads it: not OpenSSH's."""
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 def _private_openssh(key: PrivateKey) -> bytes:

@@ -26,7 +26,15 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from clients.keys import PrivateKey, digest_for, openssh, read_bytes, read_private_key, replace_secret
+from clients.keys import (
+    PrivateKey,
+    digest_for,
+    openssh,
+    private_pem,
+    read_bytes,
+    read_private_key,
+    replace_secret,
+)
 from clients.line.reach import in_the_way
 from contract.card import Card
 from contract.enrolment import (
@@ -397,9 +405,7 @@ def _openssh_in(certificate: x509.Certificate) -> str:
 
 
 def _with_key(certificate: x509.Certificate, key: PrivateKey) -> bytes:
-    return certificate.public_bytes(_PEM) + key.private_bytes(
-        _PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    return certificate.public_bytes(_PEM) + private_pem(key)
 
 
 def _pem(certificate: x509.Certificate) -> str:

@@ -58,7 +58,14 @@ def main(superlink: str, authority: str, calls_file: str, *keys: str) -> None:
 
 
 def _site(superlink: str, authority: Path, key: Path, stop: threading.Event) -> None:
-    with connect(superlink, root_certificates=authority, private_key=key, node_config={}) as connection:
+    certificate = key.with_name("site.pem")
+    with connect(
+        superlink,
+        root_certificates=authority,
+        private_key=key,
+        node_config={},
+        certificate=certificate if certificate.exists() else None,
+    ) as connection:
         line: Any = _Line(connection)
         serve(line, _answer, stop)
 

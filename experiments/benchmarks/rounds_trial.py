@@ -12,11 +12,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from clients.keys import make_node_key
+from clients.keys import make_node_key, private_pem, read_private_key
 from contract.errors import RoundError
 from experiments.benchmarks.http_calls import Call
+from server.enrolment import make_server
 from server.federation import TIDEGATE_SUPERLINK, Federation, project_root
+from server.line.certificates import sign_site
 from server.line.processes import Processes, free_port
+from server.server_file import ServerFile
 from server.settings import quiet_environment, read_settings
 
 __all__ = ["SITES", "STOCK_SUPERLINK", "Outcome", "Trial", "supernode_command"]
@@ -88,7 +91,7 @@ class Outcome:
 
 
 class Trial:
-    """One SuperLink and its sites.
+    """One SuperLink and its sites: ours come in at its gateway, by mutual TLS.
 
     Args:
         home: its folder.
@@ -106,8 +109,15 @@ class Trial:
             }
         )
         self._processes = Processes(logs=home / "logs")
+        file = None
+        if superlink is TIDEGATE_SUPERLINK:
+            file = ServerFile(
+                hosts=("127.0.0.1",), listen="127.0.0.1", gateway_port=free_port(), api_port=free_port()
+            )
+            make_server(home, file)
+        self._file = file
         self._federation = Federation(
-            home=home, settings=settings, processes=self._processes, superlink=superlink
+            home=home, settings=settings, processes=self._processes, superlink=superlink, file=file
         )
         self._call_files: list[Path] = []
         self._runs = 0
@@ -127,7 +137,8 @@ class Trial:
         keys = [self._key(number) for number in range(count)]
         for first in range(0, count, threads):
             calls = self._home / f"calls-{first}.json"
-            command = [sys.executable, "-m", "experiments.benchmarks.rounds_site", self._federation.address]
+            address = self._federation.address if self._file is None else self._file.gateway
+            command = [sys.executable, "-m", "experiments.benchmarks.rounds_site", address]
             command += [str(self._federation.files.authority), str(calls)]
             command += [str(key) for key in keys[first : first + threads]]
             self._processes.start(f"sites-{first}", command, self._environment, project_root())
@@ -177,6 +188,10 @@ class Trial:
     def _key(self, number: int) -> Path:
         private, public = make_node_key(self._home / f"site-{number}")
         self._control.register(public, f"site-{number}")
+        if self._file is not None:
+            key = read_private_key(private)
+            certificate = sign_site(self._federation.files, f"site-{number}", key.public_key())
+            private.with_name("site.pem").write_bytes(certificate + private_pem(key))
         return private
 
     @property
