@@ -20,6 +20,7 @@ import os
 import socket
 import ssl
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -68,6 +69,7 @@ _AS_JOINED = "Ask the operator whether the site was revoked: it then needs a new
 
 _log = logging.getLogger("tidegate.agent")
 _clock = ServerClock()
+_opening = threading.Lock()
 
 
 class ServerRefusedError(Exception):
@@ -289,7 +291,6 @@ def connect(
     signing: Any = node_auth_http_interceptor
     signing.now = _clock.now
     clients: list[Any] = []
-    module.FleetHttpClient = _client_that_shows(certificate, clients)
     module.flwr_exit = _refused_at_the_door
     module.HeartbeatSender = _lasting_heartbeats
     key = read_private_key(private_key)
@@ -302,23 +303,25 @@ def connect(
     )
     number = _remembered_number(remembered)
     with ExitStack() as stack:
-        try:
+        with _opening:  # what is set in Flower's modules is for this connection alone
+            module.FleetHttpClient = _client_that_shows(certificate, clients)
             try:
-                callbacks = stack.enter_context(open_connection())
-            except _RefusedAtTheDoorError:
-                if number is None:
-                    raise
-                _forget_node(superlink, certificates, key, number, certificate)
-                callbacks = stack.enter_context(open_connection())
-        except _RefusedAtTheDoorError as exc:
-            if _is_passing(exc.__context__):
-                raise LineBrokenError(str(exc)) from exc
-            raise AddressError(
-                f"the server does not let this site in ({exc})",
-                where=superlink,
-                remedy=f"{_AS_ADMITTED if certificate is None else _AS_JOINED}; and if the site's folder was "
-                "moved, wait a minute: the server may count the agent of before as connected",
-            ) from exc
+                try:
+                    callbacks = stack.enter_context(open_connection())
+                except _RefusedAtTheDoorError:
+                    if number is None:
+                        raise
+                    _forget_node(superlink, certificates, key, number, certificate)
+                    callbacks = stack.enter_context(open_connection())
+            except _RefusedAtTheDoorError as exc:
+                if _is_passing(exc.__context__):
+                    raise LineBrokenError(str(exc)) from exc
+                raise AddressError(
+                    f"the server does not let this site in ({exc})",
+                    where=superlink,
+                    remedy=f"{_AS_ADMITTED if certificate is None else _AS_JOINED}; and if the site's folder was "
+                    "moved, wait a minute: the server may count the agent of before as connected",
+                ) from exc
         connection = FleetConnection(callbacks, node_config, WholeMessages(clients[-1], callbacks[0]))
         if remembered is not None:
             remembered.write_text(str(connection.node_id), encoding="utf-8")
