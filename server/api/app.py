@@ -199,7 +199,7 @@ def events(name: str, request: Request, api: _Answers, person: _Reader) -> Respo
     """Server-sent events: `queue`, `round`, `participation`, `end`. `Last-Event-ID` goes on where it was."""
     _known(name, api.reading.run)
     cursor = read_cursor(request.headers.get("last-event-id"))
-    if api.streams.total() >= _MOST_STREAMS or api.streams[person.name] >= _MOST_OF_A_PERSON:
+    if _has_too_many(api, person.name):
         return refusal(503, "too many streams are open", remedy="Close some, or come back later")
     stream = Events(
         reading=api.reading,
@@ -266,7 +266,13 @@ def _is_good(api: Api, person: Person) -> bool:
     return api.people.is_good(person)
 
 
+def _has_too_many(api: Api, name: str) -> bool:
+    return api.streams.total() >= _MOST_STREAMS or api.streams[name] >= _MOST_OF_A_PERSON
+
+
 async def _counted(stream: Events, name: str, api: Api) -> AsyncIterator[bytes]:
+    if _has_too_many(api, name):  # many were asked for at the same time, before the first was counted
+        return
     api.streams[name] += 1
     try:
         async for part in stream.stream():

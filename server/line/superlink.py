@@ -26,7 +26,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -94,12 +94,16 @@ class ShortWay:
         try:
             async with self._replies.admitted(scope, receive) as read:
                 request, ask = Request(scope, read), functools.partial(self._polls.answer, ask=self._first)
+                await request.body()  # here, where one that does not come whole is no error of Flower's
                 if is_whole(scope["path"]):
                     response = await answer_whole(request, ask, self._replies.sizes)
                 else:
                     response = await ask(request)
         except RequestRefusedError as exc:
             response = PlainTextResponse(exc.words, exc.status)
+        except ClientDisconnect:  # or it does not come in time, and who sends it hears why
+            close = {"connection": "close"}
+            response = PlainTextResponse("the request did not come in time", 408, close)
         await response(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> Response | None:
