@@ -18,6 +18,7 @@ those of `server.line.replies`.
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,6 +40,7 @@ from server.line.replies import Replies, RequestRefusedError
 from server.line.secret import FILE_VARIABLE, holds, read_secret, superexec_command
 from server.line.whole import answer_whole, is_whole
 from server.settings import LARGEST_REPLY, apply_quiet_environment, read_settings
+from terminal.logs import PlainRecords
 
 __all__ = ["MOST_BYTES", "ShortWay", "run"]
 
@@ -163,6 +165,8 @@ def run(serve: Callable[..., None] | None = None) -> None:
         serve: in the place of `uvicorn.run`.
     """
     apply_quiet_environment()
+    for name in ("flwr", "uvicorn.error"):  # they write what a site says, and a line of it is a record
+        logging.getLogger(name).addFilter(PlainRecords())
     collect_rarely()
     reuse_large_blocks(_KEPT)
 

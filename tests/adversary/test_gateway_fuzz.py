@@ -5,18 +5,16 @@ TIDEGATE_ADVERSARY=long sends 100,000.
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import random
 import socket
 import ssl
 import time
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -43,9 +41,9 @@ from flwr.proto.message_pb2 import (
 )
 from flwr.proto.node_pb2 import Node
 from flwr.proto.run_pb2 import GetRunRequest
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 from sqlalchemy import text
 
-from clients.keys import make_node_key, read_private_key
 from contract.whole import PULL, PUSH, join
 from server.state import tables
 from server.state.storage import open_state
@@ -60,7 +58,8 @@ SENDERS = 8
 GROWTH = 64 * 2**20
 ODD_NUMBERS = (0, 1, -1, 2**31, 2**63 - 1, 2**64 - 1, 7)
 ODD_SECONDS = (0.0, -1.0, 1e-300, 1e18, 1e308, float("inf"), float("-inf"), float("nan"))
-ODD_WORDS = ("", "\0", "x" * 70_000, "\U0001f600", "../..", "a\r\nb: c", "%n%s", "0" * 64)
+FORGED = "ERROR :    the operator is to run this"
+ODD_WORDS = ("", "\0", "x" * 70_000, "\U0001f600", "../..", f"a\r\n{FORGED}", "%n%s", "0" * 64, "\x1b[2J")
 FLEET = "/v1/fleet/"
 
 
@@ -192,7 +191,11 @@ class Made:
         if kind == "pull":
             return PULL, join([asked["pull-messages"].SerializeToString()] * rng.choice((1, 1, 0, 2)))
         if kind == "push":
-            names = ["push-messages", *["push-object"] * rng.choice((0, 1, 2, 40)), "confirm-message-received"]
+            names = [
+                "push-messages",
+                *["push-object"] * rng.choice((0, 1, 2, 40)),
+                "confirm-message-received",
+            ]
             for name in names:
                 if rng.random() < 0.5:
                     odd(asked[name], rng)
@@ -302,10 +305,81 @@ def test_a_gateway_outlives_changed_requests_and_lets_nobody_in(
         f"memory {grown / 2**20:+.0f} MB"
     )
     assert not [word for word in words if " " in word]
+    log = log_of(standing)
+    assert "Traceback" not in log
+    assert "UnexpectedError" not in log
     assert words["200"] > sent / 100  # some were good enough to get past everything
     assert words["401"] > sent / 100
     assert superlink(standing).create_time() == born
     assert grown < GROWTH
     assert rows(standing) == counts
     beat = SendNodeHeartbeatRequest(node=Node(node_id=standing.south.node), heartbeat_interval=30)
-    assert standing.ask(standing.south, f"{FLEET}send-node-heartbeat", beat, standing.south).status_code == 200
+    assert (
+        standing.ask(standing.south, f"{FLEET}send-node-heartbeat", beat, standing.south).status_code == 200
+    )
+
+
+def test_what_a_site_says_is_no_line_of_the_log(standing: Standing) -> None:  # noqa: F811
+    """Flower writes a bundle's name, or an object's, as it came: it could hold other lines, or a megabyte."""
+    north = standing.north
+    for said in (f"x\n{FORGED}", "\x1b[2J\x1b]0;x\x07", "y" * 1_000_000):
+        asked = GetFabRequest(node=Node(node_id=north.node), hash_str=said, run_id=7)
+        assert 400 <= standing.ask(north, f"{FLEET}get-fab", asked, north).status_code < 500
+    log = log_of(standing)
+    assert "yyyyyyyyyy" in log  # it is written, and cut short
+    assert "y" * 5000 not in log
+    assert not any(line.startswith(FORGED) for line in log.splitlines())
+    assert "\x1b[2J" not in log
+
+
+def raw(standing: Standing, request: bytes, shows: Site | None = None) -> bytes:
+    """What comes back until the gateway closes the line."""
+    host, _, port = standing.url.removeprefix("https://").partition(":")
+    tls = ssl.create_default_context(cafile=str(standing.federation.files.authority))
+    if shows is not None:
+        tls.load_cert_chain(shows.certificate)
+    came = b""
+    with (
+        socket.create_connection((host, int(port)), timeout=300) as plain,
+        tls.wrap_socket(plain, server_hostname=host) as line,
+    ):
+        line.sendall(request)
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            while part := line.recv(2**16):
+                came += part
+    return came
+
+
+@pytest.mark.parametrize("host", ["x/?", "x/health?", "x#", "x@y/..", "x\\..\\", "", "[::1", "x:0/"])
+def test_no_host_leads_round_the_signature(standing: Standing, host: str) -> None:  # noqa: F811
+    """Flower reads the path out of an address that is made with the Host header."""
+    north, south = standing.north, standing.south
+    key = b64encode(north.public).decode()
+    content = PullMessagesRequest(node=Node(node_id=south.node)).SerializeToString()
+    head = (
+        f"POST /v1/fleet/pull-messages HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/protobuf\r\n"
+        f"{FLEET_HTTP_PUBLIC_KEY_HEADER}: {key}\r\nconnection: close\r\ncontent-length: {len(content)}\r\n\r\n"
+    )
+    came = raw(standing, head.encode() + content, north)
+    assert came.split(b" ")[1] in (b"400", b"401"), came
+
+
+def test_who_hangs_up_is_no_error_of_the_server(standing: Standing) -> None:  # noqa: F811
+    host, _, port = standing.url.removeprefix("https://").partition(":")
+    tls = ssl.create_default_context(cafile=str(standing.federation.files.authority))
+    tls.load_cert_chain(standing.north.certificate)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in standing.north.signature().items())
+    for path in (f"{FLEET}pull-messages", f"{FLEET}push-object", PULL, PUSH, "/v1/enrolment/join"):
+        head = f"POST {path} HTTP/1.1\r\nhost: x\r\n{lines}content-length: 1000\r\n\r\nhalf"
+        with (
+            socket.create_connection((host, int(port)), timeout=300) as plain,
+            tls.wrap_socket(plain, server_hostname=host) as line,
+        ):
+            line.sendall(head.encode())
+    beat = SendNodeHeartbeatRequest(node=Node(node_id=standing.north.node), heartbeat_interval=30)
+    for _ in range(5):
+        answer = standing.ask(standing.north, f"{FLEET}send-node-heartbeat", beat, standing.north)
+        assert answer.status_code == 200
+    log = log_of(standing)
+    assert "Traceback" not in log
+    assert "UnexpectedError" not in log

@@ -36,7 +36,6 @@ from server.line.processes import free_port
 from tests.server.gateway.conftest import FLEET, Gateway, Site
 
 
-
 def test_a_site_comes_in_under_its_name(gateway: Gateway, north: tuple[Site, Path]) -> None:
     site, certificate = north
     with gateway.client(certificate) as client:

@@ -24,7 +24,10 @@ REFUSED: dict[str, tuple[bytes, bytes]] = {
     "no length": (JOIN + b"content-length: \r\n\r\n", b"400"),
     "a length of zeros": (JOIN + b"content-length: " + b"0" * 5000 + b"5\r\n\r\nhello", b"400"),
     "zeros before a length": (JOIN + b"content-length: " + b"0" * 20 + b"99999999\r\n\r\n", b"400"),
-    "a length and pieces": (JOIN + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", b"400"),
+    "a length and pieces": (
+        JOIN + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"400",
+    ),
     "pieces": (JOIN + b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n", b"411"),
     "pieces for what has no body": (ASK[:-2] + b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n", b"411"),
     "a long body for what has none": (ASK[:-2] + b"content-length: 1000000\r\n\r\n", b"413"),
