@@ -8,17 +8,16 @@ from __future__ import annotations
 import contextlib
 import json
 import random
-import socket
 import ssl
 import time
 from base64 import b64encode
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -48,19 +47,24 @@ from contract.whole import PULL, PUSH, join
 from server.state import tables
 from server.state.storage import open_state
 from tests.adversary.rows import Figure
+from tests.adversary.standing import Site, Standing, stand
 from tests.adversary.test_fuzz import changed
-from tests.adversary.test_gateway import Site, Standing, standing  # noqa: F401 - a fixture
 from tests.adversary.test_generated import LONG
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600 if LONG else 900)]
 REQUESTS = 100_000 if LONG else 600
 SENDERS = 8
 GROWTH = 64 * 2**20
-ODD_NUMBERS = (0, 1, -1, 2**31, 2**63 - 1, 2**64 - 1, 7)
 ODD_SECONDS = (0.0, -1.0, 1e-300, 1e18, 1e308, float("inf"), float("-inf"), float("nan"))
 FORGED = "ERROR :    the operator is to run this"
 ODD_WORDS = ("", "\0", "x" * 70_000, "\U0001f600", "../..", f"a\r\n{FORGED}", "%n%s", "0" * 64, "\x1b[2J")
 FLEET = "/v1/fleet/"
+
+
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
+    with stand(tmp_path_factory.mktemp) as found:
+        yield found
 
 
 @dataclass(frozen=True)
@@ -78,36 +82,31 @@ def odd(message: Any, rng: random.Random, depth: int = 0) -> None:
     for field in message.DESCRIPTOR.fields:
         if rng.random() < 0.6:
             continue
-        value: Any
-        match field.type:
-            case field.TYPE_MESSAGE:
-                inner = getattr(message, field.name)
-                if not field.is_repeated:
-                    odd(inner, rng, depth)
-                elif depth < 80:  # protobuf itself reads a hundred
-                    for _ in range(rng.choice((0, 1, 1, 2, 40) if depth < 2 else (0, 1))):
-                        odd(inner.add(), rng, depth + 1)
-                continue
-            case field.TYPE_DOUBLE | field.TYPE_FLOAT:
-                value = rng.choice(ODD_SECONDS)
-            case field.TYPE_STRING:
-                value = rng.choice(ODD_WORDS)
-            case field.TYPE_BYTES:
-                value = rng.randbytes(rng.choice((0, 1, 91, 1000)))
-            case field.TYPE_BOOL:
-                value = rng.random() < 0.5
-            case field.TYPE_ENUM:
-                value = rng.randrange(3)
-            case _:
-                value = rng.choice(ODD_NUMBERS) & (2**63 - 1)
-                if field.type == field.TYPE_UINT64:
-                    value = rng.choice((*ODD_NUMBERS[:2], 2**63, 2**64 - 1))
-                elif field.type not in (field.TYPE_INT64, field.TYPE_SINT64):
-                    value = value & (2**31 - 1)
-        if field.is_repeated:
-            getattr(message, field.name).extend([value] * rng.choice((1, 2, 20)))
-        else:
-            setattr(message, field.name, value)
+        if field.type != field.TYPE_MESSAGE and field.is_repeated:
+            getattr(message, field.name).extend([odd_value(field, rng)] * rng.choice((1, 2, 20)))
+        elif field.type != field.TYPE_MESSAGE:
+            setattr(message, field.name, odd_value(field, rng))
+        elif not field.is_repeated:
+            odd(getattr(message, field.name), rng, depth)
+        elif depth < 80:  # protobuf itself reads a hundred
+            for _ in range(rng.choice((0, 1, 1, 2, 40) if depth < 2 else (0, 1))):
+                odd(getattr(message, field.name).add(), rng, depth + 1)
+
+
+def odd_value(field: Any, rng: random.Random) -> Any:
+    match field.type:
+        case field.TYPE_DOUBLE | field.TYPE_FLOAT:
+            return rng.choice(ODD_SECONDS)
+        case field.TYPE_STRING:
+            return rng.choice(ODD_WORDS)
+        case field.TYPE_BYTES:
+            return rng.randbytes(rng.choice((0, 1, 91, 1000)))
+        case field.TYPE_UINT64 | field.TYPE_FIXED64:
+            return rng.choice((0, 1, 7, 2**63 - 1, 2**63, 2**64 - 1))
+        case field.TYPE_INT64 | field.TYPE_SINT64:
+            return rng.choice((0, 1, 7, -1, -(2**63), 2**63 - 1))
+        case _:
+            return rng.choice((0, 1)) if field.type == field.TYPE_BOOL else rng.choice((0, 1, 2, 2**31 - 1))
 
 
 def honest(site: Site) -> dict[str, Any]:
@@ -217,10 +216,7 @@ class Line:
     shows: Site | None
 
     def __post_init__(self) -> None:
-        tls = ssl.create_default_context(cafile=str(self.standing.federation.files.authority))
-        if self.shows is not None:
-            tls.load_cert_chain(self.shows.certificate)
-        self.client = httpx.Client(verify=tls, trust_env=False, timeout=300)
+        self.client = httpx.Client(verify=self.standing.tls(self.shows), trust_env=False, timeout=300)
 
     def send(self, asked: Request) -> httpx.Response | None:
         """The answer; None where the gateway closed the line instead."""
@@ -258,14 +254,6 @@ def rows(standing: Standing) -> dict[str, int]:
     return counts
 
 
-def superlink(standing: Standing) -> psutil.Process:
-    return psutil.Process(standing.federation.processes.process_ids()["superlink"])
-
-
-def log_of(standing: Standing) -> str:
-    return (standing.federation.home / "logs" / "superlink.log").read_text(errors="replace")
-
-
 def flood(standing: Standing, number: int, seed: int) -> Counter[str]:
     """Send so many from several connections; how often each status came."""
 
@@ -289,11 +277,11 @@ def flood(standing: Standing, number: int, seed: int) -> Counter[str]:
 
 
 def test_a_gateway_outlives_changed_requests_and_lets_nobody_in(
-    standing: Standing,  # noqa: F811
+    standing: Standing,
     figure: Figure,
     tried: Figure,
 ) -> None:
-    server = superlink(standing)
+    server = standing.superlink
     flood(standing, SENDERS * 25, seed=1)  # what is loaded and kept with the first requests
     counts, memory, born = rows(standing), server.memory_info().rss, server.create_time()
     words = flood(standing, REQUESTS, seed=2)
@@ -305,12 +293,12 @@ def test_a_gateway_outlives_changed_requests_and_lets_nobody_in(
         f"memory {grown / 2**20:+.0f} MB"
     )
     assert not [word for word in words if " " in word]
-    log = log_of(standing)
+    log = standing.log
     assert "Traceback" not in log
     assert "UnexpectedError" not in log
     assert words["200"] > sent / 100  # some were good enough to get past everything
     assert words["401"] > sent / 100
-    assert superlink(standing).create_time() == born
+    assert standing.superlink.create_time() == born
     assert grown < GROWTH
     assert rows(standing) == counts
     beat = SendNodeHeartbeatRequest(node=Node(node_id=standing.south.node), heartbeat_interval=30)
@@ -319,13 +307,13 @@ def test_a_gateway_outlives_changed_requests_and_lets_nobody_in(
     )
 
 
-def test_what_a_site_says_is_no_line_of_the_log(standing: Standing) -> None:  # noqa: F811
+def test_what_a_site_says_is_no_line_of_the_log(standing: Standing) -> None:
     """Flower writes a bundle's name, or an object's, as it came: it could hold other lines, or a megabyte."""
     north = standing.north
     for said in (f"x\n{FORGED}", "\x1b[2J\x1b]0;x\x07", "y" * 1_000_000):
         asked = GetFabRequest(node=Node(node_id=north.node), hash_str=said, run_id=7)
         assert 400 <= standing.ask(north, f"{FLEET}get-fab", asked, north).status_code < 500
-    log = log_of(standing)
+    log = standing.log
     assert "yyyyyyyyyy" in log  # it is written, and cut short
     assert "y" * 5000 not in log
     assert not any(line.startswith(FORGED) for line in log.splitlines())
@@ -334,15 +322,8 @@ def test_what_a_site_says_is_no_line_of_the_log(standing: Standing) -> None:  # 
 
 def raw(standing: Standing, request: bytes, shows: Site | None = None) -> bytes:
     """What comes back until the gateway closes the line."""
-    host, _, port = standing.url.removeprefix("https://").partition(":")
-    tls = ssl.create_default_context(cafile=str(standing.federation.files.authority))
-    if shows is not None:
-        tls.load_cert_chain(shows.certificate)
     came = b""
-    with (
-        socket.create_connection((host, int(port)), timeout=300) as plain,
-        tls.wrap_socket(plain, server_hostname=host) as line,
-    ):
+    with standing.connect(shows) as line:
         line.sendall(request)
         with contextlib.suppress(ConnectionError, ssl.SSLError):
             while part := line.recv(2**16):
@@ -351,35 +332,30 @@ def raw(standing: Standing, request: bytes, shows: Site | None = None) -> bytes:
 
 
 @pytest.mark.parametrize("host", ["x/?", "x/health?", "x#", "x@y/..", "x\\..\\", "", "[::1", "x:0/"])
-def test_no_host_leads_round_the_signature(standing: Standing, host: str) -> None:  # noqa: F811
+def test_no_host_leads_round_the_signature(standing: Standing, host: str) -> None:
     """Flower reads the path out of an address that is made with the Host header."""
     north, south = standing.north, standing.south
     key = b64encode(north.public).decode()
     content = PullMessagesRequest(node=Node(node_id=south.node)).SerializeToString()
     head = (
         f"POST /v1/fleet/pull-messages HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/protobuf\r\n"
-        f"{FLEET_HTTP_PUBLIC_KEY_HEADER}: {key}\r\nconnection: close\r\ncontent-length: {len(content)}\r\n\r\n"
+        f"{FLEET_HTTP_PUBLIC_KEY_HEADER}: {key}\r\nconnection: close\r\n"
+        f"content-length: {len(content)}\r\n\r\n"
     )
     came = raw(standing, head.encode() + content, north)
     assert came.split(b" ")[1] in (b"400", b"401"), came
 
 
-def test_who_hangs_up_is_no_error_of_the_server(standing: Standing) -> None:  # noqa: F811
-    host, _, port = standing.url.removeprefix("https://").partition(":")
-    tls = ssl.create_default_context(cafile=str(standing.federation.files.authority))
-    tls.load_cert_chain(standing.north.certificate)
+def test_who_hangs_up_is_no_error_of_the_server(standing: Standing) -> None:
     lines = "".join(f"{name}: {value}\r\n" for name, value in standing.north.signature().items())
     for path in (f"{FLEET}pull-messages", f"{FLEET}push-object", PULL, PUSH, "/v1/enrolment/join"):
         head = f"POST {path} HTTP/1.1\r\nhost: x\r\n{lines}content-length: 1000\r\n\r\nhalf"
-        with (
-            socket.create_connection((host, int(port)), timeout=300) as plain,
-            tls.wrap_socket(plain, server_hostname=host) as line,
-        ):
+        with standing.connect(standing.north) as line:
             line.sendall(head.encode())
     beat = SendNodeHeartbeatRequest(node=Node(node_id=standing.north.node), heartbeat_interval=30)
     for _ in range(5):
         answer = standing.ask(standing.north, f"{FLEET}send-node-heartbeat", beat, standing.north)
         assert answer.status_code == 200
-    log = log_of(standing)
+    log = standing.log
     assert "Traceback" not in log
     assert "UnexpectedError" not in log

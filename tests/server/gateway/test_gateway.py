@@ -7,32 +7,20 @@ import socket
 import ssl
 import threading
 import time
-from base64 import b64encode
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from server.gateway import connections, door
-from server.gateway.connections import PEER
-from server.gateway.door import Door
-from server.gateway.superlink import Shown, gateway_config
-from server.line.certificates import ServerFiles, make_server_files, sign_site
-from server.line.processes import free_port
+from server.gateway.superlink import Shown
+from server.line.certificates import make_server_files, sign_site
 from tests.server.gateway.conftest import FLEET, Gateway, Site
 
 
