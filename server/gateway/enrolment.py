@@ -281,7 +281,7 @@ def _signing_request(text: str) -> x509.CertificateSigningRequest:
         request = x509.load_pem_x509_csr(text.encode("ascii"))
         key, holds = request.public_key(), request.is_signature_valid
         _ = list(request.subject)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as exc:
         raise _RefusedError(400, "not understood: signing_request: no such request") from exc
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, _CURVES):
         raise _RefusedError(400, "not understood: signing_request: a key of another kind than a site has")
