@@ -38,8 +38,8 @@ audits: $(VENV)/.test
 failure: $(VENV)/.test
 	TIDEGATE_FAILURE=long $(BIN)/pytest tests/failure -n 3 --dist loadgroup --no-loadscope-reorder -v --durations=10
 
-# Attacks on a site and on the server by hand-made messages, 10,000 generated ones of each kind, and 100,000
-# changed ones. The table at the end says how many of each were tried.
+# Attacks on a site and on the server by hand-made messages, 10,000 generated ones of each kind, 100,000
+# changed ones, 100,000 changed requests at the gateway, and 2,000 of each kind and role at the API. The table at the end says how many of each were tried.
 adversary: $(VENV)/.test
 	TIDEGATE_ADVERSARY=long $(BIN)/pytest tests/adversary -n auto --dist worksteal --timeout 3600
 

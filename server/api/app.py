@@ -29,6 +29,7 @@ from contract.federation_api import (
     MOST_ITEMS,
     Decisions,
     Models,
+    Problem,
     RunDetail,
     Runs,
     Schedules,
@@ -110,7 +111,15 @@ def make_app(api: Api) -> Door:
     return Door(app, api.people.with_token)
 
 
-_router = APIRouter(prefix="/v1")
+_router = APIRouter(
+    prefix="/v1",
+    responses={  # in the place of the library's own, which are never given
+        "4XX": {"model": Problem, "description": "Why not, and what to do"},
+        "5XX": {"model": Problem, "description": "A part of the server is away"},
+    },
+)
+_BODY = {"required": True, "content": {"application/json": {"schema": Submission.model_json_schema()}}}
+_EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 
 def _api(request: Request) -> Api:
@@ -166,7 +175,13 @@ def runs(api: _Answers, page: _Paged, person: _Reader, mine: Annotated[bool, Que
     return api.reading.runs(page, person.name if mine else None)
 
 
-@_router.post("/runs", summary="Submit a run", status_code=202, response_model=Submitted)
+@_router.post(
+    "/runs",
+    summary="Submit a run",
+    status_code=202,
+    response_model=Submitted,
+    openapi_extra={"requestBody": _BODY},
+)
 async def submit(request: Request, api: _Answers, person: _Submitter) -> Submitted:
     """An experiment as JSON text, and the windows to train on. It joins the queue."""
     body = await request.body()
@@ -194,12 +209,17 @@ def stop(name: str, api: _Answers, person: _Submitter) -> RunDetail:
     return _known(name, api.reading.run_detail)
 
 
-@_router.get("/runs/{name}/events", summary="What happens to a run", response_class=StreamingResponse)
+@_router.get(
+    "/runs/{name}/events",
+    summary="What happens to a run",
+    response_class=StreamingResponse,
+    responses=_EVENTS,
+)
 def events(name: str, request: Request, api: _Answers, person: _Reader) -> Response:
     """Server-sent events: `queue`, `round`, `participation`, `end`. `Last-Event-ID` goes on where it was."""
     _known(name, api.reading.run)
     cursor = read_cursor(request.headers.get("last-event-id"))
-    if api.streams.total() >= _MOST_STREAMS or api.streams[person.name] >= _MOST_OF_A_PERSON:
+    if _has_too_many(api, person.name):
         return refusal(503, "too many streams are open", remedy="Close some, or come back later")
     stream = Events(
         reading=api.reading,
@@ -266,7 +286,13 @@ def _is_good(api: Api, person: Person) -> bool:
     return api.people.is_good(person)
 
 
+def _has_too_many(api: Api, name: str) -> bool:
+    return api.streams.total() >= _MOST_STREAMS or api.streams[name] >= _MOST_OF_A_PERSON
+
+
 async def _counted(stream: Events, name: str, api: Api) -> AsyncIterator[bytes]:
+    if _has_too_many(api, name):  # many were asked for at the same time, before the first was counted
+        return
     api.streams[name] += 1
     try:
         async for part in stream.stream():

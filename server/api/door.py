@@ -12,7 +12,6 @@ same, because many people may share an address, and 256 bits are not guessed.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections import OrderedDict
@@ -26,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from contract.errors import StorageError
 from contract.federation_api import MOST_BODY, Problem
 from contract.outside import shown
+from server.gateway.connections import patient
 from server.state.people import Person
 
 __all__ = ["PERSON", "Door", "refusal"]
@@ -71,7 +71,7 @@ class Door:
         answer = self._app if refused is None else refused
         if refused is not None:
             refused.headers["connection"] = "close"  # what follows of it is not read
-        await answer(scope, _patient(receive), _safely(send))
+        await answer(scope, patient(receive, _BODY_SECONDS), _safely(send))
 
     async def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
@@ -126,31 +126,11 @@ def _too_long(scope: Scope, headers: Headers) -> Response | None:
     if "transfer-encoding" in headers:
         return refusal(411, "the length of a request must be stated")
     length = headers.get("content-length", "0")
-    if not (length.isascii() and length.isdigit()) or int(length[:20]) > MOST_BODY:
+    if int(length) > MOST_BODY:  # a few digits: `Connection` has seen to it
         return refusal(413, f"a request has {MOST_BODY:,} bytes at most")
     if len(scope.get("query_string", b"")) > 2000:
         return refusal(414, "the address is too long")
     return None
-
-
-def _patient(receive: Receive) -> Receive:
-    """What is received, for half a minute: a body that does not come holds nothing up."""
-    end = time.monotonic() + _BODY_SECONDS
-    whole = False
-
-    async def receive_in_time() -> Message:
-        nonlocal whole
-        if whole:
-            return await receive()  # waits for the end of the connection
-        try:
-            async with asyncio.timeout(max(0.0, end - time.monotonic())):
-                message = await receive()
-        except TimeoutError:
-            return {"type": "http.disconnect"}
-        whole = message["type"] != "http.request" or not message.get("more_body", False)
-        return message
-
-    return receive_in_time
 
 
 def _safely(send: Send) -> Send:

@@ -82,20 +82,22 @@ class Events:
     async def stream(self) -> AsyncIterator[bytes]:
         """The events, until the run ends, the token is no good any more, or the server stops."""
         yield b": the events of a run\n\n"
-        said = time.monotonic()
+        said = asked = time.monotonic()
         while not self.is_stopping():
             try:
                 sent, ended = await run_in_threadpool(self._look)
             except StorageError:  # the reader comes back
                 return
+            if time.monotonic() - asked >= _HEARTBEAT:  # also of a run that is never quiet
+                if not await run_in_threadpool(self.may_read):
+                    return
+                asked = time.monotonic()
             if sent:
                 said = time.monotonic()
                 yield sent
             if ended:
                 return
             if time.monotonic() - said >= _HEARTBEAT:
-                if not await run_in_threadpool(self.may_read):
-                    return
                 said = time.monotonic()
                 yield b": still here\n\n"
             await asyncio.sleep(_LOOK)

@@ -21,7 +21,7 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.gateway.connections import PEER, Peer
+from server.gateway.connections import PEER, Peer, patient
 
 __all__ = ["IN_FLIGHT", "Door"]
 
@@ -31,7 +31,10 @@ _SMALL = 2**20
 """Bytes of a request that need not wait for room."""
 _STRANGER = 2**16
 """Bytes of a request of somebody who showed no certificate."""
-_STRANGER_SECONDS = 30.0
+_BODY_SECONDS = 30.0
+"""For a request's body to come; a long one of a site has more (`_SLOWEST`)."""
+_SLOWEST = 2**15
+"""Bytes a second that a site's line has at least: one that trickles would keep the room from all others."""
 _ROOM_SECONDS = 20.0
 """That a long request waits for room: sites wait for an answer half a minute, and try again."""
 _FLEET, _ENROLMENT, _HEALTH = "/v1/fleet/", "/v1/enrolment/", "/health"
@@ -55,27 +58,28 @@ class Door:
         if scope["type"] != "http":
             return  # uvicorn refuses a WebSocket that nobody accepts
         peer: Peer | None = scope.get(PEER)
-        headers, path, method = Headers(scope=scope), scope["path"], scope["method"]
-        refusal = _refusal(method, path, headers, peer)
+        headers, path = Headers(scope=scope), scope["path"]
+        refusal = _refusal(scope, headers, peer)
         if refusal is not None:
             refusal.headers["connection"] = "close"  # what follows of it is not read
             await refusal(scope, receive, send)
-        elif path.startswith(_ENROLMENT):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_STRANGER_SECONDS):
-                    await self._enrolment(scope, receive, send)
+            return
+        length = int(headers.get("content-length", "0"))
+        if path.startswith(_ENROLMENT):
+            await self._enrolment(scope, patient(receive, _BODY_SECONDS), send)
         elif path == _HEALTH:
             await self._superlink(scope, receive, send)
         else:
-            async with self._room.taken(int(headers.get("content-length", "0"))) as fits:
+            async with self._room.taken(length) as fits:
                 answer = self._superlink if fits else PlainTextResponse("too much comes at once", 503)
-                await answer(scope, receive, send)
+                await answer(scope, patient(receive, _BODY_SECONDS + length / _SLOWEST), send)
 
 
-def _refusal(method: str, path: str, headers: Headers, peer: Peer | None) -> Response | None:
-    if (method, path) == ("GET", _HEALTH):
-        return None
-    if method != "POST" or not path.startswith((_FLEET, _ENROLMENT)):
+def _refusal(scope: Scope, headers: Headers, peer: Peer | None) -> Response | None:
+    method, path = scope["method"], scope["path"]
+    is_asked = (method, path) == ("GET", _HEALTH)
+    is_sent = method == "POST" and path.startswith((_FLEET, _ENROLMENT))
+    if not (is_asked or is_sent) or scope["query_string"]:
         return PlainTextResponse("there is nothing here", 404)
     if "transfer-encoding" in headers:
         return PlainTextResponse("the length of a request must be stated", 411)

@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from pydantic import BaseModel, ValidationError
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
@@ -91,7 +91,9 @@ def enrolment_app(enrolments: Enrolments, authority: Path) -> ASGIApp:
 
         return Route(f"/v1/enrolment/{name}", answer, methods=["POST"])
 
-    app = Starlette(routes=[route(name) for name in answers])
+    app = Starlette(
+        routes=[route(name) for name in answers], exception_handlers={ClientDisconnect: _not_in_time}
+    )
     app.router.redirect_slashes = False  # to wherever the request's Host says
     return app
 
@@ -106,6 +108,10 @@ def _answered(
     except StorageError as exc:
         _log.error("a request to become a site could not be entered: %s", exc)
         return PlainTextResponse("the server cannot enter it just now: try again", 503)
+
+
+def _not_in_time(_request: Request, _error: Exception) -> Response:
+    return PlainTextResponse("the request did not come in time", 408, {"connection": "close"})
 
 
 class _Desk:
@@ -275,7 +281,7 @@ def _signing_request(text: str) -> x509.CertificateSigningRequest:
         request = x509.load_pem_x509_csr(text.encode("ascii"))
         key, holds = request.public_key(), request.is_signature_valid
         _ = list(request.subject)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as exc:
         raise _RefusedError(400, "not understood: signing_request: no such request") from exc
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, _CURVES):
         raise _RefusedError(400, "not understood: signing_request: a key of another kind than a site has")

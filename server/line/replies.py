@@ -167,6 +167,8 @@ class Replies:
         path, told = request.scope["path"], getattr(request.state, "protobuf_request", None)
         if told is None:
             return await handled(request)
+        if path.startswith(_SITES):
+            handled = _understood(handled)
         if path == _SITE_ANNOUNCES:
             return await self._announced(request, told, handled)
         if path == _SITE_SENDS:
@@ -281,6 +283,19 @@ class Replies:
                 error = Error(code=REFUSED, reason=words)
                 found.messages_list.append(Message(metadata=Metadata(reply_to_message_id=name), error=error))
                 found.message_object_trees.append(ObjectTree())
+
+
+def _understood(handled: Ask) -> Ask:
+    """A site's request may fit its types and say what cannot be: Flower's handlers end with an error then."""
+
+    async def ask(request: Request) -> Response:
+        try:
+            return await handled(request)
+        except (KeyError, TypeError, ValueError, OverflowError) as exc:
+            _log.warning("a request of a site is refused: %s, %s", request.scope["path"], type(exc).__name__)
+            return _no(400, "what this request says cannot be")
+
+    return ask
 
 
 def _names(tree: Any) -> Iterator[str]:

@@ -18,6 +18,7 @@ those of `server.line.replies`.
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -39,6 +40,7 @@ from server.line.replies import Replies, RequestRefusedError
 from server.line.secret import FILE_VARIABLE, holds, read_secret, superexec_command
 from server.line.whole import answer_whole, is_whole
 from server.settings import LARGEST_REPLY, apply_quiet_environment, read_settings
+from terminal.logs import PlainRecords
 
 __all__ = ["MOST_BYTES", "ShortWay", "run"]
 
@@ -94,12 +96,16 @@ class ShortWay:
         try:
             async with self._replies.admitted(scope, receive) as read:
                 request, ask = Request(scope, read), functools.partial(self._polls.answer, ask=self._first)
+                await request.body()  # here, where one that does not come whole is no error of Flower's
                 if is_whole(scope["path"]):
                     response = await answer_whole(request, ask, self._replies.sizes)
                 else:
                     response = await ask(request)
         except RequestRefusedError as exc:
             response = PlainTextResponse(exc.words, exc.status)
+        except ClientDisconnect:  # or it does not come in time, and who sends it hears why
+            close = {"connection": "close"}
+            response = PlainTextResponse("the request did not come in time", 408, close)
         await response(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> Response | None:
@@ -159,6 +165,8 @@ def run(serve: Callable[..., None] | None = None) -> None:
         serve: in the place of `uvicorn.run`.
     """
     apply_quiet_environment()
+    for name in ("flwr", "uvicorn.error"):  # they write what a site says, and a line of it is a record
+        logging.getLogger(name).addFilter(PlainRecords())
     collect_rarely()
     reuse_large_blocks(_KEPT)
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from base64 import b64encode
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +11,6 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from cryptography.hazmat.primitives import serialization
-from flwr.common.constant import TIMESTAMP_HEADER
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     PullMessagesRequest,
@@ -25,97 +21,21 @@ from flwr.proto.fleet_pb2 import (
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import Message, Metadata, ObjectTree
 from flwr.proto.node_pb2 import Node
-from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
-from flwr.supercore.date import now
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 
-from clients.keys import PrivateKey, make_node_key, read_private_key
+from clients.keys import make_node_key, read_private_key
 from clients.line.flower import connect
 from contract.errors import AddressError
 from contract.whole import PULL, join
-from server.federation import Federation, admit, dismiss
-from server.line.certificates import sign_site
-from server.line.processes import Processes, free_port
-from server.server_file import read_server_file, server_file
-from server.settings import ServerSettings
+from server.federation import dismiss
+from tests.adversary.standing import Site, Standing, stand
 
 pytestmark = pytest.mark.e2e
 
 
-@dataclass
-class Site:
-    name: str
-    key: PrivateKey
-    key_file: Path
-    node: int
-    certificate: Path
-
-    @property
-    def public(self) -> bytes:
-        return public_key_to_bytes(self.key.public_key())
-
-    def signature(self) -> dict[str, str]:
-        timestamp = now().isoformat()
-        return {
-            "content-type": "application/protobuf",
-            FLEET_HTTP_PUBLIC_KEY_HEADER: b64encode(self.public).decode(),
-            FLEET_HTTP_SIGNATURE_HEADER: b64encode(sign_message(self.key, timestamp.encode())).decode(),
-            TIMESTAMP_HEADER: timestamp,
-        }
-
-
-@dataclass
-class Standing:
-    federation: Federation
-    north: Site
-    south: Site
-
-    @property
-    def url(self) -> str:
-        assert self.federation.file is not None
-        return f"https://{self.federation.file.gateway}"
-
-    def ask(self, shows: Site | None, path: str, request: Any, signs: Site | None) -> httpx.Response:
-        """One request over TLS made with the certificate of one, signed by another."""
-        import ssl
-
-        tls = ssl.create_default_context(cafile=str(self.federation.files.authority))
-        if shows is not None:
-            tls.load_cert_chain(shows.certificate)
-        with httpx.Client(verify=tls, trust_env=False, timeout=300) as client:
-            headers = {} if signs is None else signs.signature()
-            return client.post(self.url + path, content=request.SerializeToString(), headers=headers)
-
-
 @pytest.fixture(scope="module")
 def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
-    home = tmp_path_factory.mktemp("server")
-    settings = ServerSettings(
-        home=home,
-        state_url=f"sqlite:///{home / 'state.db'}",
-        tracking_uri=f"sqlite:///{home / 'mlflow.db'}",
-        artifact_root=home / "artifacts",
-    )
-    with Processes(logs=home / "logs") as processes:
-        server_file(home).write_text(
-            f'hosts = ["127.0.0.1"]\nlisten = "127.0.0.1"\ngateway_port = {free_port()}\n'
-        )
-        file = read_server_file(home)
-        federation = Federation(home=home, settings=settings, processes=processes, lasting=True, file=file)
-        control = federation.start_server()
-
-        def site(name: str) -> Site:
-            private, public = make_node_key(tmp_path_factory.mktemp(name) / "keys")
-            node, key = admit(name, public, control, settings), read_private_key(private)
-            certificate = private.parent / "site.pem"
-            secret = key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-            certificate.write_bytes(sign_site(federation.files, name, key.public_key()) + secret)
-            return Site(name, key, private, node, certificate)
-
-        yield Standing(federation, site("north"), site("south"))
-        control.close()
+    with stand(tmp_path_factory.mktemp) as found:
+        yield found
 
 
 def test_a_site_connects_through_it_and_without_its_certificate_does_not(standing: Standing) -> None:

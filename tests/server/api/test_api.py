@@ -184,6 +184,7 @@ def test_a_body_that_is_too_long_or_of_no_length_is_not_read(served: Served) -> 
     for line, code in (
         (f"Content-Length: {MOST_BODY + 1}", b"413"),
         (f"Content-Length: {'9' * 40}", b"4"),
+        (f"Content-Length: {'0' * 20}{MOST_BODY + 1}", b"400"),
         ("Transfer-Encoding: chunked", b"411"),
         ("Content-Length: -5", b"4"),
     ):

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+import server.api.app
 import server.api.events
 from contract.experiment import Experiment
 from contract.federation_api import ParticipationEvent, Round, Run
 from scientist.connection import Connection
 from scientist.watching import Event, follow, read_events
+from server.api.app import Api
 from server.line.processes import free_port
 from server.state.participation import SiteStatus, Step
 from server.state.records import RoundRecord
@@ -127,6 +133,39 @@ def test_a_stream_ends_with_the_token_that_opened_it(served: Served, experiment:
         finish_round(served, 1)
         left = list(lines)
     assert left[-1] == ""
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_that_is_never_quiet_is_no_leave_to_go_on(
+    served: Served, experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = served.people.add("ada", "scientist")
+    begin(served, experiment)
+    monkeypatch.setattr(server.api.events.Events, "_look", lambda _: (b"data: {}\n\n", False))
+    with connection(served, token) as asked, asked.stream("/v1/runs/r1/events", after="") as lines:
+        assert next(lines).startswith(":")
+        served.people.revoke("ada")
+        end = time.monotonic() + 300
+        for _ in lines:
+            assert time.monotonic() < end, "the stream goes on 300 s after its token was revoked"
+
+
+def test_streams_that_begin_at_the_same_time_are_counted_too() -> None:
+    """Each was let through before the first was counted."""
+    most = server.api.app._MOST_OF_A_PERSON
+    open_ones = SimpleNamespace(streams=Counter({"ada": most}))
+
+    class Stream:
+        async def stream(self) -> AsyncIterator[bytes]:
+            yield b"said"
+
+    async def read(name: str) -> list[bytes]:
+        api, stream = cast("Api", open_ones), cast("server.api.events.Events", Stream())
+        return [part async for part in server.api.app._counted(stream, name, api)]
+
+    assert asyncio.run(read("ada")) == []
+    assert open_ones.streams == {"ada": most}
+    assert asyncio.run(read("ben")) == [b"said"]
 
 
 @pytest.mark.usefixtures("quick")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import threading
 import time
@@ -21,7 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from contract.enrolment import Token, digest_of, key_fingerprint
-from server.gateway import enrolment
+from server.gateway import door, enrolment
 from server.gateway.door import Door
 from server.gateway.enrolment import TRIES, enrolment_app, openssh_of
 from server.gateway.superlink import gateway_config
@@ -298,6 +299,31 @@ def test_what_is_out_of_bounds_is_not_understood(gateway: Gateway, change: dict[
     assert answer.status_code == 400
     assert "\x1b" not in answer.text
     assert gateway.enrolments.all() == ()
+
+
+def test_a_request_of_a_version_that_there_is_not_is_not_understood(gateway: Gateway) -> None:
+    """A stranger had the library's own error, and an error 500, for one byte."""
+    der = ssl.PEM_cert_to_DER_cert(request_of(new_key()).replace(" REQUEST", ""))
+    at = der.index(b"\x02\x01\x00") + 2
+    other = ssl.DER_cert_to_PEM_cert(der[:at] + b"\x07" + der[at + 1 :]).replace(
+        "CERTIFICATE", "CERTIFICATE REQUEST"
+    )
+    answer = gateway.ask("join", joining(gateway.invite(), new_key(), signing_request=other))
+    assert (answer.status_code, answer.text) == (400, "not understood: signing_request: no such request")
+
+
+def test_a_body_that_does_not_come_in_time_is_told_so(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "_BODY_SECONDS", 0.5)
+    tls = ssl.create_default_context(cafile=str(gateway.files.authority))
+    port = int(gateway.url.rpartition(":")[2])
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=300) as raw,
+        tls.wrap_socket(raw, server_hostname="127.0.0.1") as line,
+    ):
+        line.sendall(b"POST /v1/enrolment/join HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nhalf")
+        assert b" 408 " in line.recv(2**16)
 
 
 def test_what_is_huge_is_not_read(gateway: Gateway) -> None:
