@@ -303,9 +303,9 @@ def connect(
     )
     number = _remembered_number(remembered)
     with ExitStack() as stack:
-        with _opening:  # what is set in Flower's modules is for this connection alone
-            module.FleetHttpClient = _client_that_shows(certificate, clients)
-            try:
+        try:
+            with _opening:  # what is set in Flower's modules is for this connection alone
+                module.FleetHttpClient = _client_that_shows(certificate, clients)
                 try:
                     callbacks = stack.enter_context(open_connection())
                 except _RefusedAtTheDoorError:
@@ -313,15 +313,15 @@ def connect(
                         raise
                     _forget_node(superlink, certificates, key, number, certificate)
                     callbacks = stack.enter_context(open_connection())
-            except _RefusedAtTheDoorError as exc:
-                if _is_passing(exc.__context__):
-                    raise LineBrokenError(str(exc)) from exc
-                raise AddressError(
-                    f"the server does not let this site in ({exc})",
-                    where=superlink,
-                    remedy=f"{_AS_ADMITTED if certificate is None else _AS_JOINED}; and if the site's folder was "
-                    "moved, wait a minute: the server may count the agent of before as connected",
-                ) from exc
+        except _RefusedAtTheDoorError as exc:
+            if _is_passing(exc.__context__):
+                raise LineBrokenError(str(exc)) from exc
+            raise AddressError(
+                f"the server does not let this site in ({exc})",
+                where=superlink,
+                remedy=f"{_AS_ADMITTED if certificate is None else _AS_JOINED}; and if the site's folder was "
+                "moved, wait a minute: the server may count the agent of before as connected",
+            ) from exc
         connection = FleetConnection(callbacks, node_config, WholeMessages(clients[-1], callbacks[0]))
         if remembered is not None:
             remembered.write_text(str(connection.node_id), encoding="utf-8")
