@@ -36,7 +36,7 @@ from server.state.schedules import Schedules
 from server.state.storage import State, open_state
 from server.window_runs import Waiting, WindowRuns, outcome_words
 
-__all__ = ["RETRIES", "WindowChecks", "has_champion", "run_schedules", "schedules_beside"]
+__all__ = ["RETRIES", "WindowChecks", "has_champion", "run_schedules", "schedules_beside", "waits_for"]
 
 RETRIES = (timedelta(minutes=1), timedelta(minutes=10), timedelta(hours=1), timedelta(hours=6))
 """How long after each failed try of a window the next one is."""
@@ -117,6 +117,31 @@ def has_champion(experiment: str, state: State) -> bool:
     except RegistryError:
         return False
     return True
+
+
+def waits_for(schedule: ScheduleRecord, state: State, now: datetime) -> str:
+    """What a schedule does now, or waits for, in a sentence.
+
+    Args:
+        schedule: as it is kept.
+        state: of the server.
+        now: the moment.
+    """
+    if schedule.paused:
+        return f"paused: `tidegate schedule resume {schedule.experiment}` goes on"
+    if not has_champion(schedule.experiment, state):
+        return "waits for a first version: train one with `tidegate run`"
+    checks = Schedules(state.database).checks(schedule.experiment)
+    for check in checks:
+        if check.state == "checking":
+            return f"checks {check.window}, as run {check.run}" if check.run else f"checks {check.window}"
+    due = [check for check in checks if check.state == "waiting" and check.due <= now]
+    if due:
+        return f"{due[0].window} is due: `tidegate server up` checks it"
+    later = schedule.calendar.next(now)
+    if later is None:
+        return "its calendar has ended"
+    return f"waits for {later[0]}, which is due at {later[1]:%Y-%m-%d %H:%M} UTC"
 
 
 def _enter_closed(

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, Response, StreamingResponse
 
 from contract.errors import AddressError, InputError, RegistryError, StorageError, TidegateError
 from contract.experiment_file import parse_experiment_json
@@ -41,9 +41,11 @@ from contract.federation_api import (
 )
 from contract.names import ExperimentName, RunName
 from contract.roles import Role
-from server.api.door import PERSON, Door, refusal
+from server.api.door import PERSON, SESSION, Door, Failures, refusal
 from server.api.events import Events, read_cursor
+from server.api.page_routes import page_routes
 from server.api.reading import Page, Reading
+from server.api.session import Sessions
 from server.state.people import People, Person
 
 __all__ = ["Api", "make_app"]
@@ -65,12 +67,17 @@ class Api:
         authority: the federation's authority, in PEM form.
         stopping: set when the server stops, which ends streams.
         streams: how many each person has open.
+        sessions: who is signed in in a browser.
     """
 
     reading: Reading
     authority: bytes
     stopping: threading.Event = field(default_factory=threading.Event)
     streams: Counter[str] = field(default_factory=Counter)
+    sessions: Sessions = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sessions = Sessions(is_good=self.people.is_good)
 
     @property
     def people(self) -> People:
@@ -102,13 +109,9 @@ def make_app(api: Api) -> Door:
     def authority() -> Response:
         return Response(api.authority, media_type="application/x-pem-file")
 
-    @app.get("/", include_in_schema=False)
-    def root() -> Response:
-        return PlainTextResponse(
-            "A Tidegate server. `tidegate connect` speaks to it; /docs says what it answers.\n"
-        )
-
-    return Door(app, api.people.with_token)
+    failures = Failures()
+    app.include_router(page_routes(api.reading, api.sessions, failures))
+    return Door(app, api.people.with_token, api.sessions, failures)
 
 
 _router = APIRouter(
@@ -225,7 +228,7 @@ def events(name: str, request: Request, api: _Answers, person: _Reader) -> Respo
         reading=api.reading,
         run=name,
         cursor=cursor,
-        may_read=lambda: _is_good(api, person),
+        may_read=lambda: _may_read(api, person, request.scope.get(SESSION)),
         is_stopping=api.stopping.is_set,
     )
     return StreamingResponse(_counted(stream, person.name, api), media_type="text/event-stream")
@@ -281,9 +284,9 @@ def _known(name: str, find: Callable[[str], Found | None]) -> Found:
     return found
 
 
-def _is_good(api: Api, person: Person) -> bool:
-    """Whether the token that opened a stream still is."""
-    return api.people.is_good(person)
+def _may_read(api: Api, person: Person, session: str | None) -> bool:
+    """Whether the token or the session that opened a stream is still good."""
+    return api.people.is_good(person) if session is None else api.sessions.person(session) is not None
 
 
 def _has_too_many(api: Api, name: str) -> bool:
@@ -360,9 +363,7 @@ def _page(app: FastAPI) -> str:
         for path, methods in app.openapi()["paths"].items()
         for method, told in methods.items()
     ]
-    head = (
-        "<meta charset=utf-8><title>Tidegate's API</title><style>body{font:1em sans-serif;margin:2em}</style>"
-    )
+    head = "<meta charset=utf-8><title>Tidegate's API</title><link rel=stylesheet href=/page.css>"
     intro = (
         "<p>Each request has a header <code>Authorization: Bearer TOKEN</code>. "
         "The types are in <a href=/openapi.json>openapi.json</a>.</p>"

@@ -1,9 +1,10 @@
 """The door of the API: who is let through to it, and with how much.
 
-    GET /                  what this is, in a sentence
+    GET /                  the federation page; for whoever has not signed in, a form
+    POST /sign-in, /sign-out   see `server.api.session`
     GET /authority.pem     the federation's authority, to be compared by its fingerprint
     GET /openapi.json, /docs   what can be asked
-    …   /v1/…              whoever shows the token of a person
+    …   /v1/…              whoever shows the token of a person; to read, the cookie of one who signed in
 
 A request is refused before its body is read. A wrong token is told nothing. After some from one address they
 are told to wait, and no more of them is written to the log; a good token is let through from there all the
@@ -25,23 +26,33 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from contract.errors import StorageError
 from contract.federation_api import MOST_BODY, Problem
 from contract.outside import shown
+from server.api.session import Sessions, is_own, session_of
 from server.gateway.connections import patient
 from server.state.people import Person
 
-__all__ = ["PERSON", "Door", "refusal"]
+__all__ = ["PERSON", "SESSION", "Door", "Failures", "refusal"]
 
 PERSON = "tidegate.person"
-"""Key of a request's scope: whose token it has."""
+"""Key of a request's scope: whose token or session it has."""
+SESSION = "tidegate.session"
+"""Key of a request's scope: the session by which it was let in; none with a token."""
+SIGNING = ("/sign-in", "/sign-out")
+"""Where a form may be posted without a token."""
 _log = logging.getLogger("tidegate.api")
 _SCHEME = "bearer "
 _BODY_SECONDS = 30.0
 _FAILURES, _WINDOW = 10, 60.0
 """Failures of one address that are answered and logged, in so many seconds."""
 _MOST_ADDRESSES = 4096
+_MOST_FORM = 4096
+"""Bytes of a form."""
 _SAFE = {
     "cache-control": "no-store",
     "x-content-type-options": "nosniff",
-    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
     "referrer-policy": "no-referrer",
 }
 
@@ -57,11 +68,19 @@ class Door:
     Args:
         app: answers.
         with_token: the person with a token; None for a wrong one.
+        sessions: who is signed in.
+        failures: how often each address has failed.
     """
 
-    def __init__(self, app: ASGIApp, with_token: Callable[[str], Person | None]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        with_token: Callable[[str], Person | None],
+        sessions: Sessions,
+        failures: Failures,
+    ) -> None:
         self._app, self._with_token = app, with_token
-        self._failures = Failures()
+        self._sessions, self._failures = sessions, failures
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -75,26 +94,36 @@ class Door:
 
     async def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
-        if scope["path"].startswith("/v1/"):
+        if scope["path"].startswith("/v1/") or scope["path"] == "/":
             try:
-                person = await run_in_threadpool(self._with_token, _token(headers))
+                person = await run_in_threadpool(self._person, scope, headers)
             except StorageError as exc:
                 _log.error("%s", exc)
                 return refusal(503, "the server's database is away", remedy="Try again later")
-            if person is None:
+            if person is None and scope["path"] != "/":
                 return self._stranger(scope)
             scope[PERSON] = person
-        elif scope["method"] not in ("GET", "HEAD"):
+        if scope["path"] in SIGNING and scope["method"] == "POST":
+            if not is_own(scope):
+                return refusal(403, "the request comes from a page of another site")
+            return _too_long(headers, scope, _MOST_FORM)
+        if not scope["path"].startswith("/v1/") and scope["method"] not in ("GET", "HEAD"):
             return refusal(405, "this can be read only")
-        return _too_long(scope, headers)
+        return _too_long(headers, scope, MOST_BODY)
+
+    def _person(self, scope: Scope, headers: Headers) -> Person | None:
+        """Whose token is shown, or else whose session it is; a session is for reading."""
+        if "authorization" in headers and scope["path"] != "/":
+            return self._with_token(_token(headers))
+        session = session_of(headers)
+        if not session or scope["method"] not in ("GET", "HEAD") or not is_own(scope):
+            return None
+        scope[SESSION] = session
+        return self._sessions.person(session)
 
     def _stranger(self, scope: Scope) -> Response:
-        address = str((scope.get("client") or ("unknown",))[0])
-        count = self._failures.count(address, time.monotonic())
-        if count > _FAILURES:
+        if self._failures.of(scope) == 429:
             return refusal(429, "too many requests without a good token", remedy="Wait a minute")
-        last = ", and no more is logged of it for a while" if count == _FAILURES else ""
-        _log.warning("%s has no good token: %s %s%s", address, scope["method"], shown(scope["path"]), last)
         response = refusal(401, "this needs a good token", remedy="Connect with one: tidegate connect URL")
         response.headers["www-authenticate"] = "Bearer"
         return response
@@ -105,6 +134,16 @@ class Failures:
 
     def __init__(self) -> None:
         self._seen: OrderedDict[str, tuple[float, int]] = OrderedDict()
+
+    def of(self, scope: Scope) -> int:
+        """Count a request without a good token, and log it unless too many were; the status of its answer."""
+        address = str((scope.get("client") or ("unknown",))[0])
+        count = self.count(address, time.monotonic())
+        if count > _FAILURES:
+            return 429
+        last = ", and no more is logged of it for a while" if count == _FAILURES else ""
+        _log.warning("%s has no good token: %s %s%s", address, scope["method"], shown(scope["path"]), last)
+        return 401
 
     def count(self, address: str, now: float) -> int:
         """Count one more; how many there were in the last minute."""
@@ -122,12 +161,12 @@ def _token(headers: Headers) -> str:
     return shown_token[len(_SCHEME) :] if shown_token.lower().startswith(_SCHEME) else ""
 
 
-def _too_long(scope: Scope, headers: Headers) -> Response | None:
+def _too_long(headers: Headers, scope: Scope, most: int) -> Response | None:
     if "transfer-encoding" in headers:
         return refusal(411, "the length of a request must be stated")
     length = headers.get("content-length", "0")
-    if int(length) > MOST_BODY:  # a few digits: `Connection` has seen to it
-        return refusal(413, f"a request has {MOST_BODY:,} bytes at most")
+    if int(length) > most:  # a few digits: `Connection` has seen to it
+        return refusal(413, f"a request has {most:,} bytes at most here")
     if len(scope.get("query_string", b"")) > 2000:
         return refusal(414, "the address is too long")
     return None

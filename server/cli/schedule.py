@@ -10,10 +10,7 @@ import typer
 from contract.windows import Every
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
-    from server.state.records import ScheduleRecord, WindowCheck
-    from server.state.storage import State
+    from server.state.records import WindowCheck
 
 __all__ = ["app"]
 
@@ -59,6 +56,7 @@ def add(
 
     from contract.windows import example_of
     from monitoring.schedule import Calendar
+    from server.schedule import waits_for
     from server.settings import read_settings
     from server.state.records import ScheduleRecord
     from server.state.schedules import Schedules
@@ -77,7 +75,7 @@ def add(
         say(f"'{experiment.name}' is watched, {every} by {every}, from {record.first} on.")
         if closed:
             say(f"{closed} of its windows have closed already and are checked first.")
-        say(_waits(record, state, now))
+        say(waits_for(record, state, now))
 
 
 @app.command("list")
@@ -88,6 +86,7 @@ def list_schedules(
     """The schedules, what each waits for, and the windows that are not done."""
     from datetime import UTC, datetime
 
+    from server.schedule import waits_for
     from server.settings import read_settings
     from server.state.schedules import Schedules
     from server.state.storage import open_known_state
@@ -98,7 +97,7 @@ def list_schedules(
         schedules = Schedules(state.database)
         found = (schedules.get(experiment),) if experiment else schedules.all()
         checks = {one.experiment: schedules.checks(one.experiment) for one in found}
-        waits = {one.experiment: _waits(one, state, now) for one in found}
+        waits = {one.experiment: waits_for(one, state, now) for one in found}
     if json:
         print_json(
             [
@@ -180,6 +179,7 @@ def remove(experiment: Name) -> None:
 def _pause(experiment: str, *, paused: bool) -> None:
     from datetime import UTC, datetime
 
+    from server.schedule import waits_for
     from server.settings import read_settings
     from server.state.schedules import Schedules
     from server.state.storage import open_known_state
@@ -188,29 +188,7 @@ def _pause(experiment: str, *, paused: bool) -> None:
     with open_known_state(read_settings().state_url) as state:
         schedules = Schedules(state.database)
         schedules.pause(experiment, paused=paused)
-        say(f"'{experiment}': {_waits(schedules.get(experiment), state, datetime.now(UTC))}")
-
-
-def _waits(schedule: ScheduleRecord, state: State, now: datetime) -> str:
-    """What a schedule does now, or waits for, in a sentence."""
-    from server.schedule import has_champion
-    from server.state.schedules import Schedules
-
-    if schedule.paused:
-        return f"paused: `tidegate schedule resume {schedule.experiment}` goes on"
-    if not has_champion(schedule.experiment, state):
-        return "waits for a first version: train one with `tidegate run`"
-    checks = Schedules(state.database).checks(schedule.experiment)
-    for check in checks:
-        if check.state == "checking":
-            return f"checks {check.window}, as run {check.run}" if check.run else f"checks {check.window}"
-    due = [check for check in checks if check.state == "waiting" and check.due <= now]
-    if due:
-        return f"{due[0].window} is due: `tidegate server up` checks it"
-    later = schedule.calendar.next(now)
-    if later is None:
-        return "its calendar has ended"
-    return f"waits for {later[0]}, which is due at {later[1]:%Y-%m-%d %H:%M} UTC"
+        say(f"'{experiment}': {waits_for(schedules.get(experiment), state, datetime.now(UTC))}")
 
 
 def _count(checks: tuple[WindowCheck, ...], state: str) -> int:

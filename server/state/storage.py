@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import Connection, Row, Select, Table, select, update
+from sqlalchemy import Connection, Row, Select, Table, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from contract.errors import ReleaseError, StorageError, TakenOverError
@@ -274,6 +274,15 @@ class State:
         """Mark a run that ended, or whose process did, as running again."""
         self._update_run(name, {"status": "running", "error": "", "ended": None})
 
+    def last_results(self, most: int) -> tuple[RunRecord, ...]:
+        """The runs that ended last with a result, at most so many, newest first."""
+        table = tables.runs
+        wanted = select(*_columns(table, RunRecord)).where(
+            table.c.result.is_not(None), table.c.ended.is_not(None)
+        )
+        rows = self._rows(wanted.order_by(table.c.ended.desc(), table.c.id.desc()).limit(most))
+        return tuple(RunRecord(**row._mapping) for row in rows)
+
     def end_dead_runs(self) -> tuple[str, ...]:
         """Mark as failed the runs whose process has ended without a word; give their names.
 
@@ -406,6 +415,12 @@ class State:
     def verdicts(self, experiment: str) -> tuple[VerdictRecord, ...]:
         """Verdicts in the order in which they were formed."""
         return self._select(tables.verdicts, VerdictRecord, experiment=experiment)
+
+    def judged(self) -> tuple[str, ...]:
+        """The experiments with a verdict, in the order of their first."""
+        table = tables.verdicts
+        wanted = select(table.c.experiment).group_by(table.c.experiment).order_by(func.min(table.c.id))
+        return tuple(row.experiment for row in self._rows(wanted))
 
     def record_decision(
         self, experiment: str, *, window: str, kind: DecisionKind, subject: str, by: str, reason: str
