@@ -13,7 +13,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
+from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -21,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 
 from contract.errors import AddressError, InputError, RegistryError, StorageError, TidegateError
 from contract.experiment_file import parse_experiment_json
@@ -40,9 +42,11 @@ from contract.federation_api import (
 )
 from contract.names import ExperimentName, RunName
 from contract.roles import Role
-from server.api.door import PERSON, Door, refusal
+from server.api.door import PERSON, Door, Failures, refusal
 from server.api.events import Events, read_cursor
+from server.api.mlflow_proxy import PREFIX, MlflowProxy
 from server.api.reading import Page, Reading
+from server.api.session import SIGN_IN, SIGN_OUT, Sessions, sign_in_page
 from server.state.people import People, Person
 
 __all__ = ["Api", "make_app"]
@@ -50,6 +54,7 @@ __all__ = ["Api", "make_app"]
 Found = TypeVar("Found")
 
 _log = logging.getLogger("tidegate.api")
+_MOST_FORM = 4096
 _MOST_STREAMS, _MOST_OF_A_PERSON = 64, 8
 _EVERYBODY: tuple[Role, ...] = ("scientist", "operator", "reviewer")
 _SUBMITTERS: tuple[Role, ...] = ("scientist", "operator")
@@ -62,14 +67,23 @@ class Api:
     Attributes:
         reading: makes the answers.
         authority: the federation's authority, in PEM form.
+        mlflow: the socket at which MLflow listens.
         stopping: set when the server stops, which ends streams.
         streams: how many each person has open.
+        failures: of each address that showed wrong tokens.
+        sessions: the browsers that are signed in.
     """
 
     reading: Reading
     authority: bytes
+    mlflow: Path
     stopping: threading.Event = field(default_factory=threading.Event)
     streams: Counter[str] = field(default_factory=Counter)
+    failures: Failures = field(default_factory=Failures)
+    sessions: Sessions = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sessions = Sessions(is_good=self.people.is_good)
 
     @property
     def people(self) -> People:
@@ -107,10 +121,14 @@ def make_app(api: Api) -> Door:
             "A Tidegate server. `tidegate connect` speaks to it; /docs says what it answers.\n"
         )
 
-    return Door(app, api.people.with_token)
+    app.include_router(_browsers)
+    app.add_route(PREFIX, proxy := MlflowProxy(api.mlflow), include_in_schema=False)
+    app.mount(PREFIX, proxy)
+    return Door(app, api.people.with_token, api.sessions, api.failures)
 
 
 _router = APIRouter(prefix="/v1")
+_browsers = APIRouter(include_in_schema=False)
 
 
 def _api(request: Request) -> Api:
@@ -235,6 +253,40 @@ def decisions(
 ) -> Decisions:
     """What the policy and people decided."""
     return api.reading.decisions(experiment, page)
+
+
+@_browsers.get(SIGN_IN)
+def sign_in_form(request: Request, api: _Answers) -> Response:
+    """The form; for who is signed in, the way out."""
+    return sign_in_page(api.sessions.person(request.headers))
+
+
+@_browsers.post(SIGN_IN)
+async def sign_in(request: Request, api: _Answers) -> Response:
+    """Exchange a token for a cookie."""
+    return await run_in_threadpool(_sign_in, api, request, await request.body())
+
+
+@_browsers.post(SIGN_OUT)
+def sign_out(request: Request, api: _Answers) -> Response:
+    """Let the cookie be worth nothing more."""
+    response = RedirectResponse(SIGN_IN, 303)
+    api.sessions.end(request.headers, response)
+    return response
+
+
+def _sign_in(api: Api, request: Request, body: bytes) -> Response:
+    form: dict[str, list[str]] = {}
+    with suppress(ValueError):  # too many fields
+        form = parse_qs(body[:_MOST_FORM].decode("ascii", "replace"), max_num_fields=10)
+    person = api.people.with_token(form.get("token", [""])[0].strip())
+    if person is None:
+        refused = api.failures.refused(request.scope)
+        return refused or sign_in_page(None, words="This is no good token.", status=401)
+    response = RedirectResponse(f"{PREFIX}/", 303)
+    api.sessions.begin(person, response)
+    _log.info("%s signs in", person.name)
+    return response
 
 
 def _submit(api: Api, person: Person, body: bytes) -> Submitted:

@@ -1,0 +1,187 @@
+"""MLflow behind the API: requests below `/mlflow` go on to the socket at which it listens.
+
+The door has said who asks, and has bounded the body; `mlflow_rules` says what may be asked. Of a request only
+what MLflow needs is passed on: no token, no cookie, and no word of the client's about hosts and addresses.
+Answers stream through. They may run MLflow's scripts in a browser and load nothing from elsewhere, and a file
+that somebody logged runs nothing at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from contract.outside import shown
+from server.api.door import PERSON
+from server.api.mlflow_rules import allowed_body, is_artifact
+from server.state.people import Person
+
+__all__ = ["PREFIX", "MlflowProxy"]
+
+PREFIX = "/mlflow"
+_log = logging.getLogger("tidegate.api")
+_MOST_AT_ONCE, _MOST_OF_A_PERSON = 64, 16
+_ANSWER_SECONDS, _SEND_SECONDS = 300.0, 60.0
+"""Until MLflow answers, and until a client takes the next part of an answer."""
+_LONGEST_SOCKET_PATH = 100
+_TO_MLFLOW = (
+    "accept", "accept-encoding", "accept-language", "content-type", "if-modified-since", "if-none-match",
+    "range", "user-agent",
+)  # fmt: skip
+_FROM_MLFLOW = (
+    "accept-ranges", "cache-control", "content-disposition", "content-encoding", "content-length",
+    "content-range", "content-type", "etag", "last-modified", "vary",
+)  # fmt: skip
+_PAGES = (
+    "default-src 'self'; script-src 'self' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; frame-src 'self' blob:; "
+    "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'self'"
+)
+_FILES = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"
+_ERROR_CODES = {400: "INVALID_PARAMETER_VALUE", 403: "PERMISSION_DENIED", 503: "TEMPORARILY_UNAVAILABLE"}
+
+
+class MlflowProxy:
+    """Passes requests on to MLflow.
+
+    Args:
+        socket: at which it listens.
+    """
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+        self._open: Counter[str] = Counter()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        request = Request(scope, receive)
+        person: Person = scope[PERSON]
+        if self._open.total() >= _MOST_AT_ONCE or self._open[person.name] >= _MOST_OF_A_PERSON:
+            refused = _refused(503, "too many requests are open: come back later")
+            await refused(scope, receive, send)
+            return
+        self._open[person.name] += 1
+        try:
+            answer = await self._answer(request, person)
+            await answer(scope, receive, _promptly(send))
+        finally:
+            self._open[person.name] -= 1
+            self._open += Counter()  # forgets who has none open
+
+    async def _answer(self, request: Request, person: Person) -> Response:
+        if request.scope["path"] == PREFIX:
+            return RedirectResponse(f"{PREFIX}/", 308)
+        try:
+            path = _plain_path(request.scope)
+            came = b"" if request.method in ("GET", "HEAD") else await request.body()
+            body = allowed_body(request.method, path, came, person.role)
+        except HTTPException as exc:
+            return _refused(exc.status_code, exc.detail)
+        if request.method == "PATCH" or path.endswith(("/set-tag", "/set-experiment-tag")):
+            _log.info("%s writes to MLflow: %s %s", person.name, path, shown(body.decode()[:300]))
+        return await self._passed_on(request, path, body)
+
+    async def _passed_on(self, request: Request, path: str, body: bytes) -> Response:
+        headers = {name: request.headers[name] for name in _TO_MLFLOW if name in request.headers}
+        url = httpx.URL("http://localhost", raw_path=_target(path, request.scope))
+        asked = httpx.Request(
+            request.method,
+            url,
+            headers=headers,
+            content=body,
+            extensions={"timeout": httpx.Timeout(_ANSWER_SECONDS, connect=10).as_dict()},
+        )
+        line = _Line(self._socket)
+        try:
+            answer = await line.ask(asked)
+        except httpx.HTTPError as exc:
+            await line.close()
+            _log.warning("MLflow does not answer: %s", type(exc).__name__)
+            return _refused(
+                503, "MLflow does not answer: it starts some seconds after the server, or has ended"
+            )
+        except BaseException:
+            await line.close()
+            raise
+        kept = {name: answer.headers[name] for name in _FROM_MLFLOW if name in answer.headers}
+        kept["content-security-policy"] = _FILES if is_artifact(path) else _PAGES
+        kept["referrer-policy"] = "same-origin"
+        if not path.startswith("/static-files/"):
+            kept["cache-control"] = "no-store"
+        passed = StreamingResponse(line.parts(answer), answer.status_code)
+        passed.raw_headers = [(name.encode(), value.encode("latin-1")) for name, value in kept.items()]
+        return passed
+
+
+class _Line:
+    """One connection to MLflow: for one request, because it may close one that waits at any moment."""
+
+    def __init__(self, socket: Path) -> None:
+        self._folder: int | None = None
+        name = str(socket)
+        if len(os.fsencode(name)) > _LONGEST_SOCKET_PATH:
+            with suppress(FileNotFoundError):
+                self._folder = os.open(socket.parent, os.O_PATH | os.O_DIRECTORY)
+                name = f"/proc/self/fd/{self._folder}/{socket.name}"
+        self._transport = httpx.AsyncHTTPTransport(uds=name, verify=False)
+
+    async def ask(self, request: httpx.Request) -> httpx.Response:
+        return await self._transport.handle_async_request(request)
+
+    async def parts(self, answer: httpx.Response) -> AsyncIterator[bytes]:
+        try:
+            async for part in answer.aiter_raw():
+                yield part
+        finally:
+            await answer.aclose()
+            await self.close()
+
+    async def close(self) -> None:
+        await self._transport.aclose()
+        if self._folder is not None:
+            os.close(self._folder)
+            self._folder = None
+
+
+def _plain_path(scope: Scope) -> str:
+    """The path behind the prefix, of which there is one reading only.
+
+    Raises:
+        HTTPException: others might read it in another way.
+    """
+    raw, path = scope["raw_path"].lower(), scope["path"]
+    segments = path.split("/")[1:]
+    odd = "//" in path or any(part in (".", "..") for part in segments)
+    if odd or any(code in raw for code in (b"%2f", b"%5c", b"%25")) or not path.isprintable() or "\\" in path:
+        raise HTTPException(400, "this is no plain path")
+    return str(path.removeprefix(PREFIX))
+
+
+def _target(path: str, scope: Scope) -> bytes:
+    query: bytes = scope.get("query_string", b"")
+    return quote(path).encode() + (b"?" + query if query else b"")
+
+
+def _refused(status: int, words: str) -> Response:
+    """A refusal as MLflow's pages and its client show it."""
+    return JSONResponse({"error_code": _ERROR_CODES.get(status, "BAD_REQUEST"), "message": words}, status)
+
+
+def _promptly(send: Send) -> Send:
+    async def send_promptly(message: Message) -> None:
+        async with asyncio.timeout(_SEND_SECONDS):
+            await send(message)
+
+    return send_promptly
