@@ -57,7 +57,7 @@ class _Written(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-_Key = Annotated[str, Field(pattern=r"^[\w][\w ./-]{0,249}$"), AfterValidator(_own)]
+_Key = Annotated[str, Field(pattern=r"^\w[\w ./-]*$", max_length=250), AfterValidator(_own)]
 
 
 class _Tag(_Written):

@@ -104,9 +104,10 @@ def sign_in_page(person: Person | None, *, words: str = "", status: int = 200) -
             f"<p>You are {html.escape(person.name)}, {person.role}. <a href=/mlflow/>Models in MLflow</a>"
             f'<form method=post action="{SIGN_OUT}"><button>Sign out</button></form>'
         )
+    alert = f"<p role=alert>{html.escape(words)}" if words else ""
     page = (
-        "<!doctype html><meta charset=utf-8><title>Tidegate</title><style>"
-        f"body{{font:1em sans-serif;margin:2em}}</style><h1>Tidegate</h1>{f'<p role=alert>{html.escape(words)}' if words else ''}{body}"
+        "<!doctype html><meta charset=utf-8><title>Tidegate</title>"
+        f"<style>body{{font:1em sans-serif;margin:2em}}</style><h1>Tidegate</h1>{alert}{body}"
     )
     # with `no-referrer` a browser would not say in `Origin` that the form is this server's
     return HTMLResponse(page, status, headers={"referrer-policy": "same-origin"})

@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
-__all__ = ["browser", "needs_browser", "see"]
+__all__ = ["browser", "needs_browser", "options", "see"]
 
 needs_browser = pytest.mark.skipif(
     shutil.which("chromium") is None or shutil.which("chromedriver") is None,
@@ -19,9 +20,9 @@ needs_browser = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
+def options(data: Path) -> webdriver.ChromeOptions:
+    """A browser that starts with nothing, keeps what it has in this folder, and asks nobody for news."""
+    found = webdriver.ChromeOptions()
     for argument in (
         "--headless=new",
         "--no-sandbox",
@@ -32,11 +33,17 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
         "--disable-component-update",
         "--disable-sync",
         "--window-size=1400,2400",
-        f"--user-data-dir={tmp_path_factory.mktemp('browser')}",
+        f"--user-data-dir={data}",
     ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+        found.add_argument(argument)
+    found.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    return found
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    chosen = options(tmp_path_factory.mktemp("browser"))
+    driver = webdriver.Chrome(options=chosen, service=Service(shutil.which("chromedriver")))
     yield driver
     driver.quit()
 
