@@ -12,11 +12,12 @@ import asyncio
 import logging
 import os
 from collections import Counter
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 from urllib.parse import quote
 
+import anyio
 import httpx
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -37,8 +38,8 @@ _ANSWER_SECONDS, _SEND_SECONDS = 300.0, 60.0
 """Until MLflow answers, and until a client takes the next part of an answer."""
 _LONGEST_SOCKET_PATH = 100
 _TO_MLFLOW = (
-    "accept", "accept-encoding", "accept-language", "content-type", "if-modified-since", "if-none-match",
-    "range", "user-agent",
+    "accept", "accept-encoding", "accept-language", "if-modified-since", "if-none-match", "range",
+    "user-agent",
 )  # fmt: skip
 _FROM_MLFLOW = (
     "accept-ranges", "cache-control", "content-disposition", "content-encoding", "content-length",
@@ -74,13 +75,14 @@ class MlflowProxy:
             return
         self._open[person.name] += 1
         try:
-            answer = await self._answer(request, person)
-            await answer(scope, receive, _promptly(send))
+            async with _Line(self._socket) as line:
+                answer = await self._answer(request, person, line)
+                await answer(scope, receive, _promptly(send))
         finally:
             self._open[person.name] -= 1
             self._open += Counter()  # forgets who has none open
 
-    async def _answer(self, request: Request, person: Person) -> Response:
+    async def _answer(self, request: Request, person: Person, line: _Line) -> Response:
         if request.scope["path"] == PREFIX:
             return RedirectResponse(f"{PREFIX}/", 308)
         try:
@@ -89,12 +91,14 @@ class MlflowProxy:
             body = allowed_body(request.method, path, came, person.role)
         except HTTPException as exc:
             return _refused(exc.status_code, exc.detail)
-        if request.method == "PATCH" or path.endswith(("/set-tag", "/set-experiment-tag")):
+        if body is not came:
             _log.info("%s writes to MLflow: %s %s", person.name, path, shown(body.decode()[:300]))
-        return await self._passed_on(request, path, body)
+        return await self._passed_on(request, path, body, line)
 
-    async def _passed_on(self, request: Request, path: str, body: bytes) -> Response:
+    async def _passed_on(self, request: Request, path: str, body: bytes, line: _Line) -> Response:
         headers = {name: request.headers[name] for name in _TO_MLFLOW if name in request.headers}
+        if body:
+            headers["content-type"] = "application/json"
         url = httpx.URL("http://localhost", raw_path=_target(path, request.scope))
         asked = httpx.Request(
             request.method,
@@ -103,24 +107,19 @@ class MlflowProxy:
             content=body,
             extensions={"timeout": httpx.Timeout(_ANSWER_SECONDS, connect=10).as_dict()},
         )
-        line = _Line(self._socket)
         try:
             answer = await line.ask(asked)
         except httpx.HTTPError as exc:
-            await line.close()
             _log.warning("MLflow does not answer: %s", type(exc).__name__)
             return _refused(
                 503, "MLflow does not answer: it starts some seconds after the server, or has ended"
             )
-        except BaseException:
-            await line.close()
-            raise
         kept = {name: answer.headers[name] for name in _FROM_MLFLOW if name in answer.headers}
         kept["content-security-policy"] = _FILES if is_artifact(path) else _PAGES
         kept["referrer-policy"] = "same-origin"
         if not path.startswith("/static-files/"):
             kept["cache-control"] = "no-store"
-        passed = StreamingResponse(line.parts(answer), answer.status_code)
+        passed = StreamingResponse(answer.aiter_raw(), answer.status_code)
         passed.raw_headers = [(name.encode(), value.encode("latin-1")) for name, value in kept.items()]
         return passed
 
@@ -129,30 +128,33 @@ class _Line:
     """One connection to MLflow: for one request, because it may close one that waits at any moment."""
 
     def __init__(self, socket: Path) -> None:
+        self._socket = socket
         self._folder: int | None = None
-        name = str(socket)
-        if len(os.fsencode(name)) > _LONGEST_SOCKET_PATH:
-            with suppress(FileNotFoundError):
-                self._folder = os.open(socket.parent, os.O_PATH | os.O_DIRECTORY)
-                name = f"/proc/self/fd/{self._folder}/{socket.name}"
-        self._transport = httpx.AsyncHTTPTransport(uds=name, verify=False)
+        self._transport: httpx.AsyncHTTPTransport | None = None
 
-    async def ask(self, request: httpx.Request) -> httpx.Response:
-        return await self._transport.handle_async_request(request)
+    async def __aenter__(self) -> Self:
+        return self
 
-    async def parts(self, answer: httpx.Response) -> AsyncIterator[bytes]:
-        try:
-            async for part in answer.aiter_raw():
-                yield part
-        finally:
-            await answer.aclose()
-            await self.close()
-
-    async def close(self) -> None:
-        await self._transport.aclose()
+    async def __aexit__(self, *_: object) -> None:
+        """Close it, also where the client is gone and this task is cancelled."""
         if self._folder is not None:
             os.close(self._folder)
-            self._folder = None
+        if self._transport is not None:
+            with anyio.CancelScope(shield=True):
+                await self._transport.aclose()
+
+    async def ask(self, request: httpx.Request) -> httpx.Response:
+        """Send a request; the answer's body can be read until this is closed."""
+        self._transport = httpx.AsyncHTTPTransport(uds=self._name(), verify=False)
+        return await self._transport.handle_async_request(request)
+
+    def _name(self) -> str:
+        """The socket's path, or one that leads there and is short enough for a socket's."""
+        if len(os.fsencode(self._socket)) <= _LONGEST_SOCKET_PATH:
+            return str(self._socket)
+        with suppress(FileNotFoundError):
+            self._folder = os.open(self._socket.parent, os.O_PATH | os.O_DIRECTORY)
+        return f"/proc/self/fd/{self._folder}/{self._socket.name}"
 
 
 def _plain_path(scope: Scope) -> str:

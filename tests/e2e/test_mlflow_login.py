@@ -46,7 +46,9 @@ def test_a_reviewer_signs_in_and_sees_a_model(standing: Standing, browser: webdr
     run = registry.start_run(plan(), run_name="first")
     registry.log_metrics(run, {"overall/log_loss": 0.47}, step=1)
     passport = "# Model passport: small\n\n| site | ε |\n| --- | --- |\n| north | 1.5 |\n"
-    registry.register(NAME, run, ARRAYS, experiment=plan(), description=passport, tags={"tidegate.run": "first"})
+    registry.register(
+        NAME, run, ARRAYS, experiment=plan(), description=passport, tags={"tidegate.run": "first"}
+    )
     registry.finish_run(run, "succeeded")
     registry.set_alias(NAME, CHAMPION, 1)
     made = json.loads(standing.operator("server", "person", "add", "rita", "--role", "reviewer", "--json"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -65,8 +66,8 @@ def test_a_session_ends_with_its_hours_and_with_its_token(
                 served.people.revoke("ada")
                 served.people.add("ada", "operator")  # made anew: the old session does not rise with it
             elif name == "ben":
-                now = time.monotonic()
-                monkeypatch.setattr(server.api.session.time, "monotonic", lambda: now + HOURS * 3600)
+                later = SimpleNamespace(monotonic=lambda: time.monotonic() + HOURS * 3600)
+                monkeypatch.setattr(server.api.session, "time", later)
             else:
                 time.sleep(2.1)
             assert browser.get(INSIDE).status_code == 401
@@ -111,7 +112,9 @@ def test_odd_forms_are_refused_in_words(served: Served) -> None:
             assert stranger.get(INSIDE, headers={"Cookie": cookie}).status_code in (401, 429)
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "", None, "http://127.0.0.1", "same-but-http"])
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "", None, "http://127.0.0.1", "same-but-http"]
+)
 def test_another_page_signs_nobody_in_and_changes_nothing(served: Served, origin: str | None) -> None:
     token = served.people.add("rita", "reviewer")
     headers = {} if origin is None else {"Origin": origin}
@@ -135,4 +138,7 @@ def test_the_token_in_an_address_is_no_token(served: Served) -> None:
     with _browser(served) as browser:
         assert browser.get(INSIDE, params={"token": token, "access_token": token}).status_code == 401
         assert browser.post("/sign-in", params={"token": token}).status_code == 401
-        assert browser.get("/sign-in", params={"token": token, "next": "https://evil.example"}).status_code == 200
+        assert (
+            browser.get("/sign-in", params={"token": token, "next": "https://evil.example"}).status_code
+            == 200
+        )
