@@ -122,8 +122,7 @@ def make_app(api: Api) -> Door:
         )
 
     app.include_router(_browsers)
-    app.add_route(PREFIX, proxy := MlflowProxy(api.mlflow), include_in_schema=False)
-    app.mount(PREFIX, proxy)
+    app.mount(PREFIX, MlflowProxy(api.mlflow))
     return Door(app, api.people.with_token, api.sessions, api.failures)
 
 
@@ -253,6 +252,12 @@ def decisions(
 ) -> Decisions:
     """What the policy and people decided."""
     return api.reading.decisions(experiment, page)
+
+
+@_browsers.get(PREFIX)
+def to_mlflow() -> Response:
+    """Its pages name their parts relative to the address with a slash."""
+    return RedirectResponse(f"{PREFIX}/", 308)
 
 
 @_browsers.get(SIGN_IN)

@@ -21,7 +21,7 @@ import anyio
 import httpx
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from contract.outside import shown
@@ -83,8 +83,6 @@ class MlflowProxy:
             self._open += Counter()  # forgets who has none open
 
     async def _answer(self, request: Request, person: Person, line: _Line) -> Response:
-        if request.scope["path"] == PREFIX:
-            return RedirectResponse(f"{PREFIX}/", 308)
         try:
             path = _plain_path(request.scope)
             came = b"" if request.method in ("GET", "HEAD") else await request.body()

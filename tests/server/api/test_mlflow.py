@@ -23,6 +23,7 @@ import server.api.door
 import server.api.mlflow_proxy
 from contract.federation_api import MOST_BODY
 from contract.roles import Role
+from server.api.mlflow_rules import allowed_body
 from server.federation import Federation
 from server.line.processes import Processes, free_port
 from server.registry.registry import CHAMPION, Registry
@@ -455,6 +456,15 @@ def test_clients_that_take_nothing_are_given_up_and_shut_nobody_out(
     while psutil.Process().num_fds() > open_before:  # nothing of them is kept
         assert time.monotonic() < end
         time.sleep(0.1)
+
+
+def test_what_is_passed_on_is_written_anew() -> None:
+    body = b'{"run_id": "a", "key": "tidegate.x", "key": "seen", "value": "1"}'
+    passed = allowed_body("POST", "/api/2.0/mlflow/runs/set-tag", body, "reviewer")
+    assert (json.loads(passed), b"tidegate" in passed) == (
+        {"run_id": "a", "key": "seen", "value": "1"},
+        False,
+    )
 
 
 def test_what_graphql_calls_mutations_changes_nothing() -> None:
