@@ -19,7 +19,7 @@ from server.line.flower import ControlClient
 from server.line.processes import Processes, free_port, require_free, wait_for_port
 from server.line.secret import FILE_VARIABLE, make_secret, read_secret
 from server.line.site_keys import read_site_key
-from server.registry.registry_ui import serve_command, serve_environment
+from server.registry.registry_ui import make_socket_folder, serve_command, serve_environment
 from server.server_file import ServerFile
 from server.settings import ServerSettings, quiet_environment, read_settings
 from server.state.enrolments import Enrolments
@@ -122,10 +122,16 @@ class Federation:
         return self.control
 
     def start_ui(self, port: int) -> str:
-        """Start MLflow's user interface; return its address. It answers some seconds later."""
+        """Start MLflow's user interface; return its address. It answers some seconds later.
+
+        Where others reach the server, no port of this machine leads to it: the API does.
+        """
+        if self.file is not None:
+            make_socket_folder(self.home)
         environment = {**self.environment, **serve_environment(self.settings)}
-        self.processes.start("mlflow", serve_command(self.settings, port), environment, self.home)
-        return f"http://127.0.0.1:{port}"
+        command = serve_command(self.settings, port if self.file is None else None)
+        self.processes.start("mlflow", command, environment, self.home)
+        return f"http://127.0.0.1:{port}" if self.file is None else f"{self.file.api}/mlflow/"
 
     @property
     def control(self) -> ControlClient:

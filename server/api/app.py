@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
@@ -21,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import HTMLResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 
 from contract.errors import AddressError, InputError, RegistryError, StorageError, TidegateError
 from contract.experiment_file import parse_experiment_json
@@ -41,8 +42,9 @@ from contract.federation_api import (
 )
 from contract.names import ExperimentName, RunName
 from contract.roles import Role
-from server.api.door import PERSON, SESSION, Door, Failures, refusal
+from server.api.door import MLFLOW, PERSON, SESSION, Door, Failures, refusal
 from server.api.events import Events, read_cursor
+from server.api.mlflow_proxy import MlflowProxy
 from server.api.page_routes import page_routes
 from server.api.reading import Page, Reading
 from server.api.session import Sessions
@@ -65,6 +67,7 @@ class Api:
     Attributes:
         reading: makes the answers.
         authority: the federation's authority, in PEM form.
+        mlflow: the socket at which MLflow listens.
         stopping: set when the server stops, which ends streams.
         streams: how many each person has open.
         sessions: who is signed in in a browser.
@@ -72,6 +75,7 @@ class Api:
 
     reading: Reading
     authority: bytes
+    mlflow: Path
     stopping: threading.Event = field(default_factory=threading.Event)
     streams: Counter[str] = field(default_factory=Counter)
     sessions: Sessions = field(init=False)
@@ -111,6 +115,8 @@ def make_app(api: Api) -> Door:
 
     failures = Failures()
     app.include_router(page_routes(api.reading, api.sessions, failures))
+    app.add_api_route(MLFLOW, lambda: RedirectResponse(f"{MLFLOW}/", 308), include_in_schema=False)
+    app.mount(MLFLOW, MlflowProxy(api.mlflow))
     return Door(app, api.people.with_token, api.sessions, failures)
 
 

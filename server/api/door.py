@@ -5,6 +5,7 @@
     GET /authority.pem     the federation's authority, to be compared by its fingerprint
     GET /openapi.json, /docs   what can be asked
     …   /v1/…              whoever shows the token of a person; to read, the cookie of one who signed in
+    …   /mlflow/…          likewise; what may be written there is said in `server.api.mlflow_rules`
 
 A request is refused before its body is read. A wrong token is told nothing. After some from one address they
 are told to wait, and no more of them is written to the log; a good token is let through from there all the
@@ -20,7 +21,7 @@ from collections.abc import Callable
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contract.errors import StorageError
@@ -30,7 +31,7 @@ from server.api.session import Sessions, is_own, session_of
 from server.gateway.connections import patient
 from server.state.people import Person
 
-__all__ = ["PERSON", "SESSION", "Door", "Failures", "refusal"]
+__all__ = ["MLFLOW", "PERSON", "SESSION", "Door", "Failures", "refusal"]
 
 PERSON = "tidegate.person"
 """Key of a request's scope: whose token or session it has."""
@@ -38,12 +39,15 @@ SESSION = "tidegate.session"
 """Key of a request's scope: the session by which it was let in; none with a token."""
 SIGNING = ("/sign-in", "/sign-out")
 """Where a form may be posted without a token."""
+MLFLOW = "/mlflow"
+"""Below it MLflow answers."""
 _log = logging.getLogger("tidegate.api")
 _SCHEME = "bearer "
 _BODY_SECONDS = 30.0
 _FAILURES, _WINDOW = 10, 60.0
 """Failures of one address that are answered and logged, in so many seconds."""
 _MOST_ADDRESSES = 4096
+_MOST_QUERY, _MOST_QUERY_OF_MLFLOW = 2000, 16_000
 _MOST_FORM = 4096
 """Bytes of a form."""
 _SAFE = {
@@ -94,34 +98,37 @@ class Door:
 
     async def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
-        if scope["path"].startswith("/v1/") or scope["path"] == "/":
+        if scope["path"].startswith("/v1/") or scope["path"] == "/" or _is_mlflow(scope):
             try:
                 person = await run_in_threadpool(self._person, scope, headers)
             except StorageError as exc:
                 _log.error("%s", exc)
                 return refusal(503, "the server's database is away", remedy="Try again later")
             if person is None and scope["path"] != "/":
-                return self._stranger(scope)
+                return self._stranger(scope, headers)
             scope[PERSON] = person
         if scope["path"] in SIGNING and scope["method"] == "POST":
             if not is_own(scope):
                 return refusal(403, "the request comes from a page of another site")
             return _too_long(headers, scope, _MOST_FORM)
-        if not scope["path"].startswith("/v1/") and scope["method"] not in ("GET", "HEAD"):
+        if not (scope["path"].startswith("/v1/") or _is_mlflow(scope)) and not _is_safe(scope):
             return refusal(405, "this can be read only")
         return _too_long(headers, scope, MOST_BODY)
 
     def _person(self, scope: Scope, headers: Headers) -> Person | None:
-        """Whose token is shown, or else whose session it is; a session is for reading."""
+        """Whose token is shown, or else whose session it is; at the API itself a session is for reading."""
         if "authorization" in headers and scope["path"] != "/":
             return self._with_token(_token(headers))
         session = session_of(headers)
-        if not session or scope["method"] not in ("GET", "HEAD") or not is_own(scope):
+        if not session or not is_own(scope) or not (_is_safe(scope) or _is_mlflow(scope)):
             return None
         scope[SESSION] = session
         return self._sessions.person(session)
 
-    def _stranger(self, scope: Scope) -> Response:
+    def _stranger(self, scope: Scope, headers: Headers) -> Response:
+        is_page = _is_mlflow(scope) and _is_safe(scope) and "text/html" in headers.get("accept", "")
+        if is_page and "authorization" not in headers:
+            return RedirectResponse("/", 303)  # where a person signs in
         if self._failures.of(scope) == 429:
             return refusal(429, "too many requests without a good token", remedy="Wait a minute")
         response = refusal(401, "this needs a good token", remedy="Connect with one: tidegate connect URL")
@@ -161,13 +168,21 @@ def _token(headers: Headers) -> str:
     return shown_token[len(_SCHEME) :] if shown_token.lower().startswith(_SCHEME) else ""
 
 
+def _is_safe(scope: Scope) -> bool:
+    return scope["method"] in ("GET", "HEAD")
+
+
+def _is_mlflow(scope: Scope) -> bool:
+    return scope["path"] == MLFLOW or str(scope["path"]).startswith(f"{MLFLOW}/")
+
+
 def _too_long(headers: Headers, scope: Scope, most: int) -> Response | None:
     if "transfer-encoding" in headers:
         return refusal(411, "the length of a request must be stated")
     length = headers.get("content-length", "0")
     if int(length) > most:  # a few digits: `Connection` has seen to it
         return refusal(413, f"a request has {most:,} bytes at most here")
-    if len(scope.get("query_string", b"")) > 2000:
+    if len(scope.get("query_string", b"")) > (_MOST_QUERY_OF_MLFLOW if _is_mlflow(scope) else _MOST_QUERY):
         return refusal(414, "the address is too long")
     return None
 
@@ -175,8 +190,10 @@ def _too_long(headers: Headers, scope: Scope, most: int) -> Response | None:
 def _safely(send: Send) -> Send:
     async def send_safely(message: Message) -> None:
         if message["type"] == "http.response.start":
+            headers = list(message.get("headers", ()))
+            stated = {name.lower() for name, _ in headers}  # an answer may know better
             extra = [(name.encode(), value.encode()) for name, value in _SAFE.items()]
-            message["headers"] = [*message.get("headers", ()), *extra]
+            message["headers"] = [*headers, *((name, value) for name, value in extra if name not in stated)]
         await send(message)
 
     return send_safely

@@ -51,6 +51,7 @@ def federation_page(overview: Overview, person: Person, version: str) -> str:
         "header",
         tag("h1", "Federation"),
         tag("p", tag("span", person.name), tag("span", f" ({person.role})"), class_="who"),
+        tag("a", "Models in MLflow", href="/mlflow/"),
         tag("form", tag("button", "Sign out", type="submit"), method="post", action="/sign-out"),
     )
     sections = [

@@ -23,6 +23,7 @@ from server.gateway.superlink import Shown
 from server.line.certificates import ServerFiles
 from server.line.processes import require_free
 from server.registry.registry import Registry
+from server.registry.registry_ui import ui_socket
 from server.server_file import ServerFile
 from server.settings import ServerSettings
 from server.state.storage import open_state
@@ -52,7 +53,7 @@ def serve_api(settings: ServerSettings, file: ServerFile, files: ServerFiles) ->
             control=lambda: running_control(settings),
             federation=running_federation(settings),
         )
-        api = Api(reading=reading, authority=files.authority.read_bytes())
+        api = Api(reading=reading, authority=files.authority.read_bytes(), mlflow=ui_socket(settings.home))
         server = _Server(_config(make_app(api), file, files), files)
         thread = threading.Thread(target=server.work, name="api")
         thread.start()

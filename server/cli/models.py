@@ -95,18 +95,26 @@ def rollback(model: Model, version: Version, by: By, reason: Reason) -> None:
 
 @app.command()
 def ui(port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000) -> None:
-    """Open the MLflow UI on this machine until Ctrl-C."""
+    """Open the MLflow UI on this machine until Ctrl-C: for a server without server.toml."""
     import os
     import subprocess
 
-    from contract.errors import RegistryError
+    from contract.errors import InputError, RegistryError
     from server.line.processes import require_free
     from server.registry.registry_ui import serve_command, serve_environment
+    from server.server_file import read_server_file, server_file
     from server.settings import read_settings
     from terminal.output import say
 
-    require_free(port, "the MLflow UI")
     settings = read_settings()
+    file = read_server_file(settings.home)
+    if file is not None:
+        raise InputError(
+            "at a port of its own MLflow asks nobody who they are: anybody on this machine could use it",
+            where=str(server_file(settings.home)),
+            remedy=f"Sign in at {file.api}/mlflow/, where `tidegate server up` serves it",
+        )
+    require_free(port, "the MLflow UI")
     _registry().connect()
     say(f"MLflow UI: http://127.0.0.1:{port} (in some seconds; Ctrl-C stops it)")
     environment = {**os.environ, **serve_environment(settings)}

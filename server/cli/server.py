@@ -43,7 +43,9 @@ def up(
     port: Annotated[
         int, typer.Option(help="Port of the SuperLink on this machine; 0 takes a free one.")
     ] = 9092,
-    ui_port: Annotated[int, typer.Option(help="Port of the MLflow UI; 0 takes a free one.")] = 5000,
+    ui_port: Annotated[
+        int, typer.Option(help="Port of the MLflow UI where there is no server.toml; 0 takes a free one.")
+    ] = 5000,
     health_port: Annotated[
         int | None, typer.Option(help="Answer GET /health on this port of 127.0.0.1; 0 takes a free one.")
     ] = None,
@@ -71,8 +73,9 @@ def up(
     settings = read_settings()
     settings.home.mkdir(parents=True, exist_ok=True)
     file = read_server_file(settings.home)
-    ui_port = ui_port or free_port()
-    require_free(ui_port, "the MLflow UI")
+    if file is None:
+        ui_port = ui_port or free_port()
+        require_free(ui_port, "the MLflow UI")
     health, stop = Health("server"), threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     with (
@@ -86,12 +89,12 @@ def up(
         )
         federation.start_server()
         Registry(settings.tracking_uri, settings.artifact_root).connect()
-        federation.start_ui(ui_port)
+        ui = federation.start_ui(ui_port)
         say(f"SuperLink   {federation.address}")
         if file is not None:
             say(f"gateway     {file.gateway}  (sites come in here)")
         say(f"authority   {federation.files.authority}  (the sites need it)")
-        say(f"MLflow UI   http://127.0.0.1:{ui_port}")
+        say(f"MLflow UI   {ui}")
         if answers_at is not None:
             say(f"health      http://127.0.0.1:{answers_at}/health")
         require_beside = [] if file is None else _let_people_in(settings, file, federation.files, beside)

@@ -177,3 +177,13 @@ def test_an_interface_that_ends_badly_is_no_success(
     failing = [sys.executable, "-c", "raise SystemExit(3)"]
     monkeypatch.setattr("server.registry.registry_ui.serve_command", lambda *_: failing)
     assert "the MLflow UI ended with status 3" in tidegate("models", "ui", "--port", "0", code=1)  # type: ignore[operator]
+
+
+def test_where_others_reach_the_server_no_port_leads_to_the_interface(
+    outside: Path, tidegate: object
+) -> None:
+    lay_mlflow_database(outside / "mlruns" / "mlflow.db")
+    (outside / ".tidegate").mkdir(exist_ok=True)
+    (outside / ".tidegate" / "server.toml").write_text('hosts = ["tidegate.example.org"]\n')
+    said = tidegate("models", "ui", "--port", "0", code=2)  # type: ignore[operator]
+    assert "https://tidegate.example.org:8443/mlflow/" in " ".join(said.split())

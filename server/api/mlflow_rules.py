@@ -1,0 +1,152 @@
+"""What people may ask of MLflow: what is listed here, and nothing else.
+
+Everybody reads. A reviewer and an operator also write what is theirs: tags and descriptions. What the service
+account alone writes is refused to all, because others rely on it: aliases, for the champion is what sites
+serve; a version's description, for it is the passport; the tags `tidegate.…`; and nothing is ever deleted.
+MLflow itself keeps nobody from anything, and reads one body in several ways. So a writing request is parsed
+here, and what is passed on is written anew.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from starlette.exceptions import HTTPException
+
+from contract.roles import Role
+
+__all__ = ["allowed_body", "is_artifact"]
+
+_REST = r"/(?:api|ajax-api)/2\.0/mlflow/"
+_REST_3 = r"/(?:api|ajax-api)/3\.0/mlflow/"
+_READS = {
+    "GET": re.compile(
+        rf"/|/version|/health|/static-files/.+|/get-artifact|/model-versions/get-artifact"
+        rf"|{_REST}(?:artifacts/list|experiments/(?:get|get-by-name|search)|runs/get"
+        rf"|metrics/(?:get-history|get-history-bulk|get-history-bulk-interval)"
+        rf"|registered-models/(?:get|search|alias|get-latest-versions)"
+        rf"|model-versions/(?:get|search|get-download-uri)"
+        rf"|logged-models/[\w-]+(?:/artifacts/(?:directories|files))?)"
+        rf"|{_REST_3}(?:server-info|ui-telemetry)"
+        rf"|/(?:api|ajax-api)/2\.0/mlflow-artifacts/artifacts(?:/.+)?"
+    ),
+    "POST": re.compile(
+        rf"/graphql|{_REST}(?:experiments/(?:search|search-datasets)|runs/search|logged-models/search"
+        rf"|registered-models/get-latest-versions)"
+        rf"|{_REST_3}(?:traces/search|traces/metrics|datasets/search)"
+    ),
+}
+_ARTIFACT = re.compile(
+    r"/get-artifact|/model-versions/get-artifact|.*/artifacts/files|.*/mlflow-artifacts/.*"
+)
+_WRITERS: tuple[Role, ...] = ("reviewer", "operator")
+_OURS = ("tidegate.", "mlflow.")
+_NOTE = "mlflow.note.content"
+"""What MLflow's pages call the description of a run or an experiment."""
+
+
+def _own(key: str) -> str:
+    if key != _NOTE and key.strip().casefold().startswith(_OURS):
+        raise ValueError(f"tags that begin with {' or '.join(_OURS)} are the service account's alone")
+    return key
+
+
+class _Written(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+_Key = Annotated[str, Field(pattern=r"^\w[\w ./-]*$", max_length=250), AfterValidator(_own)]
+
+
+class _Tag(_Written):
+    key: _Key
+    value: Annotated[str, Field(max_length=50_000)]
+
+
+class _RunTag(_Tag):
+    run_id: str = ""
+    run_uuid: str = ""
+
+
+class _ExperimentTag(_Tag):
+    experiment_id: str
+
+
+class _ModelTag(_Tag):
+    name: str
+
+
+class _VersionTag(_Tag):
+    name: str
+    version: str
+
+
+class _Description(_Written):
+    name: str
+    description: Annotated[str, Field(max_length=50_000)]
+
+
+_WRITES: dict[tuple[str, str], type[_Written]] = {
+    ("POST", "runs/set-tag"): _RunTag,
+    ("POST", "experiments/set-experiment-tag"): _ExperimentTag,
+    ("POST", "registered-models/set-tag"): _ModelTag,
+    ("POST", "model-versions/set-tag"): _VersionTag,
+    ("PATCH", "registered-models/update"): _Description,
+}
+_ON_THE_SERVER = "the operator does it on the server: tidegate models"
+
+
+def allowed_body(method: str, path: str, body: bytes, role: Role) -> bytes:
+    """What is to be passed on as the body of a request.
+
+    Args:
+        method: of the request; HEAD counts as GET.
+        path: behind `/mlflow`, decoded.
+        body: as it came; empty for a request that reads by GET.
+        role: of whoever asks.
+
+    Raises:
+        HTTPException: the person may not ask this (403), or it is not well written (400); with a sentence.
+    """
+    reads = _READS.get("GET" if method == "HEAD" else method)
+    if reads is not None and reads.fullmatch(path):
+        return body if method == "POST" else b""
+    rest = re.fullmatch(rf"{_REST}([a-z/-]+)", path)
+    wanted = None if rest is None else _WRITES.get((method, rest[1]))
+    if wanted is None:
+        raise HTTPException(403, _refusal(method, path))
+    if role not in _WRITERS:
+        raise HTTPException(403, f"a {role} reads here, and changes nothing")
+    try:
+        written = wanted.model_validate_json(body)
+    except ValidationError as exc:
+        raise HTTPException(*_complaint(exc.errors(include_url=False, include_input=False))) from exc
+    if isinstance(written, _RunTag) and written.run_uuid not in ("", written.run_id) and written.run_id:
+        raise HTTPException(400, "run_id and run_uuid name two runs")
+    return written.model_dump_json(exclude_defaults=True).encode()
+
+
+def is_artifact(path: str) -> bool:
+    """Whether what a path gives is a file that somebody logged, and no part of MLflow."""
+    return _ARTIFACT.fullmatch(path) is not None
+
+
+def _refusal(method: str, path: str) -> str:
+    if method in ("GET", "HEAD"):
+        return "this is not among what can be read of MLflow here"
+    if "alias" in path or "stage" in path:
+        return f"aliases are moved by the service account alone; {_ON_THE_SERVER} promote, or rollback"
+    if method == "DELETE" or "delete" in path:
+        return "nothing is deleted from MLflow here: what was registered stays for who must answer for it"
+    if path.endswith("/model-versions/update"):
+        return "a version's description is its passport, and the service account alone writes it; use a tag"
+    return "this is not among what can be changed in MLflow here: tags and descriptions are"
+
+
+def _complaint(errors: Any) -> tuple[int, str]:
+    first = errors[0]
+    words = str(first["msg"]).removeprefix("Value error, ")[:200]
+    place = ".".join(str(part)[:50] for part in first["loc"][:3])
+    return (403 if "service account" in words else 400), f"{place}: {words}".removeprefix(": ")
