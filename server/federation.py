@@ -121,17 +121,19 @@ class Federation:
             _name_file(self.settings).write_text(self.name, encoding="utf-8")
         return self.control
 
-    def start_ui(self, port: int) -> str:
+    def start_ui(self, port: int | None) -> str:
         """Start MLflow's user interface; return its address. It answers some seconds later.
 
-        Where others reach the server, no port of this machine leads to it: the API does.
+        Args:
+            port: of this machine; None for a socket to which the API alone leads, and no port does.
         """
-        if self.file is not None:
+        if port is None:
             make_socket_folder(self.home)
         environment = {**self.environment, **serve_environment(self.settings)}
-        command = serve_command(self.settings, port if self.file is None else None)
-        self.processes.start("mlflow", command, environment, self.home)
-        return f"http://127.0.0.1:{port}" if self.file is None else f"{self.file.api}/mlflow/"
+        self.processes.start("mlflow", serve_command(self.settings, port), environment, self.home)
+        if port is not None:
+            return f"http://127.0.0.1:{port}"
+        return "/mlflow/" if self.file is None else f"{self.file.api}/mlflow/"
 
     @property
     def control(self) -> ControlClient:

@@ -32,6 +32,7 @@ from contract.experiment import Experiment
 from contract.releases import Metrics
 from experiments.benchmarks.measurement import Measurement, to_json
 from experiments.runtimes.deployment import add_site
+from server.enrolment import make_server
 from server.federation import Federation, project_root
 from server.jobs.job import Job
 from server.line.flower import ControlClient
@@ -39,6 +40,7 @@ from server.line.processes import Processes, free_port, require_free, wait_for_p
 from server.registry.plots import Marker, WeekFigures, story
 from server.registry.registry import Registry
 from server.schedule import schedules_beside
+from server.server_file import ServerFile
 from server.settings import ServerSettings
 from server.state.records import ScheduleRecord
 from server.state.schedules import Schedules
@@ -128,11 +130,15 @@ class Demo:
         experiment = read_experiment(project_root() / "experiments" / "rand-health.toml")
         settings = self._settings()
         with Processes(logs=self.options.folder / "logs") as processes:
-            federation = Federation(home=settings.home, settings=settings, processes=processes)
+            file = ServerFile(
+                hosts=("127.0.0.1",), listen="127.0.0.1", gateway_port=free_port(), api_port=free_port()
+            )
+            make_server(settings.home, file)
+            federation = Federation(home=settings.home, settings=settings, processes=processes, file=file)
             with self._step("sites") as note:
                 sites = self._lay_out(experiment)
                 control = self._start(federation, sites, settings, processes)
-                note(f"{len(sites)} sites and the SuperLink are up; MLflow is starting")
+                note(f"{len(sites)} sites were let in and are connected; MLflow is starting")
             with open_state(settings.state_url) as state:
                 with self._step("first version") as note:
                     note(self._first_version(experiment, control, state, processes))

@@ -89,7 +89,7 @@ def up(
         )
         federation.start_server()
         Registry(settings.tracking_uri, settings.artifact_root).connect()
-        ui = federation.start_ui(ui_port)
+        ui = federation.start_ui(ui_port if file is None else None)
         say(f"SuperLink   {federation.address}")
         if file is not None:
             say(f"gateway     {file.gateway}  (sites come in here)")

@@ -97,7 +97,7 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
             home=home, settings=served.settings, processes=processes, file=served.file, lasting=True
         )
         assert len(str(ui_socket(home))) > 107
-        assert federation.start_ui(0) == f"{served.url}/mlflow/"
+        assert federation.start_ui(None) == f"{served.url}/mlflow/"
         found = Standing(served, processes)
         with found.client("reviewer") as client:
             end = time.monotonic() + 600
