@@ -65,7 +65,7 @@ def run_cycle(job: Job, services: Services) -> None:
         RoundError: too few sites answered.
     """
     state = services.state
-    with recorded_end(job.run, state.take_over(job.run), state):
+    with recorded_end(job.run, state.take_over(job.run), state, services.grid):
         open_record(job, state)
         champion = champion_of(job.experiment.name, state)
         if entered := _entered(job, state):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+from flwr.serverapp import Grid
 
 from contract.errors import TakenOverError, TidegateError
 from server.line.flower import before_exit
@@ -25,7 +27,7 @@ _STOPPED = f"its process was stopped. What to do: {GO_ON}"
 
 @contextmanager
 def recorded_end(
-    run: str, turn: int, state: State, then: Callable[[RunStatus], None] = lambda _: None
+    run: str, turn: int, state: State, grid: Grid, then: Callable[[RunStatus], None] = lambda _: None
 ) -> Iterator[None]:
     """Write down why a run ended before its work was done, then let the error through.
 
@@ -33,6 +35,7 @@ def recorded_end(
         run: its name; it need not be there yet.
         turn: of this process. What another has taken over since is not this one's to end.
         state: the state database.
+        grid: Flower's, which knows of a run that was stopped.
         then: what else is to be done with a run that ended so.
 
     Raises:
@@ -58,10 +61,25 @@ def recorded_end(
 
     try:
         with before_exit(stop):
-            yield
+            try:
+                yield
+            except TidegateError:
+                raise
+            except Exception:
+                _hear_of_a_stop(grid)
+                raise
     except BaseException as exc:
         enter(*_ending(exc))
         raise
+
+
+def _hear_of_a_stop(grid: Grid) -> None:
+    """Ask Flower once more, after an error that nobody expected, while it can still end this process.
+
+    Of a run that was stopped a moment ago it refuses first one thing or another, which looks like an error.
+    """
+    with suppress(Exception):
+        grid.get_node_ids()
 
 
 def _ending(error: BaseException) -> tuple[RunStatus, str]:

@@ -42,7 +42,7 @@ def run_ranges(job: Job, services: Services) -> None:
         raise ExperimentError(
             "there is no question for ranges, or its share is not between 0 and 0.5", where="run config"
         )
-    with recorded_end(job.run, state.take_over(job.run), state):
+    with recorded_end(job.run, state.take_over(job.run), state, services.grid):
         open_record(job, state)
         answers = _ask(job, question, services)
         answers.require(job.experiment.strategy.quorum, f"the question '{job.run}'")

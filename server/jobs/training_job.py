@@ -102,7 +102,11 @@ def run_training(
     """
     _require_same_experiment(job, services.state)
     turn = services.state.take_over(job.run)
-    with recorded_end(job.run, turn, services.state, lambda status: _publish_failure(job, status, services)):
+
+    def publish(status: RunStatus) -> None:
+        _publish_failure(job, status, services)
+
+    with recorded_end(job.run, turn, services.state, services.grid, publish):
         record, mlflow_run = _open_run(job, services)
         memory = services.memory(mlflow_run, turn)
         training = Training(
