@@ -91,7 +91,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answers]:
         submissions.stop(run, by="somebody")
         state.save_verdict("fake", window="w1", verdict={"score": float("inf")}, alarm=True)
         state.record_decision("fake", window="w1", kind="watch", subject="s\x1b[2J", by="policy", reason="r")
-        app = make_app(Api(reading=reading, authority=b""))
+        app = make_app(Api(reading=reading, authority=b"", mlflow=Path("/nowhere")))
         schema = schemathesis.openapi.from_asgi("/openapi.json", app)
         yield Answers(schema, state, {**tokens, "nobody": "x" * 43}, run)
 

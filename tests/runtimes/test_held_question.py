@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from contract.messages import HOLD
+from contract.whole import PULL
 from experiments.benchmarks.rounds_trial import Trial
 
 
@@ -17,7 +18,7 @@ def test_an_idle_site_is_held_and_hears_of_a_message_at_once(tmp_path: Path) -> 
     with Trial(tmp_path / "trial") as trial:
         trial.start_agents(1)
         time.sleep(3 * HOLD)
-        idle = [taken for _, path, taken in trial._site_calls() if path.endswith("pull-messages")]
+        idle = [taken for _, path, taken in trial._site_calls() if path == PULL]
         outcome = trial.rounds("noop", 6, 1)
     assert idle
     assert min(idle) >= 0.9 * HOLD

@@ -193,7 +193,7 @@ def test_a_connection_that_stands_shows_the_renewed_certificate(
     from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
 
     authority = site.authority.read_bytes()
-    client: Any = flower._client_that_shows(site.certificate).from_server_address(
+    client: Any = flower._client_that_shows(site.certificate, []).from_server_address(
         server.address,
         False,
         authority,
