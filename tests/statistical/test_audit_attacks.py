@@ -99,9 +99,11 @@ def rows_that_are_read_before_the_policy(patch: Patch) -> None:
 def replies_that_are_made_anew(patch: Patch) -> None:
     release = clients.gate.Gate.release
 
-    def again(self: Any, request: str, experiment: Experiment, plans: Any, compute: Any, *more: Any) -> bytes:
+    def again(
+        self: Any, request: str, experiment: Experiment, plans: Any, compute: Any, *more: Any, **named: Any
+    ) -> bytes:
         if self._ledger.stored_reply(request) is None:
-            return release(self, request, experiment, plans, compute, *more)
+            return release(self, request, experiment, plans, compute, *more, **named)
         reply = self._reply(request, compute(), plans, experiment.privacy.delta)
         return bytes(reply.to_bytes())
 
