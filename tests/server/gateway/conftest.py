@@ -23,7 +23,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from server.gateway.connections import PEER
+from server.gateway.connections import PEER, Connection
 from server.gateway.door import Door
 from server.gateway.superlink import gateway_config
 from server.line.certificates import ServerFiles, make_server_files, sign_site
@@ -86,6 +86,8 @@ class Gateway:
 @pytest.fixture
 def gateway(tmp_path: Path) -> Iterator[Gateway]:
     seen: list[str] = []
+    Connection.strangers.clear()  # of servers of other tests in this process, which ended in mid-connection
+    Connection.sites.clear()
 
     async def answer(request: Request) -> Response:
         peer = request.scope[PEER]
