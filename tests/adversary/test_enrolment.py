@@ -219,7 +219,8 @@ def test_from_nothing_to_a_connected_site_and_out_again(world: World) -> None:
     assert "is let in already" in world.server("invite", "north", code=2)
     world.server("revoke", "north")
     out, said = agent.communicate(timeout=600)
-    assert "401" in said, said  # its next question, or its next heartbeat
+    assert "the server does not know this site any more" in said, said  # its next question, or its next beat
+    assert agent.returncode == 2
     assert not world.is_connected("north")
     assert "whether the site was revoked" in world.run("site", "up", site, code=2)
 
