@@ -136,10 +136,12 @@ def watch_run(connection: Connection, name: str, *, json: bool) -> None:
     from contract.federation_api import RunDetail
     from contract.outside import shown
     from scientist.watching import follow
-    from terminal.output import Steps, print_json
+    from terminal.output import Steps, print_json, say
 
     path = _path(name)
     begun = connection.get(path, RunDetail)
+    if not json and begun.run.status == "running":  # of what was before the first event nobody says more
+        say(f"it goes on: {begun.run.rounds} of {begun.run.of} rounds")
     steps = Steps(begun.run.experiment, begun.run.of, silent=json)
 
     def cut() -> None:

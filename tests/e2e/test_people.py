@@ -137,7 +137,8 @@ class Scientist:
         assert running.stdout is not None
         line = running.stdout.readline()
         assert line.startswith("run '"), line + running.stdout.read()
-        assert any(word in running.stdout.readline() for word in ("queued", "begin", "small"))
+        second = running.stdout.readline()
+        assert any(word in second for word in ("queued", "begin", "it goes on", "small")), second
         running.send_signal(signal.SIGINT)
         rest = running.stdout.read()
         name = line.split("'")[1]
