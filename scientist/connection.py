@@ -169,6 +169,8 @@ def only_certificate(authority: str) -> tuple[str, str]:
         if not begin or not end:
             raise _NoCertificateError
         content = ssl.PEM_cert_to_DER_cert(f"{_BEGIN}{body}{_END}")
+        if not _is_one_sequence(content):  # what follows would be in the hash, and not in what is trusted
+            raise _NoCertificateError
         alone = ssl.DER_cert_to_PEM_cert(content)
         if not holds_certificate(alone.encode("ascii")):
             raise _NoCertificateError
@@ -178,6 +180,11 @@ def only_certificate(authority: str) -> tuple[str, str]:
             remedy="Ask the operator for the file, and give it with --authority",
         ) from exc
     return alone, hashlib.sha256(content).hexdigest()
+
+
+def _is_one_sequence(content: bytes) -> bool:
+    """Whether DER holds one sequence of 256 bytes or more, as a certificate is, and nothing after it."""
+    return content[:2] == b"\x30\x82" and 4 + int.from_bytes(content[2:4], "big") == len(content)
 
 
 @contextmanager
