@@ -110,8 +110,9 @@ class Federation:
             *("--disable-runtime-dependency-installation", "--host", "127.0.0.1", "--port", str(self.port)),
             *(("--database", str(self._database)) if self.lasting else ()),
         ]
-        environment = {**self.environment, FILE_VARIABLE: str(_secret_file(self.home))}
-        _ = self.control  # makes the secret
+        secret = _secret_file(self.home)
+        make_secret(secret)
+        environment = {**self.environment, FILE_VARIABLE: str(secret)}
         self.processes.start("superlink", command, environment, self.home)
         wait_for_port(self.port, _START_SECONDS, self.processes)
         if self.file is not None:

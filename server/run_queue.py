@@ -11,12 +11,13 @@ Under the same name it is the same run: the later process takes it over, and sit
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 
 from contract.errors import AddressError, RoundError, StorageError, TidegateError
 from contract.experiment import Experiment
+from server.beside import working_beside
 from server.federation import project_root, running_control, running_federation
 from server.jobs.job import Job
 from server.line.flower import ControlClient
@@ -139,41 +140,25 @@ class RunQueue:
             self.say(f"run '{one.run}': its earlier process was not ended: {exc}")
 
 
-@contextmanager
-def queue_beside(settings: ServerSettings, *, at_once: int, say: Say) -> Iterator[Callable[[], None]]:
-    """Work on the queue in a thread while the block lasts.
+def queue_beside(
+    settings: ServerSettings, *, at_once: int, say: Say
+) -> AbstractContextManager[Callable[[], None]]:
+    """Work on the queue in a thread while the block lasts; see `working_beside`."""
 
-    Yields a function that raises what ended the thread, where something did.
-    """
-    stop, defects = threading.Event(), list[Exception]()
+    def work(stop: threading.Event) -> None:
+        with open_state(settings.state_url) as state, closing(running_control(settings)) as control:
+            _work(
+                RunQueue(
+                    state=state,
+                    control=control,
+                    federation=running_federation(settings),
+                    at_once=at_once,
+                    say=lambda words: say(f"queue: {words}"),
+                ),
+                stop,
+            )
 
-    def work() -> None:
-        try:
-            with open_state(settings.state_url) as state, closing(running_control(settings)) as control:
-                _work(
-                    RunQueue(
-                        state=state,
-                        control=control,
-                        federation=running_federation(settings),
-                        at_once=at_once,
-                        say=lambda words: say(f"queue: {words}"),
-                    ),
-                    stop,
-                )
-        except Exception as exc:
-            defects.append(exc)
-
-    def require_running() -> None:
-        if defects:
-            raise defects[0]
-
-    thread = threading.Thread(target=work, name="queue")
-    thread.start()
-    try:
-        yield require_running
-    finally:
-        stop.set()
-        thread.join()
+    return working_beside("queue", work)
 
 
 def _work(queue: RunQueue, stop: threading.Event) -> None:

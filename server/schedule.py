@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -25,6 +25,7 @@ from contract.errors import RegistryError, RoundError, TakenOverError, TidegateE
 from contract.experiment import Experiment
 from contract.words import counted
 from monitoring.schedule import run_clock
+from server.beside import working_beside
 from server.cycle import champion_of
 from server.federation import project_root, running_control
 from server.jobs.job import Job
@@ -83,31 +84,9 @@ def run_schedules(settings: ServerSettings, *, say: Say, stop: threading.Event) 
         run_clock(look, work, interval=_LOOK, stop=stop, report=lambda words: say(f"schedule: {words}"))
 
 
-@contextmanager
-def schedules_beside(settings: ServerSettings, *, say: Say) -> Iterator[Callable[[], None]]:
-    """Work on all schedules in a thread while the block lasts.
-
-    Yields a function that raises what ended the thread, where something did.
-    """
-    stop, defects = threading.Event(), list[Exception]()
-
-    def work() -> None:
-        try:
-            run_schedules(settings, say=say, stop=stop)
-        except Exception as exc:
-            defects.append(exc)
-
-    def require_running() -> None:
-        if defects:
-            raise defects[0]
-
-    thread = threading.Thread(target=work, name="schedules")
-    thread.start()
-    try:
-        yield require_running
-    finally:
-        stop.set()
-        thread.join()
+def schedules_beside(settings: ServerSettings, *, say: Say) -> AbstractContextManager[Callable[[], None]]:
+    """Work on all schedules in a thread while the block lasts; see `working_beside`."""
+    return working_beside("schedules", lambda stop: run_schedules(settings, say=say, stop=stop))
 
 
 def has_champion(experiment: str, state: State) -> bool:

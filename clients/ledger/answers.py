@@ -22,7 +22,7 @@ from clients.ledger.entries import Entry
 from clients.ledger.plan import Plan
 from contract.errors import RefusalCode
 
-__all__ = ["MOST_REFUSALS", "Answers"]
+__all__ = ["MOST_REFUSALS", "Answers", "latest_time"]
 
 MOST_REFUSALS = 200
 """Refusals that are entered within a day."""
@@ -46,7 +46,7 @@ class Answers:
 
     def apply(self, entry: Entry) -> None:
         """Take the next entry in."""
-        now = self._time(entry.body["at"])
+        now = latest_time(entry.body["at"], self._newest)
         self._newest = now
         if entry.kind == "commit":
             self.committed[entry.request] = entry
@@ -80,12 +80,12 @@ class Answers:
         """Whether one more refusal may be entered at that time."""
         if len(self._refusals) < MOST_REFUSALS:
             return True
-        oldest, now = self._refusals[0], self._time(at)
+        oldest, now = self._refusals[0], latest_time(at, self._newest)
         return oldest is not None and now is not None and now - oldest >= _DAY
 
     def to_expire(self, at: str, plans: dict[str, Plan], still_open: set[str]) -> list[str]:
         """Plans whose replies nobody can still wait for."""
-        now = self._time(at)
+        now = latest_time(at, self._newest)
         return sorted(
             name
             for name, (sequence, last) in self._last_commit.items()
@@ -96,11 +96,17 @@ class Answers:
             and now - last >= (_AT_LATEST if name in still_open else _AFTER_CLOSE)
         )
 
-    def _time(self, at: str) -> datetime | None:
-        """The latest time that anything has named; None before the first that is a time."""
-        try:
-            named = datetime.fromisoformat(at)
-        except (TypeError, ValueError):
-            return self._newest
-        named = named if named.tzinfo else named.replace(tzinfo=UTC)
-        return named if self._newest is None else max(named, self._newest)
+
+def latest_time(at: str, newest: datetime | None) -> datetime | None:
+    """The latest time that anything has named; None before the first that is a time.
+
+    Args:
+        at: what an entry names.
+        newest: the latest before it.
+    """
+    try:
+        named = datetime.fromisoformat(at)
+    except (TypeError, ValueError):
+        return newest
+    named = named if named.tzinfo else named.replace(tzinfo=UTC)
+    return named if newest is None else max(named, newest)

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
+from clients.ledger.answers import latest_time
 from clients.ledger.entries import OF_ALL, Entry
 from clients.ledger.plan import Cap, Plan
 from clients.ledger.spending import Spending
@@ -131,7 +132,7 @@ class Approvals:
         Raises:
             InputError, KeyError, TypeError, ValueError: no ledger writes such an entry.
         """
-        self._newest = self._time(entry.body["at"])
+        self._newest = latest_time(entry.body["at"], self._newest)
         if entry.kind == "approve":
             terms = Terms.of(entry.body)
             cap = Cap(epsilon=terms.epsilon or 1.0, delta=terms.delta)
@@ -253,17 +254,8 @@ class Approvals:
     def _has_passed(self, until: str | None, at: str) -> bool:
         if until is None:
             return False
-        now = self._time(at)
+        now = latest_time(at, self._newest)
         return now is None or now >= datetime.fromisoformat(until)
-
-    def _time(self, at: str) -> datetime | None:
-        """The latest time that anything has named; None before the first that is a time."""
-        try:
-            named = datetime.fromisoformat(at)
-        except (TypeError, ValueError):
-            return self._newest
-        named = named if named.tzinfo else named.replace(tzinfo=UTC)
-        return named if self._newest is None else max(named, self._newest)
 
 
 def _others(windows: Collection[str], approved: Collection[str]) -> list[str]:

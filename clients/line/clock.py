@@ -14,7 +14,7 @@ import time
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-__all__ = ["MOST_FOLLOWED", "ServerClock"]
+__all__ = ["MOST_FOLLOWED", "ServerClock", "time_said"]
 
 _log = logging.getLogger("tidegate.agent")
 
@@ -23,6 +23,14 @@ _NOTICED = 3.0
 MOST_FOLLOWED = 3600.0
 """Seconds: a clock that is further off is not followed."""
 _REFUSED = 401
+
+
+def time_said(date: str | None) -> float | None:
+    """The seconds since 1970 that a header `Date` names; None where it names no time."""
+    try:
+        return None if date is None else parsedate_to_datetime(date).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 class ServerClock:
@@ -51,10 +59,7 @@ class ServerClock:
         It was that time there at some moment between the request and its answer, which a server may hold for
         seconds, and a second may have passed since.
         """
-        try:
-            there = None if said is None else parsedate_to_datetime(said).timestamp()
-        except (ValueError, OverflowError):
-            return False
+        there = time_said(said)
         if there is None:
             return False
         least, most = began - there - 1, time.time() - there

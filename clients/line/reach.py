@@ -12,10 +12,10 @@ import datetime
 import ssl
 import time
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
+from clients.line.clock import time_said
 from contract.enrolment import ADDRESS
 from contract.errors import AddressError, SiteConfigError
 from contract.transport import proxy_for, read_authority
@@ -80,10 +80,7 @@ def reach(superlink: str, authority: bytes) -> Reached:
 
 
 def _ahead(now: float, said: str | None) -> float | None:
-    try:
-        there = None if said is None else parsedate_to_datetime(said).timestamp()
-    except ValueError:
-        there = None
+    there = time_said(said)
     if there is None:
         return None
     # servers say the time of a moment ago, in whole seconds

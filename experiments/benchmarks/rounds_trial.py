@@ -17,7 +17,7 @@ from contract.errors import RoundError
 from experiments.benchmarks.http_calls import Call
 from server.enrolment import make_server
 from server.federation import TIDEGATE_SUPERLINK, Federation, project_root
-from server.line.certificates import sign_site
+from server.line.certificates import ServerFiles, sign_site
 from server.line.processes import Processes, free_port
 from server.server_file import ServerFile
 from server.settings import quiet_environment, read_settings
@@ -189,14 +189,19 @@ class Trial:
         private, public = make_node_key(self._home / f"site-{number}")
         self._control.register(public, f"site-{number}")
         if self._file is not None:
-            key = read_private_key(private)
-            certificate = sign_site(self._federation.files, f"site-{number}", key.public_key())
-            private.with_name("site.pem").write_bytes(certificate + private_pem(key))
+            certify(private, f"site-{number}", self._federation.files)
         return private
 
     @property
     def _environment(self) -> dict[str, str]:
         return {**quiet_environment(), "OMP_NUM_THREADS": "1", "FLWR_HOME": str(self._home / "flower-sites")}
+
+
+def certify(private: Path, name: str, files: ServerFiles) -> None:
+    """Lay a certificate for a site's key beside it, with which it may come in at the gateway."""
+    key = read_private_key(private)
+    certificate = sign_site(files, name, key.public_key())
+    private.with_name("site.pem").write_bytes(certificate + private_pem(key))
 
 
 def supernode_command(federation: Federation, key: Path, node_config: str) -> list[str]:

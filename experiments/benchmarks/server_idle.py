@@ -13,12 +13,13 @@ from pathlib import Path
 
 import psutil
 
-from clients.keys import make_node_key, private_pem, read_private_key
+from clients.keys import make_node_key
 from contract.errors import AddressError, RoundError
 from experiments.benchmarks.measurement import Measurement
+from experiments.benchmarks.rounds_trial import certify
 from server.enrolment import make_server
 from server.federation import admit, running_control
-from server.line.certificates import server_files, sign_site
+from server.line.certificates import server_files
 from server.line.processes import Processes, free_port
 from server.server_file import ServerFile
 from server.settings import ServerSettings, quiet_environment, read_settings
@@ -104,9 +105,7 @@ def _start_sites(home: Path, settings: ServerSettings, file: ServerFile, sites: 
         for number in range(_SITES):
             private, public = make_node_key(home / f"site-{number}")
             admit(f"site-{number}", public, control, settings)
-            key = read_private_key(private)
-            certificate = sign_site(files, f"site-{number}", key.public_key())
-            private.with_name("site.pem").write_bytes(certificate + private_pem(key))
+            certify(private, f"site-{number}", files)
             command.append(str(private))
         sites.start("sites", command, {**quiet_environment(), "OMP_NUM_THREADS": "1"}, home)
         end = time.monotonic() + _START_SECONDS

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,14 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
-from starlette.types import ASGIApp
 
 from contract.errors import RoundError
 from server.api.app import Api, make_app
 from server.api.reading import Reading
 from server.federation import running_control, running_federation
-from server.gateway.connections import Connection
-from server.gateway.superlink import Shown
+from server.gateway.tls import Shown, tls_config
 from server.line.certificates import ServerFiles
 from server.line.processes import require_free
 from server.registry.registry import Registry
@@ -54,7 +51,10 @@ def serve_api(settings: ServerSettings, file: ServerFile, files: ServerFiles) ->
             federation=running_federation(settings),
         )
         api = Api(reading=reading, authority=files.authority.read_bytes(), mlflow=ui_socket(settings.home))
-        server = _Server(_config(make_app(api), file, files), files)
+        config = tls_config(
+            make_app(api), file.listen, file.api_port, files, timeout_graceful_shutdown=_FAREWELL_SECONDS
+        )
+        server = _Server(config, files)
         thread = threading.Thread(target=server.work, name="api")
         thread.start()
         try:
@@ -64,29 +64,6 @@ def serve_api(settings: ServerSettings, file: ServerFile, files: ServerFiles) ->
             api.stopping.set()
             server.stop()
             thread.join()
-
-
-def _config(app: ASGIApp, file: ServerFile, files: ServerFiles) -> uvicorn.Config:
-    config = uvicorn.Config(
-        app,
-        host=file.listen,
-        port=file.api_port,
-        http=Connection,
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,  # anybody could name another's address
-        timeout_graceful_shutdown=_FAREWELL_SECONDS,
-        ssl_certfile=files.certificate,
-        ssl_keyfile=files.key,
-    )
-    config.load()
-    if config.ssl is None:
-        raise RuntimeError("the API has no TLS")
-    config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
-    return config
 
 
 class _Server:

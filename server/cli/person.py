@@ -27,7 +27,6 @@ def add(
     json: Json = False,
 ) -> None:
     """Let a person in, and print their token: once, for it is kept nowhere. Hand it over in private."""
-    import os
     from datetime import UTC, timedelta
 
     from server.line.certificates import authority_fingerprint
@@ -36,7 +35,6 @@ def add(
     from server.state.storage import open_known_state
     from terminal.output import print_json, say
 
-    os.umask(0o077)
     settings = read_settings()
     expires = None if days is None else datetime.now(UTC) + timedelta(days=days)
     with open_known_state(settings.state_url) as state:
@@ -95,14 +93,12 @@ def list_people(json: Json = False) -> None:
 @app.command()
 def revoke(name: Name) -> None:
     """Take a person's token back, from their next request on. Their runs go on."""
-    import os
 
     from server.settings import read_settings
     from server.state.people import People
     from server.state.storage import open_known_state
     from terminal.output import say
 
-    os.umask(0o077)
     with open_known_state(read_settings().state_url) as state:
         People(state.database).revoke(name)
     say(f"'{name}' may come in no more")

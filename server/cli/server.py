@@ -51,7 +51,6 @@ def up(
     ] = None,
 ) -> None:
     """Run SuperLink, MLflow UI and the kept schedules in the foreground until Ctrl-C or SIGTERM."""
-    import os
     import signal
     import threading
     from contextlib import ExitStack, suppress
@@ -68,7 +67,6 @@ def up(
     from terminal.health import Health, serve_health
     from terminal.output import say
 
-    os.umask(0o077)
     apply_quiet_environment()
     settings = read_settings()
     settings.home.mkdir(parents=True, exist_ok=True)

@@ -17,9 +17,9 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
-from server.gateway.connections import Connection
 from server.gateway.door import Door
 from server.gateway.enrolment import enrolment_app
+from server.gateway.tls import Shown, tls_config
 from server.line.certificates import ServerFiles, server_files
 from server.line.superlink import run
 from server.server_file import ServerFile, read_server_file, server_file
@@ -28,7 +28,7 @@ from server.state.enrolments import Enrolments
 from server.state.storage import open_state
 from terminal.logs import PlainRecords
 
-__all__ = ["Shown", "gateway_config", "main"]
+__all__ = ["gateway_config", "main"]
 
 _KEPT_OPEN = 75
 """Seconds that a connection may be quiet: a little longer than a site keeps it."""
@@ -76,52 +76,15 @@ def _log_to_standard_error() -> None:
 
 def gateway_config(door: ASGIApp, file: ServerFile, files: ServerFiles) -> uvicorn.Config:
     """How uvicorn has the door listen: TLS with the server's certificate, and the client's if it has one."""
-    config = uvicorn.Config(
+    return tls_config(
         door,
-        host=file.listen,
-        port=file.gateway_port,
-        http=Connection,
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        server_header=False,
+        file.listen,
+        file.gateway_port,
+        files,
         timeout_keep_alive=_KEPT_OPEN,
-        ssl_certfile=files.certificate,
-        ssl_keyfile=files.key,
         ssl_ca_certs=str(files.authority),
         ssl_cert_reqs=ssl.CERT_OPTIONAL,
     )
-    config.load()
-    _tls(config).minimum_version = ssl.TLSVersion.TLSv1_2
-    return config
-
-
-class Shown:
-    """The certificate that a server shows, which may be renewed while it runs.
-
-    Args:
-        config: of the server, loaded.
-        files: that hold the certificate.
-    """
-
-    def __init__(self, config: uvicorn.Config, files: ServerFiles) -> None:
-        self._tls, self._files = _tls(config), files
-        self._changed = self._files.certificate.stat().st_mtime_ns
-
-    def look(self) -> None:
-        """Show another from the next connection on, if another is there."""
-        changed = self._files.certificate.stat().st_mtime_ns
-        if changed != self._changed:
-            with contextlib.suppress(ssl.SSLError):  # it is being written: the next look has the whole of it
-                self._tls.load_cert_chain(self._files.certificate, self._files.key)
-                self._changed = changed
-
-    async def look_on(self) -> None:
-        """Look every second, without end."""
-        while True:
-            await asyncio.sleep(1)
-            self.look()
 
 
 async def _serve_both(inner: uvicorn.Server, outer: uvicorn.Server, shown: Sequence[Shown]) -> None:
@@ -134,12 +97,6 @@ async def _serve_both(inner: uvicorn.Server, outer: uvicorn.Server, shown: Seque
         for renewal in renewals:
             renewal.cancel()
         await beside
-
-
-def _tls(config: uvicorn.Config) -> ssl.SSLContext:
-    if config.ssl is None:
-        raise RuntimeError("the server has no TLS")
-    return config.ssl
 
 
 if __name__ == "__main__":

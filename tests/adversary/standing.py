@@ -13,15 +13,14 @@ from typing import Any
 
 import httpx
 import psutil
-from cryptography.hazmat.primitives import serialization
 from flwr.common.constant import TIMESTAMP_HEADER
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 from flwr.supercore.date import now
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 
 from clients.keys import PrivateKey, make_node_key, read_private_key
+from experiments.benchmarks.rounds_trial import certify
 from server.federation import Federation, admit
-from server.line.certificates import sign_site
 from server.line.processes import Processes, free_port
 from server.server_file import read_server_file, server_file
 from server.settings import ServerSettings
@@ -110,12 +109,8 @@ def stand(folder: Callable[[str], Path]) -> Iterator[Standing]:
         def site(name: str) -> Site:
             private, public = make_node_key(folder(name) / "keys")
             node, key = admit(name, public, control, settings), read_private_key(private)
-            certificate = private.parent / "site.pem"
-            secret = key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-            certificate.write_bytes(sign_site(federation.files, name, key.public_key()) + secret)
-            return Site(name, key, private, node, certificate)
+            certify(private, name, federation.files)
+            return Site(name, key, private, node, private.with_name("site.pem"))
 
         yield Standing(federation, site("north"), site("south"))
         control.close()

@@ -14,7 +14,6 @@ from pathlib import Path
 import httpx
 import pytest
 import uvicorn
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
@@ -23,6 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from clients.keys import private_pem
 from server.gateway.connections import PEER, Connection
 from server.gateway.door import Door
 from server.gateway.superlink import gateway_config
@@ -43,10 +43,7 @@ class Site:
 
     def pem(self, certificate: bytes) -> Path:
         file = self.folder / f"{self.name}.pem"
-        key = self.key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        file.write_bytes(certificate + key)
+        file.write_bytes(certificate + private_pem(self.key))
         return file
 
     @property

@@ -19,7 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 
 from server.gateway import connections, door
-from server.gateway.superlink import Shown
+from server.gateway.tls import Shown
 from server.line.certificates import make_server_files, sign_site
 from tests.server.gateway.conftest import FLEET, Gateway, Site
 
