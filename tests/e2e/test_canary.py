@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from flwr.app import Message
 
 from clients.app import app
@@ -80,31 +81,41 @@ class Canaries:
         self.numbers.append(float(np.float32(7.3e9 + len(self.numbers) * 131072.0)))
         return self.numbers[-1]
 
-    def found(self, content: bytes, *, short: bool = True) -> list[str]:
-        """The canaries in these bytes; `short`: four-byte numbers too, which megabytes hold by chance."""
+    def found(self, content: bytes) -> list[str]:
+        """The canaries in these bytes, but for four-byte numbers, which keys and noise hold by chance."""
         texts = [text for text in self.texts if text.encode() in content]
         numbers = [
             str(number)
             for number in self.numbers
             if struct.pack("<d", number) in content
-            or (short and struct.pack("<f", number) in content)
             or repr(number).encode() in content
             or str(int(number)).encode() in content
         ]
         return texts + numbers
 
+    def found_in_arrays(self, arrays: Iterable[np.ndarray[Any, Any]]) -> list[str]:
+        """The canaries among the arrays' values, whatever their type."""
+        values = {float(value) for array in arrays for value in np.asarray(array, np.float64).flat}
+        return [str(number) for number in self.numbers if number in values]
+
     def found_under(self, folder: Path) -> dict[str, list[str]]:
-        files = (path for path in folder.rglob("*") if path.is_file())
-        hits = {str(path): self.found(path.read_bytes(), short=path.suffix == ".npz") for path in files}
+        hits: dict[str, list[str]] = {}
+        for path in folder.rglob("*"):
+            if path.is_file():
+                hits[str(path)] = self.found(path.read_bytes())
+            if path.suffix == ".npz":
+                with np.load(path) as arrays:
+                    hits[str(path)] += self.found_in_arrays(arrays.values())
         return {path: found for path, found in hits.items() if found}
 
 
 class RecordingGrid(InlineGrid):
-    """The inline grid, keeping every reply's bytes as they would travel."""
+    """The inline grid, keeping every reply's bytes as they would travel, and its arrays."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.sent: list[bytes] = []
+        self.arrays: list[np.ndarray[Any, Any]] = []
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Answer the messages, and keep each reply deflated, object by object, as Flower sends it."""
@@ -114,6 +125,8 @@ class RecordingGrid(InlineGrid):
         for message_id in ids:
             objects = get_all_nested_objects(self._replies[message_id])
             self.sent.append(b"".join(item.deflate() for item in objects.values()))
+            reply = self._replies[message_id].content["reply"]["reply"]
+            self.arrays += safetensors.numpy.load(reply).values()
         return ids
 
 
@@ -176,14 +189,18 @@ def test_no_canary_is_in_any_message_or_in_anything_that_the_server_keeps(
     assert len(canaries.texts) + len(canaries.numbers) >= 1000
     experiment = parse_experiment(EXPERIMENT, where="canary")
     sent: list[bytes] = []
+    arrays: list[np.ndarray[Any, Any]] = []
     for job in jobs(experiment):
         grid = RecordingGrid(app, sites, job.to_run_config())
         assume_identity(grid.run_id)
         run_job(job, grid, settings)
         sent += grid.sent
+        arrays += grid.arrays
     assert len(sent) == 3 * (3 + 1) + 3 * (1 + 3 + 1 + 1)  # train, evaluate; drift, train, evaluate, compare
     assert all(len(message) > 100 for message in sent)
     assert [canaries.found(message) for message in sent] == [[] for _ in sent]
+    assert len(arrays) >= 3 * 3 * 2  # of each round in which a site trained: weight and bias
+    assert canaries.found_in_arrays(arrays) == []
     assert canaries.found_under(settings.home) == {}
     at_the_sites = canaries.found_under(tmp_path / "sites")
     assert any(path.endswith("rows.csv") for path in at_the_sites)  # the search does find them
@@ -197,9 +214,7 @@ def test_no_canary_is_in_a_log_of_the_server_or_in_flowers_own_database(
     assert any(path.name == "superlink.log" for path in files)
     assert any(path.name == "superlink.db" for path in files)
     server_side = [path for path in files if not path.name.startswith("site-")]
-    assert {
-        str(path): hits for path in server_side if (hits := canaries.found(path.read_bytes(), short=False))
-    } == {}
+    assert {str(path): hits for path in server_side if (hits := canaries.found(path.read_bytes()))} == {}
 
 
 @pytest.fixture
@@ -226,8 +241,10 @@ def deploy(sites: list[Path], settings: ServerSettings) -> Callable[[Job], None]
 def test_the_search_finds_numbers_in_every_form() -> None:
     canaries = Canaries()
     number = canaries.number()
-    for form in (struct.pack("<d", number), struct.pack("<f", number), repr(number).encode()):
+    for form in (struct.pack("<d", number), repr(number).encode()):
         assert canaries.found(b"x" + form + b"y") == [str(number)]
+    for kind in (np.float32, np.float64, np.int64):
+        assert canaries.found_in_arrays([np.array([0.0, number], kind)]) == [str(number)]
     assert (
         canaries.found(subprocess.run([sys.executable, "-V"], capture_output=True, check=True).stdout) == []
     )
