@@ -259,7 +259,11 @@ class SiteConfig(_Frozen):
         name: the site's public name.
         stated_rows: the public rough number of training rows, stated and never counted: it
             weighs the site in the aggregate and normalises its sums.
+        data: where the rows are.
         card: what the site offers, in public; a site without one answers nobody.
+        policy: what may run here, and what it may spend.
+        storage: where the site keeps its own records.
+        agent: how the site's agent works.
     """
 
     name: SiteName

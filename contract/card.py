@@ -48,6 +48,7 @@ class NumericColumn(_Frozen):
 
     Attributes:
         name: as experiments name it.
+        kind: `numeric`.
         meaning: what it is, with its unit.
         low, high: the public range; both left out where nobody knows one.
     """
@@ -68,7 +69,14 @@ class NumericColumn(_Frozen):
 
 
 class CategoricalColumn(_Frozen):
-    """A column of one of some categories; a value that is none of them counts as undeclared."""
+    """A column of one of some categories; a value that is none of them counts as undeclared.
+
+    Attributes:
+        name: as experiments name it.
+        kind: `categorical`.
+        categories: all that there can be.
+        meaning: what it is.
+    """
 
     name: ColumnName
     kind: Literal["categorical"]
@@ -158,7 +166,7 @@ class Holdout(_Frozen):
             hashed; a row without one is left out. Of several rows with one id, one counts: the last
             that is delivered, of a database any. Where there is neither person nor record, all values
             of a row are hashed. One that changes later may move the row to the other side, so that
-            all that is done to either side counts on both (`Card.lasting_sides`).
+            all that is done to either side counts on both.
     """
 
     column: ColumnName | None = None

@@ -71,10 +71,15 @@ class _Frozen(BaseModel):
 class NumericFeature(_Frozen):
     """A number with a public range.
 
-    `low` and `high` come from public knowledge (a form, a clinical reference),
-    never from the data. A value outside is clamped, or its row left out, as
-    the task says. `missing` is the public value that stands for a missing one;
-    without it a row that lacks the value is left out.
+    Attributes:
+        name: the card's name of the column.
+        kind: `numeric`.
+        low, high: the range, from public knowledge (a form, a clinical reference), never from the data. A
+            value outside is clamped, or its row left out, as `task.out_of_range` says. Both may be left out
+            for `tidegate ranges`, which asks the sites.
+        transform: `log1p` takes the logarithm of 1 + the value, for long tails.
+        missing: the public value that stands for a missing one; without it a row that lacks the value is left
+            out.
     """
 
     name: ColumnName
@@ -106,8 +111,13 @@ class NumericFeature(_Frozen):
 class CategoricalFeature(_Frozen):
     """One of a public list of categories, encoded one-hot in that order.
 
-    `missing` names the category that stands for a missing value, and `other`
-    the one for a value that is not listed; without them its row is left out.
+    Attributes:
+        name: the card's name of the column.
+        kind: `categorical`.
+        categories: those that the model tells apart.
+        missing: the category that stands for a missing value; without it a row that lacks the value is left
+            out.
+        other: the category for a value that is not listed; without it the row is left out.
     """
 
     name: ColumnName
@@ -130,9 +140,13 @@ Feature = Annotated[NumericFeature | CategoricalFeature, Field(discriminator="ki
 
 
 class Label(_Frozen):
-    """The column to predict; the last class of two is the positive one.
+    """The column to predict.
 
     A row whose label is missing, or none of the classes, is left out of training and evaluation.
+
+    Attributes:
+        column: the card's name of the column, which is categorical.
+        classes: its values; the last of two is the positive one.
     """
 
     column: ColumnName
@@ -148,13 +162,18 @@ class Label(_Frozen):
 class Task(_Frozen):
     """What is predicted, and from what.
 
-    Which column is a person, and which one tells the time, the card of each site says
-    (`contract.card`). `person` and `time` repeat it for the reader; a site whose card says
-    otherwise refuses the experiment.
-
-    `scaling` maps each range, and each category's 0 and 1, to [0, 1] or to [-1, 1]. The first makes
-    shorter gradients, which clipping spares; with the second fewer models fit the data badly, which
-    counts at an ε far below 1.
+    Attributes:
+        description: for readers.
+        label: the column to predict.
+        features: the columns that it is predicted from.
+        person: the column that says whose a row is, as the card of each site says; it is repeated for the
+            reader, and a site whose card says otherwise refuses the experiment.
+        time: the column that cuts rows into windows, repeated in the same way.
+        out_of_range: `clamp` sets a value outside its range to the nearer end, `leave-out` leaves its row
+            out.
+        scaling: maps each range, and each category's 0 and 1, to [0, 1] (`unit`) or to [-1, 1] (`symmetric`).
+            The first makes shorter gradients, which clipping spares; with the second fewer models fit the
+            data badly, which counts at an ε far below 1.
     """
 
     description: Prose = ""
@@ -187,7 +206,13 @@ class Task(_Frozen):
 
 
 class Model(_Frozen):
-    """The model family. `image` (channels, height, width) is for `cnn` alone."""
+    """The model family.
+
+    Attributes:
+        kind: `linear` is logistic regression, `mlp` has hidden layers, `cnn` takes an image's pixels.
+        hidden: units of each hidden layer.
+        image: channels, height and width, for `cnn` alone; their product is the number of inputs.
+    """
 
     kind: Literal["linear", "mlp", "cnn"] = "linear"
     hidden: tuple[Width, ...] = Field(default=(32,), max_length=16)
@@ -203,24 +228,34 @@ class Model(_Frozen):
 class Strategy(_Frozen):
     """How rounds are run and aggregated (Flower's own strategies).
 
-    `average_last` is the share of final rounds whose models are averaged into
-    the result (Polyak and Juditsky, 1992): post-processing, free of privacy cost.
-    `evaluate_every` rounds the incoming model is evaluated too, in the same
-    exchange. A round ends `grace` seconds after its quorum, or at `round_timeout`.
-
-    `aggregation` says how the updates of a round become one. `mean` weighs each
-    site by the rows it states, and one bad site can put the result anywhere. The
-    others bear some: there each site has one vote, and its stated rows weigh
-    nothing. `trimmed-mean` drops the share `trimmed_share` of the values at either
-    end, `median` takes the middle one, both for each parameter by itself (Yin et
-    al., 2018); `krum` takes the one update that is nearest to its neighbours, with
-    up to `malicious_sites` bad ones among at least twice as many and three
-    (Blanchard et al., 2017). Flower combines them with `fedavg` alone. They need a
-    quorum that leaves them something to drop.
-
-    `update_bits` is how many bits a parameter of a private update travels in: 32, or 8,
-    a quarter of the bytes on the site's line and in its ledger, by a rounding far below
-    the noise (`contract.quantization`). Left out, 8 from a million parameters on.
+    Attributes:
+        name: what the server makes of the sites' updates: `fedavg` (McMahan et al., 2017), `fedavgm` with
+            momentum (Hsu et al., 2019), `fedprox` (Li et al., 2020), `fedadam` and `fedyogi` (Reddi et al.,
+            2021).
+        aggregation: how the updates of a round become one. `mean` weighs each site by the rows it states, and
+            one bad site can put the result anywhere. The others bear some: there each site has one vote,
+            and its stated rows weigh nothing. `trimmed-mean` drops values at either end, `median` takes the
+            middle one, both for each parameter by itself (Yin et al., 2018); `krum` takes the one update
+            that is nearest to its neighbours (Blanchard et al., 2017). They go with `fedavg` alone, and
+            need a quorum that leaves them something to drop.
+        trimmed_share: for `trimmed-mean`, the share of the values that is dropped at either end.
+        malicious_sites: for `krum`, how many bad sites it bears, among at least twice as many and three.
+        rounds: how often the sites train.
+        local_steps: gradient steps of a site in a round.
+        learning_rate: the size of a site's step.
+        server_learning_rate: the size of the server's step.
+        server_momentum: of the server's step, for `fedavgm`, `fedadam` and `fedyogi`.
+        adaptivity: for `fedadam` and `fedyogi`: the greater, the less a parameter's own history counts.
+        proximal_mu: for `fedprox`, how strongly a site is held to the model that it was sent.
+        average_last: the share of final rounds whose models are averaged into the result (Polyak and
+            Juditsky, 1992): post-processing, free of privacy cost.
+        evaluate_every: in each so-many-th round the incoming model is evaluated too, in the same exchange.
+        update_bits: how many bits a parameter of a private update travels in: 32, or 8, a quarter of the
+            bytes on the site's line and in its ledger, by a rounding far below the noise. Left out, 8 from a
+            million parameters on.
+        quorum: how many sites a round needs to be connected, and to answer.
+        round_timeout: seconds that a round waits for the quorum; then the run fails.
+        grace: seconds for the other sites once the quorum has answered; at least twice as long as that took.
     """
 
     name: Literal["fedavg", "fedavgm", "fedprox", "fedadam", "fedyogi"] = "fedavg"
@@ -286,12 +321,21 @@ class Strategy(_Frozen):
 class Privacy(_Frozen):
     """What a run may learn of one record or one person, at each site.
 
-    `epsilon` and `delta` bound one training run on the rows it trains on;
-    `evaluation_epsilon` all evaluations of that run on the held-out rows, which
-    are other records. Neighbouring data sets differ by adding or removing one
-    unit. `runs` is how many runs may train on the same rows: with a sampling rate
-    below 1 they cost least when that was said before the first. `seed` is
-    possible only with `private = false`, and marks the run so.
+    Neighbouring data sets differ by adding or removing one unit.
+
+    Attributes:
+        private: whether noise is added. A site's policy may refuse a run without.
+        unit: whom ε protects: one `record`, or one `person` with all their rows, where the cards name a
+            person.
+        rows_per_person: how many rows of a person take part at most; the noise grows by that factor.
+        epsilon, delta: bound one training run on the rows that it trains on.
+        evaluation_epsilon: bounds all evaluations of that run on the held-out rows, which are other records.
+        clipping_norm: the length that one unit's gradient is cut to.
+        sampling_rate: the chance with which a record takes part in a step (Poisson sampling); 1 takes all.
+        runs: how many runs may train on the same rows: with a sampling rate below 1 they cost least when that
+            was said before the first.
+        seed: of all random numbers, so that a run can be repeated; possible only with `private = false`, and
+            marks the run so.
     """
 
     private: bool = True
@@ -319,15 +363,15 @@ class Privacy(_Frozen):
 class Drift(_Frozen):
     """The drift check of one window against the reference window, at each site.
 
-    `epsilon` bounds one check on the rows of its window. `false_alarm_rate` is
-    the chance that a check of a site without drift raises an alarm, over all
-    features together.
-
-    `reference` says which of the windows that the model was trained on are the
-    reference window: all of them together, or those of the same season as the
-    window that is checked (`contract.windows.season_of`). Where none of them is of that
-    season, all are taken: a model is watched in every season, and the verdict
-    says what it was compared with. Seasons need calendar windows.
+    Attributes:
+        epsilon: bounds one check on the rows of its window.
+        bins: of each numeric feature.
+        false_alarm_rate: the chance that a check of a site without drift raises an alarm, over all features
+            together.
+        reference: which of the windows that the model was trained on are the reference window: all of them
+            together, or those of the same season as the window that is checked. Where none of them is of
+            that season, all are taken: a model is watched in every season, and the verdict says what it was
+            compared with. Seasons need calendar windows.
     """
 
     epsilon: Epsilon = 0.5
@@ -385,9 +429,14 @@ class Drift(_Frozen):
 
 
 class Retraining(_Frozen):
-    """When drift leads to a challenger: `persistence` of the last `of` windows
-    with an alarm, not within `cooldown` windows of the last retraining, trained
-    on the rows of the last `windows` windows."""
+    """When drift leads to a challenger.
+
+    Attributes:
+        enabled: whether it does.
+        persistence, of: retrain when so many of the last `of` windows had an alarm.
+        cooldown: so many windows after a retraining no other one begins.
+        windows: on how many of the last windows a challenger is trained.
+    """
 
     enabled: bool = True
     persistence: Count = 2
@@ -405,8 +454,10 @@ class Retraining(_Frozen):
 class Gate(_Frozen):
     """The acceptance rule for a challenger, on the same recent rows at every site.
 
-    It is promoted when the pooled `metric` is better than the champion's by
-    `min_improvement`, and no site's is worse by more than `max_site_regression`.
+    Attributes:
+        metric: what champion and challenger are compared by.
+        min_improvement: how much better the pooled metric must be.
+        max_site_regression: how much worse that of any site may be.
     """
 
     metric: Literal["log_loss", "brier", "auc", "accuracy"] = "log_loss"
@@ -415,7 +466,12 @@ class Gate(_Frozen):
 
 
 class Placement(_Frozen):
-    """Where the parts may run: raw data above 'public' never leaves its site."""
+    """Where the parts may run: raw data above 'public' never leaves its site.
+
+    Attributes:
+        data_sensitivity: of the rows.
+        latency_ms: milliseconds within which a prediction is needed.
+    """
 
     data_sensitivity: Literal["public", "internal", "confidential", "special-category"] = "confidential"
     latency_ms: Positive = 100.0
@@ -429,8 +485,21 @@ class Placement(_Frozen):
 
 
 class Experiment(_Frozen):
-    """One experiment file. `data` names the data set that the inline runtime
-    and the demo lay out as sites; a deployed site reads its own `site.toml`."""
+    """One experiment file.
+
+    Attributes:
+        name: of the experiment, its models and its runs.
+        data: the data set that the inline runtime and the demo lay out as sites; a deployed site reads its
+            own `site.toml`.
+        task: what is predicted, and from what.
+        model: the model family.
+        strategy: how rounds are run and aggregated.
+        privacy: what a run may learn of one record or one person.
+        drift: the drift check of a window.
+        retraining: when drift leads to a challenger.
+        gate: the acceptance rule for a challenger.
+        placement: where the parts may run.
+    """
 
     name: ExperimentName
     data: ExperimentName | None = None
