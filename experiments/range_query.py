@@ -8,11 +8,12 @@ lines of the experiment file.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import tomlkit
 
 from contract.errors import ApprovalError, ExperimentError, InputError
 from contract.experiment import Experiment, NumericFeature
@@ -152,48 +153,19 @@ def told_ranges(result: Mapping[str, Any], experiment: Experiment) -> dict[str, 
 
 
 def with_ranges(text: str, ranges: Mapping[str, tuple[float, float]], *, where: str) -> str:
-    """The experiment file with the ranges put in, and everything else, comments too, as it was.
+    """The experiment file with the ranges put in, and everything else as it was, comments too.
 
     Raises:
-        InputError: the file writes its features in another form than `[[task.features]]`.
+        ExperimentError: the text is no experiment file, or a feature is left without a range.
     """
-    unranged = parse_unranged(text, where=where)
-    names = [feature.name for feature in unranged.experiment.task.features]
-    lines, place = text.splitlines(keepends=True), -1
-    written: list[str] = []
-    for line in lines:
-        written.append(line)
-        if re.match(r"\s*\[\[\s*task\s*\.\s*features\s*\]\]", line):
-            place += 1
-            name = names[place] if place < len(names) else ""
-            if name in ranges:
-                low, high = ranges[name]
-                end = "" if line.endswith("\n") else "\n"
-                written.append(f"{end}low = {low!r}\nhigh = {high!r}\n")
-    changed = "".join(written)
-    if not _states(changed, ranges, unranged):
-        raise InputError(
-            "the ranges cannot be put into this file",
-            where=where,
-            remedy="Write each feature as a table [[task.features]], or put the lines in by hand",
-        )
+    parse_unranged(text, where=where)  # refuses in our own words what is wrong
+    document: Any = tomlkit.parse(text)
+    for feature in document["task"]["features"]:
+        if feature["name"] in ranges:
+            feature["low"], feature["high"] = ranges[feature["name"]]
+    changed = tomlkit.dumps(document)
+    parse_experiment(changed, where=where)
     return changed
-
-
-def _states(text: str, ranges: Mapping[str, tuple[float, float]], unranged: Unranged) -> bool:
-    """Whether the text is the same experiment with these ranges, and no feature is left without one."""
-    try:
-        experiment = parse_experiment(text, where="")
-    except ExperimentError:
-        return False
-    features = tuple(
-        feature.model_copy(update=dict(zip(("low", "high"), ranges[feature.name], strict=True)))
-        if feature.name in ranges
-        else feature
-        for feature in unranged.experiment.task.features
-    )
-    task = unranged.experiment.task.model_copy(update={"features": features})
-    return experiment == unranged.experiment.model_copy(update={"task": task})
 
 
 def _rounded_up(value: float) -> float:

@@ -18,7 +18,7 @@ from contract.collector import collect_rarely
 from contract.errors import InputError, TidegateError
 from contract.outside import shown
 from contract.transport import ask_directly_here
-from experiments.cli import audit, bench, data, demo, ranges, run
+from experiments.cli import audit, bench, data, demo, new, ranges, run
 from scientist.cli import connect, runs
 from server.cli import drift, models, schedule, server
 from terminal.logs import prepare_output
@@ -55,6 +55,7 @@ def _options(
 
 
 app.command()(run.run)
+app.command()(new.new)
 app.command()(ranges.ranges)
 app.command()(connect.connect)
 app.command()(connect.disconnect)

@@ -108,12 +108,9 @@ def test_ranges_are_asked_for_written_and_trained_with(tidegate: Command, place:
     assert 20 <= level.high <= 40  # the 99 % quantile is 23.6
     assert (dose.low, dose.high) == (0.0, 31.5)
     assert (age.low, age.high) == (0.0, 120.0)
-    assert (
-        written.replace(f"low = {level.low!r}\nhigh = {level.high!r}\n", "").replace(
-            f"low = {dose.low!r}\nhigh = {dose.high!r}\n", ""
-        )
-        == UNRANGED
-    )  # comments and all
+    assert written.replace(f"low = {level.low!r}\nhigh = {level.high!r}\n", "").replace(
+        f"low = {dose.low!r}\nhigh = {dose.high!r}\n", ""
+    ) == UNRANGED.replace("[[ task.features ]]", "[[task.features]]")  # comments and all
     assert f"# level\nlow = {level.low!r}\nhigh = {level.high!r}\n" in told
     assert "25." in told or "24." in told  # percent of the doses are missing
     assert "north 1.50, south 1.50" in told
@@ -208,17 +205,19 @@ def test_options_that_mean_nothing(
     assert words in one_sentence(tidegate("ranges", "small.toml", *both(place), option, value, code=2))
 
 
-def test_a_file_of_another_form_is_not_written_wrongly(place: Path) -> None:
+def test_a_file_of_another_form_is_written_rightly() -> None:
     inline = 'name = "x"\n[task]\nlabel = { column = "ill" }\nfeatures = [{ name = "a", kind = "numeric" }]\n'
-    with pytest.raises(Exception, match="cannot be put into this file"):
-        with_ranges(inline, {"a": (0.0, 1.0)}, where="x.toml")
-    with pytest.raises(Exception, match="cannot be put into this file"):
-        with_ranges(UNRANGED, {"level": (0.0, 1.0)}, where="x.toml")  # and the dose has none
-    hidden = f'{UNRANGED}[placement]\n# """\n'.replace(
-        'time = "window"', 'time = "window"\ndescription = """\n[[task.features]]\n"""'
-    )
-    with pytest.raises(Exception, match="cannot be put into this file"):
-        with_ranges(hidden, {"level": (0.0, 1.0), "dose": (0.0, 1.0)}, where="x.toml")
+    (feature,) = parse_experiment(with_ranges(inline, {"a": (0.0, 1.0)}, where="x"), where="x").task.features
+    assert feature == NumericFeature(name="a", kind="numeric", low=0.0, high=1.0)
+    with pytest.raises(ExperimentError, match="'dose' states no low and high"):
+        with_ranges(UNRANGED, {"level": (0.0, 1.0)}, where="x.toml")
+    heading = 'time = "window"\ndescription = """\n[[task.features]]\n"""'
+    text = UNRANGED.replace('time = "window"', heading)
+    written = with_ranges(text, {"level": (0.0, 1.0), "dose": (0.0, 2.0)}, where="x.toml")
+    assert heading in written
+    assert "# Nobody knows in public what this can be." in written
+    found = parse_experiment(written, where="x.toml").task.features
+    assert [getattr(one, "high", None) for one in found] == [1.0, 2.0, 120.0]
 
 
 def job(*, share: float = 0.01, question: bool = True) -> Job:

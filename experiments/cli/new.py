@@ -1,0 +1,130 @@
+"""`tidegate new FILE`: an experiment file drafted from what sites offer, or from another experiment file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from experiments.draft import Offer
+
+__all__ = ["new"]
+
+_SMALLEST_NAME = "experiment"
+
+
+def new(
+    file: Annotated[Path, typer.Argument(help="The experiment file to write.")],
+    site: Annotated[
+        list[Path] | None, typer.Option(help="A site.toml whose card to take; repeat for each site.")
+    ] = None,
+    label: Annotated[str, typer.Option(help="The column to predict; asked for if left out.")] = "",
+    feature: Annotated[
+        list[str] | None, typer.Option(help="A column to predict it from; repeat. Without: all that fit.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Of the experiment; otherwise after the file.")] = "",
+    origin: Annotated[
+        Path | None, typer.Option("--from", help="An experiment file to write a variant of.")
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="With --from: KEY=VALUE, such as strategy.rounds=40; repeat."),
+    ] = None,
+) -> None:
+    """Draft an experiment file from the sites' public cards, or as a variant of another."""
+    from contract.errors import InputError
+    from experiments.draft import draft, variant
+    from terminal.experiment_files import read_text
+    from terminal.output import say
+
+    if file.exists():
+        raise InputError("there is a file already", where=str(file), remedy="Name another file")
+    called = name or _named_after(file)
+    if origin is not None:
+        if site or label or feature:
+            raise InputError(
+                "--from takes everything from that file",
+                where="the options",
+                remedy="Leave --site, --label and --feature out; change keys with --set",
+            )
+        text = variant(read_text(origin), {"name": called, **_changes(change or [])}, where=str(origin))
+    else:
+        if change:
+            raise InputError(
+                "--set goes with --from", where="the options", remedy="Edit the file once it is written"
+            )
+        offers = _offers(site or [])
+        text = draft(offers, name=called, label=label or _chosen_label(offers), features=feature or [])
+    _write(file, text)
+    say(f"wrote {file}: read it, change what you like, then `tidegate run {file}`")
+
+
+def _offers(sites: list[Path]) -> Mapping[str, Offer]:
+    from clients.site_config import read_site_config
+    from contract.errors import InputError
+    from experiments.draft import Offer
+
+    if not sites:
+        raise InputError(
+            "no site is named", where="the options", remedy="Name each one's card with --site SITE.toml"
+        )
+    configs = [read_site_config(path) for path in sites]
+    return {one.name: Offer(card=one.offered, stated_rows=one.stated_rows) for one in configs}
+
+
+def _chosen_label(offers: Mapping[str, Offer]) -> str:
+    """The only column that can be predicted, or the one that the person chooses."""
+    from contract.errors import InputError
+    from contract.outside import shown
+    from experiments.draft import labels
+
+    can = labels(offers)
+    if len(can) == 1:
+        return can[0]
+    listed = ", ".join(shown(one) for one in can[:20]) or "none: every one is numeric, or not offered by all"
+    if not can or not sys.stdin.isatty():
+        raise InputError(
+            f"no column to predict is named; these can be: {listed}",
+            where="the options",
+            remedy="Add --label",
+        )
+    print(f"Columns that can be predicted: {listed}")
+    return str(typer.prompt("Which one"))
+
+
+def _changes(given: list[str]) -> dict[str, str]:
+    from contract.errors import InputError
+
+    changes = {}
+    for one in given:
+        key, equals, value = one.partition("=")
+        if not (key.strip() and equals):
+            raise InputError(
+                f"'{one}' is no KEY=VALUE", where="--set", remedy="Write it like strategy.rounds=40"
+            )
+        changes[key.strip()] = value.strip()
+    return changes
+
+
+def _named_after(file: Path) -> str:
+    """The file's name in the letters that an experiment's name may have."""
+    letters = "".join(
+        letter if letter.isascii() and letter.isalnum() else "-" for letter in file.stem.lower()
+    )
+    return letters.strip("-")[:63] or _SMALLEST_NAME
+
+
+def _write(file: Path, text: str) -> None:
+    from contract.errors import InputError
+
+    try:
+        with file.open("x", encoding="utf-8") as target:
+            target.write(text)
+    except OSError as exc:
+        raise InputError(
+            f"cannot be written: {exc.strerror}", where=str(file), remedy="Name a place that you may write to"
+        ) from exc
