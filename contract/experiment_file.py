@@ -13,11 +13,13 @@ from pydantic_core import from_json
 from contract.complaints import sentences
 from contract.errors import ExperimentError, InputError
 from contract.experiment import Experiment
-from contract.range_grid import LARGEST
 
-__all__ = ["Unranged", "parse_experiment", "parse_experiment_json", "parse_toml", "parse_unranged"]
+__all__ = ["LARGEST", "Unranged", "parse_experiment", "parse_experiment_json", "parse_toml", "parse_unranged"]
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
+
+LARGEST = 1e12
+"""Where the public grid of unknown ranges (`contract.range_grid`) ends, on both sides."""
 
 _EXPERIMENT, _SITE, _SERVER = "an experiment file", "a site.toml", "a server.toml"
 _MARKS = {

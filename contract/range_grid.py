@@ -17,16 +17,17 @@ for what is missing or not a number.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
+
+from contract.experiment_file import LARGEST
 
 __all__ = ["CELLS", "CELL_HIGHS", "CELL_LOWS", "LARGEST", "MISSING_CELL", "cells_of"]
 
 _PREFERRED = ("1", "1.25", "1.6", "2", "2.5", "3.15", "4", "5", "6.3", "8")
-_LARGEST_POWER = 12
-LARGEST = float(f"1e{_LARGEST_POWER}")
-"""Where the grid ends, on both sides."""
-
+_LARGEST_POWER = round(math.log10(LARGEST))
 _MAGNITUDES = np.array(
     [float(f"{digits}e{power}") for power in range(-6, _LARGEST_POWER) for digits in _PREFERRED] + [LARGEST]
 )

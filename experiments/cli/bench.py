@@ -15,7 +15,7 @@ __all__ = ["bench"]
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="What to measure: privacy or rounds.")],
+    name: Annotated[str, typer.Argument(help="What to measure: privacy, rounds or installation.")],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure, and say whether each goal holds. Exit code 0 whether they hold or not."""
@@ -28,7 +28,11 @@ def bench(
 
     apply_quiet_environment()
     quiet_flower()
-    benches: dict[str, Callable[[Steps], list[Measurement]]] = {"privacy": _privacy, "rounds": _rounds}
+    benches: dict[str, Callable[[Steps], list[Measurement]]] = {
+        "privacy": _privacy,
+        "rounds": _rounds,
+        "installation": _installation,
+    }
     if name not in benches:
         raise InputError(
             f"there is no benchmark '{name}'", where="NAME", remedy=f"Name one of: {', '.join(benches)}"
@@ -73,3 +77,9 @@ def _rounds(steps: Steps) -> list[Measurement]:
     from experiments.benchmarks import rounds
 
     return rounds.measure(steps.show)
+
+
+def _installation(_steps: Steps) -> list[Measurement]:
+    from experiments.benchmarks import installation
+
+    return installation.measure()

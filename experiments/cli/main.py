@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -19,6 +19,7 @@ from contract.errors import InputError, TidegateError
 from contract.outside import shown
 from contract.transport import ask_directly_here
 from experiments.cli import audit, bench, data, demo, new, ranges, run
+from experiments.cli.installation import missing_library
 from scientist.cli import connect, runs
 from server.cli import drift, models, schedule, server
 from terminal.logs import prepare_output
@@ -100,8 +101,12 @@ def main() -> None:
     try:
         app()
     except TidegateError as exc:
-        print(f"error: {shown(exc, limit=_LONGEST)}", file=sys.stderr)
-        sys.exit(exc.exit_code)
+        _end_with(exc)
+    except ModuleNotFoundError as exc:
+        missing = missing_library(exc)
+        if missing is None:
+            raise
+        _end_with(missing)
     except BrokenPipeError:
         # The reader of our output has gone, as `head` does: that is not an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -118,6 +123,11 @@ def main() -> None:
         if exc.code == _INTERRUPTED:  # typer's own answer to Ctrl-C, without a word
             _say_interrupted()
         raise
+
+
+def _end_with(error: TidegateError) -> NoReturn:
+    print(f"error: {shown(error, limit=_LONGEST)}", file=sys.stderr)
+    sys.exit(error.exit_code)
 
 
 def _say_interrupted() -> None:

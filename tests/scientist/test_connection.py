@@ -6,8 +6,8 @@ import json
 import socket
 import ssl
 import subprocess
-import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,7 +22,8 @@ from scientist.profiles import Profile, Profiles
 from scientist.settings import read_settings
 from server.line.certificates import authority_fingerprint, make_server_files
 from server.line.processes import free_port
-from tests.commands import plain_environment
+from tests.installations import tidegate_with
+from tests.runtimes.conftest import SMALL
 from tests.server.api.conftest import Served, serving
 from tests.server.federation import plan
 
@@ -155,6 +156,31 @@ def test_the_commands_need_no_heavy_library_and_show_no_control_character(
         assert [one.name for one in asked.get("/v1/runs", Runs).runs] == [run]
 
 
+def test_a_run_is_submitted_followed_and_stopped_without_a_heavy_library(
+    served: Served, tmp_path: Path
+) -> None:
+    file, ended = tmp_path / "small.toml", []
+    file.write_text(
+        SMALL.format(kind="linear", strategy="fedavg", rounds=2, quorum=2, private="false", seed="")
+    )
+    token = tmp_path / "token"
+    token.write_text(served.people.add("ada", "scientist"))
+    known = ["--authority", str(served.files.authority), "--token-file", str(token)]
+    assert without_libraries(tmp_path, "connect", served.url, *known).returncode == 0
+    submitting = threading.Thread(target=lambda: ended.append(without_libraries(tmp_path, "run", str(file))))
+    submitting.start()
+    while not (runs := served.submissions.page(skip=0, limit=1)) and submitting.is_alive():
+        time.sleep(0.1)
+    stopped = without_libraries(tmp_path, "runs", "stop", *runs)
+    submitting.join()
+    assert stopped.returncode == 0, stopped.stderr + ended[0].stderr
+    assert "out of the queue" in stopped.stdout
+    for done in (*ended, without_libraries(tmp_path, "runs", "watch", *runs)):
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert "the run is stopped" in done.stderr
+    assert f"run '{runs[0]}' is submitted" in ended[0].stdout
+
+
 def test_a_token_on_the_command_line_works_and_others_are_not_shown(served: Served, tmp_path: Path) -> None:
     token = served.people.add("ada", "scientist")
     file = tmp_path / "token"
@@ -182,27 +208,11 @@ def test_a_token_on_the_command_line_works_and_others_are_not_shown(served: Serv
         assert token not in done.stdout + done.stderr
 
 
-_WITHOUT = """
-import sys
-class No:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {
-            "fastapi", "flwr", "mlflow", "opacus", "pandas", "sqlalchemy", "torch", "uvicorn"
-        }:
-            raise ImportError(name + " is not installed")
-sys.meta_path.insert(0, No())
-from experiments.cli.main import main
-main()
-"""
-
-
 def without_libraries(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     folder.mkdir(exist_ok=True)
-    return subprocess.run(
-        [sys.executable, "-c", _WITHOUT, *arguments],
-        env={**plain_environment(), "XDG_CONFIG_HOME": str(folder / "config")},
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=600,
-    )  # fmt: skip
+    return tidegate_with(
+        "scientist", folder, *arguments, environment={"XDG_CONFIG_HOME": str(folder / "config")}
+    )
 
 
 @contextmanager
