@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check install pictures audits failure adversary clean
+.PHONY: demo test check install pictures audits failure adversary newest clean
 
 demo: $(VENV)/.demo
 	$(BIN)/tidegate demo
@@ -43,5 +43,10 @@ failure: $(VENV)/.test
 adversary: $(VENV)/.test
 	TIDEGATE_ADVERSARY=long $(BIN)/pytest tests/adversary -n auto --dist worksteal --timeout 3600
 
+# The adapters' tests against the newest releases of what they adapt, in an environment of its own (2 GB): before
+# a security update. `make newest LIBRARIES=flwr` for one.
+newest:
+	$(PYTHON) scripts/newest.py $(LIBRARIES)
+
 clean:
-	rm -rf $(VENV) demo .tidegate
+	rm -rf $(VENV) .venv-newest demo .tidegate
