@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.benchmarks import rounds_heart, server_idle
+from experiments.benchmarks import rounds_delayed, rounds_heart, server_idle
 from experiments.benchmarks.measurement import Measurement
 from experiments.benchmarks.raw_tls import seconds_over_tls
 from experiments.benchmarks.rounds_trial import SITES, STOCK_SUPERLINK, Outcome, Trial
@@ -65,7 +65,9 @@ def measure(progress: Progress = lambda _percent, _note: None) -> list[Measureme
             noop = trial.rounds("noop", _NOOP_ROUNDS, SITES)
             progress(8, "(no-op rounds)")
             large = trial.rounds("bytes", _BYTES_ROUNDS, SITES, megabytes=_MEGABYTES)
-        progress(16, f"({_MEGABYTES} MB rounds)")
+        progress(14, f"({_MEGABYTES} MB rounds)")
+        delayed = rounds_delayed.measure(folder / "delayed")
+        progress(16, "(rounds over long lines)")
         with Trial(folder / "stock", superlink=STOCK_SUPERLINK) as trial:
             trial.start_supernodes(SITES)
             stock_noop = trial.rounds("noop", _STOCK_ROUNDS, SITES, engine="stock")
@@ -91,7 +93,7 @@ def measure(progress: Progress = lambda _percent, _note: None) -> list[Measureme
         few=few,
         many=many,
     )
-    return table(figures) + heart + idle
+    return table(figures) + delayed + heart + idle
 
 
 def _of_many(folder: Path, sites: int, rounds: int) -> Outcome:

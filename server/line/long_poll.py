@@ -89,6 +89,16 @@ class LongPoll:
             self._note(path, _told(request))
         return response
 
+    async def arrival(self, request: Request, name: str) -> None:
+        """Wait until an object has been pushed, as long as for any part of a message.
+
+        Args:
+            request: of who waits; who hangs up waits no more.
+            name: the object's id.
+        """
+        with self._waits_for(name) as came:
+            await _came(came, request, _PART_HOLD)
+
     def note_control(self, path: str) -> None:
         """A request of a person was answered; where that was for a run, who waits to start one is woken."""
         if path == _START_RUN:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -12,7 +15,7 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from contract.messages import Instruction, Reply
-from experiments.benchmarks import rounds_heart, rounds_trial
+from experiments.benchmarks import lines, rounds_delayed, rounds_heart, rounds_trial
 from experiments.benchmarks.http_calls import Call, record_calls
 from experiments.benchmarks.raw_tls import seconds_over_tls
 from experiments.benchmarks.rounds import Figures, table
@@ -20,6 +23,15 @@ from experiments.benchmarks.rounds_app.bench_rounds.client_app import app
 from experiments.benchmarks.rounds_trial import Outcome
 from server.exchange.answers import instruct
 from server.line.flower import assume_identity, build_bundle
+
+_KNOCK = """
+import socket, time
+began = time.monotonic()
+try:
+    socket.create_connection(("10.79.1.2", 9), timeout=60)
+except ConnectionRefusedError:
+    print(time.monotonic() - began)
+"""
 
 
 def outcome(*seconds: float, sites: int = 4, counted: int | None = None) -> Outcome:
@@ -88,6 +100,41 @@ def test_a_missing_answer_is_no_success() -> None:
     assert math.isnan(row.ours)
     assert not row.holds
     assert "missing: 2 of 160" in row.note
+
+
+def test_a_round_over_long_lines_is_counted_in_times_there_and_back() -> None:
+    (row,) = rounds_delayed.table(outcome(9.0, 0.4, 0.2, 0.4, 0.8), "")
+    assert (row.ours, row.goal, row.holds) == (pytest.approx(5.0), 8.0, True)
+    assert "nine of ten within 10.0" in row.note
+    (lost,) = rounds_delayed.table(outcome(1.0, 0.2, counted=3), "")
+    assert math.isnan(lost.ours)
+    assert not lost.holds
+
+
+def test_without_hosts_the_row_says_what_they_need(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    (row,) = rounds_delayed.measure(tmp_path)
+    assert math.isnan(row.ours)
+    assert not row.holds
+    assert row.note == "not measured: network namespaces need root"
+
+
+@pytest.mark.skipif(bool(lines.lacking()), reason=lines.lacking() or "-")
+def test_a_line_between_two_hosts_holds_what_it_carries(tmp_path: Path) -> None:
+    name = f"tgt{os.getpid() % 100_000}"
+    with lines.space(f"{name}-one") as one, lines.space(f"{name}-other") as other:
+        line = lines.lay_line((one, other), (f"{name}a", f"{name}b"), ("10.79.1.1", "10.79.1.2"), 30.0, 0.0)
+        try:
+            # without the watch on connections: these two hosts are on this machine
+            command = ["ip", "netns", "exec", one, sys.executable, "-I", "-c", _KNOCK]
+            said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            assert float(said) >= 0.06  # there, and back that nobody listens
+        finally:
+            line.kill()
+            line.wait()
+    assert (
+        f"{name}-" not in subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True).stdout
+    )
 
 
 def test_heart_disease_has_its_rows_with_and_without_the_data_set() -> None:

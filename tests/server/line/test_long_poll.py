@@ -310,6 +310,38 @@ def test_a_part_that_does_not_come_is_said_not_to_be_there(monkeypatch: pytest.M
     assert seconds >= 0.2
 
 
+def test_what_arrives_wakes_who_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    superlink = held(monkeypatch, LONG)
+
+    async def act() -> bool:
+        waits = asyncio.create_task(superlink.polls.arrival(quiet(), "model"))
+        await asyncio.sleep(0.05)
+        await superlink.ask("/v1/runtime/push-object", PushObjectRequest(object_id="another"))
+        still = not waits.done()
+        await superlink.ask("/v1/runtime/push-object", PushObjectRequest(object_id="model"))
+        await waits
+        return still
+
+    assert asyncio.run(asyncio.wait_for(act(), LONG))
+    assert superlink.polls._waiting == {}
+
+
+def test_what_does_not_arrive_or_is_nobodys_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    asyncio.run(held(monkeypatch, 0.05).polls.arrival(quiet(), "model"))
+    asyncio.run(held(monkeypatch, LONG).polls.arrival(quiet(hung_up=True), "model"))
+
+
+def quiet(hung_up: bool = False) -> Request:
+    """A request whose body was read."""
+
+    async def receive() -> dict[str, Any]:
+        if not hung_up:
+            await asyncio.Event().wait()
+        return {"type": "http.disconnect"}
+
+    return Request({"type": "http", "method": "POST", "path": "/", "headers": []}, receive)
+
+
 def test_who_starts_runs_asks_once_and_hears_of_each_that_is_submitted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
