@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from clients.keys import make_node_key, private_pem, read_private_key
 from contract.errors import RoundError
@@ -72,8 +72,9 @@ class Outcome:
         return self.expected - sum(counted for *_, counted in self.rounds)
 
     def and_then(self, later: Outcome) -> Outcome:
-        """These rounds, and the steady ones of another trial of the same kind."""
-        calls = {who: [*made, *later.calls[who]] for who, made in self.calls.items()}
+        """These rounds, and the steady ones of another run of the same kind."""
+        # sites that were in both runs tell of both, each time
+        calls = {who: list(dict.fromkeys([*made, *later.calls[who]])) for who, made in self.calls.items()}
         return Outcome(rounds=(*self.rounds, *later.steady), sites=self.sites, calls=calls)
 
     def by_kind(self) -> dict[str, tuple[float, float]]:
@@ -204,7 +205,7 @@ class Trial:
         written = json.loads(result.read_text(encoding="utf-8"))
         times = tuple((float(began), float(end), int(counted)) for began, end, counted in written["rounds"])
         return Outcome(
-            rounds=times, sites=sites, calls={"server": written["calls"], "site": self._site_calls()}
+            rounds=times, sites=sites, calls={"server": _calls(written["calls"]), "site": self._site_calls()}
         )
 
     def _entered(self, process: int) -> list[str]:
@@ -220,11 +221,7 @@ class Trial:
         )
 
     def _site_calls(self) -> list[Call]:
-        return [
-            (at, path, taken)
-            for file in self._call_files
-            for at, path, taken in (json.loads(line) for line in _lines(file))
-        ]
+        return [call for file in self._call_files for call in _calls(map(json.loads, _lines(file)))]
 
     def _key(self, number: int) -> Path:
         private, public = make_node_key(self._home / f"site-{number}")
@@ -251,6 +248,10 @@ def supernode_command(federation: Federation, key: Path, node_config: str) -> li
     command += ["--root-certificates", str(federation.files.authority)]
     command += ["--auth-supernode-private-key", str(key), "--port", str(free_port())]
     return [*command, *(["--node-config", node_config] if node_config else [])]
+
+
+def _calls(written: Iterable[Sequence[Any]]) -> list[Call]:
+    return [(at, path, taken) for at, path, taken in written]
 
 
 def _lines(file: Path) -> Iterable[str]:

@@ -180,6 +180,54 @@ def test_a_held_question_is_answered_when_the_whole_message_is_there(monkeypatch
     assert seconds < 10
 
 
+def test_a_message_that_is_announced_is_not_asked_for_before_it_is_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Flower would give it without its parts, and a site waits eight seconds for those."""
+    link = held(monkeypatch, LONG)
+
+    async def act() -> tuple[int, list[str]]:
+        await link.send(5, "m", "config")
+        asking = asyncio.ensure_future(link.pull(5))
+        await asyncio.sleep(0.05)
+        asked = link.asked
+        await link.ask("/v1/runtime/push-object", PushObjectRequest(object_id="m"))
+        return asked, await asking
+
+    assert timed(act)[0] == (0, ["m"])
+    assert link.polls._announced == {}
+
+
+def test_a_message_that_never_becomes_whole_is_not_waited_for_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever sent it may have died over it, and another run has something for the same site."""
+    link = held(monkeypatch, LONG)
+    monkeypatch.setattr("server.line.long_poll._ANNOUNCED", 0.05)
+
+    async def act() -> list[str]:
+        await link.send(5, "m", "config")
+        return await link.pull(5)
+
+    found, seconds = timed(act)
+    assert found == ["m"]
+    assert seconds >= 0.04
+
+
+def test_who_hangs_up_over_an_announced_message_is_given_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    link = held(monkeypatch, LONG)
+
+    async def act() -> Response:
+        await link.send(5, "m", "config")
+        hung_up = asyncio.Event()
+        hung_up.set()
+        told = PullMessagesRequest(node=Node(node_id=5))
+        return await link.ask("/v1/fleet/pull-messages", told, hung_up)
+
+    assert timed(act)[0].status_code == 499
+    assert (link.asked, link.waiting) == (0, {5: ["m"]})
+
+
 def test_a_message_that_waits_already_is_given_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     link = held(monkeypatch, LONG)
 
