@@ -7,6 +7,7 @@ have TLS and node authentication, and the same app.
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 import tempfile
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.benchmarks import rounds_heart, server_idle
+from experiments.benchmarks import rounds_delayed, rounds_heart, server_idle
 from experiments.benchmarks.measurement import Measurement
 from experiments.benchmarks.raw_tls import seconds_over_tls
 from experiments.benchmarks.rounds_trial import SITES, STOCK_SUPERLINK, Outcome, Trial
@@ -22,10 +23,12 @@ from experiments.benchmarks.rounds_trial import SITES, STOCK_SUPERLINK, Outcome,
 __all__ = ["Figures", "measure", "table"]
 
 _MEGABYTES = 100
-_NOOP_ROUNDS, _BYTES_ROUNDS, _STOCK_ROUNDS = 30, 12, 3
-_FEW, _MANY = 16, 64
+_NOOP_ROUNDS, _BYTES_ROUNDS, _STOCK_ROUNDS = 30, 5, 3
+_TURNS = 3
+"""Of large rounds and raw TLS: what else this machine does changes by the minute, and touches both."""
+_FEW, _MANY, _MOST = 16, 64, 256
 """Sites, to see how a round's time grows with them."""
-_FEW_ROUNDS, _MANY_ROUNDS = 24, 8
+_FEW_ROUNDS, _MANY_ROUNDS, _MOST_ROUNDS = 24, 8, 4
 _THREADS = 8
 """Sites that share a process when there are many: 64 processes would need 5 GB and a minute to start."""
 
@@ -40,7 +43,7 @@ class Figures:
         raw: seconds for the bytes of one large round over one TLS connection.
         noop, large: ours.
         stock_noop, stock_large: stock Flower's.
-        few, many: ours, with so many sites.
+        few, many, most: ours, with so many sites.
     """
 
     raw: float
@@ -50,22 +53,21 @@ class Figures:
     stock_large: Outcome
     few: Outcome
     many: Outcome
+    most: Outcome
 
 
 def measure(progress: Progress = lambda _percent, _note: None) -> list[Measurement]:
     """All of it, in about five minutes; `progress` is told the share that is done, in percent."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        raw = statistics.median(
-            seconds_over_tls(folder / "raw", parts=SITES, part_bytes=_MEGABYTES * 1_000_000) for _ in range(3)
-        )
-        progress(3, "(raw TLS)")
         with Trial(folder / "ours") as trial:
             trial.start_agents(SITES)
             noop = trial.rounds("noop", _NOOP_ROUNDS, SITES)
-            progress(8, "(no-op rounds)")
-            large = trial.rounds("bytes", _BYTES_ROUNDS, SITES, megabytes=_MEGABYTES)
-        progress(16, f"({_MEGABYTES} MB rounds)")
+            progress(5, "(no-op rounds)")
+            raw, large = _large_rounds(trial, folder / "raw")
+        progress(14, f"({_MEGABYTES} MB rounds)")
+        delayed = rounds_delayed.measure(folder / "delayed")
+        progress(16, "(rounds over long lines)")
         with Trial(folder / "stock", superlink=STOCK_SUPERLINK) as trial:
             trial.start_supernodes(SITES)
             stock_noop = trial.rounds("noop", _STOCK_ROUNDS, SITES, engine="stock")
@@ -76,9 +78,12 @@ def measure(progress: Progress = lambda _percent, _note: None) -> list[Measureme
         before = _of_many(folder / "before", _FEW, _FEW_ROUNDS)
         progress(42, f"({_FEW} sites)")
         many = _of_many(folder / "many", _MANY, _MANY_ROUNDS)
-        progress(54, f"({_MANY} sites)")
+        progress(48, f"({_MANY} sites)")
         few = before.and_then(_of_many(folder / "after", _FEW, _FEW_ROUNDS))
-        progress(58, f"({_FEW} sites)")
+        progress(50, f"({_FEW} sites)")
+        most = _of_many(folder / "most", _MOST, _MOST_ROUNDS)
+        few = few.and_then(_of_many(folder / "end", _FEW, _FEW_ROUNDS))
+        progress(60, f"({_MOST} sites)")
         idle = server_idle.measure(folder / "idle")
         progress(62, "(idle server)")
         heart = rounds_heart.measure(folder / "heart", progress)
@@ -90,8 +95,19 @@ def measure(progress: Progress = lambda _percent, _note: None) -> list[Measureme
         stock_large=stock_large,
         few=few,
         many=many,
+        most=most,
     )
-    return table(figures) + heart + idle
+    return table(figures) + delayed + heart + idle
+
+
+def _large_rounds(trial: Trial, folder: Path) -> tuple[float, Outcome]:
+    """Rounds with a large update from each site, and the seconds of their bytes over raw TLS, in turns."""
+    seconds, turns = [], []
+    for _ in range(_TURNS):
+        seconds.append(seconds_over_tls(folder, parts=SITES, part_bytes=_MEGABYTES * 1_000_000))
+        turns.append(trial.rounds("bytes", _BYTES_ROUNDS, SITES, megabytes=_MEGABYTES))
+    seconds.append(seconds_over_tls(folder, parts=SITES, part_bytes=_MEGABYTES * 1_000_000))
+    return statistics.median(seconds), functools.reduce(Outcome.and_then, turns)
 
 
 def _of_many(folder: Path, sites: int, rounds: int) -> Outcome:
@@ -102,7 +118,6 @@ def _of_many(folder: Path, sites: int, rounds: int) -> Outcome:
 
 def table(figures: Figures) -> list[Measurement]:
     """The rows that need no data set."""
-    few, many = figures.few, figures.many
     return [
         Measurement(
             name=f"no-op round, {SITES} sites",
@@ -122,20 +137,21 @@ def table(figures: Figures) -> list[Measurement]:
             f"{figures.large.median:.2f} s, quantized to a quarter as the gate does, through the SuperLink "
             f"and so two connections, and restored; stock: as they are; {figures.large.breakdown()}",
         ),
-        Measurement(
-            name=f"no-op round, {_MANY} sites over {_FEW}, a site",
-            ours=_growth(few, many),
-            theirs=None,
-            unit="ratio",
-            goal=1.0,
-            note=f"{few.median:.2f} s and {many.median:.2f} s; {_THREADS} sites a process; answers missing: "
-            f"{few.missing + many.missing} of {few.expected + many.expected}; {many.breakdown()}",
-        ),
+        _growth(_MANY, figures.few, figures.many),
+        _growth(_MOST, figures.few, figures.most),
     ]
 
 
-def _growth(few: Outcome, many: Outcome) -> float:
+def _growth(sites: int, few: Outcome, many: Outcome) -> Measurement:
     """How much longer a site's share of a round is with many; not a number if an answer is missing."""
-    if few.missing or many.missing:
-        return math.nan
-    return (many.median / few.median) / (_MANY / _FEW)
+    missing = few.missing + many.missing
+    return Measurement(
+        name=f"no-op round, {sites} sites over {_FEW}, a site's share",
+        ours=math.nan if missing else (many.median / few.median) / (sites / _FEW),
+        theirs=None,
+        unit="ratio",
+        goal=1.1,
+        note=f"{few.median:.2f} s and {many.median:.2f} s; {_THREADS} sites a process, each with an agent's "
+        f"loop and connection of its own; answers missing: {missing} of {few.expected + many.expected}; "
+        f"{many.breakdown()}",
+    )

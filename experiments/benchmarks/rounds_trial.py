@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from clients.keys import make_node_key, private_pem, read_private_key
 from contract.errors import RoundError
@@ -22,7 +23,7 @@ from server.line.processes import Processes, free_port
 from server.server_file import ServerFile
 from server.settings import quiet_environment, read_settings
 
-__all__ = ["SITES", "STOCK_SUPERLINK", "Outcome", "Trial", "supernode_command"]
+__all__ = ["SITES", "STOCK_SUPERLINK", "Outcome", "Place", "Trial", "supernode_command"]
 
 SITES = 4
 STOCK_SUPERLINK = (str(Path(sys.executable).parent / "flower-superlink"),)
@@ -55,6 +56,11 @@ class Outcome:
         """Of the steady rounds, seconds."""
         return statistics.median(end - began for began, end, _ in self.steady)
 
+    def quantile(self, share: float) -> float:
+        """Seconds within which this share of the steady rounds was over."""
+        taken = sorted(end - began for began, end, _ in self.steady)
+        return taken[min(len(taken) - 1, math.ceil(share * len(taken)) - 1)]
+
     @property
     def expected(self) -> int:
         """How many answers there should be."""
@@ -66,8 +72,9 @@ class Outcome:
         return self.expected - sum(counted for *_, counted in self.rounds)
 
     def and_then(self, later: Outcome) -> Outcome:
-        """These rounds, and the steady ones of another trial of the same kind."""
-        calls = {who: [*made, *later.calls[who]] for who, made in self.calls.items()}
+        """These rounds, and the steady ones of another run of the same kind."""
+        # sites that were in both runs tell of both, each time
+        calls = {who: list(dict.fromkeys([*made, *later.calls[who]])) for who, made in self.calls.items()}
         return Outcome(rounds=(*self.rounds, *later.steady), sites=self.sites, calls=calls)
 
     def by_kind(self) -> dict[str, tuple[float, float]]:
@@ -90,16 +97,37 @@ class Outcome:
         return f"{total:.0f} requests a round: {', '.join(parts)}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A host of this machine on which sites are.
+
+    Attributes:
+        space: its network namespace.
+        server: the server's address, as it is reached from there.
+    """
+
+    space: str
+    server: str
+
+
 class Trial:
     """One SuperLink and its sites: ours come in at its gateway, by mutual TLS.
 
     Args:
         home: its folder.
         superlink: the program that starts it.
+        places: where the sites are, one a process of sites; on the server's host without.
     """
 
-    def __init__(self, home: Path, *, superlink: tuple[str, ...] = TIDEGATE_SUPERLINK) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        superlink: tuple[str, ...] = TIDEGATE_SUPERLINK,
+        places: Sequence[Place] = (),
+    ) -> None:
         home.mkdir(parents=True)
+        self._places = tuple(places)
         self._home = home
         settings = read_settings(
             {
@@ -112,7 +140,10 @@ class Trial:
         file = None
         if superlink is TIDEGATE_SUPERLINK:
             file = ServerFile(
-                hosts=("127.0.0.1",), listen="127.0.0.1", gateway_port=free_port(), api_port=free_port()
+                hosts=tuple(place.server for place in places) or ("127.0.0.1",),
+                listen="0.0.0.0" if places else "127.0.0.1",  # noqa: S104 - a namespace without other lines
+                gateway_port=free_port(),
+                api_port=free_port(),
             )
             make_server(home, file)
         self._file = file
@@ -135,11 +166,10 @@ class Trial:
     def start_agents(self, count: int, *, threads: int = 1) -> None:
         """Start agents, `threads` of them in a process, and wait until they are connected."""
         keys = [self._key(number) for number in range(count)]
-        for first in range(0, count, threads):
+        for number, first in enumerate(range(0, count, threads)):
             calls = self._home / f"calls-{first}.json"
-            address = self._federation.address if self._file is None else self._file.gateway
-            command = [sys.executable, "-m", "experiments.benchmarks.rounds_site", address]
-            command += [str(self._federation.files.authority), str(calls)]
+            command = [*self._entered(number), sys.executable, "-m", "experiments.benchmarks.rounds_site"]
+            command += [self._address(number), str(self._federation.files.authority), str(calls)]
             command += [str(key) for key in keys[first : first + threads]]
             self._processes.start(f"sites-{first}", command, self._environment, project_root())
             self._call_files.append(calls)
@@ -175,15 +205,23 @@ class Trial:
         written = json.loads(result.read_text(encoding="utf-8"))
         times = tuple((float(began), float(end), int(counted)) for began, end, counted in written["rounds"])
         return Outcome(
-            rounds=times, sites=sites, calls={"server": written["calls"], "site": self._site_calls()}
+            rounds=times, sites=sites, calls={"server": _calls(written["calls"]), "site": self._site_calls()}
+        )
+
+    def _entered(self, process: int) -> list[str]:
+        return ["ip", "netns", "exec", self._places[process].space] if self._places else []
+
+    def _address(self, process: int) -> str:
+        if self._file is None:
+            return self._federation.address
+        return (
+            f"{self._places[process].server}:{self._file.gateway_port}"
+            if self._places
+            else self._file.gateway
         )
 
     def _site_calls(self) -> list[Call]:
-        return [
-            (at, path, taken)
-            for file in self._call_files
-            for at, path, taken in (json.loads(line) for line in _lines(file))
-        ]
+        return [call for file in self._call_files for call in _calls(map(json.loads, _lines(file)))]
 
     def _key(self, number: int) -> Path:
         private, public = make_node_key(self._home / f"site-{number}")
@@ -210,6 +248,10 @@ def supernode_command(federation: Federation, key: Path, node_config: str) -> li
     command += ["--root-certificates", str(federation.files.authority)]
     command += ["--auth-supernode-private-key", str(key), "--port", str(free_port())]
     return [*command, *(["--node-config", node_config] if node_config else [])]
+
+
+def _calls(written: Iterable[Sequence[Any]]) -> list[Call]:
+    return [(at, path, taken) for at, path, taken in written]
 
 
 def _lines(file: Path) -> Iterable[str]:

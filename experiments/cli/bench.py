@@ -18,7 +18,7 @@ def bench(
     name: Annotated[str, typer.Argument(help="What to measure: privacy, rounds or installation.")],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure, and say whether each goal holds. Exit code 0 whether they hold or not."""
+    """Measure, and say whether each goal is met or missed. Exit code 0 whether they are or not."""
     from rich.text import Text
 
     from contract.errors import InputError
@@ -46,7 +46,7 @@ def bench(
         print_json(to_json(measurements))
         return
     print_table(
-        ("what", "ours", "theirs", "goal", "unit", "holds"),
+        ("what", "ours", "theirs", "goal", "unit", "result"),
         (
             (
                 Text.assemble(item.name, "\n", (item.note, "dim")) if item.note else item.name,
@@ -54,12 +54,12 @@ def bench(
                 figure(item.theirs),
                 f"{'≥' if item.at_least else '≤'} {item.goal:g}",
                 item.unit,
-                "yes" if item.holds else cell("NO", "red"),
+                "met" if item.holds else cell("missed", "red"),
             )
             for item in measurements
         ),
     )
-    say(f"{sum(item.holds for item in measurements)} of {len(measurements)} goals hold")
+    say(f"{sum(item.holds for item in measurements)} of {len(measurements)} goals are met")
 
 
 def _privacy(steps: Steps) -> list[Measurement]:

@@ -3,7 +3,8 @@
 Flower's SuperLink answers at once, so that who waits asks many times a round, or hears late. Here
 a question that finds nothing is held, and asked once more when there is something:
 
-    a site's question for a message     until the ServerApp has pushed one whole, two seconds at most
+    a site's question for a message     until the ServerApp has pushed one whole, two seconds at most;
+                                        of one that is announced, twenty
     the ServerApp's for its replies     until a site has pushed one whole, a quarter of a second at most
     anybody's for a part of a message   until that part is there, a second at most
     the SuperExec's for a run to start  until one was submitted, two seconds at most
@@ -17,6 +18,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -43,6 +46,9 @@ _HUNG_UP = 499
 _APP_HOLD = 0.25
 """Seconds: in between, an exchange looks at its deadline and says how it stands."""
 _PART_HOLD = 1.0
+_ANNOUNCED = 20.0
+"""Seconds that a message may take to be whole once it was announced; then its sender may have died over it.
+Less than a site waits for an answer."""
 _NO_PART = 64
 """An answer of more bytes has a part in it, which may be long: it is not read for that."""
 _MOST_COMING = 100_000
@@ -59,6 +65,8 @@ class LongPoll:
     def __init__(self) -> None:
         self._coming: dict[str, int] = {}
         self._waiting: dict[_Awaited, set[asyncio.Event]] = {}
+        self._announced: dict[int, float] = {}
+        """When a message was announced for a node that is not whole yet."""
         self._working: set[int] = set()
         self._submitted = True
         """Whether a run may wait to be started: at first, nothing is known."""
@@ -89,6 +97,16 @@ class LongPoll:
             self._note(path, _told(request))
         return response
 
+    async def arrival(self, request: Request, name: str) -> None:
+        """Wait until an object has been pushed, as long as for any part of a message.
+
+        Args:
+            request: of who waits; who hangs up waits no more.
+            name: the object's id.
+        """
+        with self._waits_for(name) as came:
+            await _came(came, request, _PART_HOLD)
+
     def note_control(self, path: str) -> None:
         """A request of a person was answered; where that was for a run, who waits to start one is woken."""
         if path == _START_RUN:
@@ -109,20 +127,34 @@ class LongPoll:
     async def _pull(self, request: Request, ask: Ask) -> Response:
         node = (await _read(request, PullMessagesRequest)).node.node_id
         hold = 0.0 if node in self._working else HOLD
+        if hold and not await self._whole(request, node):
+            return Response(status_code=_HUNG_UP)
         response = await self._held(request, ask, node, _has_message, hold)
         if response.status_code < 400 and _has_message(response):
             self._working.add(node)
         return response
 
+    async def _whole(self, request: Request, node: int) -> bool:
+        """Wait until a message for this node that was announced is whole; false where who asks hangs up.
+
+        In a round of many sites the last message is whole long after all were announced.
+        """
+        with self._waits_for(node) as came:
+            left = self._announced.get(node, -math.inf) + _ANNOUNCED - time.monotonic()
+            return left <= 0 or await _came(came, request, left) is not None
+
     def _note(self, path: str, told: Any) -> None:
         if path in (_SITE_SENDS, _APP_SENDS):
             for message in told.messages_list:
                 self._coming[message.metadata.message_id] = message.metadata.dst_node_id
+                if path == _APP_SENDS:
+                    self._announced[message.metadata.dst_node_id] = time.monotonic()
             while len(self._coming) > _MOST_COMING:
-                del self._coming[next(iter(self._coming))]
+                self._announced.pop(self._coming.pop(next(iter(self._coming))), None)
         elif path in _SEND_PART:
             self._wake(told.object_id)
             if (node := self._coming.pop(told.object_id, None)) is not None:
+                self._announced.pop(node, None)
                 self._wake(node)
 
     def _wake(self, awaited: _Awaited) -> None:

@@ -27,6 +27,7 @@ from server.line.flower import MOST_OBJECTS
 __all__ = ["answer_whole", "is_whole"]
 
 Ask = Callable[[Request], Awaitable[Response]]
+Arrival = Callable[[Request, str], Awaitable[None]]
 _FLEET = "/v1/fleet/"
 _TYPE = "application/protobuf"
 
@@ -36,25 +37,30 @@ def is_whole(path: str) -> bool:
     return path in (PULL, PUSH)
 
 
-async def answer_whole(request: Request, ask: Ask, sizes: Mapping[str, int]) -> Response:
+async def answer_whole(request: Request, ask: Ask, sizes: Mapping[str, int], arrival: Arrival) -> Response:
     """Answer one; where one of those that it is made of is refused, that is the answer.
 
     Args:
         request: of this kind.
         ask: answers those that it is made of.
         sizes: bytes of the ServerApp's objects; one that is not known here is asked for alone.
+        arrival: waits a while for one that is not known yet. The messages of a round share objects, and
+            one is often whole before what it shares with the others is there: for the site to ask for that
+            alone costs it the time there and back.
     """
     content = await request.body()
     try:
         if request.scope["path"] == PULL:
             (question,) = split(content, most=1)
-            return await _pull(request, question, ask, sizes)
+            return await _pull(request, question, ask, sizes, arrival)
         return await _push(request, split(content, most=MOST_OBJECTS + 2), ask)
     except (ValueError, DecodeError):
         return PlainTextResponse("no request of this kind", 400)
 
 
-async def _pull(request: Request, question: bytes, ask: Ask, sizes: Mapping[str, int]) -> Response:
+async def _pull(
+    request: Request, question: bytes, ask: Ask, sizes: Mapping[str, int], arrival: Arrival
+) -> Response:
     found = await ask(_part(request, "pull-messages", question))
     if found.status_code >= 400:
         return found
@@ -63,6 +69,8 @@ async def _pull(request: Request, question: bytes, ask: Ask, sizes: Mapping[str,
     for message, tree in zip(told.messages_list, told.message_object_trees, strict=True):
         node = PullMessagesRequest.FromString(question).node
         for name in object_names(tree):
+            if name not in sizes:
+                await arrival(request, name)
             room -= sizes.get(name, MOST_TOGETHER + 1)
             if room < 0:
                 break

@@ -21,6 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from experiments.benchmarks import lines
+
 __all__ = ["API", "GATEWAY", "NAME", "Host", "Network", "lacking"]
 
 GATEWAY, API, PROXY = 9443, 8443, 8888
@@ -33,15 +35,7 @@ _PROGRAMS = Path(sys.executable).parent
 
 def lacking() -> str:
     """Why hosts cannot be made on this machine; empty if they can."""
-    if os.geteuid() != 0:
-        return "network namespaces need root"
-    for program in ("ip", "nft", "tinyproxy", "curl", "cc"):
-        if shutil.which(program) is None:
-            return f"{program} is not installed"
-    if not Path("/dev/net/tun").exists():
-        return "there is no /dev/net/tun"
-    probe = subprocess.run(["unshare", "-n", "true"], capture_output=True, check=False)
-    return "" if probe.returncode == 0 else "network namespaces cannot be made here"
+    return lines.lacking("nft", "tinyproxy", "curl", "cc")
 
 
 def _do(*command: str) -> None:
@@ -184,20 +178,9 @@ class Network:
         """10.77.N.1 is the first host's end, 10.77.N.2 the other's."""
         number, self._next = self._next, self._next + 1
         devices = f"tg{os.getpid() % 10_000}a{number}", f"tg{os.getpid() % 10_000}b{number}"
-        command = [sys.executable, str(Path(__file__).with_name("line.py"))]
-        for host, device in zip((one, other), devices, strict=True):
-            command += [self.hosts[host].space, device]
-        command += [str(delay), str(loss)]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self._lines.append(process)
-        assert process.stdout is not None
-        if process.stdout.readline() != b"ready\n":
-            raise RuntimeError("a line between two hosts was not made")
         addresses = f"10.77.{number}.1", f"10.77.{number}.2"
-        for host, device, here, there in zip((one, other), devices, addresses, addresses[::-1], strict=True):
-            space = self.hosts[host].space
-            _do("ip", "-n", space, "addr", "add", here, "peer", there, "dev", device)
-            _do("ip", "-n", space, "link", "set", device, "up")
+        spaces = self.hosts[one].space, self.hosts[other].space
+        self._lines.append(lines.lay_line(spaces, devices, addresses, delay, loss))
         self.hosts[other].environment["SERVER"] = addresses[0]
         self.hosts[one].environment[f"AT_{other.upper()}"] = addresses[0]
 

@@ -180,6 +180,54 @@ def test_a_held_question_is_answered_when_the_whole_message_is_there(monkeypatch
     assert seconds < 10
 
 
+def test_a_message_that_is_announced_is_not_asked_for_before_it_is_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Flower would give it without its parts, and a site waits eight seconds for those."""
+    link = held(monkeypatch, LONG)
+
+    async def act() -> tuple[int, list[str]]:
+        await link.send(5, "m", "config")
+        asking = asyncio.ensure_future(link.pull(5))
+        await asyncio.sleep(0.05)
+        asked = link.asked
+        await link.ask("/v1/runtime/push-object", PushObjectRequest(object_id="m"))
+        return asked, await asking
+
+    assert timed(act)[0] == (0, ["m"])
+    assert link.polls._announced == {}
+
+
+def test_a_message_that_never_becomes_whole_is_not_waited_for_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever sent it may have died over it, and another run has something for the same site."""
+    link = held(monkeypatch, LONG)
+    monkeypatch.setattr("server.line.long_poll._ANNOUNCED", 0.05)
+
+    async def act() -> list[str]:
+        await link.send(5, "m", "config")
+        return await link.pull(5)
+
+    found, seconds = timed(act)
+    assert found == ["m"]
+    assert seconds >= 0.04
+
+
+def test_who_hangs_up_over_an_announced_message_is_given_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    link = held(monkeypatch, LONG)
+
+    async def act() -> Response:
+        await link.send(5, "m", "config")
+        hung_up = asyncio.Event()
+        hung_up.set()
+        told = PullMessagesRequest(node=Node(node_id=5))
+        return await link.ask("/v1/fleet/pull-messages", told, hung_up)
+
+    assert timed(act)[0].status_code == 499
+    assert (link.asked, link.waiting) == (0, {5: ["m"]})
+
+
 def test_a_message_that_waits_already_is_given_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     link = held(monkeypatch, LONG)
 
@@ -308,6 +356,38 @@ def test_a_part_that_does_not_come_is_said_not_to_be_there(monkeypatch: pytest.M
     assert (found.object_found, found.object_available) == (True, False)
     assert link.asked == 1
     assert seconds >= 0.2
+
+
+def test_what_arrives_wakes_who_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    superlink = held(monkeypatch, LONG)
+
+    async def act() -> bool:
+        waits = asyncio.create_task(superlink.polls.arrival(quiet(), "model"))
+        await asyncio.sleep(0.05)
+        await superlink.ask("/v1/runtime/push-object", PushObjectRequest(object_id="another"))
+        still = not waits.done()
+        await superlink.ask("/v1/runtime/push-object", PushObjectRequest(object_id="model"))
+        await waits
+        return still
+
+    assert asyncio.run(asyncio.wait_for(act(), LONG))
+    assert superlink.polls._waiting == {}
+
+
+def test_what_does_not_arrive_or_is_nobodys_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    asyncio.run(held(monkeypatch, 0.05).polls.arrival(quiet(), "model"))
+    asyncio.run(held(monkeypatch, LONG).polls.arrival(quiet(hung_up=True), "model"))
+
+
+def quiet(hung_up: bool = False) -> Request:
+    """A request whose body was read."""
+
+    async def receive() -> dict[str, Any]:
+        if not hung_up:
+            await asyncio.Event().wait()
+        return {"type": "http.disconnect"}
+
+    return Request({"type": "http", "method": "POST", "path": "/", "headers": []}, receive)
 
 
 def test_who_starts_runs_asks_once_and_hears_of_each_that_is_submitted(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -27,9 +28,12 @@ from flwr.supercore.protobuf.translation import ProtobufTranslationMiddleware
 from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
 
 from contract.whole import MOST_TOGETHER, PULL, PUSH, join, split
 from server.line.flower import MOST_OBJECTS
+from server.line.whole import answer_whole
 from tests.server.line.test_replies import OTHER, QUESTIONS, RUN, SITE, Flower, Site, signed
 from tests.server.line.test_superlink import TYPE
 
@@ -137,6 +141,29 @@ def test_what_is_not_there_or_long_or_unknown_is_left_for_a_request_of_its_own(s
     assert site.pull()[1][1:] == [b"message"]
     assert len(site.flower.seen(PullObjectRequest)) == 1  # the long one was not even read
     assert WholeSite(Mailing()).pull()[1][1:] == []  # a SuperLink that was started anew, and knows no sizes
+
+
+def test_an_object_on_its_way_is_waited_for() -> None:
+    """Messages of a round share objects: one may be whole before what it shares with the others is there."""
+    mailing, sizes, awaited = Mailing(), {QUESTION: 7}, []
+    question = PullMessagesRequest(node=Node(node_id=SITE)).SerializeToString()
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": join([question]), "more_body": False}
+
+    async def ask(request: Request) -> Response:
+        kind = PullMessagesRequest if request.scope["path"].endswith("messages") else PullObjectRequest
+        return Response(mailing._answer(kind.FromString(await request.body())).SerializeToString())
+
+    async def arrival(_request: Request, name: str) -> None:
+        awaited.append(name)
+        if name == "model":  # the other does not come
+            sizes[name] = 5
+
+    request = Request({"type": "http", "method": "POST", "path": PULL, "headers": []}, receive)
+    answer = asyncio.run(answer_whole(request, ask, sizes, arrival))
+    assert split(bytes(answer.body), most=4)[1:] == [b"message", b"model"]
+    assert awaited == ["model", "more"]
 
 
 def test_a_reply_goes_with_its_objects_and_says_what_has_arrived(site: WholeSite) -> None:
