@@ -28,7 +28,7 @@ from contract.errors import StorageError
 from contract.federation_api import MOST_BODY, Problem
 from contract.outside import shown
 from server.api.session import Sessions, is_own, session_of
-from server.gateway.connections import patient
+from server.gateway.connections import CONNECTION, Connection, patient, promptly
 from server.state.people import Person
 
 __all__ = ["MLFLOW", "PERSON", "SESSION", "Door", "Failures", "refusal"]
@@ -94,19 +94,14 @@ class Door:
         answer = self._app if refused is None else refused
         if refused is not None:
             refused.headers["connection"] = "close"  # what follows of it is not read
-        await answer(scope, patient(receive, _BODY_SECONDS), _safely(send))
+        await answer(scope, patient(receive, _BODY_SECONDS), _safely(promptly(send, scope)))
 
     async def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
         if scope["path"].startswith("/v1/") or scope["path"] == "/" or _is_mlflow(scope):
-            try:
-                person = await run_in_threadpool(self._person, scope, headers)
-            except StorageError as exc:
-                _log.error("%s", exc)
-                return refusal(503, "the server's database is away", remedy="Try again later")
-            if person is None and scope["path"] != "/":
-                return self._stranger(scope, headers)
-            scope[PERSON] = person
+            refused = await self._unknown(scope, headers)
+            if refused is not None:
+                return refused
         if scope["path"] in SIGNING and scope["method"] == "POST":
             if not is_own(scope):
                 return refusal(403, "the request comes from a page of another site")
@@ -114,6 +109,21 @@ class Door:
         if not (scope["path"].startswith("/v1/") or _is_mlflow(scope)) and not _is_safe(scope):
             return refusal(405, "this can be read only")
         return _too_long(headers, scope, MOST_BODY)
+
+    async def _unknown(self, scope: Scope, headers: Headers) -> Response | None:
+        """The refusal of who is nobody here; a person is entered in the scope."""
+        try:
+            person = await run_in_threadpool(self._person, scope, headers)
+        except StorageError as exc:
+            _log.error("%s", exc)
+            return refusal(503, "the server's database is away", remedy="Try again later")
+        if person is None and scope["path"] != "/":
+            return self._stranger(scope, headers)
+        connection: Connection = scope[CONNECTION]
+        if person is not None and not connection.recognize(person.name.encode()):
+            return refusal(503, "too many connections of one person", remedy="Close some, or try again")
+        scope[PERSON] = person
+        return None
 
     def _person(self, scope: Scope, headers: Headers) -> Person | None:
         """Whose token is shown, or else whose session it is; at the API itself a session is for reading."""
