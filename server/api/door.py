@@ -29,6 +29,7 @@ from contract.federation_api import MOST_BODY, Problem
 from contract.outside import shown
 from server.api.session import Sessions, is_own, session_of
 from server.gateway.connections import CONNECTION, Connection, patient, promptly
+from server.gateway.visitors import network_of
 from server.state.people import Person
 
 __all__ = ["MLFLOW", "PERSON", "SESSION", "Door", "Failures", "refusal"]
@@ -46,7 +47,7 @@ _SCHEME = "bearer "
 _BODY_SECONDS = 30.0
 _FAILURES, _WINDOW = 10, 60.0
 """Failures of one address that are answered and logged, in so many seconds."""
-_MOST_ADDRESSES = 4096
+_MOST_NETWORKS = 4096
 _MOST_QUERY, _MOST_QUERY_OF_MLFLOW = 2000, 16_000
 _MOST_FORM = 4096
 """Bytes of a form."""
@@ -147,7 +148,7 @@ class Door:
 
 
 class Failures:
-    """How often each address has failed of late; of so many addresses, the last ones."""
+    """How often each network (`network_of`) has failed of late; of so many networks, the last ones."""
 
     def __init__(self) -> None:
         self._seen: OrderedDict[str, tuple[float, int]] = OrderedDict()
@@ -155,20 +156,20 @@ class Failures:
     def of(self, scope: Scope) -> int:
         """Count a request without a good token, and log it unless too many were; the status of its answer."""
         address = str((scope.get("client") or ("unknown",))[0])
-        count = self.count(address, time.monotonic())
+        count = self.count(network_of(address), time.monotonic())
         if count > _FAILURES:
             return 429
         last = ", and no more is logged of it for a while" if count == _FAILURES else ""
         _log.warning("%s has no good token: %s %s%s", address, scope["method"], shown(scope["path"]), last)
         return 401
 
-    def count(self, address: str, now: float) -> int:
+    def count(self, network: str, now: float) -> int:
         """Count one more; how many there were in the last minute."""
-        since, number = self._seen.pop(address, (now, 0))
+        since, number = self._seen.pop(network, (now, 0))
         if now - since > _WINDOW:
             since, number = now, 0
-        self._seen[address] = since, number + 1
-        while len(self._seen) > _MOST_ADDRESSES:
+        self._seen[network] = since, number + 1
+        while len(self._seen) > _MOST_NETWORKS:
             self._seen.popitem(last=False)
         return number + 1
 

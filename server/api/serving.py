@@ -24,7 +24,7 @@ from server.registry.registry_ui import ui_socket
 from server.server_file import ServerFile
 from server.settings import ServerSettings
 from server.state.storage import open_state
-from terminal.logs import PlainRecords
+from terminal.logs import FewWarnings, PlainRecords
 
 __all__ = ["serve_api"]
 
@@ -120,15 +120,18 @@ def _logged(path: Path) -> Iterator[None]:
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in ("tidegate.api", "uvicorn.error")]
     before = [(one.level, one.propagate) for one in loggers]
-    for one, level in zip(loggers, (logging.INFO, logging.WARNING), strict=True):
+    few = [FewWarnings() for _ in loggers]  # of each, or one would hide the other's
+    for one, level, some in zip(loggers, (logging.INFO, logging.WARNING), few, strict=True):
         one.addHandler(file)
+        one.addFilter(some)
         one.setLevel(level)
         one.propagate = False
     try:
         yield
     finally:
-        for one, (level, propagate) in zip(loggers, before, strict=True):
+        for one, (level, propagate), some in zip(loggers, before, few, strict=True):
             one.removeHandler(file)
+            one.removeFilter(some)
             one.setLevel(level)
             one.propagate = propagate
         file.close()

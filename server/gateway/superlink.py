@@ -25,7 +25,7 @@ from server.server_file import ServerFile, read_server_file, server_file
 from server.settings import read_settings
 from server.state.enrolments import Enrolments
 from server.state.storage import open_state
-from terminal.logs import PlainRecords
+from terminal.logs import FewWarnings, PlainRecords
 
 __all__ = ["gateway_port", "main"]
 
@@ -71,6 +71,8 @@ def _log_to_standard_error() -> None:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
+    for name in ("tidegate.gateway", "uvicorn.error"):
+        logging.getLogger(name).addFilter(FewWarnings())
 
 
 def gateway_port(door: ASGIApp, file: ServerFile, files: ServerFiles) -> Port:
