@@ -226,7 +226,7 @@ def admit(
             raise InputError(
                 f"site '{name}' is admitted with another key, whose file has the SHA-256 {known[name][:16]}…",
                 where=str(public_key),
-                remedy=f"If this key is to take its place: tidegate server dismiss {name}, and admit it then",
+                remedy=f"If this key is to take its place: tidegate server revoke {name}, and admit it then",
             )
         # a key that the SuperLink knows and the state does not was left by an admission that was cut off
         node = control.register(public_key, name, again=name not in known)

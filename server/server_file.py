@@ -32,6 +32,8 @@ class ServerFile(BaseModel):
         gateway_port: where sites come in.
         api_port: where people come in.
         runs_at_once: how many of the runs that people submit go on at a time; others wait in a queue.
+        strangers_per_address: connections of one address (of IPv6, one network of 64 bits) that a port keeps
+            while nobody has shown on them who they are; more where many share an address.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +43,7 @@ class ServerFile(BaseModel):
     gateway_port: _Port = 9443
     api_port: _Port = 8443
     runs_at_once: Annotated[int, Field(ge=1, le=100)] = 2
+    strangers_per_address: Annotated[int, Field(ge=8, le=256)] = 32
 
     @field_validator("hosts")
     @classmethod

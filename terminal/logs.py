@@ -24,11 +24,21 @@ from types import TracebackType
 
 from contract.outside import shown
 
-__all__ = ["PlainRecords", "log_files", "log_to", "plain_traceback", "prepare_output", "rotate_output"]
+__all__ = [
+    "FewWarnings",
+    "PlainRecords",
+    "log_files",
+    "log_to",
+    "plain_traceback",
+    "prepare_output",
+    "rotate_output",
+]
 
 _LONGEST = 2000
 _LARGEST, _KEPT = 10 * 2**20, 5
 """Bytes of a log's file, and how many full ones are kept beside it."""
+_MOST_WARNINGS, _WARNING_SECONDS = 60, 60.0
+"""Warnings that pass `FewWarnings`, in so many seconds."""
 _TELL_SECONDS = 3600.0
 """After so long the count of a line that still comes is written."""
 
@@ -47,6 +57,33 @@ class PlainRecords(logging.Filter):
             record.msg, record.args = shown(_words(record), limit=_LONGEST), None
             if record.exc_info and record.exc_info[1] is not None:
                 record.exc_text = plain_traceback(record.exc_info[1])
+        return True
+
+
+class FewWarnings(logging.Filter):
+    """Lets some warnings a minute pass, and then says how many did not.
+
+    For a logger whose warnings say what strangers tried: anybody could write a log full. Errors always pass,
+    and so does what those did who may.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._since, self._passed, self._left_out = 0.0, 0, 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record passes."""
+        if record.levelno != logging.WARNING:
+            return True
+        if record.created - self._since >= _WARNING_SECONDS:
+            self._since, self._passed = record.created, 0
+        if self._passed >= _MOST_WARNINGS:
+            self._left_out += 1
+            return False
+        self._passed += 1
+        if self._left_out:
+            record.msg, record.args = f"{_words(record)} [{self._left_out} others were left out]", None
+            self._left_out = 0
         return True
 
 

@@ -55,6 +55,8 @@ _PULL_BACKOFF, _PULL_BACKOFF_CAP = 0.02, 0.25
 _LONGEST_PULL = 8.0
 """Seconds that a part of a message may be on its way."""
 
+_LONGEST_PAUSE = 10.0
+"""Seconds before another try, whatever a server says."""
 _KEPT_OPEN, _PATIENCE = 60.0, 30.0
 """Seconds that a connection is kept without a request, and that an answer may take, as Flower has it."""
 
@@ -348,10 +350,18 @@ def _client_that_shows(certificate: Path | None, made: list[Any]) -> Any:
             super().__init__(base_url, interceptors=(_clock, *interceptors), verify=verify, **options)
             self._client.close()  # it would end a connection after five seconds; a task takes longer
             kept = httpx.Limits(keepalive_expiry=_KEPT_OPEN)
-            self._client = httpx.Client(verify=verify, timeout=_PATIENCE, limits=kept)
+            hooks = {"response": [_wait_as_told]}
+            self._client = httpx.Client(verify=verify, timeout=_PATIENCE, limits=kept, event_hooks=hooks)
             made.append(self)
 
     return Client
+
+
+def _wait_as_told(response: Any) -> None:
+    """Wait before another try as long as a server without room says: Flower does not read it."""
+    told = response.headers.get("retry-after", "")
+    if response.status_code == 503 and told.isascii() and told.isdigit():
+        time.sleep(min(float(told[:9]), _LONGEST_PAUSE))
 
 
 _showing: WeakSet[ssl.SSLContext] = WeakSet()

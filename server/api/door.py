@@ -28,7 +28,8 @@ from contract.errors import StorageError
 from contract.federation_api import MOST_BODY, Problem
 from contract.outside import shown
 from server.api.session import Sessions, is_own, session_of
-from server.gateway.connections import patient
+from server.gateway.connections import CONNECTION, Connection, patient, promptly
+from server.gateway.visitors import network_of
 from server.state.people import Person
 
 __all__ = ["MLFLOW", "PERSON", "SESSION", "Door", "Failures", "refusal"]
@@ -46,7 +47,7 @@ _SCHEME = "bearer "
 _BODY_SECONDS = 30.0
 _FAILURES, _WINDOW = 10, 60.0
 """Failures of one address that are answered and logged, in so many seconds."""
-_MOST_ADDRESSES = 4096
+_MOST_NETWORKS = 4096
 _MOST_QUERY, _MOST_QUERY_OF_MLFLOW = 2000, 16_000
 _MOST_FORM = 4096
 """Bytes of a form."""
@@ -94,19 +95,14 @@ class Door:
         answer = self._app if refused is None else refused
         if refused is not None:
             refused.headers["connection"] = "close"  # what follows of it is not read
-        await answer(scope, patient(receive, _BODY_SECONDS), _safely(send))
+        await answer(scope, patient(receive, _BODY_SECONDS), _safely(promptly(send, scope)))
 
     async def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
         if scope["path"].startswith("/v1/") or scope["path"] == "/" or _is_mlflow(scope):
-            try:
-                person = await run_in_threadpool(self._person, scope, headers)
-            except StorageError as exc:
-                _log.error("%s", exc)
-                return refusal(503, "the server's database is away", remedy="Try again later")
-            if person is None and scope["path"] != "/":
-                return self._stranger(scope, headers)
-            scope[PERSON] = person
+            refused = await self._unknown(scope, headers)
+            if refused is not None:
+                return refused
         if scope["path"] in SIGNING and scope["method"] == "POST":
             if not is_own(scope):
                 return refusal(403, "the request comes from a page of another site")
@@ -114,6 +110,21 @@ class Door:
         if not (scope["path"].startswith("/v1/") or _is_mlflow(scope)) and not _is_safe(scope):
             return refusal(405, "this can be read only")
         return _too_long(headers, scope, MOST_BODY)
+
+    async def _unknown(self, scope: Scope, headers: Headers) -> Response | None:
+        """The refusal of who is nobody here; a person is entered in the scope."""
+        try:
+            person = await run_in_threadpool(self._person, scope, headers)
+        except StorageError as exc:
+            _log.error("%s", exc)
+            return refusal(503, "the server's database is away", remedy="Try again later")
+        if person is None and scope["path"] != "/":
+            return self._stranger(scope, headers)
+        connection: Connection = scope[CONNECTION]
+        if person is not None and not connection.recognize(person.name.encode()):
+            return refusal(503, "too many connections of one person", remedy="Close some, or try again")
+        scope[PERSON] = person
+        return None
 
     def _person(self, scope: Scope, headers: Headers) -> Person | None:
         """Whose token is shown, or else whose session it is; at the API itself a session is for reading."""
@@ -137,7 +148,7 @@ class Door:
 
 
 class Failures:
-    """How often each address has failed of late; of so many addresses, the last ones."""
+    """How often each network (`network_of`) has failed of late; of so many networks, the last ones."""
 
     def __init__(self) -> None:
         self._seen: OrderedDict[str, tuple[float, int]] = OrderedDict()
@@ -145,20 +156,20 @@ class Failures:
     def of(self, scope: Scope) -> int:
         """Count a request without a good token, and log it unless too many were; the status of its answer."""
         address = str((scope.get("client") or ("unknown",))[0])
-        count = self.count(address, time.monotonic())
+        count = self.count(network_of(address), time.monotonic())
         if count > _FAILURES:
             return 429
         last = ", and no more is logged of it for a while" if count == _FAILURES else ""
         _log.warning("%s has no good token: %s %s%s", address, scope["method"], shown(scope["path"]), last)
         return 401
 
-    def count(self, address: str, now: float) -> int:
+    def count(self, network: str, now: float) -> int:
         """Count one more; how many there were in the last minute."""
-        since, number = self._seen.pop(address, (now, 0))
+        since, number = self._seen.pop(network, (now, 0))
         if now - since > _WINDOW:
             since, number = now, 0
-        self._seen[address] = since, number + 1
-        while len(self._seen) > _MOST_ADDRESSES:
+        self._seen[network] = since, number + 1
+        while len(self._seen) > _MOST_NETWORKS:
             self._seen.popitem(last=False)
         return number + 1
 

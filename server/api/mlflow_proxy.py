@@ -8,7 +8,6 @@ that somebody logged runs nothing at all.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 from collections import Counter
@@ -22,7 +21,7 @@ import httpx
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from contract.outside import shown
 from server.api.door import MLFLOW, PERSON
@@ -33,8 +32,8 @@ __all__ = ["MlflowProxy"]
 
 _log = logging.getLogger("tidegate.api")
 _MOST_AT_ONCE, _MOST_OF_A_PERSON = 64, 16
-_ANSWER_SECONDS, _SEND_SECONDS = 300.0, 60.0
-"""Until MLflow answers, and until a client takes the next part of an answer."""
+_ANSWER_SECONDS = 300.0
+"""Until MLflow answers."""
 _LONGEST_SOCKET_PATH = 100
 _TO_MLFLOW = (
     "accept", "accept-encoding", "accept-language", "if-modified-since", "if-none-match", "range",
@@ -76,7 +75,7 @@ class MlflowProxy:
         try:
             async with _Line(self._socket) as line:
                 answer = await self._answer(request, person, line)
-                await answer(scope, receive, _promptly(send))
+                await answer(scope, receive, send)
         finally:
             self._open[person.name] -= 1
             self._open += Counter()  # forgets who has none open
@@ -176,11 +175,3 @@ def _target(path: str, scope: Scope) -> bytes:
 def _refused(status: int, words: str) -> Response:
     """A refusal as MLflow's pages and its client show it."""
     return JSONResponse({"error_code": _ERROR_CODES.get(status, "BAD_REQUEST"), "message": words}, status)
-
-
-def _promptly(send: Send) -> Send:
-    async def send_promptly(message: Message) -> None:
-        async with asyncio.timeout(_SEND_SECONDS):
-            await send(message)
-
-    return send_promptly

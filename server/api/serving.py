@@ -16,7 +16,7 @@ from contract.errors import RoundError
 from server.api.app import Api, make_app
 from server.api.reading import Reading
 from server.federation import running_control, running_federation
-from server.gateway.tls import Shown, tls_config
+from server.gateway.tls import Port, Shown
 from server.line.certificates import ServerFiles
 from server.line.processes import require_free
 from server.registry.registry import Registry
@@ -24,7 +24,7 @@ from server.registry.registry_ui import ui_socket
 from server.server_file import ServerFile
 from server.settings import ServerSettings
 from server.state.storage import open_state
-from terminal.logs import PlainRecords
+from terminal.logs import FewWarnings, PlainRecords
 
 __all__ = ["serve_api"]
 
@@ -51,10 +51,8 @@ def serve_api(settings: ServerSettings, file: ServerFile, files: ServerFiles) ->
             federation=running_federation(settings),
         )
         api = Api(reading=reading, authority=files.authority.read_bytes(), mlflow=ui_socket(settings.home))
-        config = tls_config(
-            make_app(api), file.listen, file.api_port, files, timeout_graceful_shutdown=_FAREWELL_SECONDS
-        )
-        server = _Server(config, files)
+        port = Port(make_app(api), file.api_port, file, files, timeout_graceful_shutdown=_FAREWELL_SECONDS)
+        server = _Server(port, files)
         thread = threading.Thread(target=server.work, name="api")
         thread.start()
         try:
@@ -69,8 +67,8 @@ def serve_api(settings: ServerSettings, file: ServerFile, files: ServerFiles) ->
 class _Server:
     """uvicorn in a thread, which shows a renewed certificate from the next connection on."""
 
-    def __init__(self, config: uvicorn.Config, files: ServerFiles) -> None:
-        self._server, self._shown = uvicorn.Server(config), Shown(config, files)
+    def __init__(self, port: Port, files: ServerFiles) -> None:
+        self._server, self._shown = uvicorn.Server(port.config), Shown(port.tls, files)
         self._defect: BaseException | None = None
         self._ended = False
 
@@ -122,15 +120,18 @@ def _logged(path: Path) -> Iterator[None]:
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in ("tidegate.api", "uvicorn.error")]
     before = [(one.level, one.propagate) for one in loggers]
-    for one, level in zip(loggers, (logging.INFO, logging.WARNING), strict=True):
+    few = [FewWarnings() for _ in loggers]  # of each, or one would hide the other's
+    for one, level, some in zip(loggers, (logging.INFO, logging.WARNING), few, strict=True):
         one.addHandler(file)
+        one.addFilter(some)
         one.setLevel(level)
         one.propagate = False
     try:
         yield
     finally:
-        for one, (level, propagate) in zip(loggers, before, strict=True):
+        for one, (level, propagate), some in zip(loggers, before, few, strict=True):
             one.removeHandler(file)
+            one.removeFilter(some)
             one.setLevel(level)
             one.propagate = propagate
         file.close()

@@ -11,32 +11,28 @@ which TLS was made. So a site that knows another's key, or a stranger who knows 
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from base64 import b64decode
-from collections.abc import AsyncIterator
 
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.gateway.connections import PEER, Peer, patient
+from server.gateway.connections import PEER, Peer, patient, promptly
+from server.gateway.room import Room
 
 __all__ = ["IN_FLIGHT", "Door"]
 
 IN_FLIGHT = 2**30
 """Bytes of requests that are being read, of all sites together."""
-_SMALL = 2**20
-"""Bytes of a request that need not wait for room."""
 _STRANGER = 2**16
 """Bytes of a request of somebody who showed no certificate."""
 _BODY_SECONDS = 30.0
 """For a request's body to come; a long one of a site has more (`_SLOWEST`)."""
 _SLOWEST = 2**15
 """Bytes a second that a site's line has at least: one that trickles would keep the room from all others."""
-_ROOM_SECONDS = 20.0
-"""That a long request waits for room: sites wait for an answer half a minute, and try again."""
+_AGAIN = {"retry-after": "2"}
+"""When a site may ask again for which there was no room."""
 _FLEET, _ENROLMENT, _HEALTH = "/v1/fleet/", "/v1/enrolment/", "/health"
 
 
@@ -47,16 +43,20 @@ class Door:
         superlink: answers the Fleet API and the health page.
         enrolment: answers those who want to become a site.
         in_flight: bytes of long requests that are read at a time.
+
+    Attributes:
+        room: for what sites send.
     """
 
     def __init__(self, superlink: ASGIApp, enrolment: ASGIApp, in_flight: int = IN_FLIGHT) -> None:
         self._superlink, self._enrolment = superlink, enrolment
-        self._room = _Room(in_flight)
+        self.room = Room(in_flight)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             return  # uvicorn refuses a WebSocket that nobody accepts
+        send = promptly(send, scope)
         peer: Peer | None = scope.get(PEER)
         headers, path = Headers(scope=scope), scope["path"]
         refusal = _refusal(scope, headers, peer)
@@ -70,8 +70,8 @@ class Door:
         elif path == _HEALTH:
             await self._superlink(scope, receive, send)
         else:
-            async with self._room.taken(length) as fits:
-                answer = self._superlink if fits else PlainTextResponse("too much comes at once", 503)
+            async with self.room.taken(b"" if peer is None else peer.key, length) as fits:
+                answer = self._superlink if fits else PlainTextResponse("too much at once", 503, _AGAIN)
                 await answer(scope, patient(receive, _BODY_SECONDS + length / _SLOWEST), send)
 
 
@@ -104,34 +104,3 @@ def _signer(headers: Headers) -> bytes | None:
         return b64decode(headers.get(FLEET_HTTP_PUBLIC_KEY_HEADER, ""), validate=True)
     except ValueError:
         return None
-
-
-class _Room:
-    """For so many bytes at a time."""
-
-    def __init__(self, size: int) -> None:
-        self._size, self._taken = size, 0
-        self._freed = asyncio.Condition()
-
-    @contextlib.asynccontextmanager
-    async def taken(self, length: int) -> AsyncIterator[bool]:
-        """Take the room of a request while the block runs; whether there was any in time.
-
-        One that is longer than all the room has it when nobody else has any.
-        """
-        if length <= _SMALL:
-            yield True
-            return
-        try:
-            async with asyncio.timeout(_ROOM_SECONDS), self._freed:
-                await self._freed.wait_for(lambda: not self._taken or self._taken + length <= self._size)
-                self._taken += length
-        except TimeoutError:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            async with self._freed:
-                self._taken -= length
-                self._freed.notify_all()

@@ -279,12 +279,17 @@ def _signing_request(text: str) -> x509.CertificateSigningRequest:
     """
     try:
         request = x509.load_pem_x509_csr(text.encode("ascii"))
-        key, holds = request.public_key(), request.is_signature_valid
+        key = request.public_key()
         _ = list(request.subject)
     except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as exc:
         raise _RefusedError(400, "not understood: signing_request: no such request") from exc
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, _CURVES):
+        # before its signature is checked: of other kinds anybody makes one that takes a second
         raise _RefusedError(400, "not understood: signing_request: a key of another kind than a site has")
+    try:
+        holds = request.is_signature_valid
+    except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
+        raise _RefusedError(400, "not understood: signing_request: no such request") from exc
     if not holds:
         raise _RefusedError(400, "not understood: signing_request: it is not signed with its own key")
     return request

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import ssl
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,16 +18,16 @@ from starlette.types import ASGIApp
 
 from server.gateway.door import Door
 from server.gateway.enrolment import enrolment_app
-from server.gateway.tls import Shown, tls_config
+from server.gateway.tls import Port, Shown
 from server.line.certificates import ServerFiles, server_files
 from server.line.superlink import run
 from server.server_file import ServerFile, read_server_file, server_file
 from server.settings import read_settings
 from server.state.enrolments import Enrolments
 from server.state.storage import open_state
-from terminal.logs import PlainRecords
+from terminal.logs import FewWarnings, PlainRecords
 
-__all__ = ["gateway_config", "main"]
+__all__ = ["gateway_port", "main"]
 
 _KEPT_OPEN = 75
 """Seconds that a connection may be quiet: a little longer than a site keeps it."""
@@ -55,11 +54,11 @@ def main() -> None:
 
         def serve(app: ASGIApp, **options: Any) -> None:
             inner = uvicorn.Config(app, **options)
-            outer = gateway_config(Door(app, enrolment), file, files)
+            outer = gateway_port(Door(app, enrolment), file, files)
             inner.load()
-            shown = (Shown(inner, files), Shown(outer, files))
+            shown = [Shown(tls, files) for tls in (inner.ssl, outer.tls) if tls is not None]
             with asyncio.Runner(loop_factory=inner.get_loop_factory()) as runner:
-                runner.run(_serve_both(uvicorn.Server(inner), _Beside(outer), shown))
+                runner.run(_serve_both(uvicorn.Server(inner), _Beside(outer.config), shown))
 
         run(serve)
 
@@ -72,18 +71,14 @@ def _log_to_standard_error() -> None:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
+    for name in ("tidegate.gateway", "uvicorn.error"):
+        logging.getLogger(name).addFilter(FewWarnings())
 
 
-def gateway_config(door: ASGIApp, file: ServerFile, files: ServerFiles) -> uvicorn.Config:
-    """How uvicorn has the door listen: TLS with the server's certificate, and the client's if it has one."""
-    return tls_config(
-        door,
-        file.listen,
-        file.gateway_port,
-        files,
-        timeout_keep_alive=_KEPT_OPEN,
-        ssl_ca_certs=str(files.authority),
-        ssl_cert_reqs=ssl.CERT_OPTIONAL,
+def gateway_port(door: ASGIApp, file: ServerFile, files: ServerFiles) -> Port:
+    """The port of the door: TLS with the server's certificate, and the client's if it has one."""
+    return Port(
+        door, file.gateway_port, file, files, asks_for_certificate=True, timeout_keep_alive=_KEPT_OPEN
     )
 
 

@@ -5,56 +5,74 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from server.gateway.connections import Connection
+from server.gateway.handshake import Handshake
+from server.gateway.visitors import Visitors
 from server.line.certificates import ServerFiles
+from server.server_file import ServerFile
 
-__all__ = ["Shown", "tls_config"]
+__all__ = ["Port", "Shown"]
 
 
-def tls_config(app: ASGIApp, listen: str, port: int, files: ServerFiles, **more: Any) -> uvicorn.Config:
-    """How uvicorn serves an app there; loaded.
+class Port:
+    """One that listens for others, over TLS.
 
     Args:
         app: answers.
-        listen, port: where.
+        port: the number.
+        file: where it listens, and how many strangers of one network it has at a time.
         files: the server's certificate.
+        asks_for_certificate: whether a client may show one that the federation's authority signed.
         more: of uvicorn's options, what is this port's own.
+
+    Attributes:
+        config: how uvicorn serves it; loaded.
+        tls: the server's side of TLS.
+        visitors: who is connected.
     """
-    config = uvicorn.Config(
-        app,
-        host=listen,
-        port=port,
-        http=Connection,
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,  # anybody could name another's address
-        ssl_certfile=files.certificate,
-        ssl_keyfile=files.key,
-        **more,
-    )
-    config.load()
-    _tls(config).minimum_version = ssl.TLSVersion.TLSv1_2
-    return config
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        port: int,
+        file: ServerFile,
+        files: ServerFiles,
+        *,
+        asks_for_certificate: bool = False,
+        **more: Any,
+    ) -> None:
+        self.tls, self.visitors = _tls(files, asks_for_certificate), Visitors(file.strangers_per_address)
+        self.config = uvicorn.Config(
+            app,
+            host=file.listen,
+            port=port,
+            http=cast(Any, partial(Handshake, self.tls, self.visitors)),
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            proxy_headers=False,  # anybody could name another's address
+            **more,
+        )
+        self.config.load()
 
 
 class Shown:
     """The certificate that a server shows, which may be renewed while it runs.
 
     Args:
-        config: of the server, loaded.
+        tls: of the server.
         files: that hold the certificate.
     """
 
-    def __init__(self, config: uvicorn.Config, files: ServerFiles) -> None:
-        self._tls, self._files = _tls(config), files
+    def __init__(self, tls: ssl.SSLContext, files: ServerFiles) -> None:
+        self._tls, self._files = tls, files
         self._changed = self._files.certificate.stat().st_mtime_ns
 
     def look(self) -> None:
@@ -72,7 +90,18 @@ class Shown:
             self.look()
 
 
-def _tls(config: uvicorn.Config) -> ssl.SSLContext:
-    if config.ssl is None:
-        raise RuntimeError("the server has no TLS")
-    return config.ssl
+def _tls(files: ServerFiles, asks_for_certificate: bool) -> ssl.SSLContext:
+    """TLS in which every connection shows its certificate anew.
+
+    A ticket would let a site in by the certificate of an earlier connection, when its time is over by now.
+    """
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.minimum_version = ssl.TLSVersion.TLSv1_2
+    tls.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
+    tls.num_tickets = 0
+    tls.load_cert_chain(files.certificate, files.key)
+    if asks_for_certificate:
+        tls.minimum_version = ssl.TLSVersion.TLSv1_3  # before, sessions could be resumed without a ticket
+        tls.verify_mode = ssl.CERT_OPTIONAL
+        tls.load_verify_locations(files.authority)
+    return tls

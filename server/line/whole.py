@@ -7,15 +7,9 @@ this gives a site nothing that it could not ask for before, only sooner.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
 
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse, PushMessagesResponse
-from flwr.proto.message_pb2 import (
-    ConfirmMessageReceivedRequest,
-    PullObjectRequest,
-    PullObjectResponse,
-    PushObjectRequest,
-)
+from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse, PushObjectRequest
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -99,8 +93,7 @@ async def _push(request: Request, parts: list[bytes], ask: Ask) -> Response:
             if pushed.status_code >= 400:
                 return pushed
             answers.append(bytes(pushed.body))
-    arrived: Any = ConfirmMessageReceivedRequest.FromString(confirmation)
-    await ask(_part(request, "confirm-message-received", arrived.SerializeToString()))
+    await ask(_part(request, "confirm-message-received", confirmation))
     return Response(join(answers), media_type=_TYPE)
 
 

@@ -55,7 +55,7 @@ _RETURNS = "it is asked again in the next round"
 _ADVICE = {
     LOST: f"see that its agent runs and reaches the server (`tidegate site status`); {_RETURNS}",
     NOT_CONNECTED: "start its agent with `tidegate site up`, and it is asked from the next round on; "
-    "if it has left, `tidegate server dismiss NAME`",
+    "if it has left, `tidegate server revoke NAME`",
     NAME_REFUSED: "find out who has that key: a site answers under the name it was admitted with; "
     "correct `name` in its site.toml, or admit it anew with `tidegate server admit`",
     NOT_UNDERSTOOD: "install the server's version of Tidegate at the site",
@@ -144,7 +144,7 @@ def advice(reason: str) -> str:
 
     >>> advice("not connected")
     'start its agent with `tidegate site up`, and it is asked from the next round on; if it has left, \
-`tidegate server dismiss NAME`'
+`tidegate server revoke NAME`'
     """
     return _ADVICE.get(kind_of(reason), "")
 

@@ -14,7 +14,7 @@ import pytest
 
 from server import app as server_app
 from terminal import logs
-from terminal.logs import PlainRecords, log_files, rotate_output
+from terminal.logs import FewWarnings, PlainRecords, log_files, rotate_output
 from tests.commands import plain_environment
 from tests.hostile import HOSTILE, require_harmless
 
@@ -255,3 +255,19 @@ def test_without_room_for_a_copy_nothing_is_lost(tmp_path: Path, monkeypatch: py
     assert path.read_bytes() == b"b" * 20
     assert old.read_bytes() == b"earlier"
     assert sorted(tmp_path.iterdir()) == [path, old]
+
+
+def test_strangers_do_not_write_a_log_full(log: tuple[logging.Logger, io.StringIO]) -> None:
+    written, stream = log
+    few = FewWarnings()
+    written.addFilter(few)
+    try:
+        for number in range(10_000):
+            written.warning("somebody says %s", number)
+        written.error("the disk is full")
+        assert len(stream.getvalue().splitlines()) == 61
+        few._since -= 60  # a minute later
+        written.warning("somebody says %s", "hello")
+    finally:
+        written.removeFilter(few)
+    assert "somebody says hello [9940 others were left out]" in stream.getvalue()

@@ -15,6 +15,7 @@ from flwr.app import Message, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 
 from clients.keys import make_node_key
+from clients.line import flower
 from clients.line.flower import (
     FleetConnection,
     LineBrokenError,
@@ -210,3 +211,16 @@ def test_a_server_that_knows_no_whole_messages_is_asked_one_after_another() -> N
 def test_another_refusal_of_a_whole_message_is_a_refusal() -> None:
     with pytest.raises(ServerRefusedError):
         Whole(status=410).connection().receive()
+
+
+@pytest.mark.parametrize(
+    ("status", "told", "waited"),
+    [(503, "2", [2.0]), (503, "9" * 400, [10.0]), (503, "soon", []), (503, None, []), (200, "2", [])],
+)
+def test_a_server_without_room_says_when_it_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, status: int, told: str | None, waited: list[float]
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(flower.time, "sleep", slept.append)
+    flower._wait_as_told(httpx.Response(status, headers={} if told is None else {"retry-after": told}))
+    assert slept == waited

@@ -25,6 +25,7 @@ from contract.federation_api import MOST_BODY
 from contract.roles import Role
 from server.api.mlflow_rules import allowed_body
 from server.federation import Federation
+from server.gateway import connections
 from server.line.processes import Processes, free_port
 from server.registry.registry import CHAMPION, Registry
 from server.registry.registry_ui import serve_command, ui_socket
@@ -426,7 +427,7 @@ def test_bodies_that_are_huge_or_do_not_come(standing: Standing, monkeypatch: py
 def test_clients_that_take_nothing_are_given_up_and_shut_nobody_out(
     standing: Standing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server.api.mlflow_proxy, "_SEND_SECONDS", 2.0)
+    monkeypatch.setattr(connections, "_TAKE_SECONDS", 2.0)
     monkeypatch.setattr(server.api.mlflow_proxy, "_MOST_OF_A_PERSON", 3)
     tls = ssl.create_default_context(cafile=str(standing.served.files.authority))
     head = (

@@ -23,9 +23,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from clients.keys import private_pem
-from server.gateway.connections import PEER, Connection
+from server.gateway.connections import PEER
 from server.gateway.door import Door
-from server.gateway.superlink import gateway_config
+from server.gateway.superlink import gateway_port
+from server.gateway.tls import Port
 from server.line.certificates import ServerFiles, make_server_files, sign_site
 from server.line.processes import free_port
 from server.server_file import ServerFile
@@ -58,7 +59,7 @@ class Gateway:
     address: tuple[str, int]
     files: ServerFiles
     door: Door
-    config: uvicorn.Config
+    port: Port
     seen: list[str]
 
     @property
@@ -83,13 +84,13 @@ class Gateway:
 @pytest.fixture
 def gateway(tmp_path: Path) -> Iterator[Gateway]:
     seen: list[str] = []
-    Connection.strangers.clear()  # of servers of other tests in this process, which ended in mid-connection
-    Connection.sites.clear()
 
     async def answer(request: Request) -> Response:
         peer = request.scope[PEER]
         content = await request.body()
         seen.append(request.url.path)
+        if long := request.headers.get("x-long"):
+            return Response(b"x" * int(long))
         return JSONResponse({"site": peer and peer.site, "bytes": len(content)})
 
     async def gone(_request: Request, _error: Exception) -> Response:
@@ -102,15 +103,15 @@ def gateway(tmp_path: Path) -> Iterator[Gateway]:
     file = ServerFile(hosts=("127.0.0.1",), listen="127.0.0.1", gateway_port=free_port())
     files = make_server_files(tmp_path / "certificates", file.names)
     rules = Door(app, app, in_flight=4 * 2**20)
-    config = gateway_config(rules, file, files)
-    server = uvicorn.Server(config)
+    port = gateway_port(rules, file, files)
+    server = uvicorn.Server(port.config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     end = time.monotonic() + 300
     while not server.started:
         assert time.monotonic() < end, "the gateway did not start within 300 s"
         time.sleep(0.01)
-    yield Gateway(("127.0.0.1", file.gateway_port), files, rules, config, seen)
+    yield Gateway(("127.0.0.1", file.gateway_port), files, rules, port, seen)
     server.should_exit = True
     thread.join(timeout=300)
     assert not thread.is_alive(), "the gateway did not stop within 300 s"

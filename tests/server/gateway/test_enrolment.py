@@ -25,7 +25,7 @@ from contract.enrolment import Token, digest_of, key_fingerprint
 from server.gateway import door, enrolment
 from server.gateway.door import Door
 from server.gateway.enrolment import TRIES, enrolment_app, openssh_of
-from server.gateway.superlink import gateway_config
+from server.gateway.superlink import gateway_port
 from server.line.certificates import ServerFiles, authority_fingerprint, make_server_files, sign_site
 from server.line.processes import free_port
 from server.server_file import ServerFile
@@ -109,7 +109,7 @@ def gateway(tmp_path: Path) -> Iterator[Gateway]:
     with open_state(f"sqlite:///{tmp_path}/state.db") as state:
         enrolments = Enrolments(state.database, "standing")
         app = enrolment_app(enrolments, files.authority)
-        server = uvicorn.Server(gateway_config(Door(app, app), file, files))
+        server = uvicorn.Server(gateway_port(Door(app, app), file, files).config)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         end = time.monotonic() + 300

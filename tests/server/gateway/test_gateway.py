@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 
-from server.gateway import connections, door
+from server.gateway import connections, room, visitors
 from server.gateway.tls import Shown
 from server.line.certificates import make_server_files, sign_site
 from tests.server.gateway.conftest import FLEET, Gateway, Site
@@ -204,7 +204,7 @@ def test_a_head_without_end_ends_the_connection(gateway: Gateway) -> None:
 def test_strangers_without_number_do_not_keep_a_site_out(
     gateway: Gateway, north: tuple[Site, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "_MOST_STRANGERS", 5)
+    monkeypatch.setattr(visitors, "_MOST_STRANGERS", 5)
     site, certificate = north
     crowd = [gateway.connect() for _ in range(5)]
     try:
@@ -216,7 +216,7 @@ def test_strangers_without_number_do_not_keep_a_site_out(
         for stranger in crowd:
             stranger.close()
     end = time.monotonic() + 300
-    while connections.Connection.strangers:
+    while gateway.port.visitors.strangers:
         assert time.monotonic() < end, "a connection that was closed is still counted after 300 s"
         time.sleep(0.01)
     with gateway.client() as client:
@@ -245,12 +245,12 @@ def _trickle(gateway: Gateway, site: Site, certificate: Path, length: int) -> ss
 def test_what_comes_at_once_is_bounded_over_all_sites(
     gateway: Gateway, north: tuple[Site, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door, "_ROOM_SECONDS", 0.3)
+    monkeypatch.setattr(room, "_WAIT_SECONDS", 0.3)
     site, certificate = north
     size = 3 * 2**20
     with _trickle(gateway, site, certificate, size) as first:
         end = time.monotonic() + 300
-        while not gateway.door._room._taken:
+        while not gateway.door.room.taken_by:
             assert time.monotonic() < end, "the first request was not begun within 300 s"
             time.sleep(0.01)
         with gateway.client(certificate) as client:
@@ -264,7 +264,7 @@ def test_what_comes_at_once_is_bounded_over_all_sites(
     with _trickle(gateway, site, certificate, size):
         pass  # hung up half way
     end = time.monotonic() + 300
-    while gateway.door._room._taken:
+    while gateway.door.room.taken_by:
         assert time.monotonic() < end, "a request that was given up still has its room after 300 s"
         time.sleep(0.01)
 
@@ -277,7 +277,7 @@ def test_a_renewed_certificate_is_shown_without_a_new_start(gateway: Gateway) ->
             return certificate
 
     folder, names, before = gateway.files.authority.parent, ("127.0.0.1", "localhost"), shown()
-    showing = Shown(gateway.config, gateway.files)
+    showing = Shown(gateway.port.tls, gateway.files)
     for days, is_renewed in ((200, False), (330, True)):
         make_server_files(folder, names, now=datetime.now(UTC) + timedelta(days=days))
         assert shown() == before  # as it was started with

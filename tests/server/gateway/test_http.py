@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from server.gateway import connections, door
+from server.gateway import door, visitors
 from tests.server.gateway.conftest import FLEET, Gateway, Site
 
 JOIN = b"POST /v1/enrolment/join HTTP/1.1\r\nhost: x\r\n"
@@ -85,7 +85,7 @@ def test_a_site_s_connections_are_bounded_and_others_come_in(
 ) -> None:
     from server.line.certificates import sign_site
 
-    monkeypatch.setattr(connections, "_MOST_OF_A_SITE", 3)
+    monkeypatch.setattr(visitors, "_MOST_OF_ONE", 3)
     south = Site(tmp_path, "south")
     other = south.pem(sign_site(gateway.files, "south", south.key.public_key()))
     with contextlib.ExitStack() as crowd:
@@ -99,7 +99,7 @@ def test_a_site_s_connections_are_bounded_and_others_come_in(
         with gateway.client() as client:
             assert client.get("/health").status_code == 200
     end = time.monotonic() + 300
-    while connections.Connection.sites:
+    while gateway.port.visitors.known:
         assert time.monotonic() < end, "a connection that was closed is still counted after 300 s"
         time.sleep(0.01)
     with gateway.client(north[1]) as client:
@@ -122,7 +122,7 @@ def test_a_body_that_does_not_come_is_told_so_and_keeps_no_room(
     with gateway.connect(north[1] if is_site else None) as slow:
         came = answers(slow, f"{head}{more}content-length: {length}\r\n\r\nx".encode())
     assert came.split(b" ")[1] == b"408"
-    assert not gateway.door._room._taken
+    assert not gateway.door.room.taken_by
     assert "Exception" not in caplog.text
 
 
@@ -133,7 +133,7 @@ def test_who_hangs_up_in_the_middle_writes_nothing_into_the_log(
         with gateway.connect() as stranger:
             stranger.sendall(JOIN + b"content-length: 100\r\n\r\nhalf")
     end = time.monotonic() + 300
-    while connections.Connection.strangers:
+    while gateway.port.visitors.strangers:
         assert time.monotonic() < end, "a connection that was closed is still counted after 300 s"
         time.sleep(0.01)
     with gateway.client() as client:

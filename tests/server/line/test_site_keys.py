@@ -111,7 +111,7 @@ def test_a_key_that_the_superlink_knows_is_named_by_its_site(federation: Federat
     assert "admitted as 'south' already. Nothing is to be done" in refused("south")
     _, other = make_node_key(tmp_path / "other")
     with pytest.raises(
-        InputError, match=r"'south' is admitted with another key.*tidegate server dismiss south"
+        InputError, match=r"'south' is admitted with another key.*tidegate server revoke south"
     ):
         admit("south", other, control, settings)
     with open_state(settings.state_url) as state:

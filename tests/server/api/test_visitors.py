@@ -1,0 +1,74 @@
+"""Strangers in numbers at the API, and people who take more than their part: others get through."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+from collections import Counter
+
+import pytest
+
+from contract.experiment import Experiment
+from server.gateway import visitors
+from tests.server.api.conftest import Served
+
+
+@pytest.mark.parametrize("word", [b"", b"\x16\x03\x01", b"GET / HTTP/1.1\r\n"], ids=["none", "half", "other"])
+def test_a_crowd_before_tls_keeps_nobody_out(served: Served, word: bytes) -> None:
+    token, address = served.people.add("ada", "scientist"), ("127.0.0.1", served.file.api_port)
+    with contextlib.ExitStack() as crowd:
+        for host in ("127.0.0.1", "127.0.0.2"):
+            for _ in range(300):
+                line = crowd.enter_context(socket.create_connection(address, 300, (host, 0)))
+                with contextlib.suppress(ConnectionError):
+                    line.sendall(word)
+        with served.client(token) as ada:
+            assert ada.get("/v1/whoami").json()["name"] == "ada"
+        with served.client() as newcomer:
+            assert newcomer.get("/", headers={"accept": "text/html"}).status_code == 200
+
+
+def _ask(served: Served, request: bytes, crowd: contextlib.ExitStack) -> bytes:
+    """The first words of an answer to a request, whose connection stays open; empty where it was closed."""
+    raw = socket.create_connection(("127.0.0.1", served.file.api_port), timeout=300)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    tls.load_verify_locations(served.files.authority)
+    try:
+        line = crowd.enter_context(tls.wrap_socket(raw, server_hostname="127.0.0.1"))
+        line.sendall(request)
+        return line.recv(12)
+    except (ConnectionError, ssl.SSLError):
+        return b""
+
+
+def test_a_person_of_many_streams_keeps_no_other_out(served: Served, experiment: Experiment) -> None:
+    greedy, ada = served.people.add("greedy", "scientist"), served.people.add("ada", "scientist")
+    run = served.submissions.add(experiment, person="ada", federation="standing").run
+    head = f"GET /v1/runs/{run}/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer "
+    with contextlib.ExitStack() as crowd:
+        answers = Counter(_ask(served, f"{head}{greedy}\r\n\r\n".encode(), crowd) for _ in range(120))
+        assert answers[b"HTTP/1.1 200"] == 8
+        assert set(answers) <= {b"HTTP/1.1 200", b"HTTP/1.1 503", b""}
+        assert _ask(served, f"{head}{ada}\r\n\r\n".encode(), crowd) == b"HTTP/1.1 200"
+        with served.client(ada) as other:
+            assert other.get("/v1/whoami").status_code == 200
+
+
+def test_a_person_has_some_connections_and_others_have_theirs(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(visitors, "_MOST_OF_ONE", 3)
+    greedy, ada = served.people.add("greedy", "scientist"), served.people.add("ada", "scientist")
+    head = "GET /v1/whoami HTTP/1.1\r\nhost: x\r\nauthorization: Bearer "
+    with contextlib.ExitStack() as crowd:
+        answers = [_ask(served, f"{head}{greedy}\r\n\r\n".encode(), crowd) for _ in range(5)]
+        assert answers == [b"HTTP/1.1 200"] * 3 + [b"HTTP/1.1 503"] * 2
+        assert _ask(served, f"{head}{ada}\r\n\r\n".encode(), crowd) == b"HTTP/1.1 200"
+
+
+def test_strangers_do_not_write_the_log_full(served: Served) -> None:
+    for _ in range(100):
+        with contextlib.ExitStack() as crowd:
+            assert _ask(served, b"no request at all\r\n\r\n", crowd) == b"HTTP/1.1 400"
+    assert 0 < len(served.log.splitlines()) <= 61
