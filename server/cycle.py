@@ -29,10 +29,11 @@ from contract.experiment import Experiment
 from contract.json_values import finite
 from contract.messages import CHALLENGER, COMPARE, DRIFT_QUERY, Instruction, Reply
 from contract.releases import DriftSummary
+from contract.verdicts import Verdict
 from contract.windows import places, season_of
 from monitoring.binning import feature_bins
 from monitoring.policy import Decision, WindowOutcome, decide
-from monitoring.verdict import Verdict, form_verdict
+from monitoring.verdict import form_verdict
 from server.exchange.answers import Answers, Patience
 from server.exchange.asking import Question, ask
 from server.exchange.bounds import ReplySize

@@ -11,7 +11,7 @@ from typing import Any
 
 from contract.errors import ReleaseError
 from contract.federation_api import Decision, Run, RunDetail, Site, has_ended
-from monitoring.verdict import POOLED, Verdict
+from contract.verdicts import POOLED, Verdict
 from server.api.reading import Page, Reading
 from server.schedule import waits_for
 from server.state.enrolments import Enrolments
