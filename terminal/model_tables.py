@@ -9,7 +9,7 @@ from contract.errors import InputError
 from contract.federation_api import Version
 from contract.outside import shown
 from contract.windows import condensed
-from terminal.output import console, print_json, print_table, say
+from terminal.output import print_json, print_table, say
 
 __all__ = ["no_version", "say_champion", "show_passport", "show_versions"]
 
@@ -43,6 +43,8 @@ def show_versions(model: str, versions: Sequence[Version], *, json: bool) -> Non
 def show_passport(version: Version, *, json: bool) -> None:
     """The passport of a version."""
     from rich.markdown import Markdown
+
+    from terminal.output import console
 
     if json:
         print_json(version.model_dump())

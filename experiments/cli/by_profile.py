@@ -10,7 +10,7 @@ import typer
 
 from scientist.cli import drift, models, schedule, sites
 
-__all__ = ["THERE", "by_profile"]
+__all__ = ["THERE", "by_profile", "either"]
 
 Command = Callable[..., None]
 
@@ -41,11 +41,13 @@ def by_profile(group: typer.Typer, there: Mapping[str, Command]) -> typer.Typer:
         here = commands[name].callback
         if here is None:
             raise LookupError(name)
-        commands[name].callback = _either(here, ask)
+        commands[name].callback = either(here, ask)
     return group
 
 
-def _either(here: Command, there: Command) -> Command:
+def either(here: Command, there: Command) -> Command:
+    """A command that asks the federation of the profile where one is active."""
+
     @functools.wraps(here)
     def command(**given: Any) -> None:
         from scientist.connected import is_connected

@@ -19,9 +19,9 @@ from contract.errors import InputError, TidegateError
 from contract.outside import shown
 from contract.transport import ask_directly_here
 from experiments.cli import audit, bench, data, demo, ranges, run
-from experiments.cli.by_profile import THERE, by_profile
+from experiments.cli.by_profile import THERE, by_profile, either
 from scientist.cli import connect, runs
-from server.cli import drift, models, schedule, server, sites
+from server.cli import compare, drift, models, schedule, server, sites
 from terminal.logs import prepare_output
 
 __all__ = ["app", "main"]
@@ -60,6 +60,7 @@ app.command()(ranges.ranges)
 app.command()(connect.connect)
 app.command()(connect.disconnect)
 app.add_typer(runs.app, name="runs")
+app.command()(either(compare.compare, runs.compare))
 app.command()(demo.demo)
 app.command("data")(data.lay_out)
 app.command()(audit.audit)

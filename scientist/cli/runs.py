@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from contract.federation_api import Run, RunDetail
     from scientist.connection import Connection
 
-__all__ = ["app", "run_there", "watch_run"]
+__all__ = ["app", "compare", "ended_run", "run_there", "watch_run"]
 
 app = typer.Typer(no_args_is_help=True, help="The runs of the server that you are connected to.")
 
@@ -119,6 +120,17 @@ def resume(name: Name, json: Json = False) -> None:
         watch_run(connection, name, json=json)
 
 
+def compare(*, runs: list[str], json: bool) -> None:
+    """Results of runs side by side."""
+    from contract.federation_api import RunDetail
+    from scientist.connected import connect, path_of
+    from terminal.run_tables import show_results
+
+    with connect() as connection:
+        found = [connection.get(path_of("runs", name), RunDetail) for name in runs]
+    show_results(found, json=json)
+
+
 def run_there(experiment: Experiment, windows: list[str], *, json: bool) -> None:
     """Submit an experiment to the server of the profile, and follow it.
 
@@ -155,14 +167,35 @@ def watch_run(connection: Connection, name: str, *, json: bool) -> None:
     Raises:
         TidegateError: the run ended without a model.
     """
+    from terminal.output import print_json
+
+    ended = _follow(connection, name, json=json)
+    if json:
+        print_json(ended.model_dump(mode="json"))
+    else:
+        _show(ended)
+    _require_result(ended)
+
+
+def ended_run(connection: Connection, name: str, *, json: bool) -> RunDetail:
+    """A run that has ended with a result; what happens until then is said.
+
+    Raises:
+        TidegateError: it ended without one.
+    """
+    ended = _follow(connection, name, json=json)
+    _require_result(ended)
+    return ended
+
+
+def _follow(connection: Connection, name: str, *, json: bool) -> RunDetail:
     import sys
 
-    from contract.errors import TidegateError
     from contract.federation_api import RunDetail
     from contract.outside import shown
     from scientist.connected import path_of
     from scientist.watching import follow
-    from terminal.output import Steps, print_json, say
+    from terminal.output import Steps, say
 
     path = path_of("runs", name)
     begun = connection.get(path, RunDetail)
@@ -184,14 +217,16 @@ def watch_run(connection: Connection, name: str, *, json: bool) -> None:
         raise
     finally:
         steps.close()
-    ended = connection.get(path, RunDetail)
-    if json:
-        print_json(ended.model_dump(mode="json"))
-    else:
-        _show(ended)
-    if ended.run.status not in ("succeeded", "partial"):
+    return connection.get(path, RunDetail)
+
+
+def _require_result(ended: RunDetail) -> None:
+    from contract.errors import TidegateError
+
+    run = ended.run
+    if run.status not in ("succeeded", "partial"):
         raise TidegateError(
-            f"the run is {ended.run.status}: {ended.run.error or 'it gives no reason'}", where=f"run '{name}'"
+            f"the run is {run.status}: {run.error or 'it gives no reason'}", where=f"run '{run.name}'"
         )
 
 
@@ -211,6 +246,7 @@ def _say_event(event: BaseModel, steps: Any) -> None:
 
 def _show(found: RunDetail) -> None:
     from terminal.output import metrics_headings, metrics_rows, print_table, say
+    from terminal.range_files import show_ranges
 
     run, result = found.run, found.result
     say(f"run {run.name}, of {run.owner or 'nobody here'}: {_status(run)}")
@@ -218,6 +254,8 @@ def _show(found: RunDetail) -> None:
         print_table(metrics_headings(result), metrics_rows(result))
         if not result["private"]:
             say("NOT PRIVATE: this run gives no guarantee.", "bold red")
+    elif result is not None and run.job == "ranges":
+        show_ranges(result, {one["feature"]: (one["low"], one["high"]) for one in _told(result)})
     elif found.participation:
         print_table(
             ("round", "site", "state", "reason"),
@@ -233,6 +271,10 @@ def _show(found: RunDetail) -> None:
         say(f"version {run.model_version} of '{run.experiment}'")
     if run.error:
         say(run.error, "yellow")
+
+
+def _told(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [one for one in result["features"] if one["low"] is not None]
 
 
 def _status(run: Run) -> str:

@@ -171,7 +171,8 @@ def _allowed(*roles: Role) -> Callable[[Request], Person]:
     def allow(request: Request) -> Person:
         person = _person(request)
         if person.role not in roles:
-            raise HTTPException(403, f"a {person.role} may not do this")
+            article = "an" if person.role == "operator" else "a"
+            raise HTTPException(403, f"{article} {person.role} may not do this")
         return person
 
     return allow
