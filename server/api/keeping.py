@@ -11,10 +11,11 @@ from starlette.exceptions import HTTPException
 from contract.errors import InputError
 from contract.experiment import Experiment, NumericFeature
 from contract.experiment_file import parse_experiment_json
-from contract.federation_api import NewSchedule, RangeSubmission, ScheduleAdded, Submitted
+from contract.federation_api import MOST_ITEMS, NewSchedule, RangeSubmission, ScheduleAdded, Submitted
 from contract.windows import Every, example_of
 from monitoring.schedule import Calendar
-from server.api.reading import Reading
+from server.api.reading import Page, Reading
+from server.api.tellable import require_tellable
 from server.jobs.job import RangeQuestion
 from server.state.people import Person
 from server.state.records import ScheduleRecord
@@ -67,7 +68,8 @@ def ask_ranges(asked: RangeSubmission, reading: Reading, person: Person) -> Subm
     """Put a question for ranges into the queue.
 
     Raises:
-        InputError: the experiment is wrong, or has no such features, or not as much ε.
+        InputError: the experiment is wrong, or has no such features, or not as much ε; or the noise hides
+            what is asked for.
     """
     experiment = parse_experiment_json(asked.experiment, where="experiment")
     numeric = {item.name for item in experiment.task.features if isinstance(item, NumericFeature)}
@@ -87,6 +89,7 @@ def ask_ranges(asked: RangeSubmission, reading: Reading, person: Person) -> Subm
             remedy="Give a smaller one, or raise privacy.epsilon in the file: sites refuse what costs more",
         )
     question = RangeQuestion(features=tuple(asked.features), epsilon=asked.epsilon, share=asked.share)
+    require_tellable(question, experiment, reading.cards(Page(limit=MOST_ITEMS)).cards)
     added = reading.submissions.add(
         experiment,
         person=person.name,

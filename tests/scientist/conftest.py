@@ -96,7 +96,7 @@ def _fill(standing: Standing) -> None:
     served, experiment, state = standing.served, standing.experiment, standing.served.state
     for number, name in enumerate(("north", "south"), start=1):
         state.admit_site(
-            name, federation=standing.federation, node_id=number, key=f"k{number}", stated_rows=50
+            name, federation=standing.federation, node_id=number, key=f"k{number}", stated_rows=5000
         )
     enrolments = Enrolments(state.database, standing.federation)
     enrolments.invite(
@@ -109,7 +109,7 @@ def _fill(standing: Standing) -> None:
         public_key="k",
         signing_request="r",
         card=Card.model_validate(CARD).model_dump(mode="json"),
-        stated_rows=50,
+        stated_rows=5000,
         asked=datetime.now(UTC),
     )
     assert enrolments.join(asked, secret="5" * 64, now=datetime.now(UTC))

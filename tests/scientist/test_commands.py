@@ -67,7 +67,7 @@ def test_a_profile_changes_who_is_asked_and_nothing_that_is_said(
         assert tidegate(*command) == told, command
     assert "Passport 2" in here[READS.index(("models", "show", "fake", 2))]
     card = here[READS.index(("sites", "cards", "north"))]
-    for words in ("age", "0 to 120", "no range", "no, yes", "each week of 'day'", "about 50 rows"):
+    for words in ("age", "0 to 120", "no range", "no, yes", "each week of 'day'", "about 5,000 rows"):
         assert words in card
     assert "has given the server no card" in here[READS.index(("sites", "cards", "south"))]
 
@@ -258,14 +258,14 @@ def test_a_question_for_ranges_joins_the_queue_and_its_answer_is_shown(
     with ThreadPoolExecutor(1) as threads:
         asked = threads.submit(answer)
         try:
-            told = tidegate("ranges", file, "--epsilon", 0.5, "--write", written)
+            told = tidegate("ranges", file, "--epsilon", 0.9, "--share", 0.3, "--write", written)
         finally:
             ended.set()
         asked.result()
     (found,) = [one for one in state.runs("asks") if one.job == "ranges"]
     submission = submissions.get(found.name)
     assert submission is not None
-    assert submission.question == {"features": ["x0", "x1", "x2"], "epsilon": 0.5, "share": 0.01}
+    assert submission.question == {"features": ["x0", "x1", "x2"], "epsilon": 0.9, "share": 0.3}
     assert "low = -2.0\nhigh = 3.0" in told
     assert parse_experiment(written.read_text(), where="written").task.features[0].low == -2.0  # type: ignore[union-attr]
     assert "-2 (-3 to -1)" in tidegate("runs", "show", found.name)
@@ -273,6 +273,7 @@ def test_a_question_for_ranges_joins_the_queue_and_its_answer_is_shown(
         ("--epsilon", 100, "above the experiment's own"),
         ("--epsilon", 0, "greater than 0"),
         ("--share", 0.5, "less than 0.5"),
+        ("--epsilon", 0.01, "nothing was asked and nothing charged"),
         ("--write", written, "there is a file already"),
     ):
         told = tidegate("ranges", file, option, value, code=2)
