@@ -11,36 +11,49 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from contract.names import PersonName, RunName, WindowName
+from contract.card import Card
+from contract.names import ColumnName, PersonName, RunName, WindowName
 from contract.roles import Role
+from contract.windows import Every
 
 __all__ = [
     "MOST_BODY",
     "MOST_ITEMS",
     "MOST_WINDOWS",
+    "NO_SUCH_PATH",
+    "Cards",
     "Decision",
     "Decisions",
     "Model",
     "ModelVersion",
     "Models",
+    "NewSchedule",
     "Participation",
     "ParticipationEvent",
     "Problem",
+    "Promotion",
     "QueueEvent",
+    "RangeSubmission",
     "Round",
     "Run",
     "RunDetail",
     "RunStatus",
     "Runs",
     "Schedule",
+    "ScheduleAdded",
     "Schedules",
     "Site",
+    "SiteCard",
     "Sites",
     "Submission",
     "Submitted",
     "Verdict",
     "Verdicts",
+    "Version",
+    "Versions",
     "Whoami",
+    "WindowCheck",
+    "WindowChecks",
     "has_ended",
 ]
 
@@ -53,6 +66,8 @@ MOST_ITEMS = 200
 """Of one page of a list."""
 MOST_WINDOWS = 1000
 """Of one submission."""
+NO_SUCH_PATH = "there is nothing here"
+"""What a server says of a path that it does not know."""
 
 
 def has_ended(status: RunStatus) -> bool:
@@ -62,6 +77,12 @@ def has_ended(status: RunStatus) -> bool:
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Asked(BaseModel):
+    """What a person sends."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Problem(_Frozen):
@@ -85,15 +106,19 @@ class Site(_Frozen):
     """A site of the federation.
 
     Attributes:
+        admitted: whether it may connect.
         connected: now; None where that cannot be told.
         stated_rows: as its administrator states them; None before its first answer.
-        last_answer: when; None before the first.
+        admitted_at: since when it may connect; None where it may not.
+        first_answer, last_answer: when; None before the first.
     """
 
     name: str
     admitted: bool
     connected: bool | None
     stated_rows: int | None
+    admitted_at: datetime | None = None
+    first_answer: datetime | None = None
     last_answer: datetime | None
 
 
@@ -104,7 +129,29 @@ class Sites(_Frozen):
     more: bool
 
 
-class Submission(_Frozen):
+class SiteCard(_Frozen):
+    """What a site offers, as it said when it asked to be let in.
+
+    Attributes:
+        stated_rows: the rough number of its rows; None where nobody stated it.
+        asked: when it said so; None where it was let in another way.
+        card: in public; None where the server was given none.
+    """
+
+    site: str
+    stated_rows: int | None
+    asked: datetime | None
+    card: Card | None
+
+
+class Cards(_Frozen):
+    """A page of the cards of the admitted sites, in the order of their admission."""
+
+    cards: tuple[SiteCard, ...] = Field(max_length=MOST_ITEMS)
+    more: bool
+
+
+class Submission(_Asked):
     """An experiment that is to be run.
 
     Attributes:
@@ -112,10 +159,22 @@ class Submission(_Frozen):
         windows: whose rows are used; none for all.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
     experiment: Annotated[str, Field(min_length=1, max_length=MOST_BODY)]
     windows: Annotated[list[WindowName], Field(max_length=MOST_WINDOWS)] = Field(default_factory=list)
+
+
+class RangeSubmission(Submission):
+    """A question for the ranges of features of an experiment.
+
+    Attributes:
+        features: that state no range of their own; the experiment has the ends of the public grid there.
+        epsilon: what the answer may cost each site.
+        share: of the rows, how many may lie below a range, and above it.
+    """
+
+    features: Annotated[list[ColumnName], Field(min_length=1, max_length=1000)]
+    epsilon: Annotated[float, Field(gt=0)]
+    share: Annotated[float, Field(gt=0, lt=0.5)]
 
 
 class Submitted(_Frozen):
@@ -209,7 +268,13 @@ class ParticipationEvent(_Frozen):
 
 
 class Schedule(_Frozen):
-    """A kept schedule, and how many of its windows stand how."""
+    """A kept schedule.
+
+    Attributes:
+        pace: seconds a window, where it rehearses on the past.
+        windows: how many of them stand how.
+        waits: what it does now, or waits for, in a sentence.
+    """
 
     experiment: str
     every: str
@@ -217,9 +282,66 @@ class Schedule(_Frozen):
     lag: int
     zone: str
     cron: str
+    pace: float | None = None
     paused: bool
     added: datetime
     windows: dict[str, int]
+    waits: str = ""
+
+
+class NewSchedule(_Asked):
+    """A schedule that is to be kept.
+
+    Attributes:
+        experiment: the experiment as JSON, with the keys of an experiment file.
+        every: how long a window is.
+        first: the first window; empty for the one that it is now.
+        lag: days after a window's end until its rows are there.
+        zone: the time zone in which days begin.
+        cron: when checks may begin; empty for at once.
+        pace: seconds a window, to rehearse on the past; None for the calendar's own.
+    """
+
+    experiment: Annotated[str, Field(min_length=1, max_length=MOST_BODY)]
+    every: Every
+    first: Annotated[str, Field(max_length=20)] = ""
+    lag: Annotated[int, Field(ge=0, le=366)] = 0
+    zone: Annotated[str, Field(min_length=1, max_length=100)] = "UTC"
+    cron: Annotated[str, Field(max_length=200)] = ""
+    pace: Annotated[float, Field(ge=0.1, le=86_400)] | None = None
+
+
+class ScheduleAdded(_Frozen):
+    """A schedule that is kept from now on, and how many of its windows have closed already."""
+
+    schedule: Schedule
+    closed: int
+
+
+class WindowCheck(_Frozen):
+    """How the check of a window that has closed stands.
+
+    Attributes:
+        attempts: how often it was tried.
+        due: when it may be tried, or tried again.
+        run: that makes the check; empty before.
+        detail: what came of it, in a sentence.
+    """
+
+    experiment: str
+    window: str
+    state: str
+    attempts: int
+    due: datetime
+    run: str
+    detail: str
+
+
+class WindowChecks(_Frozen):
+    """A page of the windows of an experiment that have closed, in the order in which they were entered."""
+
+    checks: tuple[WindowCheck, ...] = Field(max_length=MOST_ITEMS)
+    more: bool
 
 
 class Schedules(_Frozen):
@@ -252,6 +374,34 @@ class ModelVersion(_Frozen):
     version: int
     aliases: tuple[str, ...]
     tags: dict[str, str]
+
+
+class Version(_Frozen):
+    """A registered model version with its passport.
+
+    Attributes:
+        run_id: MLflow's name of the run that it came from.
+        description: the passport in Markdown; None in a list.
+    """
+
+    version: int
+    run_id: str
+    description: str | None
+    tags: dict[str, str]
+    aliases: tuple[str, ...]
+
+
+class Versions(_Frozen):
+    """A page of the versions of a model, oldest first."""
+
+    versions: tuple[Version, ...] = Field(max_length=MOST_ITEMS)
+    more: bool
+
+
+class Promotion(_Asked):
+    """Why a version is put into service."""
+
+    reason: Annotated[str, Field(min_length=1, max_length=10_000)]
 
 
 class Model(_Frozen):

@@ -1,57 +1,27 @@
-"""What is done before a question for ranges, and with its answer.
+"""What is done before a question for ranges to sites of this machine.
 
-Before: whether the noise would leave anything to tell, from the rows that the
-sites state, so that nobody pays for an answer that says nothing. After: the
-lines of the experiment file.
+Whether the noise would leave anything to tell is seen from the rows that the
+sites state, so that nobody pays for an answer that says nothing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import tomlkit
-
-from contract.errors import ApprovalError, ExperimentError, InputError
-from contract.experiment import Experiment, NumericFeature
-from contract.experiment_file import Unranged, parse_experiment, parse_unranged
+from contract.errors import ApprovalError, InputError
+from contract.experiment import Experiment
 from contract.words import counted, verb
 from experiments.federated_run import Request, require_sites
 from server.jobs.job import RangeQuestion
-from terminal.experiment_files import read_text
+from terminal.range_files import MARGIN
 
-__all__ = [
-    "MARGIN",
-    "check_question",
-    "check_sites",
-    "read_unranged",
-    "told_ranges",
-    "with_ranges",
-]
+__all__ = ["check_question", "check_sites"]
 
 
 _ROUGHLY = 2.0
-MARGIN = 1.25
-"""By how much a proposed ε does better than just enough: some rows miss a value, some are not seen."""
-
-
-def read_unranged(path: Path) -> Unranged:
-    """Read an experiment file of which some numeric features state no range.
-
-    Raises:
-        ExperimentError: it is missing, unreadable or wrong, or states every range.
-    """
-    unranged = parse_unranged(read_text(path), where=str(path))
-    if not unranged.features:
-        raise ExperimentError(
-            "every numeric feature states its range, so there is nothing to ask",
-            where=str(path),
-            remedy="Leave low and high out where no public range is known, or train with `tidegate run`",
-        )
-    return unranged
 
 
 def check_question(question: RangeQuestion, experiment: Experiment, sites: Sequence[Path]) -> None:
@@ -133,39 +103,6 @@ def check_sites(request: Request) -> None:
         if not site.ledger.plans(plan.run):  # otherwise it was asked and paid for
             with suppress(ApprovalError):  # the site enters the request once it is asked
                 site.gate.check(request.experiment, [plan], windows=request.windows or (ALL_ROWS,))
-
-
-def told_ranges(result: Mapping[str, Any], experiment: Experiment) -> dict[str, tuple[float, float]]:
-    """The ranges of an answer that may stand in the experiment, by feature.
-
-    A feature that is transformed by log1p has none where its range begins at -1 or below.
-    """
-    logarithmic = {
-        feature.name
-        for feature in experiment.task.features
-        if isinstance(feature, NumericFeature) and feature.transform == "log1p"
-    }
-    return {
-        item["feature"]: (item["low"], item["high"])
-        for item in result["features"]
-        if item["low"] is not None and not (item["feature"] in logarithmic and item["low"] <= -1)
-    }
-
-
-def with_ranges(text: str, ranges: Mapping[str, tuple[float, float]], *, where: str) -> str:
-    """The experiment file with the ranges put in, and everything else as it was, comments too.
-
-    Raises:
-        ExperimentError: the text is no experiment file, or a feature is left without a range.
-    """
-    parse_unranged(text, where=where)  # refuses in our own words what is wrong
-    document: Any = tomlkit.parse(text)
-    for feature in document["task"]["features"]:
-        if feature["name"] in ranges:
-            feature["low"], feature["high"] = ranges[feature["name"]]
-    changed = tomlkit.dumps(document)
-    parse_experiment(changed, where=where)
-    return changed
 
 
 def _rounded_up(value: float) -> float:

@@ -18,7 +18,18 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from contract.errors import AddressError, InputError, TidegateError
-from contract.federation_api import Problem
+from contract.federation_api import (
+    MOST_ITEMS,
+    NO_SUCH_PATH,
+    Cards,
+    Decisions,
+    Problem,
+    Schedules,
+    Sites,
+    Verdicts,
+    Versions,
+    WindowChecks,
+)
 from contract.outside import shown
 from contract.transport import holds_certificate
 
@@ -33,7 +44,10 @@ class _NoCertificateError(ValueError):
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
+Page = TypeVar("Page", Cards, Decisions, Schedules, Sites, Verdicts, Versions, WindowChecks)
+
 _MOST_ANSWER = 64 * 2**20
+_MOST_PAGES = 100
 _MOST_AUTHORITY = 2**16
 _SECONDS = httpx.Timeout(60.0, connect=20.0)
 _QUIET_SECONDS = 60.0
@@ -74,6 +88,15 @@ class Connection:
             TidegateError: it fails, or answers what is not understood.
         """
         return self._ask("GET", path, kind, params={k: v for k, v in query.items() if v != ""})
+
+    def pages(self, path: str, kind: type[Page], *, limit: int = MOST_ITEMS, **query: str) -> Iterator[Page]:
+        """The pages of a list, one after the other. Errors as with `get`."""
+        for number in range(_MOST_PAGES):
+            page = self.get(path, kind, limit=limit, skip=number * limit, **query)
+            yield page
+            if not page.more:
+                return
+        raise TidegateError("the server's list has no end", where=self._url)
 
     def post(self, path: str, kind: type[Answer], content: BaseModel | None = None) -> Answer:
         """Have something done. Errors as with `get`."""
@@ -237,6 +260,12 @@ def _refused(status: int, content: bytes, url: str) -> TidegateError:
         problem = Problem.model_validate_json(content)
     except ValidationError:
         return _not_understood(url)
+    if status == 404 and problem.what == NO_SUCH_PATH:
+        return InputError(
+            "the server does not know this question",
+            where=url,
+            remedy="It runs an older version of Tidegate: ask the operator to install yours",
+        )
     kind: Mapping[bool, type[TidegateError]] = {True: InputError, False: TidegateError}
     return kind[status < 500](problem.what, where=problem.where, remedy=problem.remedy)
 

@@ -26,12 +26,14 @@ import numpy as np
 
 from contract.errors import RefusalCode, RegistryError
 from contract.experiment import Experiment
+from contract.json_values import finite
 from contract.messages import CHALLENGER, COMPARE, DRIFT_QUERY, Instruction, Reply
 from contract.releases import DriftSummary
+from contract.verdicts import Verdict
 from contract.windows import places, season_of
 from monitoring.binning import feature_bins
 from monitoring.policy import Decision, WindowOutcome, decide
-from monitoring.verdict import Verdict, form_verdict
+from monitoring.verdict import form_verdict
 from server.exchange.answers import Answers, Patience
 from server.exchange.asking import Question, ask
 from server.exchange.bounds import ReplySize
@@ -79,7 +81,7 @@ def run_cycle(job: Job, services: Services) -> None:
             "decision": decision.action,
             "reason": decision.reason,
         }
-        outcome |= _of_verdict(verdict)
+        outcome |= {**_of_verdict(verdict), "privacy": _spent(answers)}
         if decision.action == "retrain":
             outcome |= _retrain(job, champion, verdict, decision, services)
         state.link_run(job.run, result=json.dumps(outcome))
@@ -141,7 +143,7 @@ def champion_of(model: str, state: State) -> Champion:
                 for run in state.runs(model)
                 if run.model_version == number and run.result
             ]
-            return Champion(version=number, windows=tuple(results[-1]["windows"]) if results else ())
+            return Champion(version=number, windows=tuple(results[-1].get("windows", ())) if results else ())
     raise RegistryError(
         f"model '{model}' has no champion to watch", remedy="Train a first version with `tidegate run`"
     )
@@ -302,7 +304,8 @@ def _retrain(
     start = services.registry.load_arrays(name, champion.version)
     challenger = run_training(training, services, initial=start)
     services.registry.log_text(challenger.mlflow_run, verdict.to_json(), "drift/verdict.json")
-    acceptance = _compare(job, training, start, challenger, services)
+    answers = _compare(job, training, start, challenger, services)
+    acceptance = judge(answers.replies, job.experiment.gate)
     _enter(job, training, champion, challenger, acceptance, services)
     return {
         "challenger": challenger.version,
@@ -312,6 +315,7 @@ def _retrain(
         "gate": acceptance.reason,
         "gain": acceptance.gain,
         "run": training.run,
+        "privacy": _spent(answers),
     }
 
 
@@ -321,12 +325,12 @@ def _compare(
     start: Mapping[str, np.ndarray[Any, Any]],
     challenger: TrainedModel,
     services: Services,
-) -> Acceptance:
+) -> Answers:
     arrays = {**start, **{f"{CHALLENGER}{key}": value for key, value in challenger.result.arrays.items()}}
     instruction = Instruction(run=training.run, step=1, windows=training.windows)
     answers = _ask(job.experiment, COMPARE, instruction, arrays, services)
     answers.require(job.experiment.strategy.quorum, f"the comparison of run '{training.run}'")
-    return judge(answers.replies, job.experiment.gate)
+    return answers
 
 
 def _enter(
@@ -370,6 +374,18 @@ def _json(summary: DriftSummary) -> dict[str, Any]:
     return {
         **{key: value for key, value in asdict(summary).items() if key != "features"},
         "features": features,
+    }
+
+
+def _spent(answers: Answers) -> dict[str, dict[str, Any]]:
+    """What each site's ledger had counted when it answered."""
+    return {
+        site: {
+            "epsilon_in_total": finite(reply.spent_in_total.epsilon),
+            "delta": reply.spent_in_total.delta,
+            "unit": reply.spent_in_total.unit,
+        }
+        for site, reply in answers.replies.items()
     }
 
 

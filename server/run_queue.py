@@ -19,7 +19,7 @@ from contract.errors import AddressError, RoundError, StorageError, TidegateErro
 from contract.experiment import Experiment
 from server.beside import working_beside
 from server.federation import project_root, running_control, running_federation
-from server.jobs.job import Job
+from server.jobs.job import Job, read_question
 from server.line.flower import ControlClient
 from server.settings import ServerSettings
 from server.state.records import RunStatus
@@ -68,7 +68,7 @@ class RunQueue:
             if one.stopped_by:
                 self._end_at_superlink(one)
                 self.submissions.settle(one, f"stopped by {one.stopped_by}")
-            elif record is None or record.status in _UNFINISHED:
+            elif record is None or record.status in _UNFINISHED or one.is_resumed(record):
                 self._end_at_superlink(one)
                 self._submit(one, "goes on")
             else:
@@ -109,11 +109,12 @@ class RunQueue:
     def _submit(self, one: SubmissionRecord, verb: str) -> bool:
         """Submit it, or put it back where the SuperLink is away; whether that is not away."""
         job = Job(
-            kind="train",
+            kind="train" if one.question is None else "ranges",
             run=one.run,
             experiment=Experiment.model_validate_json(one.experiment_json),
             windows=one.windows,
             trigger=one.person,
+            question=None if one.question is None else read_question(one.question),
         )
         try:
             number = self.control.submit(project_root(), job.to_run_config())

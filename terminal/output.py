@@ -26,6 +26,7 @@ from contract.epsilon import delta_words, epsilon_words
 from contract.outside import shown
 
 __all__ = [
+    "METRICS",
     "Screen",
     "Steps",
     "cell",
@@ -40,7 +41,7 @@ __all__ = [
     "times",
 ]
 
-_METRICS = ("log_loss", "brier", "auc", "accuracy")
+METRICS = ("log_loss", "brier", "auc", "accuracy")
 _SENTENCE = 5000
 _ENDLESS = 100_000
 """The width of a table that no terminal bounds, in columns."""
@@ -217,7 +218,7 @@ def metrics_headings(summary: Mapping[str, Any]) -> tuple[str, ...]:
 
 def hidden_metrics(summary: Mapping[str, Any]) -> bool:
     """Whether a run's result has no metric of all sites that is a number."""
-    found = (summary["metrics"]["overall"].get(name) for name in _METRICS)
+    found = (summary["metrics"]["overall"].get(name) for name in METRICS)
     return all(value is None or not math.isfinite(value) for value in found)
 
 
@@ -231,7 +232,7 @@ def metrics_rows(summary: Mapping[str, Any]) -> list[tuple[object, ...]]:
             (
                 site,
                 f"{summary['rounds_counted'].get(site, 0)} of {summary['rounds']}",
-                *(figure(metrics.get(name)) for name in _METRICS),
+                *(figure(metrics.get(name)) for name in METRICS),
                 epsilon_words(spent["epsilon_in_run"]) if private else Text("not private", "red"),
                 epsilon_words(spent["epsilon_in_total"]) if private else Text("∞", "red"),
             )
@@ -241,7 +242,7 @@ def metrics_rows(summary: Mapping[str, Any]) -> list[tuple[object, ...]]:
         (
             "all sites",
             "",
-            *(figure(overall.get(name)) for name in _METRICS),
+            *(figure(overall.get(name)) for name in METRICS),
             "",
             "",
         )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
     from clients.line.enrolment import Joined, JoiningSite
-    from clients.site_config import SiteConfig
+    from contract.card import Card
 
 __all__ = ["Standing", "Way", "join", "standing", "way_for"]
 
@@ -36,6 +36,9 @@ def join(
     wait: Annotated[
         float, typer.Option(min=0, help="Seconds to wait for the operator's confirmation.")
     ] = 3600.0,
+    without_card: Annotated[
+        bool, typer.Option("--without-card", help="Keep the card here: the federation reads nothing of it.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Ask a federation to let this site in, and wait until its operator has confirmed the site's key."""
@@ -52,7 +55,7 @@ def join(
     read = Token.read(sys.stdin.readline() if token == "-" else token)  # noqa: S105 - the argument's word
     config, keys = read_site_config(site), site.parent / "keys"
     key = read_private_key(keys / "node.key")
-    card = None if config.is_draft else config.card
+    card = None if config.is_draft or without_card else config.card
     asking = JoiningSite(
         token=read, name=config.name, key=key, stated_rows=config.stated_rows, card=card, keys=keys
     )
@@ -62,7 +65,9 @@ def join(
         (errors if json else console).print(shown(sentence, limit=1000), soft_wrap=True)
 
     tell(f"asking {read.gateway} to let '{config.name}' in, stating {config.stated_rows:,} rows")
-    authority, certificate = _answered(asking, wait, _first_words(config, facts["fingerprint"]), tell)
+    authority, certificate = _answered(
+        asking, wait, _first_words(card, without_card, facts["fingerprint"]), tell
+    )
     if certificate is None:
         if json:
             print_json({**facts, "state": "waiting"})
@@ -79,14 +84,12 @@ def join(
     tell(f"'{config.name}' is let in. Start its agent: tidegate site up {site}")
 
 
-def _first_words(config: SiteConfig, fingerprint: str) -> tuple[str, ...]:
-    card = (
-        "with its card"
-        if config.card is not None and not config.is_draft
-        else "without a card: the site has none yet, or a draft, and answers nobody until it has one"
-    )
+def _first_words(card: Card | None, without_card: bool, fingerprint: str) -> tuple[str, ...]:
+    words = "with its card" if card is not None else "without a card"
+    if card is None and not without_card:
+        words = f"{words}: the site has none yet, or a draft, and answers nobody until it has one"
     return (
-        f"asked, {card}",
+        f"asked, {words}",
         f"fingerprint of the site's key: {fingerprint}",
         "Call the federation's operator, at a number that you have from elsewhere, and read it out. "
         "Waiting for the confirmation; after Ctrl-C the same command goes on.",

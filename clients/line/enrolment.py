@@ -46,7 +46,7 @@ from contract.enrolment import (
     Token,
     is_half_over,
 )
-from contract.errors import AddressError, SiteConfigError, TidegateError
+from contract.errors import AddressError, InputError, SiteConfigError, TidegateError
 from contract.names import SiteName
 from contract.outside import shown
 from contract.transport import proxy_for
@@ -235,6 +235,7 @@ class JoiningSite:
         """Ask to be let in; a second time does no harm.
 
         Raises:
+            InputError: the card is too long; nothing was sent.
             RefusedError: the token is of no use, or for a site of another name.
             AddressError: the gateway cannot be reached.
             NotNowError: it cannot answer just now.
@@ -245,8 +246,14 @@ class JoiningSite:
         secret, rows = self.token.secret, self.stated_rows
         asked = JoinRequest(secret=secret, signing_request=request, stated_rows=rows, card=self.card)
         text = asked.model_dump_json()
-        if len(text.encode()) > _LONGEST_REQUEST:  # a card of many columns goes another way
-            text = asked.model_copy(update={"card": None}).model_dump_json()
+        if len(text.encode()) > _LONGEST_REQUEST:  # who is not known yet is read no further
+            raise InputError(
+                f"the card is too long: with it the request has {len(text.encode()):,} bytes, and a "
+                f"federation reads {_LONGEST_REQUEST:,} of a site that it does not know yet",
+                where="card",
+                remedy="Shorten meanings, or leave out columns and categories; or join with --without-card: "
+                "data scientists then read nothing of it at the server",
+            )
         return self._ask("join", text, authority)
 
     def collect(self, authority: x509.Certificate) -> Enrolled:

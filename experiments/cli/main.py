@@ -19,9 +19,10 @@ from contract.errors import InputError, TidegateError
 from contract.outside import shown
 from contract.transport import ask_directly_here
 from experiments.cli import audit, bench, data, demo, new, ranges, run
+from experiments.cli.by_profile import THERE, by_profile, either
 from experiments.cli.installation import missing_library
 from scientist.cli import connect, runs
-from server.cli import drift, models, schedule, server
+from server.cli import compare, drift, models, schedule, server, sites
 from terminal.logs import prepare_output
 
 __all__ = ["app", "main"]
@@ -61,15 +62,15 @@ app.command()(ranges.ranges)
 app.command()(connect.connect)
 app.command()(connect.disconnect)
 app.add_typer(runs.app, name="runs")
+app.command()(either(compare.compare, runs.compare))
 app.command()(demo.demo)
 app.command("data")(data.lay_out)
 app.command()(audit.audit)
 app.command()(bench.bench)
 app.add_typer(server.app, name="server")
 app.add_typer(site.app, name="site")
-app.add_typer(schedule.app, name="schedule")
-app.add_typer(drift.app, name="drift")
-app.add_typer(models.app, name="models")
+for _name, _group in (("sites", sites), ("schedule", schedule), ("drift", drift), ("models", models)):
+    app.add_typer(by_profile(_group.app, THERE[_name]), name=_name)
 
 
 _INTERRUPTED = 130

@@ -38,7 +38,9 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="End with one JSON object.")] = False,
 ) -> None:
     """Train across the sites and register a model version: at the server of your profile, or here."""
-    if runtime is None and not site and resume is None and _is_connected():
+    from scientist.connected import is_connected
+
+    if runtime is None and not site and resume is None and is_connected():
         from scientist.cli.runs import run_there
         from terminal.experiment_files import read_experiment
 
@@ -111,14 +113,6 @@ def run(
         f"run {result['run']}, {result['seconds']['total']:.1f} s. "
         f"Open the passport with: tidegate models show {result['model']} {result['version']}"
     )
-
-
-def _is_connected() -> bool:
-    """Whether a profile is active."""
-    from scientist.profiles import Profiles
-    from scientist.settings import read_settings
-
-    return bool(Profiles(read_settings()).active())
 
 
 def _again(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from contract.federation_api import Run, RunDetail
     from scientist.connection import Connection
 
-__all__ = ["app", "run_there", "watch_run"]
+__all__ = ["app", "compare", "ended_run", "run_there", "watch_run"]
 
 app = typer.Typer(no_args_is_help=True, help="The runs of the server that you are connected to.")
 
@@ -30,9 +31,10 @@ def list_runs(
 ) -> None:
     """Runs, newest first, and how each stands."""
     from contract.federation_api import Runs
+    from scientist.connected import connect
     from terminal.output import print_json, print_table, say
 
-    with _connection() as connection:
+    with connect() as connection:
         found = connection.get("/v1/runs", Runs, mine=mine, limit=limit, skip=skip)
     if json:
         print_json(found.model_dump(mode="json"))
@@ -63,10 +65,11 @@ def list_runs(
 def show(name: Name, json: Json = False) -> None:
     """A run: its rounds, who took part, metrics by site and overall, ε, and what went wrong."""
     from contract.federation_api import RunDetail
+    from scientist.connected import connect, path_of
     from terminal.output import print_json
 
-    with _connection() as connection:
-        found = connection.get(_path(name), RunDetail)
+    with connect() as connection:
+        found = connection.get(path_of("runs", name), RunDetail)
     if json:
         print_json(found.model_dump(mode="json"))
     else:
@@ -76,7 +79,9 @@ def show(name: Name, json: Json = False) -> None:
 @app.command()
 def watch(name: Name, json: Json = False) -> None:
     """Follow a run until it ends; Ctrl-C leaves it going."""
-    with _connection() as connection:
+    from scientist.connected import connect
+
+    with connect() as connection:
         watch_run(connection, name, json=json)
 
 
@@ -84,15 +89,46 @@ def watch(name: Name, json: Json = False) -> None:
 def stop(name: Name, json: Json = False) -> None:
     """Stop a run of yours, or take it out of the queue. An operator may stop anybody's."""
     from contract.federation_api import RunDetail
+    from scientist.connected import connect, path_of
     from terminal.output import print_json, say
 
-    with _connection() as connection:
-        found = connection.post(f"{_path(name)}/stop", RunDetail)
+    with connect() as connection:
+        found = connection.post(f"{path_of('runs', name)}/stop", RunDetail)
     if json:
         print_json(found.model_dump(mode="json"))
     else:
         words = "is out of the queue" if found.run.status == "stopped" else "is being stopped"
         say(f"run '{name}' {words}")
+
+
+@app.command()
+def resume(name: Name, json: Json = False) -> None:
+    """Go on with a run of yours that failed or was stopped, from its last finished round, and follow it.
+
+    It keeps its name and its budget: what a site has answered already it is not charged for again. A run that
+    has its result cannot be resumed, nor one that goes on. An operator may resume anybody's.
+    """
+    from contract.federation_api import RunDetail
+    from scientist.connected import connect, path_of
+    from terminal.output import say
+
+    with connect() as connection:
+        found = connection.post(f"{path_of('runs', name)}/resume", RunDetail)
+        if not json:
+            done = f", after {found.run.rounds} of {found.run.of} rounds" if found.run.of else ""
+            say(f"run '{name}' goes on{done}")
+        watch_run(connection, name, json=json)
+
+
+def compare(*, runs: list[str], json: bool) -> None:
+    """Results of runs side by side."""
+    from contract.federation_api import RunDetail
+    from scientist.connected import connect, path_of
+    from terminal.run_tables import show_results
+
+    with connect() as connection:
+        found = [connection.get(path_of("runs", name), RunDetail) for name in runs]
+    show_results(found, json=json)
 
 
 def run_there(experiment: Experiment, windows: list[str], *, json: bool) -> None:
@@ -108,6 +144,7 @@ def run_there(experiment: Experiment, windows: list[str], *, json: bool) -> None
     """
     from contract.errors import InputError
     from contract.federation_api import MOST_BODY, MOST_WINDOWS, Submission, Submitted
+    from scientist.connected import connect
     from terminal.output import say
 
     text = experiment.model_dump_json()
@@ -116,7 +153,7 @@ def run_there(experiment: Experiment, windows: list[str], *, json: bool) -> None
             "the experiment is longer than a server takes",
             remedy=f"Half a MB and {MOST_WINDOWS:,} windows are the most",
         )
-    with _connection() as connection:
+    with connect() as connection:
         asked = Submission(experiment=text, windows=windows)
         submitted = connection.post("/v1/runs", Submitted, asked)
         if not json:
@@ -130,15 +167,37 @@ def watch_run(connection: Connection, name: str, *, json: bool) -> None:
     Raises:
         TidegateError: the run ended without a model.
     """
+    from terminal.output import print_json
+
+    ended = _follow(connection, name, json=json)
+    if json:
+        print_json(ended.model_dump(mode="json"))
+    else:
+        _show(ended)
+    _require_result(ended)
+
+
+def ended_run(connection: Connection, name: str, *, json: bool) -> RunDetail:
+    """A run that has ended with a result; what happens until then is said.
+
+    Raises:
+        TidegateError: it ended without one.
+    """
+    ended = _follow(connection, name, json=json)
+    _require_result(ended)
+    return ended
+
+
+def _follow(connection: Connection, name: str, *, json: bool) -> RunDetail:
     import sys
 
-    from contract.errors import TidegateError
     from contract.federation_api import RunDetail
     from contract.outside import shown
+    from scientist.connected import path_of
     from scientist.watching import follow
-    from terminal.output import Steps, print_json, say
+    from terminal.output import Steps, say
 
-    path = _path(name)
+    path = path_of("runs", name)
     begun = connection.get(path, RunDetail)
     if not json and begun.run.status == "running":  # of what was before the first event nobody says more
         say(f"it goes on: {begun.run.rounds} of {begun.run.of} rounds")
@@ -158,14 +217,16 @@ def watch_run(connection: Connection, name: str, *, json: bool) -> None:
         raise
     finally:
         steps.close()
-    ended = connection.get(path, RunDetail)
-    if json:
-        print_json(ended.model_dump(mode="json"))
-    else:
-        _show(ended)
-    if ended.run.status not in ("succeeded", "partial"):
+    return connection.get(path, RunDetail)
+
+
+def _require_result(ended: RunDetail) -> None:
+    from contract.errors import TidegateError
+
+    run = ended.run
+    if run.status not in ("succeeded", "partial"):
         raise TidegateError(
-            f"the run is {ended.run.status}: {ended.run.error or 'it gives no reason'}", where=f"run '{name}'"
+            f"the run is {run.status}: {run.error or 'it gives no reason'}", where=f"run '{run.name}'"
         )
 
 
@@ -185,6 +246,7 @@ def _say_event(event: BaseModel, steps: Any) -> None:
 
 def _show(found: RunDetail) -> None:
     from terminal.output import metrics_headings, metrics_rows, print_table, say
+    from terminal.range_files import show_ranges
 
     run, result = found.run, found.result
     say(f"run {run.name}, of {run.owner or 'nobody here'}: {_status(run)}")
@@ -192,6 +254,8 @@ def _show(found: RunDetail) -> None:
         print_table(metrics_headings(result), metrics_rows(result))
         if not result["private"]:
             say("NOT PRIVATE: this run gives no guarantee.", "bold red")
+    elif result is not None and run.job == "ranges":
+        show_ranges(result, {one["feature"]: (one["low"], one["high"]) for one in _told(result)})
     elif found.participation:
         print_table(
             ("round", "site", "state", "reason"),
@@ -209,33 +273,9 @@ def _show(found: RunDetail) -> None:
         say(run.error, "yellow")
 
 
+def _told(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [one for one in result["features"] if one["low"] is not None]
+
+
 def _status(run: Run) -> str:
     return f"{run.status}, place {run.place}" if run.place else run.status
-
-
-def _path(name: str) -> str:
-    """The address of a run.
-
-    Raises:
-        InputError: no run can be named so.
-    """
-    from pydantic import TypeAdapter, ValidationError
-
-    from contract.errors import InputError
-    from contract.names import RunName
-
-    try:
-        return f"/v1/runs/{TypeAdapter(RunName).validate_python(name)}"
-    except ValidationError as exc:
-        raise InputError(
-            "this cannot be a run's name", where="NAME", remedy="`tidegate runs list` lists them"
-        ) from exc
-
-
-def _connection() -> Connection:
-    from scientist.connection import Connection
-    from scientist.profiles import Profiles
-    from scientist.settings import read_settings
-
-    profile = Profiles(read_settings()).read()
-    return Connection(profile.url, profile.token, profile.authority)

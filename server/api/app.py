@@ -1,6 +1,7 @@
 """What people may ask a server over HTTPS, and who may ask what.
 
-A reviewer and a scientist read; a scientist submits runs and stops their own; an operator may do all of it.
+Everybody reads. A scientist submits runs, and stops and resumes their own. An operator may do that with every
+run, and keeps the schedules. A reviewer puts versions into service: those who train do not also approve.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
+from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -28,36 +30,53 @@ from contract.errors import AddressError, InputError, RegistryError, StorageErro
 from contract.experiment_file import parse_experiment_json
 from contract.federation_api import (
     MOST_ITEMS,
+    NO_SUCH_PATH,
+    Cards,
     Decisions,
     Models,
+    NewSchedule,
     Problem,
+    Promotion,
+    RangeSubmission,
     RunDetail,
     Runs,
+    Schedule,
+    ScheduleAdded,
     Schedules,
+    SiteCard,
     Sites,
     Submission,
     Submitted,
     Verdicts,
+    Version,
+    Versions,
     Whoami,
+    WindowChecks,
 )
-from contract.names import ExperimentName, RunName
+from contract.names import ExperimentName, RunName, SiteName, WindowName
 from contract.roles import Role
 from server.api.door import MLFLOW, PERSON, SESSION, Door, Failures, refusal
 from server.api.events import Events, read_cursor
+from server.api.keeping import add_schedule, ask_ranges, resume_run
 from server.api.mlflow_proxy import MlflowProxy
 from server.api.page_routes import page_routes
+from server.api.promotion import move_champion
 from server.api.reading import Page, Reading
 from server.api.session import Sessions
 from server.state.people import People, Person
+from server.state.schedules import Schedules as KeptSchedules
 
 __all__ = ["Api", "make_app"]
 
 Found = TypeVar("Found")
+Asked = TypeVar("Asked", bound=BaseModel)
 
 _log = logging.getLogger("tidegate.api")
 _MOST_STREAMS, _MOST_OF_A_PERSON = 64, 8
 _EVERYBODY: tuple[Role, ...] = ("scientist", "operator", "reviewer")
 _SUBMITTERS: tuple[Role, ...] = ("scientist", "operator")
+_MOST_CARDS = 50
+"""Of a page: each may have 64 KB."""
 
 
 @dataclass(kw_only=True)
@@ -127,7 +146,14 @@ _router = APIRouter(
         "5XX": {"model": Problem, "description": "A part of the server is away"},
     },
 )
-_BODY = {"required": True, "content": {"application/json": {"schema": Submission.model_json_schema()}}}
+
+
+def _body(kind: type[BaseModel]) -> dict[str, Any]:
+    """For the document: what a request holds that is read by `_parsed`."""
+    content = {"application/json": {"schema": kind.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
 _EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 
@@ -145,7 +171,8 @@ def _allowed(*roles: Role) -> Callable[[Request], Person]:
     def allow(request: Request) -> Person:
         person = _person(request)
         if person.role not in roles:
-            raise HTTPException(403, f"a {person.role} may not do this")
+            article = "an" if person.role == "operator" else "a"
+            raise HTTPException(403, f"{article} {person.role} may not do this")
         return person
 
     return allow
@@ -162,6 +189,9 @@ _Answers = Annotated[Api, Depends(_api)]
 _Paged = Annotated[Page, Depends(_page_of)]
 _Reader = Annotated[Person, Depends(_allowed(*_EVERYBODY))]
 _Submitter = Annotated[Person, Depends(_allowed(*_SUBMITTERS))]
+_Operator = Annotated[Person, Depends(_allowed("operator"))]
+_Reviewer = Annotated[Person, Depends(_allowed("reviewer"))]
+_Number = Annotated[int, PathParameter(ge=1, le=1_000_000_000)]
 
 
 @_router.get("/whoami", summary="Whose token this is")
@@ -178,6 +208,18 @@ def sites(api: _Answers, page: _Paged, _who: _Reader) -> Sites:
     return api.reading.sites(page)
 
 
+@_router.get("/sites/{site}/card", summary="A site's card")
+def card(site: SiteName, api: _Answers, _who: _Reader) -> SiteCard:
+    """What an admitted site offers, as it said in public when it asked to be let in."""
+    return _found(api.reading.card(site), "there is no such site")
+
+
+@_router.get("/cards", summary="The cards of the admitted sites")
+def cards(api: _Answers, page: _Paged, _who: _Reader) -> Cards:
+    """Columns, types, ranges, windows and stated rows; of 50 sites at most at a time."""
+    return api.reading.cards(Page(skip=page.skip, limit=min(page.limit, _MOST_CARDS)))
+
+
 @_router.get("/runs", summary="Runs, newest first")
 def runs(api: _Answers, page: _Paged, person: _Reader, mine: Annotated[bool, Query()] = False) -> Runs:
     """All, or those of whoever asks."""
@@ -189,12 +231,26 @@ def runs(api: _Answers, page: _Paged, person: _Reader, mine: Annotated[bool, Que
     summary="Submit a run",
     status_code=202,
     response_model=Submitted,
-    openapi_extra={"requestBody": _BODY},
+    openapi_extra=_body(Submission),
 )
 async def submit(request: Request, api: _Answers, person: _Submitter) -> Submitted:
     """An experiment as JSON text, and the windows to train on. It joins the queue."""
     body = await request.body()
     return await run_in_threadpool(_submit, api, person, body)
+
+
+@_router.post(
+    "/ranges",
+    summary="Ask for ranges",
+    status_code=202,
+    response_model=Submitted,
+    openapi_extra=_body(RangeSubmission),
+)
+async def ranges(request: Request, api: _Answers, person: _Submitter) -> Submitted:
+    """A question for the ranges of features, which costs each site ε. It joins the queue as a run."""
+    body = await request.body()
+    asked = await run_in_threadpool(_parsed, RangeSubmission, body)
+    return await run_in_threadpool(ask_ranges, asked, api.reading, person)
 
 
 @_router.get("/runs/{name}", summary="A run")
@@ -206,15 +262,21 @@ def run(name: str, api: _Answers, _who: _Reader) -> RunDetail:
 @_router.post("/runs/{name}/stop", summary="Stop a run", status_code=202)
 def stop(name: str, api: _Answers, person: _Submitter) -> RunDetail:
     """Whoever submitted it may, and an operator. One that is queued is taken out of the queue."""
-    _known(name, api.reading.run)
-    submission = api.reading.submissions.get(name)
-    if submission is None:
-        raise HTTPException(409, "the run was not submitted over the API, and is not stopped over it")
-    if person.role != "operator" and submission.person != person.name:
-        raise HTTPException(403, f"the run is {submission.person}'s: they or an operator may stop it")
+    _require_own(name, api, person, "stop")
     if not api.reading.submissions.stop(name, by=person.name):
         raise HTTPException(409, "the run has ended")
     _log.info("%s stops run %s", person.name, name)
+    return _known(name, api.reading.run_detail)
+
+
+@_router.post("/runs/{name}/resume", summary="Resume a run", status_code=202)
+def resume(name: str, api: _Answers, person: _Submitter) -> RunDetail:
+    """One that failed or was stopped goes on from its checkpoint, under its name and within its budget.
+
+    Whoever submitted it may, and an operator. It joins the queue again, at the end.
+    """
+    _require_own(name, api, person, "resume")
+    resume_run(name, api.reading, person)
     return _known(name, api.reading.run_detail)
 
 
@@ -246,16 +308,106 @@ def schedules(api: _Answers, page: _Paged, _who: _Reader) -> Schedules:
     return api.reading.schedules(page)
 
 
+@_router.get("/schedules/{experiment}/windows", summary="The windows of a schedule")
+def windows(experiment: ExperimentName, api: _Answers, page: _Paged, _who: _Reader) -> WindowChecks:
+    """Those that have closed, and how the check of each stands."""
+    return api.reading.checks(experiment, page)
+
+
+@_router.post(
+    "/schedules",
+    summary="Keep a schedule",
+    status_code=202,
+    response_model=ScheduleAdded,
+    openapi_extra=_body(NewSchedule),
+)
+async def add(request: Request, api: _Answers, person: _Operator) -> ScheduleAdded:
+    """An experiment as JSON text, and its calendar. Each window is checked once it has closed."""
+    body = await request.body()
+    asked = await run_in_threadpool(_parsed, NewSchedule, body)
+    return await run_in_threadpool(add_schedule, asked, api.reading, person)
+
+
+@_router.post("/schedules/{experiment}/pause", summary="Pause a schedule", status_code=202)
+def pause(experiment: ExperimentName, api: _Answers, person: _Operator) -> Schedule:
+    """No window is checked until it is resumed; what closes meanwhile is checked then."""
+    return _set_paused(experiment, api, person, paused=True)
+
+
+@_router.post("/schedules/{experiment}/resume", summary="Go on with a schedule", status_code=202)
+def go_on(experiment: ExperimentName, api: _Answers, person: _Operator) -> Schedule:
+    """One that was paused."""
+    return _set_paused(experiment, api, person, paused=False)
+
+
+@_router.post("/schedules/{experiment}/remove", summary="Forget a schedule", status_code=202)
+def remove(experiment: ExperimentName, api: _Answers, person: _Operator) -> Schedule:
+    """Verdicts and decisions stay; a check in progress ends as it would. The answer is what was kept."""
+    kept = KeptSchedules(api.reading.state.database)
+    before = api.reading.schedule(kept.get(experiment))
+    kept.remove(experiment)
+    _log.info("%s removes the schedule of %s", person.name, experiment)
+    return before
+
+
 @_router.get("/verdicts", summary="An experiment's verdicts, newest first")
-def verdicts(api: _Answers, page: _Paged, _who: _Reader, experiment: ExperimentName) -> Verdicts:
-    """What the server made of the drift summaries of each window."""
-    return api.reading.verdicts(experiment, page)
+def verdicts(
+    api: _Answers,
+    page: _Paged,
+    _who: _Reader,
+    experiment: ExperimentName,
+    window: WindowName | None = None,
+) -> Verdicts:
+    """What the server made of the drift summaries of each window, or of one."""
+    return api.reading.verdicts(experiment, page, window)
 
 
 @_router.get("/models", summary="The registered models")
 def models(api: _Answers, page: _Paged, _who: _Reader) -> Models:
     """Each with its newest versions, and which is in service."""
     return api.reading.models(page)
+
+
+@_router.get("/models/{model}/versions", summary="A model's versions, oldest first")
+def versions(model: ExperimentName, api: _Answers, page: _Paged, _who: _Reader) -> Versions:
+    """All of them, without their passports."""
+    return api.reading.versions(model, page)
+
+
+@_router.get("/models/{model}/versions/{version}", summary="A model version")
+def version(model: ExperimentName, version: _Number, api: _Answers, _who: _Reader) -> Version:
+    """With its passport."""
+    return _found(api.reading.version(model, version), "there is no such version")
+
+
+@_router.post(
+    "/models/{model}/versions/{version}/promote",
+    summary="Promote a version",
+    status_code=202,
+    response_model=Version,
+    openapi_extra=_body(Promotion),
+)
+async def promote(
+    model: ExperimentName, version: _Number, request: Request, api: _Answers, person: _Reviewer
+) -> Version:
+    """It becomes the champion. The decision is recorded with the reviewer's name and reason."""
+    body = await request.body()
+    return await run_in_threadpool(_move, api, person, (model, version, "promote"), body)
+
+
+@_router.post(
+    "/models/{model}/versions/{version}/rollback",
+    summary="Go back to a version",
+    status_code=202,
+    response_model=Version,
+    openapi_extra=_body(Promotion),
+)
+async def rollback(
+    model: ExperimentName, version: _Number, request: Request, api: _Answers, person: _Reviewer
+) -> Version:
+    """It becomes the champion again. The decision is recorded with the reviewer's name and reason."""
+    body = await request.body()
+    return await run_in_threadpool(_move, api, person, (model, version, "rollback"), body)
 
 
 @_router.get("/decisions", summary="Decisions, newest first")
@@ -266,11 +418,20 @@ def decisions(
     return api.reading.decisions(experiment, page)
 
 
-def _submit(api: Api, person: Person, body: bytes) -> Submitted:
+def _parsed(kind: type[Asked], body: bytes) -> Asked:
+    """What a request holds.
+
+    Raises:
+        InputError: it is not that.
+    """
     try:
-        asked = Submission.model_validate_json(body)
+        return kind.model_validate_json(body)
     except ValidationError as exc:
         raise InputError(_first(exc.errors(include_url=False, include_input=False)), where="body") from exc
+
+
+def _submit(api: Api, person: Person, body: bytes) -> Submitted:
+    asked = _parsed(Submission, body)
     experiment = parse_experiment_json(asked.experiment, where="experiment")
     reading = api.reading
     added = reading.submissions.add(
@@ -281,13 +442,46 @@ def _submit(api: Api, person: Person, body: bytes) -> Submitted:
     return Submitted(run=added.run, place=place)
 
 
+def _move(
+    api: Api, person: Person, wanted: tuple[str, int, Literal["promote", "rollback"]], body: bytes
+) -> Version:
+    (model, number, kind), reason = wanted, _parsed(Promotion, body).reason
+    reading = api.reading
+    _found(reading.version(model, number), "there is no such version")
+    with reading.lock:
+        move_champion(model, number, kind, reading.state, reading.registry, by=person.name, reason=reason)
+    _log.info("%s: %s of %s, version %d", person.name, kind, model, number)
+    return _found(reading.version(model, number), "there is no such version")
+
+
+def _set_paused(experiment: str, api: Api, person: Person, *, paused: bool) -> Schedule:
+    kept = KeptSchedules(api.reading.state.database)
+    kept.pause(experiment, paused=paused)
+    _log.info("%s %s the schedule of %s", person.name, "pauses" if paused else "resumes", experiment)
+    return api.reading.schedule(kept.get(experiment))
+
+
+def _require_own(name: str, api: Api, person: Person, verb: str) -> None:
+    """Refuse what is for the run's owner, and for operators, alone."""
+    _known(name, api.reading.run)
+    submission = api.reading.submissions.get(name)
+    if submission is None:
+        raise HTTPException(409, f"the run was not submitted over the API: {verb} it where it was started")
+    if person.role != "operator" and submission.person != person.name:
+        raise HTTPException(403, f"the run is {submission.person}'s: they or an operator may {verb} it")
+
+
+def _found(found: Found | None, otherwise: str) -> Found:
+    if found is None:
+        raise HTTPException(404, otherwise)
+    return found
+
+
 def _known(name: str, find: Callable[[str], Found | None]) -> Found:
     found: Found | None = None
     with suppress(ValidationError):
         found = find(TypeAdapter(RunName).validate_python(name))
-    if found is None:
-        raise HTTPException(404, "there is no such run")
-    return found
+    return _found(found, "there is no such run")
 
 
 def _may_read(api: Api, person: Person, session: str | None) -> bool:
@@ -338,7 +532,7 @@ def _plain(_request: Request, error: Exception) -> Response:
     return refusal(error.status_code, _OURS.get(str(error.detail), str(error.detail)))
 
 
-_OURS = {"Not Found": "there is nothing here", "Method Not Allowed": "not in this way"}
+_OURS = {"Not Found": NO_SUCH_PATH, "Method Not Allowed": "not in this way"}
 """Our words for the library's."""
 
 

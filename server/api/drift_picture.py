@@ -6,7 +6,7 @@ The word, a thick frame and a stripe at the edge of a field say what its colour 
 from __future__ import annotations
 
 from contract.outside import shown
-from monitoring.verdict import POOLED, SiteVerdict, Verdict
+from contract.verdicts import POOLED, SiteVerdict, Verdict
 from server.api.markup import Html, tag
 from server.api.overview import Drift
 

@@ -11,14 +11,14 @@ from typing import Any
 
 from contract.errors import ReleaseError
 from contract.federation_api import Decision, Run, RunDetail, Site, has_ended
-from monitoring.verdict import POOLED, Verdict
+from contract.verdicts import POOLED, Verdict
 from server.api.reading import Page, Reading
 from server.schedule import waits_for
 from server.state.enrolments import Enrolments
 from server.state.records import Enrolment, Invitation, RunRecord, ScheduleRecord, WindowCheck
 from server.state.schedules import Schedules
 
-__all__ = ["Drift", "KeptSchedule", "Overview", "Spending", "Waiting", "read_overview"]
+__all__ = ["Drift", "KeptSchedule", "Overview", "Spending", "Waiting", "read_overview", "spending_of"]
 
 _SITES, _RUNS, _RUNNING, _QUEUED, _DECISIONS, _EXPERIMENTS, _RESULTS = 200, 20, 5, 20, 30, 10, 50
 _WINDOWS = 16
@@ -122,7 +122,7 @@ def read_overview(reading: Reading) -> Overview:
         at=now,
         sites=reading.sites(Page(limit=_SITES)).sites,
         waiting=_waiting(reading, now),
-        spending=_spending(reading.state.last_results(_RESULTS)),
+        spending=spending_of(reading.state.last_results(_RESULTS)),
         running=[one for one in details if one is not None],
         queued=[one for one in queued if one is not None],
         runs=[one for one in runs if has_ended(one.status) or one.status == "starting"],
@@ -140,7 +140,7 @@ def _waiting(reading: Reading, now: datetime) -> Waiting:
     )
 
 
-def _spending(results: Sequence[RunRecord]) -> dict[str, Spending]:
+def spending_of(results: Sequence[RunRecord]) -> dict[str, Spending]:
     """By site, the newest word of it."""
     found: dict[str, Spending] = {}
     for record in results:
@@ -159,7 +159,7 @@ def _spending(results: Sequence[RunRecord]) -> dict[str, Spending]:
 
 
 def _spent(result: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
-    if "privacy" in result:  # of a training
+    if "privacy" in result:  # of a training, or of a drift check
         return dict(result["privacy"])
     if "epsilon" in result and "sites" in result:  # of a question about ranges
         shared = {"delta": result["delta"], "unit": result["unit"]}

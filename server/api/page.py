@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from contract.federation_api import Round, Run, RunDetail, Site
-from monitoring.verdict import Verdict
+from contract.verdicts import Verdict
 from server.api.drift_picture import draw, word
 from server.api.markup import Content, Html, moment, table, tag
 from server.api.overview import Drift, KeptSchedule, Overview, Spending

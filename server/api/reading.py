@@ -6,14 +6,19 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
+from contract.card import Card
 from contract.errors import AddressError, RoundError
 from contract.experiment import Experiment
 from contract.federation_api import (
     MOST_ITEMS,
+    Cards,
     Decision,
     Decisions,
     Model,
@@ -28,20 +33,35 @@ from contract.federation_api import (
     Schedule,
     Schedules,
     Site,
+    SiteCard,
     Sites,
     Verdict,
     Verdicts,
+    Version,
+    Versions,
+    WindowCheck,
+    WindowChecks,
 )
 from contract.json_values import finite
 from server.line.flower import ControlClient
-from server.registry.registry import Registry
+from server.registry.registry import CHAMPION, Registry
+from server.schedule import waits_for
+from server.state.enrolments import Enrolments
 from server.state.participation import advice
-from server.state.records import ParticipationRecord, RoundRecord, RunRecord
+from server.state.records import (
+    AdmittedSite,
+    Enrolment,
+    ParticipationRecord,
+    RoundRecord,
+    RunRecord,
+    ScheduleRecord,
+    VersionRecord,
+)
 from server.state.schedules import Schedules as KeptSchedules
 from server.state.storage import State
 from server.state.submissions import SubmissionRecord, Submissions
 
-__all__ = ["Page", "Reading", "participation_of", "round_of"]
+__all__ = ["Page", "Reading", "participation_of", "round_of", "version_of"]
 
 _CONNECTED_SECONDS = 2.0
 """For how long what the SuperLink said of its connections is said again."""
@@ -72,13 +92,14 @@ class Reading:
         registry: MLflow.
         control: opens a client of the SuperLink.
         federation: the SuperLink's name.
+        lock: held while the registry or the SuperLink is asked.
     """
 
     state: State
     registry: Registry
     control: Callable[[], ControlClient]
     federation: str
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.Lock = field(default_factory=threading.Lock)
     _connected: tuple[float, frozenset[int] | None] = (0.0, None)
 
     @property
@@ -101,10 +122,25 @@ class Reading:
                     admitted=here is not None,
                     connected=None if online is None else here is not None and here.node_id in online,
                     stated_rows=(here.stated_rows if here else None) or (seen.stated_rows if seen else None),
+                    admitted_at=here.admitted if here else None,
+                    first_answer=seen.first_seen if seen else None,
                     last_answer=seen.last_seen if seen else None,
                 )
             )
         return Sites(sites=tuple(found), more=more)
+
+    def cards(self, page: Page) -> Cards:
+        """What the admitted sites offer, as they said when they asked to be let in."""
+        asked = {one.name: one for one in Enrolments(self.state.database, self.federation).all("confirmed")}
+        found, more = page.of(self.state.admitted_sites(self.federation))
+        return Cards(cards=tuple(_card_of(site, asked.get(site.name)) for site in found), more=more)
+
+    def card(self, name: str) -> SiteCard | None:
+        """What a site offers; None if no site of that name is admitted."""
+        for site in self.state.admitted_sites(self.federation):
+            if site.name == name:
+                return _card_of(site, Enrolments(self.state.database, self.federation).get(name))
+        return None
 
     def runs(self, page: Page, person: str | None = None) -> Runs:
         """Runs, newest first; of this person alone, or all."""
@@ -138,6 +174,9 @@ class Reading:
     def _run(self, record: RunRecord | None, submission: SubmissionRecord | None, place: int) -> Run | None:
         if record is None:
             return None if submission is None else _not_begun(submission, place)
+        if submission is not None and submission.is_resumed(record):
+            rounds = len(self.state.rounds(record.name))
+            return _not_begun(submission, place).model_copy(update={"rounds": rounds})
         stopped = submission is not None and submission.stopped_by and record.status == "failed"
         return Run(
             name=record.name,
@@ -156,29 +195,49 @@ class Reading:
 
     def schedules(self, page: Page) -> Schedules:
         """The kept schedules."""
-        kept = KeptSchedules(self.state.database)
-        found, more = page.of(kept.all())
-        return Schedules(
-            schedules=tuple(
-                Schedule(
+        found, more = page.of(KeptSchedules(self.state.database).all())
+        return Schedules(schedules=tuple(self.schedule(one) for one in found), more=more)
+
+    def schedule(self, one: ScheduleRecord) -> Schedule:
+        """A kept schedule."""
+        checks = KeptSchedules(self.state.database).checks(one.experiment)
+        return Schedule(
+            experiment=one.experiment,
+            every=one.every,
+            first=one.first,
+            lag=one.lag,
+            zone=one.zone,
+            cron=one.cron,
+            pace=one.pace,
+            paused=one.paused,
+            added=one.added,
+            windows=_counts([check.state for check in checks]),
+            waits=waits_for(one, self.state, datetime.now(UTC)),
+        )
+
+    def checks(self, experiment: str, page: Page) -> WindowChecks:
+        """The windows of a schedule that have closed."""
+        found, more = page.of(KeptSchedules(self.state.database).checks(experiment))
+        return WindowChecks(
+            checks=tuple(
+                WindowCheck(
                     experiment=one.experiment,
-                    every=one.every,
-                    first=one.first,
-                    lag=one.lag,
-                    zone=one.zone,
-                    cron=one.cron,
-                    paused=one.paused,
-                    added=one.added,
-                    windows=_counts([check.state for check in kept.checks(one.experiment)]),
+                    window=one.window,
+                    state=one.state,
+                    attempts=one.attempts,
+                    due=one.due,
+                    run=one.run,
+                    detail=one.detail,
                 )
                 for one in found
             ),
             more=more,
         )
 
-    def verdicts(self, experiment: str, page: Page) -> Verdicts:
-        """An experiment's verdicts, newest first."""
-        found, more = page.of(self.state.verdicts(experiment)[::-1])
+    def verdicts(self, experiment: str, page: Page, window: str | None = None) -> Verdicts:
+        """An experiment's verdicts, newest first; on this window alone, or all."""
+        known = [one for one in self.state.verdicts(experiment) if window in (None, one.window)]
+        found, more = page.of(known[::-1])
         return Verdicts(
             verdicts=tuple(Verdict(**{**vars(one), "verdict": finite(dict(one.verdict))}) for one in found),
             more=more,
@@ -186,14 +245,14 @@ class Reading:
 
     def models(self, page: Page) -> Models:
         """The registered models, by name."""
-        with self._lock:
+        with self.lock:
             names, more = page.of(self.registry.models())
             known = {name: self.registry.versions(name) for name in names}
         return Models(
             models=tuple(
                 Model(
                     name=name,
-                    champion=next((one.version for one in versions if "champion" in one.aliases), None),
+                    champion=next((one.version for one in versions if CHAMPION in one.aliases), None),
                     versions=tuple(
                         ModelVersion(version=one.version, aliases=one.aliases, tags=dict(one.tags))
                         for one in versions[::-1][:_VERSIONS]
@@ -203,6 +262,18 @@ class Reading:
             ),
             more=more,
         )
+
+    def versions(self, model: str, page: Page) -> Versions:
+        """A model's versions, oldest first, without their passports."""
+        with self.lock:
+            found, more = page.of(self.registry.versions(model))
+        return Versions(versions=tuple(version_of(one, None) for one in found), more=more)
+
+    def version(self, model: str, number: int) -> Version | None:
+        """A version with its passport; None if there is none of that number."""
+        with self.lock:
+            known = self.registry.versions(model)
+        return next((version_of(one, one.description) for one in known if one.version == number), None)
 
     def decisions(self, experiment: str | None, page: Page) -> Decisions:
         """Decisions, newest first."""
@@ -217,7 +288,7 @@ class Reading:
 
     def _online(self) -> frozenset[int] | None:
         """The node ids of the sites that are connected; None where the SuperLink does not say."""
-        with self._lock:
+        with self.lock:
             asked, known = self._connected
             if time.monotonic() - asked < _CONNECTED_SECONDS and asked:
                 return known
@@ -228,6 +299,30 @@ class Reading:
                 known = None
             self._connected = time.monotonic(), known
             return known
+
+
+def _card_of(site: AdmittedSite, asked: Enrolment | None) -> SiteCard:
+    card = None
+    if asked is not None and asked.card is not None:
+        with suppress(ValidationError):  # of another version of the program
+            card = Card.model_validate(dict(asked.card))
+    return SiteCard(
+        site=site.name,
+        stated_rows=site.stated_rows or (asked.stated_rows if asked else None),
+        asked=asked.asked if asked else None,
+        card=card,
+    )
+
+
+def version_of(record: VersionRecord, description: str | None) -> Version:
+    """A version, with its passport or without."""
+    return Version(
+        version=record.version,
+        run_id=record.run_id,
+        description=description,
+        tags=dict(record.tags),
+        aliases=record.aliases,
+    )
 
 
 def round_of(record: RoundRecord) -> Round:
@@ -255,21 +350,21 @@ def participation_of(record: ParticipationRecord) -> Participation:
 
 
 def _not_begun(submission: SubmissionRecord, place: int) -> Run:
-    """A run of which there is no record: it is queued, or about to begin, or ended before it did."""
+    """A run that has no record, or is to go on: it is queued, or about to begin, or ended before it did."""
     status: RunStatus = "queued" if submission.state == "queued" else "starting"
     if submission.state == "ended":
         status = "stopped" if submission.stopped_by else "failed"
     return Run(
         name=submission.run,
         experiment=Experiment.model_validate_json(submission.experiment_json).name,
-        job="train",
+        job="train" if submission.question is None else "ranges",
         owner=submission.person,
         status=status,
         place=place if status == "queued" else 0,
         since=submission.submitted,
         ended=submission.ended,
         rounds=0,
-        of=_rounds_of(submission.experiment_json),
+        of=_rounds_of(submission.experiment_json) if submission.question is None else 0,
         model_version=None,
         error=submission.detail,
     )

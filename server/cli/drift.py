@@ -72,48 +72,17 @@ def list_verdicts(
     experiment: Annotated[str, typer.Argument(help="The experiment's name.")], json: Json = False
 ) -> None:
     """Each window's verdict and decision."""
-    from monitoring.verdict import Verdict
-    from server.settings import read_settings
-    from server.state.storage import open_known_state
-    from terminal.output import cell, print_json, print_table, say
+    from server.cli.here import pages, reading_here
+    from terminal.drift_tables import show_verdicts
 
-    with open_known_state(read_settings().state_url) as state:
-        records, decisions = state.verdicts(experiment), state.decisions(experiment)
-    if json:
-        print_json(
-            {
-                "verdicts": [vars(record) for record in records],
-                "decisions": [vars(item) for item in decisions],
-            }
-        )
-        return
-    import json as json_text
-
-    reasons = {
-        item.window: f"{item.kind}: {item.reason}" for item in decisions if item.subject == "retraining"
-    }
-    rows = []
-    for record in records:
-        verdict = Verdict.from_json(json_text.dumps(dict(record.verdict)))
-        features = sorted(
-            {name for site in verdict.sites for name in site.drifted} | set(verdict.pooled.drifted)
-        )
-        rows.append(
-            (
-                record.window,
-                cell("alarm", "red") if record.alarm else "quiet",
-                ", ".join(verdict.sites_in_alarm) or "–",
-                ", ".join(features) or "–",
-                verdict.reference or "all training windows",
-                reasons.get(record.window, "–"),
-            )
-        )
-    if not rows:
-        say(f"No window of '{experiment}' was checked for drift yet.")
-        return
-    print_table(
-        ("window", "verdict", "sites", "features", "against", "decision"), rows, unbroken=("verdict",)
-    )
+    with reading_here() as reading:
+        verdicts = [
+            one for part in pages(lambda page: reading.verdicts(experiment, page)) for one in part.verdicts
+        ]
+        decisions = [
+            one for part in pages(lambda page: reading.decisions(experiment, page)) for one in part.decisions
+        ]
+    show_verdicts(experiment, verdicts[::-1], decisions[::-1], json=json)
 
 
 @app.command()
@@ -123,40 +92,10 @@ def show(
     json: Json = False,
 ) -> None:
     """One window's verdict by site and feature, and which training windows it was compared with."""
-    import json as json_text
+    from server.api.reading import Page
+    from server.cli.here import reading_here
+    from terminal.drift_tables import show_verdict
 
-    from contract.errors import InputError
-    from contract.windows import condensed
-    from monitoring.verdict import Verdict
-    from server.settings import read_settings
-    from server.state.storage import open_known_state
-    from terminal.output import cell, figure, print_json, print_table, say
-
-    with open_known_state(read_settings().state_url) as state:
-        found = [record for record in state.verdicts(experiment) if record.window == window]
-    if not found:
-        raise InputError(
-            f"there is no verdict on window '{window}'",
-            where=experiment,
-            remedy=f"See `tidegate drift list {experiment}`",
-        )
-    if json:
-        print_json(vars(found[0]))
-        return
-    verdict = Verdict.from_json(json_text.dumps(dict(found[0].verdict)))
-    rows = [
-        (
-            site.site,
-            feature.feature,
-            f"{feature.p_value:.2g}",
-            figure(feature.distance),
-            cell("drift", "red") if feature.drifted else "",
-        )
-        for site in (*verdict.sites, verdict.pooled)
-        for feature in site.features
-    ]
-    windows = ", ".join(condensed(verdict.reference_window.split("+")))
-    title = f"{experiment}, window {window} against {windows or 'all rows'}"
-    print_table(("site", "feature", "p-value", "distance", ""), rows, title=title)
-    if verdict.reference:
-        say(f"Compared with {verdict.reference}.")
+    with reading_here() as reading:
+        found = reading.verdicts(experiment, Page(), window).verdicts
+    show_verdict(experiment, window, found[0] if found else None, json=json)

@@ -175,16 +175,9 @@ def _moment(one: Enrolment) -> str:
 
 def _card_in_words(content: Mapping[str, Any] | None) -> str:
     from contract.card import Card
-    from contract.words import counted
+    from terminal.site_tables import card_in_words
 
-    if content is None:
-        return "none yet"
-    card = Card.model_validate(content)
-    windows = "no windows" if card.time is None else f"windows of '{card.time.column}'"
-    unit = "record" if card.person is None else "person"
-    words = f"{counted(len(card.columns), 'column')}, unit {unit}, {windows}"
-    about = " ".join(card.description.split())
-    return f"{about[:100]}{'…' if len(about) > 100 else ''} ({words})" if about else words
+    return "none yet" if content is None else card_in_words(Card.model_validate(content))
 
 
 def _site_name(name: str) -> str:

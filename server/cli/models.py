@@ -2,95 +2,55 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from contract.outside import shown
-
 if TYPE_CHECKING:
+    from contract.federation_api import Version as ApiVersion
     from server.registry.registry import Registry
+    from server.state.records import VersionRecord
 
 __all__ = ["app"]
-
-_LONGEST = 5000
-"""Characters of a passport's line that are shown."""
 
 app = typer.Typer(no_args_is_help=True, help="Model versions and their passports.")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Model = Annotated[str, typer.Argument(help="The model's name: that of its experiment.")]
 Version = Annotated[int, typer.Argument(help="The version's number.")]
-By = Annotated[str, typer.Option(help="Your name, for the record.")]
+By = Annotated[str, typer.Option(help="Your name, for the record; with a profile, that of your token.")]
 Reason = Annotated[str, typer.Option(help="Why, for the record.")]
 
 
 @app.command("list")
 def list_versions(model: Model, json: Json = False) -> None:
     """All versions of a model."""
-    from terminal.output import print_json, print_table, say
+    from terminal.model_tables import show_versions
 
-    versions = _registry().versions(model)
-    if json:
-        print_json([{**vars(version), "description": None} for version in versions])
-        return
-    if not versions:
-        say(f"There is no version of '{model}' yet.")
-        return
-    print_table(
-        ("version", "aliases", "run", "windows", "private"),
-        (
-            (
-                item.version,
-                ", ".join(item.aliases),
-                item.tags.get("tidegate.run", "–"),
-                _windows(item.tags.get("tidegate.windows", "–")),
-                item.tags.get("tidegate.private", "–"),
-            )
-            for item in versions
-        ),
-    )
-
-
-def _windows(tag: str) -> str:
-    """The windows of a version's tag, which is JSON where it is ours."""
-    from json import loads
-
-    from contract.windows import condensed
-
-    try:
-        return ", ".join(condensed([str(window) for window in loads(tag)])) or "all rows"
-    except (ValueError, TypeError):
-        return tag
+    show_versions(model, [_told(one, None) for one in _registry().versions(model)], json=json)
 
 
 @app.command()
-def show(model: Model, version: Version) -> None:
+def show(model: Model, version: Version, json: Json = False) -> None:
     """The passport of a version."""
-    from rich.markdown import Markdown
+    from terminal.model_tables import no_version, show_passport
 
-    from contract.errors import InputError
-    from terminal.output import console
-
-    found = [item for item in _registry().versions(model) if item.version == version]
+    found = [one for one in _registry().versions(model) if one.version == version]
     if not found:
-        raise InputError(
-            f"there is no version {version} of '{model}'", remedy=f"See `tidegate models list {model}`"
-        )
-    lines = [shown(line, limit=_LONGEST) for line in found[0].description.splitlines()]
-    console.print(Markdown("\n".join(lines), hyperlinks=False))
+        raise no_version(model, version)
+    show_passport(_told(found[0], found[0].description), json=json)
 
 
 @app.command()
-def promote(model: Model, version: Version, by: By, reason: Reason) -> None:
+def promote(model: Model, version: Version, reason: Reason, by: By = "", json: Json = False) -> None:
     """Make a version the champion; the decision is recorded with your name."""
-    _move(model, version, "promote", by, reason)
+    _move(model, version, "promote", by, reason, json=json)
 
 
 @app.command()
-def rollback(model: Model, version: Version, by: By, reason: Reason) -> None:
+def rollback(model: Model, version: Version, reason: Reason, by: By = "", json: Json = False) -> None:
     """Go back to an earlier version; the decision is recorded with your name."""
-    _move(model, version, "rollback", by, reason)
+    _move(model, version, "rollback", by, reason, json=json)
 
 
 @app.command()
@@ -125,47 +85,26 @@ def ui(port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000) 
         )
 
 
-def _move(model: str, version: int, kind: str, by: str, reason: str) -> None:
-    from contract.errors import InputError
-    from server.registry.registry import CHAMPION
+def _move(
+    model: str, version: int, kind: Literal["promote", "rollback"], by: str, reason: str, *, json: bool
+) -> None:
+    from server.api.promotion import move_champion, require_recordable
     from server.settings import read_settings
     from server.state.storage import open_known_state
-    from terminal.output import say
+    from terminal.model_tables import say_champion
 
-    _require_fits("--by", by)
-    _require_fits("--reason", reason, most=10_000)
+    require_recordable("--by", by)
+    require_recordable("--reason", reason, most=10_000)
     registry = _registry()
-    if version not in {item.version for item in registry.versions(model)}:
-        raise InputError(
-            f"there is no version {version} of '{model}'", remedy=f"See `tidegate models list {model}`"
-        )
     with open_known_state(read_settings().state_url) as state:
-        state.record_decision(
-            model,
-            window="",
-            kind="promote" if kind == "promote" else "rollback",
-            subject=f"version {version}",
-            by=by,
-            reason=reason,
-        )
-    registry.set_alias(model, CHAMPION, version)
-    say(f"version {version} of '{model}' is the champion ({kind} by {by})")
+        move_champion(model, version, kind, state, registry, by=by, reason=reason)
+    say_champion(model, version, kind=kind, by=by, json=json)
 
 
-def _require_fits(option: str, text: str, most: int = 200) -> None:
-    """Refuse what no database takes: the decision is recorded for ever.
+def _told(record: VersionRecord, description: str | None) -> ApiVersion:
+    from server.api.reading import version_of
 
-    Raises:
-        InputError: it is empty, too long, or holds characters that cannot be shown.
-    """
-    from contract.errors import InputError
-
-    if not text.strip() or len(text) > most or not text.replace("\n", " ").isprintable():
-        raise InputError(
-            f"this cannot be recorded: 1 to {most} characters, each of which can be printed",
-            where=option,
-            remedy="Write it in plain text",
-        )
+    return version_of(record, description)
 
 
 def _registry() -> Registry:

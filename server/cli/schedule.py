@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from contract.windows import Every
-
-if TYPE_CHECKING:
-    from server.state.records import WindowCheck
 
 __all__ = ["app"]
 
@@ -46,36 +44,31 @@ def add(
         float | None,
         typer.Option(help="Rehearse on the past: one of the closed windows every so many seconds."),
     ] = None,
+    json: Json = False,
 ) -> None:
     """Keep a schedule: each window is checked once it has closed, and the retraining policy does the rest.
 
     Give the windows as the sites' cards cut them. It goes on after a restart, and catches up with what closed
     meanwhile. A window whose check failed is tried again four times, later each time, and then not judged.
     """
-    from datetime import UTC, datetime
-
-    from contract.windows import example_of
-    from monitoring.schedule import Calendar
-    from server.schedule import waits_for
-    from server.settings import read_settings
-    from server.state.records import ScheduleRecord
-    from server.state.schedules import Schedules
-    from server.state.storage import open_known_state
+    from server.api.keeping import keep_schedule
+    from server.cli.here import reading_here
     from terminal.experiment_files import read_experiment
-    from terminal.output import say
+    from terminal.schedule_tables import read_days, say_added
 
-    experiment, now = read_experiment(file), datetime.now(UTC)
-    today = Calendar(every=every, first=example_of(every), zone=zone).window_at(now)
-    record = ScheduleRecord.of(
-        experiment, every=every, first=first or today, lag=_days(lag), zone=zone, cron=cron, pace=rehearse
-    )
-    with open_known_state(read_settings().state_url) as state:
-        Schedules(state.database).add(record)
-        closed = len(record.calendar.due(now))
-        say(f"'{experiment.name}' is watched, {every} by {every}, from {record.first} on.")
-        if closed:
-            say(f"{closed} of its windows have closed already and are checked first.")
-        say(waits_for(record, state, now))
+    experiment, days = read_experiment(file), read_days(lag)
+    with reading_here() as reading:
+        added = keep_schedule(
+            experiment,
+            reading,
+            every=every,
+            first=first,
+            lag=days,
+            zone=zone,
+            cron=cron,
+            pace=rehearse,
+        )
+    say_added(added, json=json)
 
 
 @app.command("list")
@@ -84,131 +77,53 @@ def list_schedules(
     json: Json = False,
 ) -> None:
     """The schedules, what each waits for, and the windows that are not done."""
-    from datetime import UTC, datetime
-
-    from server.schedule import waits_for
-    from server.settings import read_settings
+    from server.cli.here import pages, reading_here
     from server.state.schedules import Schedules
-    from server.state.storage import open_known_state
-    from terminal.output import print_json, print_table, say
+    from terminal.schedule_tables import show_schedules
 
-    now = datetime.now(UTC)
-    with open_known_state(read_settings().state_url) as state:
-        schedules = Schedules(state.database)
-        found = (schedules.get(experiment),) if experiment else schedules.all()
-        checks = {one.experiment: schedules.checks(one.experiment) for one in found}
-        waits = {one.experiment: waits_for(one, state, now) for one in found}
-    if json:
-        print_json(
-            [
-                {
-                    **{name: value for name, value in vars(one).items() if name != "experiment_json"},
-                    "waits": waits[one.experiment],
-                    "windows": [
-                        {name: value for name, value in vars(check).items() if name != "id"}
-                        for check in checks[one.experiment]
-                    ],
-                }
-                for one in found
+    with reading_here() as reading:
+        kept = Schedules(reading.state.database)
+        found = [reading.schedule(one) for one in ((kept.get(experiment),) if experiment else kept.all())]
+        checks = {
+            one.experiment: [
+                check for part in pages(partial(reading.checks, one.experiment)) for check in part.checks
             ]
-        )
-        return
-    if not found:
-        say("Nothing is scheduled: `tidegate schedule add FILE --every week` watches an experiment.")
-        return
-    print_table(
-        ("experiment", "every", "from", "lag", "done", "not judged", "now"),
-        [
-            (
-                one.experiment,
-                one.every if one.pace is None else f"{one.pace:g} s ({one.every})",
-                one.first,
-                f"{one.lag} d",
-                _count(checks[one.experiment], "done"),
-                _count(checks[one.experiment], "not judged"),
-                waits[one.experiment],
-            )
             for one in found
-        ],
-        unbroken=("every", "from"),
-    )
-    shown = [
-        check for one in found for check in checks[one.experiment] if experiment or check.state != "done"
-    ]
-    if shown:
-        print_table(
-            ("window", "state", "tries", "what came of it"),
-            [
-                (
-                    check.window if experiment else f"{check.experiment} {check.window}",
-                    check.state,
-                    check.attempts,
-                    check.detail or "–",
-                )
-                for check in shown
-            ],
-            unbroken=("window", "state"),
-        )
+        }
+    show_schedules(found, checks, whole=experiment is not None, json=json)
 
 
 @app.command()
-def pause(experiment: Name) -> None:
+def pause(experiment: Name, json: Json = False) -> None:
     """Check no window until `tidegate schedule resume`; what closes meanwhile is checked then."""
-    _pause(experiment, paused=True)
+    _pause(experiment, paused=True, json=json)
 
 
 @app.command()
-def resume(experiment: Name) -> None:
+def resume(experiment: Name, json: Json = False) -> None:
     """Go on with a schedule that was paused."""
-    _pause(experiment, paused=False)
+    _pause(experiment, paused=False, json=json)
 
 
 @app.command()
-def remove(experiment: Name) -> None:
+def remove(experiment: Name, json: Json = False) -> None:
     """Forget a schedule. Verdicts and decisions stay; a check in progress ends as it would."""
     from server.settings import read_settings
     from server.state.schedules import Schedules
     from server.state.storage import open_known_state
-    from terminal.output import say
+    from terminal.schedule_tables import say_removed
 
     with open_known_state(read_settings().state_url) as state:
         Schedules(state.database).remove(experiment)
-    say(f"'{experiment}' is watched no more.")
+    say_removed(experiment, json=json)
 
 
-def _pause(experiment: str, *, paused: bool) -> None:
-    from datetime import UTC, datetime
-
-    from server.schedule import waits_for
-    from server.settings import read_settings
+def _pause(experiment: str, *, paused: bool, json: bool) -> None:
+    from server.cli.here import reading_here
     from server.state.schedules import Schedules
-    from server.state.storage import open_known_state
-    from terminal.output import say
+    from terminal.schedule_tables import say_waits
 
-    with open_known_state(read_settings().state_url) as state:
-        schedules = Schedules(state.database)
-        schedules.pause(experiment, paused=paused)
-        say(f"'{experiment}': {waits_for(schedules.get(experiment), state, datetime.now(UTC))}")
-
-
-def _count(checks: tuple[WindowCheck, ...], state: str) -> int:
-    return sum(check.state == state for check in checks)
-
-
-def _days(text: str) -> int:
-    """A number of whole days.
-
-    Raises:
-        InputError: it is none.
-
-    >>> _days("2d"), _days("0")
-    (2, 0)
-    """
-    import re
-
-    from contract.errors import InputError
-
-    found = re.fullmatch(r"(\d{1,3}) ?d?", text.strip(), re.ASCII)
-    if found is None:
-        raise InputError(f"'{text[:50]}' is no number of days", where="--lag", remedy="Write it like 2d")
-    return int(found[1])
+    with reading_here() as reading:
+        kept = Schedules(reading.state.database)
+        kept.pause(experiment, paused=paused)
+        say_waits(reading.schedule(kept.get(experiment)), json=json)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +10,7 @@ import typer
 from server.cli import person
 from server.cli.backup import backup
 from server.cli.enrolment import confirm, init, invite, refuse, requests, revoke
+from server.cli.sites import list_sites
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -178,6 +178,7 @@ def dismiss(name: Annotated[str, typer.Argument(help="The site's name.")]) -> No
 
 
 app.command()(backup)
+app.command("sites")(list_sites)
 
 
 @app.command()
@@ -204,74 +205,3 @@ def status(
             watch_runs(state, run)
         else:
             show_runs(read_runs(state, run), json=json)
-
-
-@app.command()
-def sites(json: Json = False) -> None:
-    """The sites that were admitted, whether each is connected now, and those that have answered."""
-    from server.federation import running_federation
-    from server.settings import read_settings
-    from server.state.storage import open_known_state
-    from terminal.output import cell, print_json, print_table, say
-
-    settings = read_settings()
-    with open_known_state(settings.state_url) as state:
-        found = {site.name: site for site in state.sites()}
-        admitted = {site.name: site for site in state.admitted_sites(running_federation(settings))}
-    names = [*found, *(name for name in admitted if name not in found)]
-    online = _connected(settings)
-
-    def is_connected(name: str) -> bool | None:
-        return None if online is None else name in admitted and admitted[name].node_id in online
-
-    if json:
-        print_json(
-            [
-                {
-                    **(vars(found[name]) if name in found else {"name": name}),
-                    "admitted": name in admitted,
-                    "connected": is_connected(name),
-                }
-                for name in names
-            ]
-        )
-        return
-
-    if not names:
-        say("No site was admitted yet: `tidegate server admit NAME KEY` admits one.")
-        return
-
-    def moment(at: datetime | None) -> str:
-        return "–" if at is None else f"{at:%Y-%m-%d %H:%M}"
-
-    print_table(
-        ("site", "connected", "stated rows", "admitted", "first answer", "last answer"),
-        (
-            (
-                name,
-                {None: "?", True: cell("yes", "green"), False: cell("no", "yellow")}[is_connected(name)],
-                (admitted[name].stated_rows if name in admitted else None)
-                or (found[name].stated_rows if name in found else "–"),
-                moment(admitted[name].admitted if name in admitted else None),
-                moment(found[name].first_seen if name in found else None),
-                moment(found[name].last_seen if name in found else None),
-            )
-            for name in names
-        ),
-    )
-    if online is None:
-        say("No server runs here now, so nobody is connected to it: `tidegate server up` starts one.")
-
-
-def _connected(settings: ServerSettings) -> frozenset[int] | None:
-    """The node ids of the sites that are connected now; None where no server runs."""
-    from contextlib import closing
-
-    from contract.errors import AddressError
-    from server.federation import running_control
-
-    try:
-        with closing(running_control(settings)) as control:
-            return control.connected()
-    except AddressError:
-        return None

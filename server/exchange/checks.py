@@ -26,8 +26,8 @@ from contract.models import model_shapes
 from contract.norm_bound import greatest_normal, l2_norm, update_bound
 from contract.quantization import distance, is_quantized, step_shapes
 from contract.releases import SCORE_BINS, FeatureCounts, RangeCounts, ScoreHistogram, Spent
+from contract.verdicts import POOLED
 from monitoring.binning import feature_bins
-from monitoring.verdict import POOLED
 from server.exchange.bounds import (
     comparison_deviation,
     drift_deviation,

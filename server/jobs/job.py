@@ -19,7 +19,7 @@ from contract.experiment import Experiment
 from contract.experiment_file import parse_experiment
 from contract.names import RunName, WindowName
 
-__all__ = ["Job", "RangeQuestion", "read_job"]
+__all__ = ["Job", "RangeQuestion", "read_job", "read_question"]
 
 _Kind = Literal["train", "cycle", "ranges"]
 
@@ -119,12 +119,24 @@ def _kind(text: str) -> _Kind:
     raise ExperimentError(f"job = '{text}'", where="run config", remedy="Use 'train', 'cycle' or 'ranges'")
 
 
+def read_question(values: object) -> RangeQuestion:
+    """A question as `asdict` wrote it.
+
+    Raises:
+        ExperimentError: it is none.
+    """
+    try:
+        return TypeAdapter(RangeQuestion).validate_python(values)
+    except ValidationError as exc:
+        raise ExperimentError("the question is not valid", where="run config") from exc
+
+
 def _question(text: str) -> RangeQuestion | None:
     if not text.strip():
         return None
     try:
-        return TypeAdapter(RangeQuestion).validate_json(text)
-    except ValidationError as exc:
+        return read_question(json.loads(text))
+    except ValueError as exc:
         raise ExperimentError("the question is not valid", where="run config") from exc
 
 

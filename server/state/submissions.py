@@ -11,18 +11,19 @@ the server is stopped between the two.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import Select, func, select, union_all, update
+from sqlalchemy import Connection, Select, func, select, union_all, update
 from sqlalchemy.exc import IntegrityError
 
 from contract.errors import InputError, StorageError
 from contract.experiment import Experiment
 from server.state import tables
 from server.state.database import Database
+from server.state.records import RunRecord
 from server.state.storage import name_run
 
 __all__ = ["MOST_QUEUED", "SubmissionRecord", "SubmissionState", "Submissions"]
@@ -45,7 +46,10 @@ class SubmissionRecord:
         windows: whose rows are used; empty for all.
         superlink_run: the number that the SuperLink gave it; None before.
         stopped_by: who had it stopped; empty if nobody did.
+        submitted: when it was put into the queue; the last time, where somebody resumed it.
         detail: why it ended before it began, in a sentence.
+        question: for a question about ranges, what is asked (`server.jobs.job.RangeQuestion`); None for a
+            training.
     """
 
     id: int
@@ -60,6 +64,11 @@ class SubmissionRecord:
     stopped_by: str
     detail: str
     ended: datetime | None
+    question: dict[str, Any] | None = None
+
+    def is_resumed(self, record: RunRecord) -> bool:
+        """Whether the run is to go on, and what its record says is of the time before."""
+        return self.state != "ended" and record.ended is not None and record.ended < self.submitted
 
 
 class Submissions:
@@ -72,9 +81,22 @@ class Submissions:
         self._database = database
 
     def add(
-        self, experiment: Experiment, *, person: str, federation: str, windows: Sequence[str] = ()
+        self,
+        experiment: Experiment,
+        *,
+        person: str,
+        federation: str,
+        windows: Sequence[str] = (),
+        question: Mapping[str, Any] | None = None,
     ) -> SubmissionRecord:
         """Put a run at the end of the queue, under a name that no run has.
+
+        Args:
+            experiment: the plan.
+            person: whose run it is.
+            federation: whose sites are asked.
+            windows: whose rows are used; empty for all.
+            question: for a question about ranges; None for a training.
 
         Raises:
             InputError: this person has too many in the queue.
@@ -88,18 +110,13 @@ class Submissions:
             "state": "queued",
             "stopped_by": "",
             "detail": "",
+            "question": None if question is None else dict(question),
         }
         for _ in range(_TRIES):
-            run = name_run(experiment.name)
+            run = name_run(experiment.name if question is None else f"{experiment.name}-ranges")
             try:
                 with self._database.write() as connection:
-                    own = (table.c.person == person) & (table.c.state == "queued")
-                    waiting = connection.execute(select(func.count()).where(own)).scalar_one()
-                    if waiting >= MOST_QUEUED:
-                        raise InputError(
-                            f"{waiting} of your runs wait in the queue",
-                            remedy="Wait until some have begun, or stop some: tidegate runs stop NAME",
-                        )
+                    _require_room(connection, person)
                     taken = select(tables.runs.c.name).where(tables.runs.c.name == run)
                     if connection.execute(taken).first() is not None:
                         continue
@@ -131,7 +148,7 @@ class Submissions:
         table = tables.submissions
         here = (table.c.federation == federation) & (table.c.state == "queued")
         with self._database.read() as connection:
-            names = connection.execute(select(table.c.run).where(here).order_by(table.c.id)).scalars()
+            names = connection.execute(select(table.c.run).where(here).order_by(*_ORDER)).scalars()
             return {name: place for place, name in enumerate(names, start=1)}
 
     def take(self, federation: str, *, at_once: int) -> SubmissionRecord | None:
@@ -179,6 +196,28 @@ class Submissions:
                 return True
             return connection.execute(select(table.c.id).where(goes_on)).first() is not None
 
+    def resume(self, run: str) -> bool:
+        """Put a run that has ended at the end of the queue again; false where it has not, or is not known.
+
+        Raises:
+            InputError: its owner has too many in the queue.
+        """
+        table, found = tables.submissions, self.get(run)
+        if found is None:
+            return False
+        anew = {
+            "state": "queued",
+            "submitted": datetime.now(UTC),
+            "superlink_run": None,
+            "stopped_by": "",
+            "detail": "",
+            "ended": None,
+        }
+        ended = (table.c.run == run) & (table.c.state == "ended")
+        with self._database.write() as connection:
+            _require_room(connection, found.person)
+            return bool(connection.execute(update(table).where(ended).values(anew)).rowcount)
+
     def page(self, *, skip: int, limit: int, person: str | None = None) -> list[str]:
         """The names of runs, newest first: those that people submitted, and all others.
 
@@ -211,6 +250,25 @@ class Submissions:
         return tuple(SubmissionRecord(**{**row._mapping, "windows": tuple(row.windows)}) for row in rows)
 
 
+_ORDER = (tables.submissions.c.submitted, tables.submissions.c.id)
+
+
 def _wanted() -> Select[Any]:
     table = tables.submissions
-    return select(*(table.c[name] for name in SubmissionRecord.__dataclass_fields__)).order_by(table.c.id)
+    return select(*(table.c[name] for name in SubmissionRecord.__dataclass_fields__)).order_by(*_ORDER)
+
+
+def _require_room(connection: Connection, person: str) -> None:
+    """Refuse what would fill the queue for all.
+
+    Raises:
+        InputError: this person has too many in the queue.
+    """
+    table = tables.submissions
+    own = (table.c.person == person) & (table.c.state == "queued")
+    waiting = connection.execute(select(func.count()).where(own)).scalar_one()
+    if waiting >= MOST_QUEUED:
+        raise InputError(
+            f"{waiting} of your runs wait in the queue",
+            remedy="Wait until some have begun, or stop some: tidegate runs stop NAME",
+        )

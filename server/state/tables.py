@@ -51,7 +51,7 @@ __all__ = [
     "window_checks",
 ]
 
-HEAD = "0006"
+HEAD = "0007"
 """The newest revision under `migrations/versions`."""
 
 metadata = MetaData(
@@ -337,4 +337,5 @@ submissions = Table(
     Column("stopped_by", String(100), nullable=False),
     Column("detail", Text, nullable=False),
     Column("ended", Moment),
+    Column("question", JSON(none_as_null=True)),
 )

@@ -21,7 +21,7 @@ from clients.ledger.chain import Entry, Ledger, Plan
 from clients.ledger.replay import Moment
 from clients.mechanisms.report_files import ReportRecord, record
 from clients.site import close_site, open_site
-from monitoring.verdict import FeatureVerdict, SiteVerdict, Verdict
+from contract.verdicts import FeatureVerdict, SiteVerdict, Verdict
 from server.registry.registry import Registry
 from server.settings import read_settings
 from server.state.participation import SiteStatus, Step

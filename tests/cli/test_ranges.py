@@ -15,13 +15,13 @@ from clients.site import open_site
 from contract.errors import ExperimentError, RoundError
 from contract.experiment import NumericFeature
 from contract.experiment_file import parse_experiment, parse_unranged
-from experiments.range_query import with_ranges
 from experiments.runtimes.inline import InlineGrid
 from server.app import run_job
 from server.jobs.job import Job, RangeQuestion, read_job
 from server.line.flower import assume_identity
 from server.settings import read_settings
 from server.state.storage import open_state
+from terminal.range_files import with_ranges
 from tests.cards import card_for
 
 UNRANGED = """\

@@ -14,8 +14,8 @@ from clients.app import app
 from clients.site import open_site
 from contract.experiment import Experiment
 from contract.experiment_file import parse_experiment
+from contract.verdicts import Verdict
 from experiments.runtimes.inline import InlineGrid
-from monitoring.verdict import Verdict
 from server.cycle import run_cycle
 from server.jobs.job import Job
 from server.jobs.training_job import Services

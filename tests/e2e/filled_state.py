@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from unittest.mock import patch
 
 from contract.experiment import Experiment
-from monitoring.verdict import POOLED, FeatureVerdict, SiteVerdict, Verdict
+from contract.verdicts import POOLED, FeatureVerdict, SiteVerdict, Verdict
 from server.schedule import RETRIES
 from server.state.enrolments import Enrolments
 from server.state.participation import SiteStatus, Step

@@ -15,7 +15,7 @@ from selenium.webdriver.common.by import By
 import server.api.door
 import server.api.markup
 import server.api.serving
-from monitoring.verdict import POOLED, FeatureVerdict, SiteVerdict, Verdict
+from contract.verdicts import POOLED, FeatureVerdict, SiteVerdict, Verdict
 from server.federation import running_federation
 from server.line.processes import free_port
 from server.schedule import RETRIES

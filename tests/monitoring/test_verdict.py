@@ -12,7 +12,8 @@ from scipy import stats
 from contract.errors import ReleaseError, RoundError
 from contract.experiment import Drift
 from contract.releases import DriftSummary, FeatureCounts
-from monitoring.verdict import POOLED, Verdict, form_verdict
+from contract.verdicts import POOLED, Verdict
+from monitoring.verdict import form_verdict
 
 DRIFT = Drift(false_alarm_rate=0.01)
 CLEAN = np.array([0.4, 0.3, 0.2, 0.1])

@@ -19,6 +19,7 @@ from contract.messages import DRIFT_QUERY, Instruction, Reply
 from contract.windows import places
 from experiments.runtimes.inline import InlineGrid
 from monitoring.policy import WindowOutcome
+from server.api.overview import spending_of
 from server.cycle import Champion, _budget, _last_retraining, champion_of, run_cycle
 from server.exchange.answers import Answers
 from server.jobs.job import Job
@@ -194,6 +195,13 @@ def test_the_champions_windows_are_those_that_its_run_was_trained_on(
     assert champion_of(experiment.name, state).windows == ("w1",)
 
 
+def test_a_result_that_names_no_windows_is_of_all_rows(state: State, experiment: Experiment) -> None:
+    state.start_run("r1", experiment=experiment, job="train", trigger="test", code_hash="c0de")
+    state.link_run("r1", model_version=1, result=json.dumps({"metrics": {}}))
+    decide(state, experiment.name, "promote", "version 1")
+    assert champion_of(experiment.name, state) == Champion(version=1, windows=())
+
+
 def test_a_cycle_without_a_champion_ends_as_failed(
     sites: list[Path], state: State, nowhere: Registry
 ) -> None:
@@ -213,6 +221,10 @@ def test_a_quiet_window_leads_to_nothing_and_needs_no_registry(
     result = cycle(plan("model"), CALM, sites, state, nowhere)
     assert (result["decision"], result["alarm"], result["sites_in_alarm"]) == ("none", False, [])
     assert "challenger" not in result
+    spending = spending_of(state.last_results(10))
+    assert {site: (one.run, one.unit) for site, one in spending.items()} == dict.fromkeys(
+        SITES, ("model-w2", "record")
+    )
     assert decisions(state, "model") == [("promote", "version 1"), ("none", "retraining")]
     assert [run.job for run in state.runs()] == ["train", "cycle"]
     assert [(verdict.window, verdict.alarm) for verdict in state.verdicts("model")] == [(CALM, False)]
@@ -233,6 +245,7 @@ def test_a_drifted_window_ends_in_a_promotion_that_is_decided_before_the_alias_m
     assert registry.champion("promoted") == 2
     assert result["sites_in_alarm"] == list(SITES)
     assert (result["promoted"], result["champion"], result["challenger"]) == (True, 1, 2)
+    assert set(result["privacy"]) == set(SITES)
     assert result["trained_on"] == [TURNED]
     assert result["gain"] == pytest.approx(_gain_by_hand(registry, sites), abs=1e-5)
     assert "accepted: log loss better by" in registry.versions("promoted")[1].description

@@ -9,12 +9,13 @@ from typing import Any, cast
 
 import pytest
 
-from contract.errors import AddressError, RoundError
+from contract.errors import AddressError, InputError, RoundError
 from contract.experiment import Experiment
+from server.jobs.job import RangeQuestion, read_job
 from server.line.flower import ControlClient, RunState
 from server.run_queue import RunQueue
 from server.state.storage import State, open_state
-from server.state.submissions import SubmissionRecord, Submissions
+from server.state.submissions import MOST_QUEUED, SubmissionRecord, Submissions
 from tests.server.federation import plan
 
 
@@ -24,6 +25,7 @@ class FakeSuperLink:
     def __init__(self, before: int = 2**63) -> None:
         self._before = before
         self.began: list[str] = []
+        self.configs: list[Mapping[str, str]] = []
         self.ended: dict[int, str] = {}
         self.stopped: list[int] = []
         self.error: Exception | None = None
@@ -32,6 +34,7 @@ class FakeSuperLink:
         if self.error is not None:
             raise self.error
         self.began.append(config["run"])
+        self.configs.append(config)
         return self._before + len(self.began)
 
     def state(self, run: int) -> RunState:
@@ -130,6 +133,56 @@ def test_what_an_earlier_server_began_goes_on_and_the_queue_keeps_its_order(
     again.look()
     assert later[0] not in fresh.began
     assert queue.submissions.places("f") == {later[0]: 1}
+
+
+def test_a_run_that_is_resumed_goes_on_at_its_turn_and_after_a_restart(
+    queue: RunQueue, superlink: FakeSuperLink, state: State
+) -> None:
+    failed, stopped = add(queue, "ada", "ada")
+    queue.look()
+    for name in (failed, stopped):
+        state.start_run(name, experiment=plan(), job="train", trigger="ada", code_hash="c")
+        state.finish_run(name, "failed", error="too few sites")
+    queue.submissions.stop(stopped, by="olga")
+    superlink.ended = {2**63 + 1: "failed", 2**63 + 2: "stopped"}
+    queue.look()
+    later = add(queue, "ben")
+    assert not queue.submissions.resume("unknown")
+    assert not queue.submissions.resume(later[0])
+    assert queue.submissions.resume(failed)
+    assert queue.submissions.resume(stopped)
+    assert not queue.submissions.resume(failed)
+    assert queue.submissions.places("f") == {later[0]: 1, failed: 2, stopped: 3}
+    queue.at_once = 3
+    queue.look()
+    assert superlink.began[2:] == [later[0], failed, stopped]
+    fresh = FakeSuperLink(2**62)
+    again = RunQueue(
+        state=state, control=cast(ControlClient, fresh), federation="f", at_once=3, say=lambda _: None
+    )
+    again.adopt()  # before a process has said that they run
+    assert fresh.began == [later[0], failed, stopped]
+    assert again.submissions.get(stopped).stopped_by == ""  # type: ignore[union-attr]
+
+
+def test_of_one_person_no_more_may_wait_by_resuming(queue: RunQueue, superlink: FakeSuperLink) -> None:
+    (first,) = add(queue, "ada")
+    queue.submissions.stop(first, by="ada")
+    add(queue, *["ada"] * MOST_QUEUED)
+    with pytest.raises(InputError, match="wait in the queue"):
+        queue.submissions.resume(first)
+
+
+def test_a_question_for_ranges_is_asked_as_one(queue: RunQueue, superlink: FakeSuperLink) -> None:
+    question = {"features": ["x0"], "epsilon": 0.5, "share": 0.01}
+    run = queue.submissions.add(plan(), person="ada", federation="f", question=question).run
+    queue.look()
+    assert run.startswith("fake-ranges-")
+    (config,) = superlink.configs
+    assert read_job(config, fallback_run="").question == RangeQuestion(
+        features=("x0",), epsilon=0.5, share=0.01
+    )
+    assert config["job"] == "ranges"
 
 
 def test_a_death_between_taking_and_submitting_loses_nothing(

@@ -9,7 +9,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from clients.cli.join import standing, way_for
 from clients.keys import PrivateKey, make_node_key, read_private_key
 from clients.line import enrolment, flower
 from clients.line.enrolment import Joined, JoiningSite, NotNowError, RefusedError, joined, renew, renew_on
+from contract.card import Card
 from contract.enrolment import Token
 from contract.errors import AddressError, InputError
 from server.line.certificates import ServerFiles, authority_fingerprint, make_server_files, sign_site
@@ -116,6 +117,21 @@ def test_a_certificate_is_renewed_when_half_of_its_time_is_over(
     asked = len(server.seen)
     assert not renew(site, key, stop)
     assert len(server.seen) == asked  # half of its time is not over: nobody is asked
+
+
+def test_a_card_that_is_too_long_is_not_left_out_unsaid(
+    server: Server, key: PrivateKey, tmp_path: Path
+) -> None:
+    columns = [{"name": f"column {n}", "kind": "numeric", "meaning": "m" * 60} for n in range(600)]
+    asking = server.joining(tmp_path / "keys", key)
+    authority = x509.load_pem_x509_certificate(server.files.authority.read_bytes())
+    server.answers["join"] = (200, {"state": "waiting", "certificate": None})
+    with pytest.raises(InputError, match=r"the card is too long: .* 65,536") as refused:
+        replace(asking, card=Card.model_validate({"columns": columns})).ask(authority)
+    assert "--without-card" in refused.value.remedy
+    assert server.seen == []
+    assert replace(asking, card=Card.model_validate({"columns": columns[:300]})).ask(authority)
+    assert [what for what, _ in server.seen] == ["join"]
 
 
 def test_another_s_certificate_is_not_taken(

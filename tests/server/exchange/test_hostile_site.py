@@ -28,7 +28,7 @@ from contract.releases import (
     RangeCounts,
     ScoreHistogram,
 )
-from monitoring.verdict import Verdict
+from contract.verdicts import Verdict
 from server.cycle import run_cycle
 from server.jobs.job import Job, RangeQuestion
 from server.jobs.ranges import run_ranges

@@ -1,0 +1,57 @@
+"""Commands that ask the federation of the active profile; without a profile, the server that is here."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import typer
+
+from scientist.cli import drift, models, schedule, sites
+
+__all__ = ["THERE", "by_profile", "either"]
+
+Command = Callable[..., None]
+
+THERE: Mapping[str, Mapping[str, Command]] = {
+    "drift": {"list": drift.list_verdicts, "show": drift.show},
+    "models": {
+        "list": models.list_versions,
+        "show": models.show,
+        "promote": models.promote,
+        "rollback": models.rollback,
+    },
+    "schedule": {
+        "add": schedule.add,
+        "list": schedule.list_schedules,
+        "pause": schedule.pause,
+        "resume": schedule.resume,
+        "remove": schedule.remove,
+    },
+    "sites": {"list": sites.list_sites, "cards": sites.cards},
+}
+"""Of each group, the commands that a federation answers. They take what the commands here take."""
+
+
+def by_profile(group: typer.Typer, there: Mapping[str, Command]) -> typer.Typer:
+    """The group, of which these commands speak to the federation of the profile where one is active."""
+    commands = {one.name or getattr(one.callback, "__name__", ""): one for one in group.registered_commands}
+    for name, ask in there.items():
+        here = commands[name].callback
+        if here is None:
+            raise LookupError(name)
+        commands[name].callback = either(here, ask)
+    return group
+
+
+def either(here: Command, there: Command) -> Command:
+    """A command that asks the federation of the profile where one is active."""
+
+    @functools.wraps(here)
+    def command(**given: Any) -> None:
+        from scientist.connected import is_connected
+
+        (there if is_connected() else here)(**given)
+
+    return command

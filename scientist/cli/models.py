@@ -1,0 +1,64 @@
+"""`tidegate models …` of the federation of the profile."""
+
+from __future__ import annotations
+
+__all__ = ["list_versions", "promote", "rollback", "show"]
+
+
+def list_versions(*, model: str, json: bool) -> None:
+    """All versions of a model."""
+    from contract.federation_api import Versions
+    from scientist.connected import connect, path_of
+    from terminal.model_tables import show_versions
+
+    path = f"{path_of('models', model)}/versions"
+    with connect() as connection:
+        found = [one for page in connection.pages(path, Versions) for one in page.versions]
+    show_versions(model, found, json=json)
+
+
+def show(*, model: str, version: int, json: bool) -> None:
+    """The passport of a version."""
+    from contract.federation_api import Version
+    from scientist.connected import connect, path_of
+    from terminal.model_tables import show_passport
+
+    with connect() as connection:
+        found = connection.get(f"{path_of('models', model)}/versions/{version}", Version)
+    show_passport(found, json=json)
+
+
+def promote(*, model: str, version: int, by: str, reason: str, json: bool) -> None:
+    """Make a version the champion."""
+    _move(model, version, "promote", by, reason, json=json)
+
+
+def rollback(*, model: str, version: int, by: str, reason: str, json: bool) -> None:
+    """Go back to an earlier version."""
+    _move(model, version, "rollback", by, reason, json=json)
+
+
+def _move(model: str, version: int, kind: str, by: str, reason: str, *, json: bool) -> None:
+    from pydantic import ValidationError
+
+    from contract.errors import InputError
+    from contract.federation_api import Promotion, Version, Whoami
+    from scientist.connected import connect, path_of
+    from terminal.model_tables import say_champion
+
+    try:
+        asked = Promotion(reason=reason)
+    except ValidationError as exc:
+        raise InputError(
+            "a reason has 1 to 10,000 characters", where="--reason", remedy="Write it in plain text"
+        ) from exc
+    with connect() as connection:
+        who = connection.get("/v1/whoami", Whoami)
+        if by not in ("", who.name):
+            raise InputError(
+                "the decision is recorded with the name that your token is of",
+                where="--by",
+                remedy=f"Leave it out: you are '{who.name}' there",
+            )
+        connection.post(f"{path_of('models', model)}/versions/{version}/{kind}", Version, asked)
+    say_champion(model, version, kind=kind, by=who.name, json=json)

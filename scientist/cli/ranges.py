@@ -1,0 +1,76 @@
+"""`tidegate ranges FILE`, asked of the federation of the profile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+__all__ = ["ask_there"]
+
+
+def ask_there(
+    file: Path, *, epsilon: float, share: float, windows: list[str], write: Path | None, json: bool
+) -> None:
+    """Ask for the ranges of the features that state none, and show the answer.
+
+    Args:
+        file: the experiment file.
+        epsilon: what the answer may cost each site.
+        share: of the rows, how many may lie below a range, and above it.
+        windows: whose rows are used; empty for all.
+        write: where a copy of the file with the ranges goes; None for nowhere.
+        json: end with one JSON object, and say nothing before.
+
+    Raises:
+        InputError: the file is wrong, or the server refuses the question.
+        TidegateError: it was not answered.
+    """
+    from pydantic import ValidationError
+
+    from contract.complaints import sentences
+    from contract.errors import InputError
+    from contract.federation_api import RangeSubmission, Submitted
+    from scientist.cli.runs import ended_run
+    from scientist.connected import connect
+    from terminal.experiment_files import read_text
+    from terminal.output import print_json, say
+    from terminal.range_files import (
+        read_unranged,
+        require_new,
+        show_ranges,
+        told_ranges,
+        with_ranges,
+        write_new,
+    )
+
+    require_new(write)
+    unranged = read_unranged(file)
+    given = {
+        "experiment": unranged.experiment.model_dump_json(),
+        "windows": windows,
+        "features": list(unranged.features),
+        "epsilon": epsilon,
+        "share": share,
+    }
+    try:
+        asked = RangeSubmission.model_validate(given)
+    except ValidationError as exc:
+        words = "; ".join(sentences(exc.errors(include_url=False), RangeSubmission, given))
+        raise InputError(words, where="ranges", remedy="Nothing was asked and nothing charged") from exc
+    with connect() as connection:
+        submitted = connection.post("/v1/ranges", Submitted, asked)
+        if not json:
+            say(f"question '{submitted.run}' is submitted")
+        result = ended_run(connection, submitted.run, json=json).result or {}
+    told = told_ranges(result, unranged.experiment)
+    if json:
+        print_json(result)
+    else:
+        show_ranges(result, told)
+    if len(told) < len(unranged.features):
+        raise typer.Exit(1)
+    if write is not None:
+        write_new(write, with_ranges(read_text(file), told, where=str(file)))
+        if not json:
+            say(f"wrote {write}")

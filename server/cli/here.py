@@ -1,0 +1,57 @@
+"""The server that has its state here, for commands that can also ask another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from server.api.reading import Page, Reading
+
+__all__ = ["pages", "reading_here"]
+
+
+class _Paged(Protocol):
+    @property
+    def more(self) -> bool: ...
+
+
+PageOf = TypeVar("PageOf", bound=_Paged)
+
+
+@contextmanager
+def reading_here() -> Iterator[Reading]:
+    """What the API would read, of the state that is here.
+
+    Raises:
+        InputError: there is no server here.
+    """
+    from server.api.reading import Reading
+    from server.federation import running_control, running_federation
+    from server.registry.registry import Registry
+    from server.settings import read_settings
+    from server.state.storage import open_known_state
+
+    settings = read_settings()
+    with open_known_state(settings.state_url) as state:
+        yield Reading(
+            state=state,
+            registry=Registry(settings.tracking_uri, settings.artifact_root),
+            control=lambda: running_control(settings),
+            federation=running_federation(settings),
+        )
+
+
+def pages(ask: Callable[[Page], PageOf]) -> Iterator[PageOf]:
+    """The pages of a list, one after the other."""
+    from contract.federation_api import MOST_ITEMS
+    from server.api.reading import Page
+
+    skip = 0
+    while True:
+        page = ask(Page(skip=skip, limit=MOST_ITEMS))
+        yield page
+        if not page.more:
+            return
+        skip += MOST_ITEMS
