@@ -77,9 +77,10 @@ def run_schedules(settings: ServerSettings, *, say: Say, stop: threading.Event) 
             return [one.experiment for one in active]
 
         def work(experiment: str) -> None:
-            plan = schedules.get(experiment).plan
-            while not stop.is_set() and checks.check(plan) is not None:
-                continue
+            while not stop.is_set():
+                kept = [one for one in schedules.all() if one.experiment == experiment and not one.paused]
+                if not kept or checks.check(kept[0].plan) is None:
+                    return
 
         run_clock(look, work, interval=_LOOK, stop=stop, report=lambda words: say(f"schedule: {words}"))
 

@@ -1,87 +1,99 @@
-"""Every command of the README is run, in its order, in a copy of the project."""
+"""Every command of the README is run, in its order, in a copy of the project.
+
+Those of an operator, a site and a scientist are one story on several machines, which `tests/e2e/hosts` tells
+on five. Here all three are on this machine, in one folder, for where no hosts can be made.
+"""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.commands import plain_environment
+from tests.e2e.hosts.network import Host
+from tests.e2e.hosts.story import EXPERIMENT, WEEKS, Story, enrol, make_sites, start_server, train
+from tests.readme import commands_of, headings
+
 ROOT = Path(__file__).resolve().parents[2]
-STANDING = ("Ctrl-C stops", "is connected to")
-"""What a command that stays in the background prints once it stands."""
+STORY = ("An operator starts", "A site starts", "A scientist starts")
 
 
-def commands() -> list[str]:
-    """The lines of the README's bash blocks."""
-    blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
-    return [line for block in blocks for line in block.strip().splitlines()]
+class Here(Host):
+    """This machine, in a folder."""
+
+    def command(self, arguments: Sequence[str]) -> list[str]:
+        return ["env", "-C", str(self.folder), *arguments]
+
+    def variables(self, more: dict[str, str]) -> dict[str, str]:
+        return {
+            **plain_environment(),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONPATH": str(ROOT),
+            "XDG_CONFIG_HOME": str(self.folder / "config"),
+            **more,
+        }
 
 
 @pytest.fixture
-def background() -> Iterator[list[subprocess.Popen[bytes]]]:
-    started: list[subprocess.Popen[bytes]] = []
-    yield started
-    for process in reversed(started):
-        os.killpg(process.pid, signal.SIGINT)
-    for process in started:
+def here(tmp_path: Path) -> Iterator[Host]:
+    host = Here("here", "", tmp_path, tmp_path)
+    yield host
+    for process in reversed(host.started):
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)
+    for process in host.started:
         process.wait(timeout=300)
 
 
 @pytest.mark.e2e
-def test_every_command_of_the_readme_works(tmp_path: Path, background: list[subprocess.Popen[bytes]]) -> None:
+def test_every_command_outside_the_story_works(here: Host) -> None:
     shutil.copytree(
-        ROOT / "experiments", tmp_path / "experiments", ignore=shutil.ignore_patterns("__pycache__")
+        ROOT / "experiments", here.folder / "experiments", ignore=shutil.ignore_patterns("__pycache__")
     )
-    assert len(commands()) > 10
-    for number, command in enumerate(commands()):
-        if command.endswith("&"):
-            background.append(start(command.removesuffix("&"), tmp_path, tmp_path / f"{number}.log"))
-        else:
-            done = subprocess.run(
-                ["bash", "-c", command],
-                cwd=tmp_path,
-                env=environment(),
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    lines = [line for heading in headings() if heading not in STORY for line in commands_of(heading)]
+    assert len(lines) > 5
+    for line in lines:
+        done = here.run("bash", "-c", line)
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
 
 
-def start(command: str, folder: Path, log: Path) -> subprocess.Popen[bytes]:
-    """Start a command that stays, and wait until it says that it stands."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            ["bash", "-c", f"exec {command}"],
-            cwd=folder,
-            env=environment(),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    end = time.monotonic() + 600
-    while not any(word in log.read_text(errors="replace") for word in STANDING):
-        assert process.poll() is None, log.read_text(errors="replace")
-        assert time.monotonic() < end, log.read_text(errors="replace")
-        time.sleep(0.1)
-    return process
+@pytest.mark.e2e
+def test_the_story_of_an_operator_a_site_and_a_scientist(here: Host) -> None:
+    """Nobody waits for a week that has not closed, and version 1 is promoted once more."""
+    story = Story(dict.fromkeys(("server", "north", "scientist"), here), ("north",), "localhost")
+    story.type("server", story.operator.take("tidegate server init"))
+    start_server(story, story.operator.take("tidegate server up"))
+    make_sites(story, {"north": 'label = "ill"\nepsilon = 1.0'})
+    enrol(story)
+    assert "FAULT" not in story.type("north", story.administrator.take("tidegate site doctor"))
+    train(story, EXPERIMENT.replace("quorum = 3", "quorum = 1"))
+    story.type("server", story.operator.take("tidegate schedule add", WEEK=WEEKS[-1]))
+    assert WEEKS[-1] in story.type("server", story.operator.take("tidegate schedule list"))
+    story.type("server", story.operator.take("tidegate models promote", VERSION="1"))
+    story.type("server", story.operator.take("tidegate server revoke"))
+    assert story.running.pop("north-up").wait(600) != 0
+    assert not story.left
 
 
-def environment() -> dict[str, str]:
-    kept = {
-        key: value for key, value in os.environ.items() if not key.startswith(("TIDEGATE_HOME", "MLFLOW_"))
-    }
-    return {
-        **kept,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
+def test_the_story_is_ten_commands_or_fewer_for_each() -> None:
+    for heading in STORY:
+        assert 1 <= len(commands_of(heading)) <= 10, heading
+
+
+def test_a_command_that_the_readme_lacks_cannot_be_taken_nor_one_twice() -> None:
+    story = Story({}, ())
+    story.operator.take("tidegate server init")
+    for beginning in ("tidegate server init", "tidegate server conjure"):
+        with pytest.raises(ValueError, match="not enough values"):
+            story.operator.take(beginning)
+    with pytest.raises(AssertionError, match="has no WORD"):
+        story.operator.take("tidegate server revoke", WORD="x")
+    assert len(story.left) > 20

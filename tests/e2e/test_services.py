@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from server.line.processes import free_port
+from server.settings import read_settings
 from server.state.storage import open_state
 from tests.cli.test_bad_input import ROWS, SITE, write_rows
 from tests.commands import plain_environment
@@ -108,6 +109,21 @@ def test_a_unit_starts_a_command_that_exists_with_options_that_it_has(path: Path
     )
     for option in [word for word in arguments if word.startswith("--")]:
         assert option in told.stdout
+
+
+def test_state_and_models_lie_where_the_server_s_unit_may_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are below the folder that the server is started in, which is not `/`."""
+    (path,) = (path for path in UNITS if path.name == "tidegate-server.service")
+    service = unit(path)["Service"]
+    assert Path(service["WorkingDirectory"]).is_relative_to(service["ReadWritePaths"])
+    assert "Environment" not in service
+    monkeypatch.chdir(tmp_path)
+    settings = read_settings({})
+    assert settings.home.is_relative_to(tmp_path)
+    assert settings.artifact_root.is_relative_to(tmp_path)
+    assert settings.tracking_uri.startswith(f"sqlite:///{tmp_path}/")
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")

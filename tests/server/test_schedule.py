@@ -260,3 +260,38 @@ def test_a_paused_schedule_checks_nothing(
         stop=threading.Event(),
     )
     assert looks == [[], ["fake"]]
+
+
+@pytest.mark.parametrize("ends", ["pause", "remove"])
+def test_a_pause_or_a_removal_holds_from_the_next_window_on(
+    state: State, schedules: Schedules, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """Many windows have closed; the operator says so while the first is checked."""
+    keep(schedules)
+    put_into_service(state)
+    standing, stop, left = Server(state), threading.Event(), threading.Event()
+
+    def first(run: str) -> None:
+        standing.finds()(run)
+        schedules.pause("fake", paused=True) if ends == "pause" else schedules.remove("fake")
+
+    def clock(look: Callable[[], list[str]], work: Callable[[str], None], **_: object) -> None:
+        (name,) = look()
+        work(name)
+        left.set()
+
+    standing.acts = [first, *(standing.finds() for _ in range(1000))]
+    monkeypatch.setattr(server.schedule, "running_control", lambda _: standing)
+    monkeypatch.setattr(server.schedule, "run_clock", clock)
+    settings = ServerSettings(
+        home=tmp_path / "home",
+        state_url=f"sqlite:///{tmp_path}/home/state.db",
+        tracking_uri="",
+        artifact_root=tmp_path,
+    )
+    run_schedules(settings, say=lambda _: None, stop=stop)
+    assert left.is_set()
+    assert [window for window, _ in standing.asked] == ["2026-W01"]
+    states = [check.state for check in schedules.checks("fake")]
+    assert states.count("done") == 1
+    assert ("waiting" in states) == (ends == "pause")

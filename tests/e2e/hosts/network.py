@@ -31,6 +31,8 @@ NAME = "tidegate.example"
 SELF = Path("/self")
 _CLOCK = "clock.so"
 _PROGRAMS = Path(sys.executable).parent
+_CHECKOUT = Path(__file__).resolve().parents[3]
+"""Whose code runs, whatever is installed."""
 
 
 def lacking() -> str:
@@ -87,6 +89,7 @@ class Host:
             "LANG": "C.UTF-8",
             "OMP_NUM_THREADS": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPATH": str(_CHECKOUT),
             **self.environment,
             **more,
         }
@@ -140,6 +143,7 @@ class Network:
     hosts: dict[str, Host] = field(default_factory=dict)
     _lines: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _next: int = 1
+    _tinyproxy: subprocess.Popen[bytes] = field(init=False)
 
     def __enter__(self) -> Self:
         try:
@@ -200,8 +204,16 @@ class Network:
         (host.folder / "tinyproxy.conf").write_text(
             f"Port {PROXY}\nListen {at}\nTimeout 600\nMaxClients 50\nConnectPort {GATEWAY}\n"
         )
-        host.start("tinyproxy.log", "tinyproxy", "-d", "-c", "tinyproxy.conf")
+        self._tinyproxy = host.start("tinyproxy.log", "tinyproxy", "-d", "-c", "tinyproxy.conf")
         self.hosts["east"].environment["HTTPS_PROXY"] = f"http://{at}:{PROXY}"
+
+    def restart_proxy(self) -> None:
+        """Every connection through it breaks."""
+        self._tinyproxy.kill()
+        self._tinyproxy.wait()
+        self._tinyproxy = self.hosts["proxy"].start(
+            "tinyproxy.log", "tinyproxy", "-d", "-c", "tinyproxy.conf"
+        )
 
     def _firewall(self) -> None:
         """What a host lets in: the server by line and port, the proxy from its site alone, nobody else."""
