@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Calendar", "run_clock"]
 
-_POLL = 0.05
-"""Seconds between two looks at the stop event."""
+_POLL = 1.0
+"""Seconds after which a defect comes out at the latest; a stop is heard at once."""
 _SIDE_BY_SIDE = 16
 """Names on which a clock works at a time; the others wait."""
 _MOST_WINDOWS = 10_000

@@ -10,7 +10,9 @@ __all__ = ["working_beside"]
 
 
 @contextmanager
-def working_beside(name: str, work: Callable[[threading.Event], None]) -> Iterator[Callable[[], None]]:
+def working_beside(
+    name: str, work: Callable[[threading.Event], None], *, wake: threading.Event | None = None
+) -> Iterator[Callable[[], None]]:
     """Do some work in a thread while the block lasts.
 
     Yields a function that raises what ended the thread, where something did.
@@ -18,6 +20,7 @@ def working_beside(name: str, work: Callable[[threading.Event], None]) -> Iterat
     Args:
         name: of the thread.
         work: returns soon after the event that it is given was set.
+        wake: what it waits for meanwhile; it is set too when it is to end.
     """
     stop, defects = threading.Event(), list[Exception]()
 
@@ -37,4 +40,6 @@ def working_beside(name: str, work: Callable[[threading.Event], None]) -> Iterat
         yield require_running
     finally:
         stop.set()
+        if wake is not None:
+            wake.set()
         thread.join()

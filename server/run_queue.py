@@ -4,6 +4,8 @@
     2. what has ended leaves its place to the oldest in the queue
     3. what somebody wants stopped is stopped
 
+The API wakes it for what people ask; else it looks while runs go on, and now and then when none does.
+
 A run is submitted at least once: where it is not known whether the SuperLink has it, it is submitted again.
 Under the same name it is the same run: the later process takes it over, and sites repeat what they answered.
 """
@@ -28,8 +30,8 @@ from server.state.submissions import SubmissionRecord, Submissions
 
 __all__ = ["RunQueue", "queue_beside"]
 
-_LOOK = 0.5
-"""Seconds between two looks."""
+_LOOK, _IDLE_LOOK = 0.5, 5.0
+"""Seconds between two looks, while runs go on or wait, and when there are none."""
 _UNFINISHED: tuple[RunStatus, ...] = ("running", "stopped")
 _MOST_REFUSALS = 60
 """Looks at a run that the SuperLink may refuse, one after the other, before the run gives up its place."""
@@ -74,13 +76,17 @@ class RunQueue:
             else:
                 self.submissions.settle(one)
 
-    def look(self) -> None:
-        """See what has ended or is to be stopped, and submit what is next."""
-        for one in self.submissions.active(self.federation):
+    def look(self) -> bool:
+        """See what has ended or is to be stopped, and submit what is next; whether any goes on or waits."""
+        active = self.submissions.active(self.federation)
+        for one in active:
             self._follow(one)
+        if not active and not self.submissions.places(self.federation):
+            return False
         while (taken := self.submissions.take(self.federation, at_once=self.at_once)) is not None:
             if not self._submit(taken, "begins"):
-                return
+                break
+        return True
 
     def _follow(self, one: SubmissionRecord) -> None:
         if one.superlink_run is None:
@@ -142,9 +148,16 @@ class RunQueue:
 
 
 def queue_beside(
-    settings: ServerSettings, *, at_once: int, say: Say
+    settings: ServerSettings, *, at_once: int, say: Say, asked: threading.Event
 ) -> AbstractContextManager[Callable[[], None]]:
-    """Work on the queue in a thread while the block lasts; see `working_beside`."""
+    """Work on the queue in a thread while the block lasts; see `working_beside`.
+
+    Args:
+        settings: where state and SuperLink are.
+        at_once: how many runs go on at a time.
+        say: is told what becomes of each run.
+        asked: is set when somebody has submitted a run, or wants one stopped.
+    """
 
     def work(stop: threading.Event) -> None:
         with open_state(settings.state_url) as state, closing(running_control(settings)) as control:
@@ -157,20 +170,27 @@ def queue_beside(
                     say=lambda words: say(f"queue: {words}"),
                 ),
                 stop,
+                asked,
             )
 
-    return working_beside("queue", work)
+    return working_beside("queue", work, wake=asked)
 
 
-def _work(queue: RunQueue, stop: threading.Event) -> None:
-    said, step = "", queue.adopt
+def _work(queue: RunQueue, stop: threading.Event, asked: threading.Event) -> None:
+    said, has_adopted = "", False
     while not stop.is_set():
+        asked.clear()  # before the look: what is asked for meanwhile has the next one come at once
+        pause = _LOOK
         try:
-            step()
-            said, step = "", queue.look
+            if not has_adopted:
+                queue.adopt()
+                has_adopted = True
+            pause = _LOOK if queue.look() else _IDLE_LOOK
+            said = ""
         except (StorageError, AddressError) as exc:  # a full disk, say: the next look does it
             said = _say_once(queue.say, said, exc)
-        stop.wait(_LOOK)
+        if not stop.is_set():
+            asked.wait(pause)
 
 
 def _say_once(say: Say, before: str, error: TidegateError) -> str:

@@ -1,6 +1,6 @@
 """Kept schedules: each window that has closed is checked, whatever dies meanwhile.
 
-    1. look at the schedules that are kept, are not paused, and have a champion to watch
+    1. look at the schedules that are kept, are not paused, have something to do, and a champion to watch
     2. enter the windows that have closed since the last look
     3. take the oldest that is due, under a lease
     4. have the server check it (`server.cycle`), or follow the check that goes on already
@@ -69,12 +69,15 @@ def run_schedules(settings: ServerSettings, *, say: Say, stop: threading.Event) 
         later: dict[ScheduleRecord, datetime] = {}
 
         def look() -> Sequence[str]:
-            active = [
-                one for one in schedules.all() if not one.paused and has_champion(one.experiment, state)
-            ]
+            due = [one for one in schedules.all() if not one.paused and is_due(one)]
+            active = [one for one in due if has_champion(one.experiment, state)]
             for one in active:
                 _enter_closed(one, schedules, later)
             return [one.experiment for one in active]
+
+        def is_due(one: ScheduleRecord) -> bool:
+            now = datetime.now(UTC)
+            return _may_have_closed(one, later, now) or schedules.has_due(one.experiment, now)
 
         def work(experiment: str) -> None:
             while not stop.is_set():
@@ -129,11 +132,15 @@ def _enter_closed(
 ) -> None:
     """Enter the windows that have closed, unless none has since the last look: `later` says when one will."""
     now = datetime.now(UTC)
-    if schedule in later and now < later[schedule]:
+    if not _may_have_closed(schedule, later, now):
         return
     schedules.enter(schedule.experiment, schedule.calendar.due(now))
     following = schedule.calendar.next(now)
     later[schedule] = datetime.max.replace(tzinfo=UTC) if following is None else following[1]
+
+
+def _may_have_closed(schedule: ScheduleRecord, later: dict[ScheduleRecord, datetime], now: datetime) -> bool:
+    return schedule not in later or later[schedule] <= now
 
 
 @dataclass(kw_only=True)

@@ -87,6 +87,7 @@ class Api:
         reading: makes the answers.
         authority: the federation's authority, in PEM form.
         mlflow: the socket at which MLflow listens.
+        asked: is set when somebody has submitted a run, or wants one stopped: who works on the queue waits.
         stopping: set when the server stops, which ends streams.
         streams: how many each person has open.
         sessions: who is signed in in a browser.
@@ -95,6 +96,7 @@ class Api:
     reading: Reading
     authority: bytes
     mlflow: Path
+    asked: threading.Event = field(default_factory=threading.Event)
     stopping: threading.Event = field(default_factory=threading.Event)
     streams: Counter[str] = field(default_factory=Counter)
     sessions: Sessions = field(init=False)
@@ -265,6 +267,7 @@ def stop(name: str, api: _Answers, person: _Submitter) -> RunDetail:
     _require_own(name, api, person, "stop")
     if not api.reading.submissions.stop(name, by=person.name):
         raise HTTPException(409, "the run has ended")
+    api.asked.set()
     _log.info("%s stops run %s", person.name, name)
     return _known(name, api.reading.run_detail)
 
@@ -437,6 +440,7 @@ def _submit(api: Api, person: Person, body: bytes) -> Submitted:
     added = reading.submissions.add(
         experiment, person=person.name, federation=reading.federation, windows=asked.windows
     )
+    api.asked.set()
     _log.info("%s submits run %s", person.name, added.run)
     place = reading.submissions.places(reading.federation).get(added.run, 0)
     return Submitted(run=added.run, place=place)

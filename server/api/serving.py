@@ -33,10 +33,18 @@ _FAREWELL_SECONDS = 3
 
 
 @contextmanager
-def serve_api(settings: ServerSettings, file: ServerFile, files: ServerFiles) -> Iterator[Callable[[], None]]:
+def serve_api(
+    settings: ServerSettings, file: ServerFile, files: ServerFiles, *, asked: threading.Event
+) -> Iterator[Callable[[], None]]:
     """Answer people at server.toml's address while the block lasts.
 
     Yields a function that raises what ended the thread, where something did.
+
+    Args:
+        settings: where the server keeps its state.
+        file: server.toml.
+        files: the server's certificates.
+        asked: is set when somebody has submitted a run, or wants one stopped.
 
     Raises:
         AddressError: the port is in use.
@@ -50,7 +58,12 @@ def serve_api(settings: ServerSettings, file: ServerFile, files: ServerFiles) ->
             control=lambda: running_control(settings),
             federation=running_federation(settings),
         )
-        api = Api(reading=reading, authority=files.authority.read_bytes(), mlflow=ui_socket(settings.home))
+        api = Api(
+            reading=reading,
+            authority=files.authority.read_bytes(),
+            mlflow=ui_socket(settings.home),
+            asked=asked,
+        )
         port = Port(make_app(api), file.api_port, file, files, timeout_graceful_shutdown=_FAREWELL_SECONDS)
         server = _Server(port, files)
         thread = threading.Thread(target=server.work, name="api")

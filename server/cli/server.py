@@ -59,6 +59,7 @@ def up(
     from server.enrolment import Upkeep
     from server.federation import Federation
     from server.line.processes import Processes, free_port, require_free
+    from server.registry.first_connection import connect_apart
     from server.registry.registry import Registry
     from server.schedule import schedules_beside
     from server.server_file import read_server_file
@@ -86,7 +87,7 @@ def up(
             home=settings.home, settings=settings, processes=processes, port=port, lasting=True, file=file
         )
         federation.start_server()
-        Registry(settings.tracking_uri, settings.artifact_root).connect()
+        connect_apart(Registry(settings.tracking_uri, settings.artifact_root))
         ui = federation.start_ui(ui_port if file is None else None)
         say(f"SuperLink   {federation.address}")
         if file is not None:
@@ -117,12 +118,15 @@ def _let_people_in(
     settings: ServerSettings, file: ServerFile, files: ServerFiles, beside: ExitStack
 ) -> list[Callable[[], None]]:
     """Work on the queue of runs and serve the API; what tells whether each still does."""
+    import threading
+
     from server.api.serving import serve_api
     from server.run_queue import queue_beside
     from terminal.output import say
 
-    queue = beside.enter_context(queue_beside(settings, at_once=file.runs_at_once, say=say))
-    api = beside.enter_context(serve_api(settings, file, files))
+    asked = threading.Event()
+    queue = beside.enter_context(queue_beside(settings, at_once=file.runs_at_once, say=say, asked=asked))
+    api = beside.enter_context(serve_api(settings, file, files, asked=asked))
     say(f"API         {file.api}  (people come in here: tidegate server person add NAME --role scientist)")
     return [queue, api]
 

@@ -12,6 +12,10 @@ a question that finds nothing is held, and asked once more when there is somethi
 A message is whole when its last object has been pushed, which has the message's own name. A site
 that has a message and has not answered it yet is told at once that there is no other. Nobody is
 answered who has hung up meanwhile: Flower gives a message once.
+
+An idle site asks again and again. Flower's answer costs a signature and a transaction, so "nothing" is
+repeated on the same connection for some time without asking Flower: whatever could change it comes through
+here, and ends that. Only Flower's own answer, with its checks, ever gives a message.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import contextlib
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from flwr.common.constant import SUPERLINK_NODE_ID
@@ -39,6 +44,7 @@ __all__ = ["LongPoll"]
 _SITE_PULLS, _APP_PULLS = "/v1/fleet/pull-messages", "/v1/runtime/pull-messages"
 _SITE_SENDS, _APP_SENDS = "/v1/fleet/push-messages", "/v1/runtime/push-messages"
 _START_RUN, _RUNS = "/v1/control/start-run", "/v1/runtime/acquire-task"
+_REMOVE_SITE = "/v1/control/unregister-node"
 _PULL_PART = frozenset({"/v1/fleet/pull-object", "/v1/runtime/pull-object"})
 _SEND_PART = frozenset({"/v1/fleet/push-object", "/v1/runtime/push-object"})
 _HUNG_UP = 499
@@ -51,12 +57,23 @@ _ANNOUNCED = 20.0
 Less than a site waits for an answer."""
 _NO_PART = 64
 """An answer of more bytes has a part in it, which may be long: it is not read for that."""
+_QUIET = 20.0
+"""Seconds in which "nothing" may be repeated."""
 _MOST_COMING = 100_000
 """Messages that are remembered as on their way; the oldest are forgotten, and found without a wake."""
 
 Ask = Callable[[Request], Awaitable[Response]]
 _Awaited = int | str
 """The node that a message is for, an object's id, or `_RUNS`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Nothing:
+    """Flower's answer that there was nothing, for this connection; it may be said again until `until`."""
+
+    response: Response
+    connection: tuple[str, int] | None
+    until: float
 
 
 class LongPoll:
@@ -68,6 +85,7 @@ class LongPoll:
         self._announced: dict[int, float] = {}
         """When a message was announced for a node that is not whole yet."""
         self._working: set[int] = set()
+        self._nothing: dict[_Awaited, _Nothing] = {}
         self._submitted = True
         """Whether a run may wait to be started: at first, nothing is known."""
 
@@ -108,28 +126,43 @@ class LongPoll:
             await _came(came, request, _PART_HOLD)
 
     def note_control(self, path: str) -> None:
-        """A request of a person was answered; where that was for a run, who waits to start one is woken."""
+        """A request of the operator's was answered: who waits for what it may change is woken."""
         if path == _START_RUN:
             self._submitted = True
             self._wake(_RUNS)
+        elif path == _REMOVE_SITE:  # it hears at once that it is known no more
+            for awaited in {*self._nothing, *self._waiting}:
+                self._wake(awaited)
 
     async def _start_run(self, request: Request, ask: Ask) -> Response:
         """What `ask` answers, once: the request is signed for one time. So it is held before, not after."""
         await request.body()
-        with self._waits_for(_RUNS) as came:
-            if not self._submitted and await _came(came, request, HOLD) is None:
+        if not self._submitted:
+            with self._waits_for(_RUNS) as came:
+                arrived = await _came(came, request, HOLD)
+            if arrived is None:
                 return Response(status_code=_HUNG_UP)
+            if not arrived and (nothing := self._repeated(_RUNS, request)) is not None:
+                return nothing
         self._submitted = False
         response = await ask(request)
         self._submitted |= response.status_code >= 400 or _has_task(response)
+        if not self._submitted:
+            self._note_nothing(_RUNS, request, response)
         return response
 
     async def _pull(self, request: Request, ask: Ask) -> Response:
         node = (await _read(request, PullMessagesRequest)).node.node_id
+        if (nothing := self._repeated(node, request)) is not None:
+            with self._waits_for(node) as came:
+                arrived = await _came(came, request, HOLD)
+            if not arrived:
+                return Response(status_code=_HUNG_UP) if arrived is None else nothing
+            request = _again(request, await request.body())
         hold = 0.0 if node in self._working else HOLD
         if hold and not await self._whole(request, node):
             return Response(status_code=_HUNG_UP)
-        response = await self._held(request, ask, node, _has_message, hold)
+        response = await self._held(request, ask, node, _has_message, hold, repeats=True)
         if response.status_code < 400 and _has_message(response):
             self._working.add(node)
         return response
@@ -142,6 +175,19 @@ class LongPoll:
         with self._waits_for(node) as came:
             left = self._announced.get(node, -math.inf) + _ANNOUNCED - time.monotonic()
             return left <= 0 or await _came(came, request, left) is not None
+
+    def _repeated(self, awaited: _Awaited, request: Request) -> Response | None:
+        """The answer that there is nothing, if Flower gave it on this connection and nothing came since."""
+        nothing = self._nothing.get(awaited)
+        if nothing is None or nothing.until < time.monotonic():
+            return None
+        return nothing.response if nothing.connection == _connection(request) else None
+
+    def _note_nothing(self, awaited: _Awaited, request: Request, response: Response) -> None:
+        connection = _connection(request)
+        if connection is not None:
+            until = time.monotonic() + _QUIET
+            self._nothing[awaited] = _Nothing(response=response, connection=connection, until=until)
 
     def _note(self, path: str, told: Any) -> None:
         if path in (_SITE_SENDS, _APP_SENDS):
@@ -158,19 +204,35 @@ class LongPoll:
                 self._wake(node)
 
     def _wake(self, awaited: _Awaited) -> None:
+        self._nothing.pop(awaited, None)
         for event in self._waiting.get(awaited, ()):
             event.set()
 
     async def _held(
-        self, request: Request, ask: Ask, awaited: _Awaited, is_there: Callable[[Response], bool], hold: float
+        self,
+        request: Request,
+        ask: Ask,
+        awaited: _Awaited,
+        is_there: Callable[[Response], bool],
+        hold: float,
+        *,
+        repeats: bool = False,
     ) -> Response:
-        """What `ask` answers; again, once, if what was asked for comes within `hold` seconds."""
+        """What `ask` answers; again, once, if what was asked for comes within `hold` seconds.
+
+        Where nothing comes and `repeats` is set, that is said for some time without asking.
+        """
         body = await request.body()
         with self._waits_for(awaited) as came:  # before the first look, so that nothing is missed
             response = await ask(_again(request, body))
             if response.status_code >= 400 or not hold or is_there(response):
                 return response
-            return await ask(_again(request, body)) if await _came(came, request, hold) else response
+            arrived = await _came(came, request, hold)
+            if arrived:
+                return await ask(_again(request, body))
+            if repeats and arrived is False:
+                self._note_nothing(awaited, request, response)
+            return response
 
     @contextlib.contextmanager
     def _waits_for(self, awaited: _Awaited) -> Iterator[asyncio.Event]:
@@ -214,6 +276,12 @@ async def _came(came: asyncio.Event, request: Request, hold: float) -> bool | No
     finally:
         arrival.cancel()
         hung_up.cancel()
+
+
+def _connection(request: Request) -> tuple[str, int] | None:
+    """Address and port of the other end, which one connection alone has while it lasts."""
+    client = request.scope.get("client")
+    return None if client is None else (client[0], client[1])
 
 
 async def _read(request: Request, kind: Any) -> Any:

@@ -113,6 +113,11 @@ class Schedules:
         with self._database.read() as connection:
             return _checks(connection, experiment)
 
+    def has_due(self, experiment: str, now: datetime) -> bool:
+        """Whether there is a window that `take` would give now; without its lock."""
+        known = self.checks(experiment)
+        return any(_is_free(one, now) for one in known) and not any(_is_held(one, now) for one in known)
+
     def take(
         self, experiment: str, *, owner: str, now: datetime, lease: timedelta, window: str | None = None
     ) -> WindowCheck | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
@@ -11,12 +13,15 @@ import pytest
 
 from contract.errors import AddressError, InputError, RoundError
 from contract.experiment import Experiment
+from server.beside import working_beside
 from server.jobs.job import RangeQuestion, read_job
 from server.line.flower import ControlClient, RunState
-from server.run_queue import RunQueue
+from server.run_queue import RunQueue, _work
 from server.state.storage import State, open_state
 from server.state.submissions import MOST_QUEUED, SubmissionRecord, Submissions
 from tests.server.federation import plan
+
+LONG = 600.0
 
 
 class FakeSuperLink:
@@ -219,3 +224,43 @@ def test_two_servers_that_take_at_once_take_no_more_than_allowed(state: State) -
     with ThreadPoolExecutor(8) as threads:
         taken = [one.run for one in threads.map(take, range(16)) if one is not None]
     assert len(taken) == len(set(taken)) == 3
+
+
+def test_an_idle_queue_is_woken_by_a_submission_by_a_stop_and_by_its_end(
+    queue: RunQueue, superlink: FakeSuperLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_LOOK", "_IDLE_LOOK"):
+        monkeypatch.setattr(f"server.run_queue.{name}", LONG)
+    said, asked = list[str](), threading.Event()
+    queue.say = said.append
+    began = time.monotonic()
+    with working_beside("queue", lambda stop: _work(queue, stop, asked), wake=asked):
+        (run,) = add(queue, "ada")
+        asked.set()
+        _wait(lambda: superlink.began == [run])
+        assert queue.submissions.stop(run, by="ada")
+        asked.set()
+        _wait(lambda: superlink.stopped == [2**63 + 1])
+    assert time.monotonic() - began < LONG / 2
+    assert any("begins" in line for line in said)
+
+
+def test_an_idle_queue_looks_rarely_and_a_waiting_one_often(
+    queue: RunQueue, superlink: FakeSuperLink
+) -> None:
+    assert not queue.look()
+    add(queue, "ada")
+    superlink.error = AddressError("away")
+    assert queue.look()  # it waits for the SuperLink
+    superlink.error = None
+    assert queue.look()
+    superlink.ended[2**63 + 1] = "completed"
+    queue.look()
+    assert not queue.look()
+
+
+def _wait(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + LONG / 2
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)

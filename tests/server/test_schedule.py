@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,6 +20,7 @@ from contract.experiment import Experiment
 from server.line.flower import RunState
 from server.schedule import WindowChecks, has_champion, run_schedules
 from server.settings import ServerSettings
+from server.state.owner import this_process
 from server.state.records import ScheduleRecord, WindowCheck
 from server.state.schedules import Schedules
 from server.state.storage import State
@@ -295,3 +298,54 @@ def test_a_pause_or_a_removal_holds_from_the_next_window_on(
     states = [check.state for check in schedules.checks("fake")]
     assert states.count("done") == 1
     assert ("waiting" in states) == (ends == "pause")
+
+
+def test_a_schedule_that_another_process_keeps_is_seen(
+    state: State, schedules: Schedules, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, looks, stop, said = f"sqlite:///{tmp_path}/home/state.db", threading.Event(), threading.Event(), []
+    put_into_service(state)
+    standing = Server(state)
+    standing.acts = [standing.finds() for _ in range(1000)]
+    monkeypatch.setattr(server.schedule, "running_control", lambda _: standing)
+    usual = Schedules.all
+
+    def looked(self: Schedules) -> tuple[ScheduleRecord, ...]:
+        looks.set()
+        return usual(self)
+
+    def say(words: str) -> None:
+        said.append(words)
+        stop.set()
+
+    monkeypatch.setattr(Schedules, "all", looked)
+    settings = ServerSettings(home=tmp_path, state_url=url, tracking_uri="", artifact_root=tmp_path)
+    thread = threading.Thread(target=lambda: run_schedules(settings, say=say, stop=stop))
+    thread.start()
+    try:
+        assert looks.wait(LONG)  # while there is none
+        program = (
+            "import sys; from server.state.schedules import Schedules; "
+            "from server.state.storage import open_state; from tests.server.test_schedule import keep; "
+            "keep(Schedules(open_state(sys.argv[1]).database), pace=0.1)"
+        )
+        subprocess.run([sys.executable, "-c", program, url], check=True, timeout=LONG)
+        assert stop.wait(LONG)
+    finally:
+        stop.set()
+        thread.join()
+    assert said[0].startswith("fake, window 2026-W01: done")
+
+
+def test_a_schedule_with_nothing_to_do_is_left_alone(state: State, schedules: Schedules) -> None:
+    now = datetime.now(UTC)
+    assert not schedules.has_due("fake", now)
+    schedules.enter("fake", [("2026-W01", now), ("2026-W02", now + timedelta(hours=1))])
+    assert schedules.has_due("fake", now)
+    taken = schedules.take("fake", owner=this_process(), now=now, lease=timedelta(minutes=1))
+    assert taken is not None
+    assert not schedules.has_due("fake", now)  # another holds it
+    assert schedules.has_due("fake", now + timedelta(minutes=2))  # its lease has ended
+    assert schedules.settle(taken, "done", "")
+    assert not schedules.has_due("fake", now)
+    assert schedules.has_due("fake", now + timedelta(hours=1))

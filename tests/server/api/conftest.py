@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ class Served:
     file: ServerFile
     files: ServerFiles
     state: State
+    asked: threading.Event
 
     @property
     def url(self) -> str:
@@ -71,8 +73,9 @@ def serving(home: Path, port: int) -> Iterator[Served]:
     )
     file = ServerFile(hosts=("127.0.0.1",), listen="127.0.0.1", api_port=port, gateway_port=1)
     files = make_server_files(home / "certificates", file.names)
-    with open_state(settings.state_url) as state, serve_api(settings, file, files):
-        yield Served(settings=settings, file=file, files=files, state=state)
+    asked = threading.Event()
+    with open_state(settings.state_url) as state, serve_api(settings, file, files, asked=asked):
+        yield Served(settings=settings, file=file, files=files, state=state, asked=asked)
 
 
 @pytest.fixture

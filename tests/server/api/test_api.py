@@ -256,6 +256,23 @@ def test_a_body_that_does_not_come_holds_nothing_up(served: Served, monkeypatch:
     assert _raw(served, head.encode() + b'{"expe').split(b" ")[1] == b"408"
 
 
+def test_who_works_on_the_queue_is_woken_by_what_is_asked_and_by_nothing_else(
+    served: Served, experiment: Experiment
+) -> None:
+    ada, ben = served.people.add("ada", "scientist"), served.people.add("ben", "scientist")
+    with served.client(ada) as first, served.client(ben) as second:
+        assert first.post("/v1/runs", json={"experiment": "{"}).status_code == 400
+        assert not served.asked.is_set()
+        run = first.post("/v1/runs", json=submission(experiment)).json()["run"]
+        assert served.asked.is_set()
+        served.asked.clear()
+        first.get(f"/v1/runs/{run}")
+        assert second.post(f"/v1/runs/{run}/stop").status_code == 403
+        assert not served.asked.is_set()
+        assert first.post(f"/v1/runs/{run}/stop").status_code == 202
+        assert served.asked.is_set()
+
+
 def test_one_person_cannot_fill_the_queue_for_all(served: Served, experiment: Experiment) -> None:
     ada, ben = served.people.add("ada", "scientist"), served.people.add("ben", "scientist")
     for _ in range(MOST_QUEUED):

@@ -46,7 +46,9 @@ class SuperLink:
         self.status = 200
         self.refuses = False
 
-    async def ask(self, path: str, told: Any, hung_up: asyncio.Event | None = None) -> Response:
+    async def ask(
+        self, path: str, told: Any, hung_up: asyncio.Event | None = None, port: int | None = None
+    ) -> Response:
         body = [told.SerializeToString()]
 
         async def receive() -> dict[str, Any]:
@@ -55,7 +57,9 @@ class SuperLink:
             await (hung_up or asyncio.Event()).wait()
             return {"type": "http.disconnect"}
 
-        request = Request({"type": "http", "method": "POST", "path": path, "headers": []}, receive)
+        client = None if port is None else ("127.0.0.1", port)
+        scope = {"type": "http", "method": "POST", "path": path, "headers": [], "client": client}
+        request = Request(scope, receive)
         return await self.polls.answer(request, self._handle)
 
     async def _handle(self, request: Request) -> Response:
@@ -95,17 +99,19 @@ class SuperLink:
         found.task.SetInParent()
         return found
 
-    async def start_run(self, hung_up: asyncio.Event | None = None) -> str:
-        response = await self.ask("/v1/runtime/acquire-task", AcquireTaskRequest(), hung_up)
+    async def start_run(self, hung_up: asyncio.Event | None = None, port: int | None = None) -> str:
+        response = await self.ask("/v1/runtime/acquire-task", AcquireTaskRequest(), hung_up, port)
         return str(AcquireTaskResponse.FromString(bytes(response.body)).token)
 
     def submit(self, *names: str) -> None:
         self.submitted += names
         self.polls.note_control("/v1/control/start-run")
 
-    async def pull(self, node: int, hung_up: asyncio.Event | None = None) -> list[str]:
+    async def pull(
+        self, node: int, hung_up: asyncio.Event | None = None, port: int | None = None
+    ) -> list[str]:
         told = PullMessagesRequest(node=Node(node_id=node))
-        response = await self.ask("/v1/fleet/pull-messages", told, hung_up)
+        response = await self.ask("/v1/fleet/pull-messages", told, hung_up, port)
         found = PullMessagesResponse.FromString(bytes(response.body)).messages_list
         return [message.metadata.message_id for message in found]
 
@@ -451,3 +457,82 @@ def test_nothing_is_kept_of_what_is_over(monkeypatch: pytest.MonkeyPatch) -> Non
     timed(act)
     assert link.polls._waiting == {}
     assert list(link.polls._coming) == ["lost-7", "lost-8", "lost-9"]
+
+
+def test_nothing_is_said_again_on_its_connection_without_asking(monkeypatch: pytest.MonkeyPatch) -> None:
+    link = held(monkeypatch, 0.05)
+
+    async def act() -> tuple[int, int, list[str]]:
+        for _ in range(4):
+            assert await link.pull(5, port=1) == []
+        idle = link.asked
+        await link.pull(5, port=2)  # another may be anybody: Flower looks who it is
+        elsewhere = link.asked
+        asking = asyncio.ensure_future(link.pull(5, port=2))
+        await asyncio.sleep(0.01)
+        await link.send(5, "m", "m")
+        return idle, elsewhere, await asking
+
+    assert timed(act)[0] == (1, 2, ["m"])
+
+
+def test_what_came_between_two_questions_is_given_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    link = held(monkeypatch, 0.05)
+
+    async def act() -> list[str]:
+        await link.pull(5, port=1)
+        await link.send(5, "m", "m")
+        monkeypatch.setattr("server.line.long_poll.HOLD", LONG)
+        return await link.pull(5, port=1)
+
+    found, seconds = timed(act)
+    assert (found, seconds < 10) == (["m"], True)
+
+
+def test_nothing_is_said_again_for_some_time_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    link = held(monkeypatch, 0.01)
+    monkeypatch.setattr("server.line.long_poll._QUIET", 0.0)
+
+    async def act() -> None:
+        for _ in range(3):
+            await link.pull(5, port=1)
+
+    timed(act)
+    assert link.asked == 3
+
+
+def test_a_site_that_was_removed_hears_it_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    link = held(monkeypatch, 0.05)
+
+    async def act() -> Response:
+        await link.pull(5, port=1)
+        monkeypatch.setattr("server.line.long_poll.HOLD", LONG)
+        told = PullMessagesRequest(node=Node(node_id=5))
+        asking = asyncio.ensure_future(link.ask("/v1/fleet/pull-messages", told, port=1))
+        await asyncio.sleep(0.05)
+        assert (asking.done(), link.asked) == (False, 1)
+        link.status = 401
+        link.polls.note_control("/v1/control/unregister-node")
+        return await asking
+
+    response, seconds = timed(act)
+    assert (response.status_code, seconds < 10) == (401, True)
+
+
+def test_no_run_to_start_is_said_again_and_a_submitted_one_starts_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    link = held(monkeypatch, 0.05)
+
+    async def act() -> tuple[int, str]:
+        for _ in range(4):
+            assert await link.start_run(port=1) == ""
+        idle = link.asked
+        monkeypatch.setattr("server.line.long_poll.HOLD", LONG)
+        asking = asyncio.ensure_future(link.start_run(port=1))
+        await asyncio.sleep(0.05)
+        link.submit("one")
+        return idle, await asking
+
+    found, seconds = timed(act)
+    assert (found, seconds < 10) == ((1, "one"), True)
