@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from contract.mandate import MOST_MANDATE
 from contract.names import PersonName, RunName, WindowName
 from contract.roles import Role
 
@@ -34,6 +35,7 @@ __all__ = [
     "Runs",
     "Schedule",
     "Schedules",
+    "SigningKey",
     "Site",
     "Sites",
     "Submission",
@@ -73,12 +75,21 @@ class Problem(_Frozen):
 
 
 class Whoami(_Frozen):
-    """Whose token it is."""
+    """Whose token it is, and the public key that they said they sign with."""
 
     name: PersonName
     role: Role
     expires: datetime | None
     version: str
+    signing_key: str | None = None
+
+
+class SigningKey(_Frozen):
+    """The public key with which whoever asks will sign, as one line in OpenSSH form."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    key: Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Site(_Frozen):
@@ -110,12 +121,15 @@ class Submission(_Frozen):
     Attributes:
         experiment: the experiment as JSON, with the keys of an experiment file.
         windows: whose rows are used; none for all.
+        mandate: what whoever submits it has signed for the sites (`contract.mandate`); empty for nothing.
+            It names the run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     experiment: Annotated[str, Field(min_length=1, max_length=MOST_BODY)]
     windows: Annotated[list[WindowName], Field(max_length=MOST_WINDOWS)] = Field(default_factory=list)
+    mandate: Annotated[str, Field(max_length=2 * MOST_MANDATE)] = ""
 
 
 class Submitted(_Frozen):

@@ -37,6 +37,7 @@ __all__ = [
     "normal_key",
     "public_key_of",
     "read_mandate",
+    "read_signing_key",
     "sign_mandate",
 ]
 
@@ -203,6 +204,25 @@ def make_signing_key() -> bytes:
 
     key = Ed25519PrivateKey.generate()
     return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+
+
+def read_signing_key(content: bytes) -> Ed25519PrivateKey:
+    """Read what `make_signing_key` made.
+
+    Raises:
+        InputError: it is not that.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+
+    try:
+        key = load_ssh_private_key(content, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as exc:  # TypeError: it wants a password
+        raise InputError("this is no key to sign with") from exc
+    if not isinstance(key, Ed25519PrivateKey):
+        raise InputError("this is no key to sign with")
+    return key
 
 
 def public_key_of(key: Ed25519PrivateKey) -> str:

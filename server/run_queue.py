@@ -114,6 +114,7 @@ class RunQueue:
             experiment=Experiment.model_validate_json(one.experiment_json),
             windows=one.windows,
             trigger=one.person,
+            mandate=one.mandate,
         )
         try:
             number = self.control.submit(project_root(), job.to_run_config())

@@ -11,20 +11,22 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 
+from contract.enrolment import key_fingerprint
 from contract.errors import AddressError, InputError, RegistryError, StorageError, TidegateError
+from contract.experiment import Experiment
 from contract.experiment_file import parse_experiment_json
 from contract.federation_api import (
     MOST_ITEMS,
@@ -34,13 +36,15 @@ from contract.federation_api import (
     RunDetail,
     Runs,
     Schedules,
+    SigningKey,
     Sites,
     Submission,
     Submitted,
     Verdicts,
     Whoami,
 )
-from contract.names import ExperimentName, RunName
+from contract.mandate import mandate_for, normal_key, read_mandate
+from contract.names import ExperimentName, RunName, is_run_of
 from contract.roles import Role
 from server.api.door import MLFLOW, PERSON, SESSION, Door, Failures, refusal
 from server.api.events import Events, read_cursor
@@ -53,6 +57,7 @@ from server.state.people import People, Person
 __all__ = ["Api", "make_app"]
 
 Found = TypeVar("Found")
+Parsed = TypeVar("Parsed", bound=BaseModel)
 
 _log = logging.getLogger("tidegate.api")
 _MOST_STREAMS, _MOST_OF_A_PERSON = 64, 8
@@ -127,7 +132,12 @@ _router = APIRouter(
         "5XX": {"model": Problem, "description": "A part of the server is away"},
     },
 )
-_BODY = {"required": True, "content": {"application/json": {"schema": Submission.model_json_schema()}}}
+
+
+def _body_of(kind: type[BaseModel]) -> dict[str, Any]:
+    return {"required": True, "content": {"application/json": {"schema": kind.model_json_schema()}}}
+
+
 _EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 
@@ -168,8 +178,24 @@ _Submitter = Annotated[Person, Depends(_allowed(*_SUBMITTERS))]
 def whoami(person: _Reader) -> Whoami:
     """Name, role, and when the token ends."""
     return Whoami(
-        name=person.name, role=person.role, expires=person.expires, version=metadata.version("tidegate")
+        name=person.name,
+        role=person.role,
+        expires=person.expires,
+        version=metadata.version("tidegate"),
+        signing_key=person.signing_key,
     )
+
+
+@_router.post(
+    "/signing-key",
+    summary="Say which key you sign with",
+    response_model=Whoami,
+    openapi_extra={"requestBody": _body_of(SigningKey)},
+)
+async def signing_key(request: Request, api: _Answers, person: _Submitter) -> Whoami:
+    """A public key, in the place of an earlier one. Sites trust only keys that their own policy names."""
+    body = await request.body()
+    return await run_in_threadpool(_keep_signing_key, api, person, body)
 
 
 @_router.get("/sites", summary="The federation's sites")
@@ -189,7 +215,7 @@ def runs(api: _Answers, page: _Paged, person: _Reader, mine: Annotated[bool, Que
     summary="Submit a run",
     status_code=202,
     response_model=Submitted,
-    openapi_extra={"requestBody": _BODY},
+    openapi_extra={"requestBody": _body_of(Submission)},
 )
 async def submit(request: Request, api: _Answers, person: _Submitter) -> Submitted:
     """An experiment as JSON text, and the windows to train on. It joins the queue."""
@@ -267,18 +293,66 @@ def decisions(
 
 
 def _submit(api: Api, person: Person, body: bytes) -> Submitted:
-    try:
-        asked = Submission.model_validate_json(body)
-    except ValidationError as exc:
-        raise InputError(_first(exc.errors(include_url=False, include_input=False)), where="body") from exc
+    asked = _parsed(Submission, body)
     experiment = parse_experiment_json(asked.experiment, where="experiment")
     reading = api.reading
     added = reading.submissions.add(
-        experiment, person=person.name, federation=reading.federation, windows=asked.windows
+        experiment,
+        person=person.name,
+        federation=reading.federation,
+        windows=asked.windows,
+        run=_signed_run(asked, experiment, person),
+        mandate=asked.mandate,
     )
     _log.info("%s submits run %s", person.name, added.run)
     place = reading.submissions.places(reading.federation).get(added.run, 0)
     return Submitted(run=added.run, place=place)
+
+
+def _signed_run(asked: Submission, experiment: Experiment, person: Person) -> str:
+    """The name of the run in the mandate that came with it; empty where none came.
+
+    Sites look at a mandate themselves. What they would refuse is refused here first, and said in words.
+
+    Raises:
+        InputError: it is for something else, or somebody else's.
+    """
+    if not asked.mandate:
+        return ""
+    signed = read_mandate(asked.mandate)
+    mandate = signed.mandate
+    meant = mandate_for(
+        experiment,
+        run=mandate.run,
+        windows=tuple(asked.windows),
+        code=mandate.code,
+        authority=mandate.authority,
+        scientist=person.name,
+        expires=mandate.expires,
+    )
+    if mandate != meant or not is_run_of(experiment.name, mandate.run):
+        raise InputError("the mandate is for something else than what is submitted", where="mandate")
+    if signed.key != person.signing_key:
+        raise InputError(
+            f"the mandate is signed with {signed.fingerprint}, which is not the key that you registered",
+            where="mandate",
+            remedy="Connect again: tidegate connect URL",
+        )
+    return mandate.run
+
+
+def _keep_signing_key(api: Api, person: Person, body: bytes) -> Whoami:
+    key = normal_key(_parsed(SigningKey, body).key)
+    api.people.keep_signing_key(person, key)
+    _log.info("%s signs with %s", person.name, key_fingerprint(key))
+    return whoami(replace(person, signing_key=key))
+
+
+def _parsed(kind: type[Parsed], body: bytes) -> Parsed:
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as exc:
+        raise InputError(_first(exc.errors(include_url=False, include_input=False)), where="body") from exc
 
 
 def _known(name: str, find: Callable[[str], Found | None]) -> Found:

@@ -43,6 +43,7 @@ class SubmissionRecord:
         run: its name.
         person: whose it is.
         windows: whose rows are used; empty for all.
+        mandate: what that person has signed; empty where they signed nothing.
         superlink_run: the number that the SuperLink gave it; None before.
         stopped_by: who had it stopped; empty if nobody did.
         detail: why it ended before it began, in a sentence.
@@ -54,6 +55,7 @@ class SubmissionRecord:
     person: str
     experiment_json: str
     windows: tuple[str, ...]
+    mandate: str
     submitted: datetime
     state: SubmissionState
     superlink_run: str | None
@@ -72,12 +74,27 @@ class Submissions:
         self._database = database
 
     def add(
-        self, experiment: Experiment, *, person: str, federation: str, windows: Sequence[str] = ()
+        self,
+        experiment: Experiment,
+        *,
+        person: str,
+        federation: str,
+        windows: Sequence[str] = (),
+        run: str = "",
+        mandate: str = "",
     ) -> SubmissionRecord:
         """Put a run at the end of the queue, under a name that no run has.
 
+        Args:
+            experiment: the plan.
+            person: whose it is.
+            federation: whose sites it is for.
+            windows: whose rows are used; empty for all.
+            run: the name that the person has signed; empty where the run may have any.
+            mandate: what they signed; empty where they signed nothing.
+
         Raises:
-            InputError: this person has too many in the queue.
+            InputError: this person has too many in the queue, or another run has that name.
         """
         table = tables.submissions
         values = {
@@ -85,12 +102,12 @@ class Submissions:
             "person": person,
             "experiment_json": experiment.model_dump_json(),
             "windows": list(windows),
+            "mandate": mandate or None,
             "state": "queued",
             "stopped_by": "",
             "detail": "",
         }
-        for _ in range(_TRIES):
-            run = name_run(experiment.name)
+        for name in [run] if run else (name_run(experiment.name) for _ in range(_TRIES)):
             try:
                 with self._database.write() as connection:
                     own = (table.c.person == person) & (table.c.state == "queued")
@@ -100,15 +117,17 @@ class Submissions:
                             f"{waiting} of your runs wait in the queue",
                             remedy="Wait until some have begun, or stop some: tidegate runs stop NAME",
                         )
-                    taken = select(tables.runs.c.name).where(tables.runs.c.name == run)
+                    taken = select(tables.runs.c.name).where(tables.runs.c.name == name)
                     if connection.execute(taken).first() is not None:
                         continue
-                    connection.execute(table.insert().values(run=run, submitted=datetime.now(UTC), **values))
+                    connection.execute(table.insert().values(run=name, submitted=datetime.now(UTC), **values))
             except IntegrityError:
                 continue  # another was named so in the same second
-            found = self.get(run)
+            found = self.get(name)
             if found is not None:
                 return found
+        if run:
+            raise InputError("another run has that name", where=f"run '{run}'", remedy="Submit yours again")
         raise StorageError("no free name was found for the run", where=self._database.where)
 
     def get(self, run: str) -> SubmissionRecord | None:
@@ -208,7 +227,10 @@ class Submissions:
     def _found(self, wanted: Select[Any]) -> tuple[SubmissionRecord, ...]:
         with self._database.read() as connection:
             rows = connection.execute(wanted).all()
-        return tuple(SubmissionRecord(**{**row._mapping, "windows": tuple(row.windows)}) for row in rows)
+        return tuple(
+            SubmissionRecord(**{**row._mapping, "windows": tuple(row.windows), "mandate": row.mandate or ""})
+            for row in rows
+        )
 
 
 def _wanted() -> Select[Any]:

@@ -24,6 +24,7 @@ class FakeSuperLink:
     def __init__(self, before: int = 2**63) -> None:
         self._before = before
         self.began: list[str] = []
+        self.mandates: list[str] = []
         self.ended: dict[int, str] = {}
         self.stopped: list[int] = []
         self.error: Exception | None = None
@@ -32,6 +33,7 @@ class FakeSuperLink:
         if self.error is not None:
             raise self.error
         self.began.append(config["run"])
+        self.mandates.append(config["mandate"])
         return self._before + len(self.began)
 
     def state(self, run: int) -> RunState:
@@ -166,3 +168,14 @@ def test_two_servers_that_take_at_once_take_no_more_than_allowed(state: State) -
     with ThreadPoolExecutor(8) as threads:
         taken = [one.run for one in threads.map(take, range(16)) if one is not None]
     assert len(taken) == len(set(taken)) == 3
+
+
+def test_a_mandate_goes_with_its_run_and_again_after_a_restart(
+    queue: RunQueue, superlink: FakeSuperLink
+) -> None:
+    queue.submissions.add(plan(), person="ada", federation="f", run="fake-1", mandate="signed")
+    queue.submissions.add(plan(), person="ben", federation="f")
+    queue.look()
+    assert superlink.mandates == ["signed", ""]
+    queue.adopt()
+    assert superlink.mandates == ["signed", "", "signed", ""]

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import text
 
 import server.api.app
@@ -19,9 +20,12 @@ import server.api.door
 from contract.errors import InputError
 from contract.experiment import Experiment
 from contract.federation_api import MOST_BODY
+from contract.mandate import Mandate, mandate_for, public_key_of, sign_mandate
+from contract.names import name_run
 from server.state.submissions import MOST_QUEUED
 from tests.server.api.conftest import Served, submission
 
+KEY = Ed25519PrivateKey.generate()
 ROLES = ("scientist", "operator", "reviewer")
 SUBMITTERS = ("scientist", "operator")
 
@@ -31,7 +35,7 @@ def test_every_endpoint_asks_for_a_token_and_the_right_role(served: Served, expe
     with served.client() as nobody:
         paths = nobody.get("/openapi.json").json()["paths"]
         listed = [(method.upper(), path) for path, methods in paths.items() for method in methods]
-        assert len(listed) == 11
+        assert len(listed) == 12
         assert all(path.startswith("/v1/") for _, path in listed)
         for method, path in listed:
             refused = nobody.request(method, path.replace("{name}", "fake-run"))
@@ -43,7 +47,8 @@ def test_every_endpoint_asks_for_a_token_and_the_right_role(served: Served, expe
             for method, path in listed:
                 run = served.submissions.add(experiment, person="somebody", federation="standing").run
                 served.submissions.stop(run, by="somebody")
-                content = submission(experiment) if path == "/v1/runs" else None
+                bodies = {"/v1/runs": submission(experiment), "/v1/signing-key": {"key": public_key_of(KEY)}}
+                content = bodies.get(path)
                 query = {"experiment": "fake"} if path == "/v1/verdicts" else None
                 answer = person.request(
                     method,
@@ -300,3 +305,46 @@ def test_json_answers_hold_no_number_that_json_has_not(served: Served, experimen
         assert found["verdicts"][0]["verdict"] == {"score": None}
         assert ada.get("/v1/decisions").json()["decisions"][0]["by"] == "policy"
         assert "\x1b" not in ada.get("/v1/decisions").text
+
+
+def mandate(experiment: Experiment, **more: Any) -> Mandate:
+    values = {"run": name_run(experiment.name), "windows": ("w1",), "scientist": "ada", "code": "c" * 64}
+    expires = datetime.now(UTC) + timedelta(days=1)
+    return mandate_for(experiment, **{**values, "authority": "a" * 64, "expires": expires, **more})
+
+
+def test_a_signed_run_has_the_name_that_was_signed_and_keeps_its_mandate(
+    served: Served, experiment: Experiment
+) -> None:
+    meant = mandate(experiment)
+    signed = sign_mandate(meant, KEY)
+    body = submission(experiment, windows=["w1"], mandate=signed)
+    with served.client(served.people.add("ada", "scientist")) as ada:
+        early = ada.post("/v1/runs", json=body)
+        assert early.status_code == 400
+        assert "not the key that you registered" in early.json()["what"]
+        said = ada.post("/v1/signing-key", json={"key": f"{public_key_of(KEY)} ada@laptop"}).json()
+        assert said["signing_key"] == ada.get("/v1/whoami").json()["signing_key"] == public_key_of(KEY)
+        assert ada.post("/v1/runs", json=body).json()["run"] == meant.run
+        again = ada.post("/v1/runs", json=body)
+        assert (again.status_code, again.json()["what"]) == (400, "another run has that name")
+        kept = served.submissions.get(meant.run)
+        assert kept is not None
+        assert kept.mandate == signed
+        others = {
+            "another run's name": mandate(experiment, run="fake-2026-W05"),
+            "another's name": mandate(experiment, scientist="eve"),
+            "other windows": mandate(experiment, windows=("w2",)),
+            "another experiment": mandate(experiment.model_copy(update={"name": "other"})),
+        }
+        for one in others.values():
+            refused = ada.post("/v1/runs", json={**body, "mandate": sign_mandate(one, KEY)})
+            assert refused.status_code == 400
+            assert "something else" in refused.json()["what"]
+        for text in ("x", "{}", signed.replace("AAAA", "AAAB"), signed[:-3]):
+            assert ada.post("/v1/runs", json={**body, "mandate": text}).status_code == 400
+        for key in ("", "ssh-ed25519 AAAA", "x" * 201, 7):
+            assert ada.post("/v1/signing-key", json={"key": key}).status_code == 400
+    served.people.revoke("ada")
+    with served.client(served.people.add("ada", "scientist")) as new:
+        assert new.get("/v1/whoami").json()["signing_key"] is None
