@@ -1,6 +1,7 @@
 """A site's part of every exchange, from the message to the reply.
 
-    1. parse: the experiment that the run carries, the instruction and the model, whole
+    1. parse: the experiment that the run carries, the instruction and the model, whole; and has a scientist
+       signed it whom the policy names
     2. ask: does the card offer it, does the policy allow it, has the administrator approved it, is the
        source there
     3. charge: the ledger is charged for every release of the reply, on disk
@@ -45,8 +46,10 @@ from clients.ledger.plans import (
     retraining_plans,
     train_plan,
 )
+from clients.mandates import Found, examine
 from clients.mechanisms.noise import NoNoise, NormalSource, SystemNoise
-from clients.requests import Request
+from clients.policy import Policy
+from clients.requests import Request, Signature
 from clients.site import Site, open_site
 from contract.errors import (
     ApprovalError,
@@ -123,9 +126,24 @@ class _Exchange:
         self.instruction, self.packed = Instruction.from_records(message.content)
         self.kind = message.metadata.message_type
         self.request = self.instruction.request(self.kind)
+        self.signature = self._require_signed(context, self.site.config.policy)
         self.trigger = str(context.run_config.get("trigger", ""))
         self.private = self.experiment.privacy.private
         self.noise: NormalSource = SystemNoise() if self.private else NoNoise()
+
+    def _require_signed(self, context: Context, policy: Policy) -> Found:
+        """Who has signed what is asked; refuses it where the policy wants a signature and there is none."""
+        found = examine(
+            context.run_config.get("mandate"),
+            policy=policy,
+            experiment=self.experiment,
+            kind=self.kind,
+            instruction=self.instruction,
+            code=installed_code_hash(),
+            site_file=_site_file(context),
+        )
+        found.require(policy, where=f"site '{self.site.config.name}'")
+        return found
 
     def ask_card(self, *, unranged: tuple[str, ...] = ()) -> None:
         """Refuse what the card does not offer, and see that the source is there."""
@@ -149,7 +167,13 @@ class _Exchange:
         """Through the gate; what is not private asks nothing of the machine."""
         able = require if self.private else lambda: None
         return self.site.gate.release(
-            request or self.request, self.experiment, plans, compute, able, windows=self.windows
+            request or self.request,
+            self.experiment,
+            plans,
+            compute,
+            able,
+            windows=self.windows,
+            mandate="" if self.signature.fault else self.signature.digest,
         )
 
     @property
@@ -173,6 +197,7 @@ class _Exchange:
             first=now,
             last=now,
             times=1,
+            signature=Signature.of(self.signature),
         )
         try:
             if not self.site.requests.enter(request):

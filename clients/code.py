@@ -5,19 +5,14 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from contract.code import BUNDLED_PACKAGES, code_hash
+from contract.code import code_hash, read_code
 
 __all__ = ["installed_code", "installed_code_hash"]
 
 
 def installed_code() -> dict[str, bytes]:
     """The code that runs here: content by path, as in a bundle."""
-    root = Path(__file__).resolve().parents[1]
-    return {
-        path.relative_to(root).as_posix(): path.read_bytes()
-        for package in BUNDLED_PACKAGES
-        for path in sorted((root / package).rglob("*.py"))
-    }
+    return read_code(Path(__file__).resolve().parents[1])
 
 
 @functools.cache

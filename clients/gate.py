@@ -90,6 +90,7 @@ class Gate:
         require: Callable[[], None] = lambda: None,
         *,
         windows: tuple[str, ...] = (ALL_ROWS,),
+        mandate: str = "",
     ) -> bytes:
         """Make the reply to `request`, or give the stored one: the bytes of a `Reply`.
 
@@ -100,6 +101,7 @@ class Gate:
             compute: reads rows and runs the mechanisms. Called after the charge is on disk.
             require: refuses, before the charge, what this machine cannot compute as stated. It reads no row.
             windows: whose rows are read (`clients.ledger.plans.asked_windows`).
+            mandate: the digest of the scientist's mandate that covers it; empty where there is none.
 
         Raises:
             PolicyError: the policy refuses; nothing was charged.
@@ -117,7 +119,7 @@ class Gate:
         require()
         for plan in plans:
             self._ledger.authorise(plan, asked=asked)
-        self._ledger.reserve(request, *(plan.name for plan in plans), asked=asked)
+        self._ledger.reserve(request, *(plan.name for plan in plans), asked=asked, mandate=mandate)
         try:
             releases = compute()
         except TidegateError as exc:  # of one word, whatever failed
@@ -130,6 +132,7 @@ class Gate:
             "releases": sorted(reply.releases()),
             "experiment": experiment.digest,
             "private": reply.private,
+            **({"mandate": mandate} if mandate else {}),
         }
         return self._ledger.commit(request, plans[0].name, reply.to_bytes(), names)
 

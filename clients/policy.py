@@ -8,11 +8,13 @@ from datetime import datetime
 from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from contract.epsilon import epsilon_words
+from contract.errors import InputError
 from contract.experiment import Epsilon, Experiment
-from contract.names import ColumnName, Digest
+from contract.mandate import normal_key
+from contract.names import ColumnName, Digest, PersonName
 
 __all__ = ["Allow", "Policy"]
 
@@ -118,6 +120,8 @@ class Policy(_Frozen):
             but what `allow` says; `automatic` lets everything run that `allow` says, or anything without it.
         allow: what runs without asking.
         approved_experiments: the same as `allow.experiments` alone.
+        scientists: the public keys of scientists, by the name that they have here. Where there are any,
+            nothing is answered but runs that one of these keys has signed (`clients.mandates`).
     """
 
     epsilon_cap: Annotated[float, Field(ge=1e-3, le=1e4)] = 8.0
@@ -126,6 +130,20 @@ class Policy(_Frozen):
     approval: Literal["ask", "automatic"] = "automatic"
     allow: Allow | None = None
     approved_experiments: Annotated[tuple[Digest, ...], Field(min_length=1)] | None = None
+    scientists: Annotated[dict[PersonName, str], Field(min_length=1, max_length=1000)] | None = None
+
+    @field_validator("scientists")
+    @classmethod
+    def _are_keys(cls, named: dict[str, str] | None) -> dict[str, str] | None:
+        if named is None:
+            return None
+        try:
+            keys = {name: normal_key(line) for name, line in named.items()}
+        except InputError as exc:
+            raise ValueError(str(exc)) from exc
+        if len(set(keys.values())) < len(keys):
+            raise ValueError("one key has two names")
+        return keys
 
     @model_validator(mode="after")
     def _one_list(self) -> Self:
@@ -134,6 +152,10 @@ class Policy(_Frozen):
                 "there are approved_experiments and an allow table: move the digests to allow.experiments"
             )
         return self
+
+    def name_of(self, key: str) -> str:
+        """The name of the scientist whose key this is; empty where nobody said so here."""
+        return next((name for name, known in (self.scientists or {}).items() if known == key), "")
 
     @property
     def rule(self) -> Allow | None:

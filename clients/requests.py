@@ -21,12 +21,13 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from clients.mandates import Found
 from contract.errors import PolicyError, StorageError
 from contract.experiment import Experiment
 from contract.messages import Instruction
 from contract.names import Digest
 
-__all__ = ["LARGEST_REQUEST", "MOST_REQUESTS", "Request", "Requests"]
+__all__ = ["LARGEST_REQUEST", "MOST_REQUESTS", "Request", "Requests", "Signature"]
 
 MOST_REQUESTS = 50
 LARGEST_REQUEST = 2**20
@@ -34,6 +35,22 @@ _FORGOTTEN = timedelta(days=30)
 _MOST_TRIGGER = 300
 
 _log = logging.getLogger("tidegate.site")
+
+
+class Signature(BaseModel):
+    """Who has signed what was asked, as it came last: see `clients.mandates.Found`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: Annotated[str, Field(max_length=200)]
+    name: Annotated[str, Field(max_length=100)]
+    expires: datetime | None
+    fault: Annotated[str, Field(max_length=500)]
+
+    @classmethod
+    def of(cls, found: Found) -> Signature:
+        """What is kept of it."""
+        return cls(key=found.key, name=found.name, expires=found.expires, fault=found.fault[:500])
 
 
 class Request(BaseModel):
@@ -47,6 +64,7 @@ class Request(BaseModel):
         trigger: who or what started it, in the server's own words.
         first, last: when it was asked.
         times: how often.
+        signature: of a scientist; None in a record of an earlier version.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -59,6 +77,7 @@ class Request(BaseModel):
     first: datetime
     last: datetime
     times: Annotated[int, Field(ge=1)]
+    signature: Signature | None = None
 
     @property
     def key(self) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 
-__all__ = ["BUNDLED_PACKAGES", "code_hash", "is_bundled"]
+__all__ = ["BUNDLED_PACKAGES", "code_hash", "is_bundled", "read_code"]
 
 BUNDLED_PACKAGES = ("contract", "terminal", "clients", "monitoring", "server")
 """What Flower's app bundle carries of the tree, without the folders in `_AT_HOME`."""
@@ -32,3 +33,12 @@ def code_hash(files: Mapping[str, bytes]) -> str:
         if is_bundled(path):
             digest.update(f"{path}\0{hashlib.sha256(files[path]).hexdigest()}\n".encode())
     return digest.hexdigest()
+
+
+def read_code(root: Path) -> dict[str, bytes]:
+    """The Python files of the bundled packages that lie at `root`: content by path, as in a bundle."""
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for package in BUNDLED_PACKAGES
+        for path in sorted((root / package).rglob("*.py"))
+    }

@@ -295,6 +295,10 @@ class Strategy(_Frozen):
         """How many times a run evaluates on each held-out row: in some rounds, and its result."""
         return len(range(1, self.rounds + 1, self.evaluate_every)) + 1
 
+    def evaluates_in(self, number: int) -> bool:
+        """Whether the incoming model of this round, counted from 1, is evaluated."""
+        return (number - 1) % self.evaluate_every == 0
+
     @property
     def fewest_sites(self) -> int:
         """With fewer updates than these the aggregation would drop nothing, or not be defined."""

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from contract.card import Card
+from contract.mandate import MOST_MANDATE
 from contract.names import ColumnName, PersonName, RunName, WindowName
 from contract.roles import Role
 from contract.windows import Every
@@ -42,6 +43,7 @@ __all__ = [
     "Schedule",
     "ScheduleAdded",
     "Schedules",
+    "SigningKey",
     "Site",
     "SiteCard",
     "Sites",
@@ -94,12 +96,21 @@ class Problem(_Frozen):
 
 
 class Whoami(_Frozen):
-    """Whose token it is."""
+    """Whose token it is, and the public key that they said they sign with."""
 
     name: PersonName
     role: Role
     expires: datetime | None
     version: str
+    signing_key: str | None = None
+
+
+class SigningKey(_Frozen):
+    """The public key with which whoever asks will sign, as one line in OpenSSH form."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    key: Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Site(_Frozen):
@@ -157,10 +168,13 @@ class Submission(_Asked):
     Attributes:
         experiment: the experiment as JSON, with the keys of an experiment file.
         windows: whose rows are used; none for all.
+        mandate: what whoever submits it has signed for the sites (`contract.mandate`); empty for nothing.
+            It names the run.
     """
 
     experiment: Annotated[str, Field(min_length=1, max_length=MOST_BODY)]
     windows: Annotated[list[WindowName], Field(max_length=MOST_WINDOWS)] = Field(default_factory=list)
+    mandate: Annotated[str, Field(max_length=2 * MOST_MANDATE)] = ""
 
 
 class RangeSubmission(Submission):

@@ -9,7 +9,9 @@ texts are one window only if they are equal, letter by letter.
 from __future__ import annotations
 
 import re
+import secrets
 import unicodedata
+from datetime import UTC, datetime
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -28,6 +30,8 @@ __all__ = [
     "WindowName",
     "canonical",
     "is_inexact",
+    "is_run_of",
+    "name_run",
 ]
 
 EXACT = 2**53
@@ -62,6 +66,22 @@ ExperimentName = Annotated[str, Field(pattern=_SMALL)]
 
 Digest = Annotated[str, Field(pattern=_DIGEST)]
 """What names an experiment: SHA-256 of its plan."""
+
+
+def name_run(experiment: str, *, at: datetime | None = None) -> str:
+    """A new run's name: the experiment, the moment in UTC, four random hexadecimal digits."""
+    moment = (at or datetime.now(UTC)).astimezone(UTC)
+    return f"{experiment}-{moment:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def is_run_of(experiment: str, run: str) -> bool:
+    """Whether `name_run` may have named a run of that experiment so.
+
+    >>> is_run_of("heart", name_run("heart")), is_run_of("heart", "heart-2026-W05")
+    (True, False)
+    """
+    begin, digits = f"{experiment}-", re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}", re.ASCII)
+    return run.startswith(begin) and digits.fullmatch(run.removeprefix(begin)) is not None
 
 
 def canonical(text: str, *, decimal: str = ".") -> str:

@@ -1,6 +1,7 @@
 """Profiles: the servers that a person is connected to, and the token for each, in files of their own.
 
 FOLDER/profiles/NAME.toml   one profile, for its owner's eyes alone
+FOLDER/profiles/NAME.key    what its owner signs runs with, likewise; it is never sent anywhere
 FOLDER/active               the name of the one that commands use
 """
 
@@ -103,23 +104,32 @@ class Profiles:
         if not name:
             raise InputError("you are not connected to a server", remedy="Connect: tidegate connect URL")
         path = self._path(name)
-        try:
-            if stat.S_IMODE(path.stat().st_mode) & 0o077:
-                raise InputError(
-                    "others may read this file, and the token in it",
-                    where=str(path),
-                    remedy=f"chmod 600 {path}; and ask the operator for another token if somebody did",
-                )
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as exc:
-            words = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
-            raise InputError(
-                f"cannot be read: {words}", where=str(path), remedy="Connect again: tidegate connect URL"
-            ) from exc
-        return parse_toml(text, Profile, where=str(path), error=InputError)
+        return parse_toml(_read_secret(path), Profile, where=str(path), error=InputError)
+
+    def make_signing_key(self, name: str) -> bytes:
+        """The key with which the owner of a profile signs; made where there is none yet.
+
+        Raises:
+            InputError: it cannot be read or written, or others may read it.
+        """
+        path = self._key(require_name(name))
+        if not path.exists():
+            from contract.mandate import make_signing_key
+
+            _write(path, make_signing_key().decode())
+        return _read_secret(path).encode()
+
+    def signing_key(self) -> bytes | None:
+        """The key of the profile that commands use; None where it has none.
+
+        Raises:
+            InputError: it cannot be read, or others may read it.
+        """
+        path = self._key(self.active())
+        return _read_secret(path).encode() if path.exists() else None
 
     def remove(self, name: str = "") -> str:
-        """Forget a profile, the active one if none is named; its name.
+        """Forget a profile and its signing key, of the active one if none is named; its name.
 
         Raises:
             InputError: there is none.
@@ -134,6 +144,7 @@ class Profiles:
         if name == self.active():
             self._active.unlink(missing_ok=True)
         self._path(name).unlink()
+        self._key(name).unlink(missing_ok=True)
         return name
 
     @property
@@ -142,6 +153,9 @@ class Profiles:
 
     def _path(self, name: str) -> Path:
         return self._folder / "profiles" / f"{name}.toml"
+
+    def _key(self, name: str) -> Path:
+        return self._folder / "profiles" / f"{name}.key"
 
 
 def require_name(name: str) -> str:
@@ -157,6 +171,23 @@ def require_name(name: str) -> str:
             remedy="Give at most 100 letters (A to z), digits, '.', '_' and '-', first a letter or digit",
         )
     return name
+
+
+def _read_secret(path: Path) -> str:
+    try:
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            raise InputError(
+                "others may read this file, and the secret in it",
+                where=str(path),
+                remedy=f"chmod 600 {path}. If somebody did: remove it, ask the operator for another token, "
+                "and connect again",
+            )
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        words = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
+        raise InputError(
+            f"cannot be read: {words}", where=str(path), remedy="Connect again: tidegate connect URL"
+        ) from exc
 
 
 def _quoted(value: str) -> str:

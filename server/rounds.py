@@ -165,8 +165,7 @@ def _resume(training: Training, memory: Memory, strategy: FedAvg, rng: np.random
 
 
 def _round(training: Training, number: int, checkpoint: Checkpoint, grid: Grid, memory: Memory) -> Answers:
-    every = training.experiment.strategy.evaluate_every
-    evaluate = (number - 1) % every == 0
+    evaluate = training.experiment.strategy.evaluates_in(number)
 
     asked = {"update", "scores"} if evaluate else {"update"}
 

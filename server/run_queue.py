@@ -121,6 +121,7 @@ class RunQueue:
             windows=one.windows,
             trigger=one.person,
             question=None if one.question is None else read_question(one.question),
+            mandate=one.mandate,
         )
         try:
             number = self.control.submit(project_root(), job.to_run_config())

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from clients.ledger.approvals import Approval, Terms
     from clients.ledger.cost import BlockCost
     from clients.ledger.plan import Plan
-    from clients.requests import Request
+    from clients.requests import Request, Signature
     from clients.site import Site
     from contract.experiment import Experiment
 
@@ -311,6 +311,7 @@ def _as_dict(item: _Waiting, cap: float) -> dict[str, Any]:
         "features": list(request.asked.features),
         "run": request.asked.run,
         "trigger": request.trigger,
+        "signature": None if request.signature is None else request.signature.model_dump(mode="json"),
         "first": request.first.isoformat(timespec="seconds"),
         "last": request.last.isoformat(timespec="seconds"),
         "times": request.times,
@@ -353,6 +354,7 @@ def _show(item: _Waiting, site: Site) -> None:
     first, last = (f"{moment:%Y-%m-%d %H:%M}" for moment in (request.first, request.last))
     say(f"asked {counted(request.times, 'time')}, from {first} to {last} UTC")
     say(f"the server says: run {request.asked.run}, started by {request.trigger or 'nobody named'}")
+    _show_signature(request.signature)
     print_table(
         ("data block", "promised now", "with this", "left of the cap now", "the cap"),
         (
@@ -371,6 +373,23 @@ def _show(item: _Waiting, site: Site) -> None:
     if not request.plan.privacy.private:
         say("NOT PRIVATE: this experiment would leave no guarantee.", "bold red")
     _show_differences(item)
+
+
+def _show_signature(signature: Signature | None) -> None:
+    from contract.enrolment import key_fingerprint
+    from terminal.output import say
+
+    if signature is None or not signature.key:
+        say(signature.fault if signature is not None and signature.fault else "not signed", "yellow")
+        return
+    until = "" if signature.expires is None else f", until {signature.expires:%Y-%m-%d %H:%M} UTC"
+    if signature.name:
+        say(f"signed by '{signature.name}' of your policy{until}")
+    else:
+        say(f"signed by {key_fingerprint(signature.key)}, whom your policy does not name{until}", "yellow")
+        say(f"its key: {signature.key}")
+    if signature.fault:
+        say(f"THE SIGNATURE DOES NOT COVER IT: {signature.fault}", "red")
 
 
 def _show_differences(item: _Waiting) -> None:

@@ -147,7 +147,7 @@ class Ledger:
                     append("authorise", plan.name, body=asdict(plan))
                     self._expire(append)
 
-    def reserve(self, request: str, *plans: str, asked: Asked | None = None) -> None:
+    def reserve(self, request: str, *plans: str, asked: Asked | None = None, mandate: str = "") -> None:
         """Spend one use of each plan for this request, before it is computed; all of them or none.
 
         The cap is asked again, with everything that will have run, and so is the approval: it may have been
@@ -157,6 +157,7 @@ class Ledger:
             request: its name.
             plans: their names.
             asked: what needs an approval; None where the policy lets it run.
+            mandate: the digest of the mandate that came with it; empty where none did.
 
         Raises:
             InputError: the request's name is none.
@@ -172,8 +173,9 @@ class Ledger:
             self._read.require_not_expired(request)
             approval = self._approval(asked, [self._spending.plans[name] for name in plans], more=1)
             self._spending.admit_uses(plans)
+            body = {} if approval is None else {"approval": approval}
             for name in plans:
-                append("reserve", name, request, {} if approval is None else {"approval": approval})
+                append("reserve", name, request, {**body, "mandate": mandate} if mandate else body)
 
     def commit(self, request: str, plan: str, reply: bytes, releases: Mapping[str, Any]) -> bytes:
         """Store the reply and enter what it holds, in one transaction.

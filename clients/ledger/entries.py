@@ -6,7 +6,8 @@ first is 64 zeros. A site with a key signs `tidegate-ledger-entry/2`, a line fee
 
     authorise   a plan: what a run may do to which blocks       body: the plan
     reserve     one use of it, for a request                    before anything is computed; body: the
-                number of the approval, where one was needed
+                number of the approval, where one was needed,
+                                                                and the digest of the mandate, where one came
     commit      the reply to the request                        body: what it held, its size and SHA-256
     close       another run's plan has ended this one
     expire      the plan's replies were removed; their hashes stay

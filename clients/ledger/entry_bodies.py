@@ -36,9 +36,10 @@ class _Body(BaseModel):
 
 
 class _Reserve(_Body):
-    """The number of the approval that it rests on, where one was needed."""
+    """The number of the approval that it rests on, and the mandate's digest; where there was one."""
 
     approval: Annotated[int, Field(ge=1)] | None = None
+    mandate: Digest | None = None
 
 
 class _Commit(_Body):
@@ -46,6 +47,7 @@ class _Commit(_Body):
 
     releases: tuple[Word, ...] = ()
     experiment: Word = ""
+    mandate: Digest | None = None
     private: bool = True
     bytes: Annotated[int, Field(ge=0)]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]

@@ -191,6 +191,7 @@ class HostileServer:
         *,
         experiment: object = None,
         arrays: Arrays | bytes | None = None,
+        mandate: str = "",
     ) -> Answer:
         """Send one message of hand-made JSON.
 
@@ -199,6 +200,7 @@ class HostileServer:
             instruction: becomes JSON, whatever it is; a text is sent as it is. None for a valid one.
             experiment: the same, of the run that it belongs to.
             arrays: the model; bytes are sent as they are. None for what goes with the kind.
+            mandate: that comes with it; empty for none.
         """
         said = instruction_for(kind) if instruction is None else instruction
         model = models_for(kind) if arrays is None else arrays
@@ -206,7 +208,8 @@ class HostileServer:
             "instruction": said if isinstance(said, str) else json.dumps(said),
             "arrays": model if isinstance(model, bytes) else packed(model),
         }
-        return self.send(kind, RecordDict({"config": ConfigRecord(fields)}), experiment=experiment)
+        content = RecordDict({"config": ConfigRecord(fields)})
+        return self.send(kind, content, experiment=experiment, mandate=mandate)
 
     def send(
         self,
@@ -216,6 +219,7 @@ class HostileServer:
         experiment: object = None,
         run_config: dict[str, Any] | None = None,
         group: str = "hostile",
+        mandate: str = "",
     ) -> Answer:
         """Send these records; `group` is what the message calls itself to people."""
         self._asked += 1
@@ -228,7 +232,7 @@ class HostileServer:
             node_id=1,
             node_config={"site": str(self.site)},
             state=RecordDict(),
-            run_config={"experiment": text} if run_config is None else run_config,
+            run_config={"experiment": text, "mandate": mandate} if run_config is None else run_config,
         )
         return _read(answer(message, context))
 

@@ -35,6 +35,9 @@ def run(
     ] = None,
     window: WindowNames = None,
     resume: Annotated[str | None, typer.Option(help="Go on with this run from its last checkpoint.")] = None,
+    sign_days: Annotated[
+        int, typer.Option(min=1, max=366, help="At the server: so long sites take your signature of the run.")
+    ] = 14,
     json: Annotated[bool, typer.Option("--json", help="End with one JSON object.")] = False,
 ) -> None:
     """Train across the sites and register a model version: at the server of your profile, or here."""
@@ -44,7 +47,7 @@ def run(
         from scientist.cli.runs import run_there
         from terminal.experiment_files import read_experiment
 
-        run_there(read_experiment(file), list(window or ()), json=json)
+        run_there(read_experiment(file), list(window or ()), json=json, days=sign_days)
         return
     runtime = runtime or "inline"
     from experiments.federated_run import Request, named_runtime, run_experiment, sites_for

@@ -1,4 +1,4 @@
-"""`tidegate connect` and `tidegate disconnect`: a profile for a federation's server."""
+"""`tidegate connect`, `tidegate whoami` and `tidegate disconnect`: a profile for a federation's server."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["connect", "disconnect"]
+__all__ = ["connect", "disconnect", "whoami"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -30,13 +30,14 @@ def connect(
     """Connect to a federation's server: `run` and `runs` then speak to it.
 
     The token is asked for, or read from --token-file or the variable TIDEGATE_TOKEN. It is kept in
-    ~/.config/tidegate/profiles, in a file for you alone.
+    ~/.config/tidegate/profiles, in a file for you alone, and so is the key with which your runs are signed.
     """
-    from contract.federation_api import Whoami
+    from contract.federation_api import SigningKey, Whoami
     from contract.outside import shown
     from scientist.connection import Connection, require_url
     from scientist.profiles import Profile, Profiles, require_name
     from scientist.settings import read_settings
+    from scientist.signing import public_key
     from terminal.output import print_json, say
 
     settings, address = read_settings(), require_url(url)
@@ -45,7 +46,10 @@ def connect(
     secret = _token(token_file, token or settings.token)
     with Connection(address, secret, trusted) as connection:
         who = connection.get("/v1/whoami", Whoami)
-    profile = Profile(url=address, person=who.name, role=who.role, token=secret, authority=trusted)
+        profile = Profile(url=address, person=who.name, role=who.role, token=secret, authority=trusted)
+        if who.role != "reviewer":
+            key = public_key(Profiles(settings).make_signing_key(profile_name))
+            who = connection.post("/v1/signing-key", Whoami, SigningKey(key=key))
     path = Profiles(settings).save(profile_name, profile)
     if json:
         print_json({"profile": profile_name, "file": path, **who.model_dump(mode="json")})
@@ -53,6 +57,39 @@ def connect(
     until = "" if who.expires is None else f", until {who.expires:%Y-%m-%d %H:%M} UTC"
     say(f"Connected to {address} as '{shown(who.name)}', {who.role}{until}.")
     say(f"The profile '{profile_name}' is in {path}. `tidegate runs list` asks the server.")
+    if who.signing_key is not None:
+        _say_key(who.signing_key)
+
+
+def whoami(json: Json = False) -> None:
+    """Who you are to the server that you are connected to, and the key that signs your runs."""
+    from contract.enrolment import key_fingerprint
+    from contract.federation_api import Whoami
+    from contract.outside import shown
+    from scientist.connection import Connection
+    from scientist.profiles import Profiles
+    from scientist.settings import read_settings
+    from scientist.signing import public_key
+    from terminal.output import print_json, say
+
+    profiles = Profiles(read_settings())
+    profile, secret = profiles.read(), profiles.signing_key()
+    key = None if secret is None else public_key(secret)
+    with Connection(profile.url, profile.token, profile.authority) as connection:
+        who = connection.get("/v1/whoami", Whoami)
+    if json:
+        fingerprint = None if key is None else key_fingerprint(key)
+        registered = key is not None and who.signing_key == key
+        said = {"url": profile.url, **who.model_dump(mode="json"), "signing_key": key}
+        print_json({**said, "fingerprint": fingerprint, "registered": registered})
+        return
+    say(f"You are '{shown(who.name)}', {who.role}, at {profile.url}.")
+    if key is None:
+        say("You have no key: your runs are not signed. Make one: tidegate connect URL", "yellow")
+        return
+    _say_key(key)
+    if who.signing_key != key:
+        say("The server knows another key of yours, or none: connect again.", "yellow")
 
 
 def disconnect(
@@ -68,7 +105,18 @@ def disconnect(
     if json:
         print_json({"profile": removed})
     else:
-        say(f"The profile '{removed}' is gone. Its token is good until the operator revokes it.")
+        say(f"The profile '{removed}' and its signing key are gone.")
+        say("The token is good until the operator revokes it, the key until sites take it out.")
+
+
+def _say_key(key: str) -> None:
+    from contract.enrolment import key_fingerprint
+    from contract.outside import shown
+    from terminal.output import say
+
+    say(f"Your runs are signed with {key_fingerprint(key)}. A site's administrator who trusts you writes")
+    say(f'scientists = {{ NAME = "{shown(key)}" }}')
+    say("under [policy] in site.toml. Tell them the key yourself, not through the server.")
 
 
 def _name_of(address: str) -> str:

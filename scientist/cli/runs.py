@@ -131,13 +131,14 @@ def compare(*, runs: list[str], json: bool) -> None:
     show_results(found, json=json)
 
 
-def run_there(experiment: Experiment, windows: list[str], *, json: bool) -> None:
-    """Submit an experiment to the server of the profile, and follow it.
+def run_there(experiment: Experiment, windows: list[str], *, json: bool, days: int = 14) -> None:
+    """Sign an experiment, submit it to the server of the profile, and follow it.
 
     Args:
         experiment: the plan.
         windows: whose rows are used; empty for all.
         json: end with one JSON object, and say nothing before.
+        days: after which sites no longer take the signature.
 
     Raises:
         InputError: it is longer than a server takes, or the server refuses it.
@@ -154,11 +155,25 @@ def run_there(experiment: Experiment, windows: list[str], *, json: bool) -> None
             remedy=f"Half a MB and {MOST_WINDOWS:,} windows are the most",
         )
     with connect() as connection:
-        asked = Submission(experiment=text, windows=windows)
+        mandate = _signed(experiment, windows, days)
+        if not mandate and not json:
+            say("It is not signed: connect again, which makes you a key. Some sites may refuse it.", "yellow")
+        asked = Submission(experiment=text, windows=windows, mandate=mandate)
         submitted = connection.post("/v1/runs", Submitted, asked)
         if not json:
             say(f"run '{submitted.run}' is submitted")
         watch_run(connection, submitted.run, json=json)
+
+
+def _signed(experiment: Experiment, windows: list[str], days: int) -> str:
+    """What the profile's owner signs; empty where the profile is of a time before there were keys."""
+    from scientist.profiles import Profiles
+    from scientist.settings import read_settings
+    from scientist.signing import sign_run
+
+    profiles = Profiles(read_settings())
+    key = profiles.signing_key()
+    return "" if key is None else sign_run(experiment, windows, profile=profiles.read(), key=key, days=days)
 
 
 def watch_run(connection: Connection, name: str, *, json: bool) -> None:

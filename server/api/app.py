@@ -12,7 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -26,7 +26,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 
+from contract.enrolment import key_fingerprint
 from contract.errors import AddressError, InputError, RegistryError, StorageError, TidegateError
+from contract.experiment import Experiment
 from contract.experiment_file import parse_experiment_json
 from contract.federation_api import (
     MOST_ITEMS,
@@ -43,6 +45,7 @@ from contract.federation_api import (
     Schedule,
     ScheduleAdded,
     Schedules,
+    SigningKey,
     SiteCard,
     Sites,
     Submission,
@@ -53,7 +56,8 @@ from contract.federation_api import (
     Whoami,
     WindowChecks,
 )
-from contract.names import ExperimentName, RunName, SiteName, WindowName
+from contract.mandate import mandate_for, normal_key, read_mandate
+from contract.names import ExperimentName, RunName, SiteName, WindowName, is_run_of
 from contract.roles import Role
 from server.api.door import MLFLOW, PERSON, SESSION, Door, Failures, refusal
 from server.api.events import Events, read_cursor
@@ -200,8 +204,24 @@ _Number = Annotated[int, PathParameter(ge=1, le=1_000_000_000)]
 def whoami(person: _Reader) -> Whoami:
     """Name, role, and when the token ends."""
     return Whoami(
-        name=person.name, role=person.role, expires=person.expires, version=metadata.version("tidegate")
+        name=person.name,
+        role=person.role,
+        expires=person.expires,
+        version=metadata.version("tidegate"),
+        signing_key=person.signing_key,
     )
+
+
+@_router.post(
+    "/signing-key",
+    summary="Say which key you sign with",
+    response_model=Whoami,
+    openapi_extra=_body(SigningKey),
+)
+async def signing_key(request: Request, api: _Answers, person: _Submitter) -> Whoami:
+    """A public key, in the place of an earlier one. Sites trust only keys that their own policy names."""
+    body = await request.body()
+    return await run_in_threadpool(_keep_signing_key, api, person, body)
 
 
 @_router.get("/sites", summary="The federation's sites")
@@ -438,7 +458,12 @@ def _submit(api: Api, person: Person, body: bytes) -> Submitted:
     experiment = parse_experiment_json(asked.experiment, where="experiment")
     reading = api.reading
     added = reading.submissions.add(
-        experiment, person=person.name, federation=reading.federation, windows=asked.windows
+        experiment,
+        person=person.name,
+        federation=reading.federation,
+        windows=asked.windows,
+        run=_signed_run(asked, experiment, person),
+        mandate=asked.mandate,
     )
     api.asked.set()
     _log.info("%s submits run %s", person.name, added.run)
@@ -479,6 +504,45 @@ def _found(found: Found | None, otherwise: str) -> Found:
     if found is None:
         raise HTTPException(404, otherwise)
     return found
+
+
+def _signed_run(asked: Submission, experiment: Experiment, person: Person) -> str:
+    """The name of the run in the mandate that came with it; empty where none came.
+
+    Sites look at a mandate themselves. What they would refuse is refused here first, and said in words.
+
+    Raises:
+        InputError: it is for something else, or somebody else's.
+    """
+    if not asked.mandate:
+        return ""
+    signed = read_mandate(asked.mandate)
+    mandate = signed.mandate
+    meant = mandate_for(
+        experiment,
+        run=mandate.run,
+        windows=tuple(asked.windows),
+        code=mandate.code,
+        authority=mandate.authority,
+        scientist=person.name,
+        expires=mandate.expires,
+    )
+    if mandate != meant or not is_run_of(experiment.name, mandate.run):
+        raise InputError("the mandate is for something else than what is submitted", where="mandate")
+    if signed.key != person.signing_key:
+        raise InputError(
+            f"the mandate is signed with {signed.fingerprint}, which is not the key that you registered",
+            where="mandate",
+            remedy="Connect again: tidegate connect URL",
+        )
+    return mandate.run
+
+
+def _keep_signing_key(api: Api, person: Person, body: bytes) -> Whoami:
+    key = normal_key(_parsed(SigningKey, body).key)
+    api.people.keep_signing_key(person, key)
+    _log.info("%s signs with %s", person.name, key_fingerprint(key))
+    return whoami(replace(person, signing_key=key))
 
 
 def _known(name: str, find: Callable[[str], Found | None]) -> Found:

@@ -52,6 +52,7 @@ class Job:
         window: for `cycle`, the window that has closed.
         trigger: who or what started it, in words for the passport.
         question: for `ranges`, what is asked.
+        mandate: for `train`, what the scientist has signed (`contract.mandate`); empty without.
     """
 
     kind: _Kind
@@ -61,6 +62,7 @@ class Job:
     window: str = ""
     trigger: str = "a data scientist"
     question: RangeQuestion | None = None
+    mandate: str = ""
 
     def __post_init__(self) -> None:
         """Refuse names that no site would take.
@@ -92,6 +94,7 @@ class Job:
             "window": self.window,
             "trigger": self.trigger,
             "question": "" if self.question is None else json.dumps(asdict(self.question)),
+            "mandate": self.mandate,
         }
 
 
@@ -109,6 +112,7 @@ def read_job(config: Mapping[str, object], *, fallback_run: str) -> Job:
         window=str(config.get("window", "")),
         trigger=str(config.get("trigger", "a data scientist")),
         question=_question(str(config.get("question", ""))),
+        mandate=str(config.get("mandate", "")),
     )
 
 

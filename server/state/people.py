@@ -37,6 +37,8 @@ class Person:
         made: when the token was.
         expires: when it ends; None for never.
         revoked: when it was taken back; None if it was not.
+        signing_key: the public key that they sign with, as they said with their token; None before they did.
+            Sites do not go by it (`clients.mandates`).
     """
 
     name: str
@@ -44,6 +46,7 @@ class Person:
     made: datetime
     expires: datetime | None
     revoked: datetime | None
+    signing_key: str | None = None
 
     def may_enter(self, now: datetime) -> bool:
         """Whether the token is good at that moment."""
@@ -90,7 +93,9 @@ class People:
                     where="NAME",
                     remedy=f"For a new one: tidegate server person revoke '{name}', and add them again",
                 )
-            connection.execute(update(table).where(table.c.name == name).values(revoked=None, **values))
+            connection.execute(
+                update(table).where(table.c.name == name).values(revoked=None, signing_key=None, **values)
+            )
         return token
 
     def all(self) -> tuple[Person, ...]:
@@ -116,6 +121,12 @@ class People:
             where="NAME",
             remedy=f"There are: {', '.join(known[:20])}" if known else "Nobody has one",
         )
+
+    def keep_signing_key(self, person: Person, key: str) -> None:
+        """Keep the public key of what a person signs, in the place of an earlier one."""
+        table = tables.people
+        with self._database.write() as connection:
+            connection.execute(update(table).where(table.c.name == person.name).values(signing_key=key))
 
     def with_token(self, token: str) -> Person | None:
         """Who shows this token, if it is good now."""

@@ -9,7 +9,6 @@ concluded from it is evidence: the first one saved stays.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from sqlalchemy.exc import IntegrityError
 
 from contract.errors import ReleaseError, StorageError, TakenOverError
 from contract.experiment import Experiment
+from contract.names import name_run
 from server.state import tables
 from server.state.database import Database, open_database, require_known
 from server.state.owner import is_dead, this_process
@@ -71,12 +71,6 @@ def open_known_state(url: str) -> State:
     remedy = "Go to the operator's folder, or name its place with TIDEGATE_HOME or TIDEGATE_STATE_URL"
     require_known(url, "there is no server here", remedy=remedy)
     return open_state(url)
-
-
-def name_run(experiment: str, *, at: datetime | None = None) -> str:
-    """A new run's name: the experiment, the moment in UTC, four random hexadecimal digits."""
-    moment = (at or _now()).astimezone(UTC)
-    return f"{experiment}-{moment:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 class State:

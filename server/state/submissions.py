@@ -44,6 +44,7 @@ class SubmissionRecord:
         run: its name.
         person: whose it is.
         windows: whose rows are used; empty for all.
+        mandate: what that person has signed; empty where they signed nothing.
         superlink_run: the number that the SuperLink gave it; None before.
         stopped_by: who had it stopped; empty if nobody did.
         submitted: when it was put into the queue; the last time, where somebody resumed it.
@@ -58,6 +59,7 @@ class SubmissionRecord:
     person: str
     experiment_json: str
     windows: tuple[str, ...]
+    mandate: str
     submitted: datetime
     state: SubmissionState
     superlink_run: str | None
@@ -88,6 +90,8 @@ class Submissions:
         federation: str,
         windows: Sequence[str] = (),
         question: Mapping[str, Any] | None = None,
+        run: str = "",
+        mandate: str = "",
     ) -> SubmissionRecord:
         """Put a run at the end of the queue, under a name that no run has.
 
@@ -97,9 +101,11 @@ class Submissions:
             federation: whose sites are asked.
             windows: whose rows are used; empty for all.
             question: for a question about ranges; None for a training.
+            run: the name that the person has signed; empty where the run may have any.
+            mandate: what they signed; empty where they signed nothing.
 
         Raises:
-            InputError: this person has too many in the queue.
+            InputError: this person has too many in the queue, or another run has that name.
         """
         table = tables.submissions
         values = {
@@ -107,25 +113,28 @@ class Submissions:
             "person": person,
             "experiment_json": experiment.model_dump_json(),
             "windows": list(windows),
+            "mandate": mandate or None,
             "state": "queued",
             "stopped_by": "",
             "detail": "",
             "question": None if question is None else dict(question),
         }
-        for _ in range(_TRIES):
-            run = name_run(experiment.name if question is None else f"{experiment.name}-ranges")
+        title = experiment.name if question is None else f"{experiment.name}-ranges"
+        for name in [run] if run else (name_run(title) for _ in range(_TRIES)):
             try:
                 with self._database.write() as connection:
                     _require_room(connection, person)
-                    taken = select(tables.runs.c.name).where(tables.runs.c.name == run)
+                    taken = select(tables.runs.c.name).where(tables.runs.c.name == name)
                     if connection.execute(taken).first() is not None:
                         continue
-                    connection.execute(table.insert().values(run=run, submitted=datetime.now(UTC), **values))
+                    connection.execute(table.insert().values(run=name, submitted=datetime.now(UTC), **values))
             except IntegrityError:
                 continue  # another was named so in the same second
-            found = self.get(run)
+            found = self.get(name)
             if found is not None:
                 return found
+        if run:
+            raise InputError("another run has that name", where=f"run '{run}'", remedy="Submit yours again")
         raise StorageError("no free name was found for the run", where=self._database.where)
 
     def get(self, run: str) -> SubmissionRecord | None:
@@ -247,7 +256,10 @@ class Submissions:
     def _found(self, wanted: Select[Any]) -> tuple[SubmissionRecord, ...]:
         with self._database.read() as connection:
             rows = connection.execute(wanted).all()
-        return tuple(SubmissionRecord(**{**row._mapping, "windows": tuple(row.windows)}) for row in rows)
+        return tuple(
+            SubmissionRecord(**{**row._mapping, "windows": tuple(row.windows), "mandate": row.mandate or ""})
+            for row in rows
+        )
 
 
 _ORDER = (tables.submissions.c.submitted, tables.submissions.c.id)

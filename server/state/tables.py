@@ -51,7 +51,7 @@ __all__ = [
     "window_checks",
 ]
 
-HEAD = "0007"
+HEAD = "0008"
 """The newest revision under `migrations/versions`."""
 
 metadata = MetaData(
@@ -320,6 +320,7 @@ people = Table(
     Column("made", Moment, nullable=False),
     Column("expires", Moment),
     Column("revoked", Moment),
+    Column("signing_key", String(200)),
 )
 
 submissions = Table(
@@ -331,6 +332,7 @@ submissions = Table(
     Column("person", String(100), nullable=False),
     Column("experiment_json", Text, nullable=False),
     Column("windows", JSON, nullable=False),
+    Column("mandate", Text),
     Column("submitted", Moment, nullable=False),
     Column("state", String(20), nullable=False),
     Column("superlink_run", String(32)),  # Flower's ids fill 64 bits unsigned

@@ -114,7 +114,7 @@ def test_every_answer_is_one_that_the_document_has(
     before, words = answers.rows(), Counter[str]()
     headers = {"Authorization": f"Bearer {answers.tokens[role]}"}
     operations = [found.ok() for found in answers.schema.get_all_operations()]
-    assert len(operations) == 24
+    assert len(operations) == 25
 
     for operation in operations:
 

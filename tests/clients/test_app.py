@@ -80,9 +80,10 @@ def ask(
     instruction: Instruction = TWICE,
     experiment: Experiment = EXPERIMENT,
     records: RecordDict | None = None,
+    mandate: str = "",
 ) -> Message:
     """The ClientApp's answer to one message."""
-    grid = InlineGrid(app, [site], {"experiment": experiment.model_dump_json()})
+    grid = InlineGrid(app, [site], {"experiment": experiment.model_dump_json(), "mandate": mandate})
     assume_identity(grid.run_id)
     arrays = initial_arrays(experiment, np.random.default_rng(0))
     if kind == COMPARE:

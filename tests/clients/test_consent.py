@@ -9,17 +9,21 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Message
 
 from clients import site as sites
+from clients.code import installed_code_hash
 from clients.requests import MOST_REQUESTS, Requests
 from clients.site import open_site
 from contract.errors import StorageError
 from contract.experiment import Experiment
+from contract.mandate import mandate_for, public_key_of, sign_mandate
 from contract.messages import COMPARE, DRIFT_QUERY, Instruction
 from tests.cli.conftest import tidegate
 from tests.clients.test_app import EXPERIMENT, append, ask, entries, forget_sites, site
@@ -406,3 +410,49 @@ def test_late_rows_change_no_request(site: Path, tidegate: Command) -> None:
     append(site, "50,1,w1,train")
     (after,) = listed(tidegate, site)["requests"]
     assert before == after
+
+
+KEY = Ed25519PrivateKey.generate()
+EXPIRES = datetime(2999, 1, 2, 3, 4, tzinfo=UTC)
+
+
+def signed(**more: Any) -> str:
+    values = {"run": "r", "windows": ("w1",), "code": installed_code_hash(), "authority": "a" * 64}
+    return sign_mandate(
+        mandate_for(EXPERIMENT, **{**values, "scientist": "Ada", "expires": EXPIRES, **more}), KEY
+    )
+
+
+def test_an_administrator_sees_who_signed_until_when_and_for_what(site: Path, tidegate: Command) -> None:
+    assert asked(site) == "approval"
+    assert listed(tidegate, site)["requests"][0]["signature"]["fault"] == "not signed"
+    assert "not signed" in tidegate("site", "requests", site)
+    assert asked(site, mandate=signed()) == "approval"
+    (request,) = listed(tidegate, site)["requests"]
+    assert (request["signature"]["key"], request["signature"]["name"]) == (public_key_of(KEY), "")
+    said = tidegate("site", "requests", site)
+    assert "whom your policy does not name, until 2999-01-02 03:04 UTC" in said
+    assert public_key_of(KEY) in said.replace("\n", " ")
+    assert asked(site, mandate=signed(windows=("w2",))) == "approval"
+    assert "DOES NOT COVER IT: signed for other windows" in tidegate("site", "requests", site)
+    assert asked(site, mandate="{}") == "approval"
+    assert "mandate is not valid" in tidegate("site", "requests", site)
+    assert charged(site) == 0
+
+
+def test_a_site_that_names_scientists_asks_its_administrator_of_theirs_alone(
+    site: Path, tidegate: Command
+) -> None:
+    site.write_text(f'{site.read_text()}scientists = {{ "ada b" = "{public_key_of(KEY)}" }}\n')
+    assert asked(site) == "policy"
+    assert asked(site, mandate=signed(run="s")) == "policy"
+    assert listed(tidegate, site)["requests"] == []
+    assert asked(site, mandate=signed()) == "approval"
+    assert "signed by 'ada b' of your policy, until 2999-01-02" in tidegate("site", "requests", site)
+    approve(tidegate, site)
+    assert asked(site) == "policy"  # an approval is not a signature
+    assert asked(site, mandate=signed()) == "answered"
+    (left,) = [one for one in json.loads(tidegate("site", "egress", site, "--json")) if "bytes" in one]
+    assert len(left["mandate"]) == 64
+    tidegate("site", "ledger", site)
+    open_site(site).ledger.verify()

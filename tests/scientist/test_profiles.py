@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import stat
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from clients.code import installed_code_hash
 from contract.errors import InputError
+from contract.mandate import read_mandate
 from scientist.profiles import Profile, Profiles, require_name
 from scientist.settings import read_settings
+from scientist.signing import public_key, sign_run
+from server.line.certificates import authority_fingerprint, make_server_files
+from tests.server.federation import plan
 
 PROFILE = Profile(
     url="https://127.0.0.1:8443",
@@ -95,3 +101,45 @@ def test_without_a_folder_named_it_is_in_the_home(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("HOME", str(tmp_path))
     for environ in ({}, {"XDG_CONFIG_HOME": ""}, {"XDG_CONFIG_HOME": "relative"}):
         assert read_settings(environ).folder == tmp_path / ".config" / "tidegate"
+
+
+def test_a_signing_key_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
+    mine = profiles(tmp_path)
+    assert mine.signing_key() is None
+    before = os.umask(0)
+    try:
+        key = mine.make_signing_key("here")
+    finally:
+        os.umask(before)
+    mine.save("here", PROFILE)
+    assert mine.make_signing_key("here") == mine.signing_key() == key  # connecting again keeps it
+    assert mine.make_signing_key("there") != key
+    path = tmp_path / "tidegate" / "profiles" / "here.key"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert public_key(key).startswith("ssh-ed25519 ")
+    path.chmod(0o640)
+    with pytest.raises(InputError, match="others may read this file"):
+        mine.signing_key()
+    mine.remove("here")
+    assert not path.exists()
+
+
+def test_what_is_signed_says_what_the_experiment_says_and_no_more(tmp_path: Path) -> None:
+    key, experiment = profiles(tmp_path).make_signing_key("here"), plan()
+    authority = make_server_files(tmp_path, ["127.0.0.1"]).authority
+    profile = PROFILE.model_copy(update={"authority": authority.read_text()})
+    signed = read_mandate(sign_run(experiment, ["w2", "w1"], profile=profile, key=key, days=3))
+    mandate, privacy = signed.mandate, experiment.privacy
+    assert signed.key == public_key(key)
+    assert (mandate.experiment, mandate.windows) == (experiment.digest, ("w1", "w2"))
+    assert (mandate.epsilon, mandate.delta) == (privacy.epsilon, privacy.delta)
+    assert mandate.scientist == PROFILE.person
+    assert mandate.code == installed_code_hash()  # the same on a laptop as at a site
+    assert mandate.authority == authority_fingerprint(authority.read_bytes()).hex()
+    assert timedelta(days=2) < mandate.expires - datetime.now(UTC) <= timedelta(days=3)
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"-----BEGIN OPENSSH PRIVATE KEY-----\n"])
+def test_what_is_no_key_signs_nothing(content: bytes) -> None:
+    with pytest.raises(InputError, match="no key to sign with"):
+        public_key(content)

@@ -31,6 +31,7 @@ class FakeSuperLink:
         self._before = before
         self.began: list[str] = []
         self.configs: list[Mapping[str, str]] = []
+        self.mandates: list[str] = []
         self.ended: dict[int, str] = {}
         self.stopped: list[int] = []
         self.error: Exception | None = None
@@ -40,6 +41,7 @@ class FakeSuperLink:
             raise self.error
         self.began.append(config["run"])
         self.configs.append(config)
+        self.mandates.append(config["mandate"])
         return self._before + len(self.began)
 
     def state(self, run: int) -> RunState:
@@ -264,3 +266,14 @@ def _wait(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_a_mandate_goes_with_its_run_and_again_after_a_restart(
+    queue: RunQueue, superlink: FakeSuperLink
+) -> None:
+    queue.submissions.add(plan(), person="ada", federation="f", run="fake-1", mandate="signed")
+    queue.submissions.add(plan(), person="ben", federation="f")
+    queue.look()
+    assert superlink.mandates == ["signed", ""]
+    queue.adopt()
+    assert superlink.mandates == ["signed", "", "signed", ""]

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import text
 
 import server.api.app
@@ -22,12 +23,15 @@ import server.api.door
 from contract.errors import InputError
 from contract.experiment import Experiment
 from contract.federation_api import MOST_BODY
+from contract.mandate import Mandate, mandate_for, public_key_of, sign_mandate
+from contract.names import name_run
 from server.registry.registry import Registry
 from server.state.records import ScheduleRecord
 from server.state.schedules import Schedules
 from server.state.submissions import MOST_QUEUED
 from tests.server.api.conftest import Served, submission
 
+KEY = Ed25519PrivateKey.generate()
 ROLES = ("scientist", "operator", "reviewer")
 
 
@@ -37,7 +41,7 @@ def test_every_endpoint_asks_for_a_token_and_the_right_role(served: Served, expe
     with served.client() as nobody:
         paths = nobody.get("/openapi.json").json()["paths"]
         listed = [(method.upper(), path) for path, methods in paths.items() for method in methods]
-        assert len(listed) == 24
+        assert len(listed) == 25
         assert all(path.startswith("/v1/") for _, path in listed)
         assert {path for method, path in listed if method == "POST"} == set(WRITERS)
         for method, path in listed:
@@ -69,6 +73,7 @@ def test_every_endpoint_asks_for_a_token_and_the_right_role(served: Served, expe
 WRITERS = {
     "/v1/runs": ("scientist", "operator"),
     "/v1/ranges": ("scientist", "operator"),
+    "/v1/signing-key": ("scientist", "operator"),
     "/v1/runs/{name}/stop": ("scientist", "operator"),
     "/v1/runs/{name}/resume": ("scientist", "operator"),
     "/v1/schedules": ("operator",),
@@ -80,6 +85,7 @@ WRITERS = {
 }
 BODIES: dict[str, Callable[[Experiment], dict[str, Any]]] = {
     "/v1/runs": submission,
+    "/v1/signing-key": lambda _: {"key": public_key_of(KEY)},
     "/v1/ranges": lambda experiment: submission(experiment, features=["x0"], epsilon=0.1, share=0.01),
     "/v1/schedules": lambda experiment: {"experiment": experiment.model_dump_json(), "every": "week"},
     "/v1/models/{model}/versions/{version}/promote": lambda _: {"reason": "better"},
@@ -370,3 +376,46 @@ def test_json_answers_hold_no_number_that_json_has_not(served: Served, experimen
         assert found["verdicts"][0]["verdict"] == {"score": None}
         assert ada.get("/v1/decisions").json()["decisions"][0]["by"] == "policy"
         assert "\x1b" not in ada.get("/v1/decisions").text
+
+
+def mandate(experiment: Experiment, **more: Any) -> Mandate:
+    values = {"run": name_run(experiment.name), "windows": ("w1",), "scientist": "ada", "code": "c" * 64}
+    expires = datetime.now(UTC) + timedelta(days=1)
+    return mandate_for(experiment, **{**values, "authority": "a" * 64, "expires": expires, **more})
+
+
+def test_a_signed_run_has_the_name_that_was_signed_and_keeps_its_mandate(
+    served: Served, experiment: Experiment
+) -> None:
+    meant = mandate(experiment)
+    signed = sign_mandate(meant, KEY)
+    body = submission(experiment, windows=["w1"], mandate=signed)
+    with served.client(served.people.add("ada", "scientist")) as ada:
+        early = ada.post("/v1/runs", json=body)
+        assert early.status_code == 400
+        assert "not the key that you registered" in early.json()["what"]
+        said = ada.post("/v1/signing-key", json={"key": f"{public_key_of(KEY)} ada@laptop"}).json()
+        assert said["signing_key"] == ada.get("/v1/whoami").json()["signing_key"] == public_key_of(KEY)
+        assert ada.post("/v1/runs", json=body).json()["run"] == meant.run
+        again = ada.post("/v1/runs", json=body)
+        assert (again.status_code, again.json()["what"]) == (400, "another run has that name")
+        kept = served.submissions.get(meant.run)
+        assert kept is not None
+        assert kept.mandate == signed
+        others = {
+            "another run's name": mandate(experiment, run="fake-2026-W05"),
+            "another's name": mandate(experiment, scientist="eve"),
+            "other windows": mandate(experiment, windows=("w2",)),
+            "another experiment": mandate(experiment.model_copy(update={"name": "other"})),
+        }
+        for one in others.values():
+            refused = ada.post("/v1/runs", json={**body, "mandate": sign_mandate(one, KEY)})
+            assert refused.status_code == 400
+            assert "something else" in refused.json()["what"]
+        for text in ("x", "{}", signed.replace("AAAA", "AAAB"), signed[:-3]):
+            assert ada.post("/v1/runs", json={**body, "mandate": text}).status_code == 400
+        for key in ("", "ssh-ed25519 AAAA", "x" * 201, 7):
+            assert ada.post("/v1/signing-key", json={"key": key}).status_code == 400
+    served.people.revoke("ada")
+    with served.client(served.people.add("ada", "scientist")) as new:
+        assert new.get("/v1/whoami").json()["signing_key"] is None

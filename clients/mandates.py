@@ -1,0 +1,174 @@
+"""Whether a scientist has signed what a server asks for, and whether the administrator trusts that scientist.
+
+Trust comes from the site's own policy, never from the server: `policy.scientists` names public keys. Where
+it names some, a request without a mandate that covers it, signed with one of these keys, is refused with
+the word `policy` before the card or the ledger is asked. Where it names none, the administrator is told
+what was found.
+
+A mandate covers the rounds and the evaluations of one run, each once, as the experiment counts them: a
+round more would spend more than was signed. Drift checks, questions for ranges and the comparisons of a
+challenger are asked by the server's operator: no mandate covers them.
+
+When it expires the site's own clock says. A clock may be wrong by `TOLERANCE`: so long after its end a
+mandate is still good.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from clients.policy import Policy
+from contract.enrolment import key_fingerprint
+from contract.errors import InputError, MessageError, PolicyError
+from contract.experiment import Experiment
+from contract.mandate import Mandate, authority_digest, mandate_for, read_mandate
+from contract.messages import Instruction
+
+__all__ = ["TOLERANCE", "Found", "examine", "known_authority"]
+
+TOLERANCE = timedelta(minutes=5)
+_SAID = {
+    "run": "another run",
+    "experiment": "another experiment",
+    "code": "other code than is installed here",
+    "windows": "other windows",
+    "authority": "another federation",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a site found about the signature of a request.
+
+    Attributes:
+        key: the public key that has signed; empty where none has.
+        name: whose it is, by the site's policy; empty where that names it not.
+        digest: of the mandate; empty without one.
+        expires: when it ends.
+        fault: why it does not cover what is asked, in words; empty where it does.
+    """
+
+    key: str = ""
+    name: str = ""
+    digest: str = ""
+    expires: datetime | None = None
+    fault: str = "not signed"
+
+    def require(self, policy: Policy, *, where: str) -> None:
+        """Refuse what none of the scientists has signed whom the policy names, if it names any.
+
+        Raises:
+            PolicyError: nobody has, or not this.
+        """
+        if policy.scientists is None or (self.name and not self.fault):
+            return
+        fault = self.fault
+        if self.name:
+            fault = f"signed by '{self.name}', but {fault}"
+        elif self.key:
+            fault = f"signed by {key_fingerprint(self.key)}, whom its policy does not name"
+        raise PolicyError(
+            f"this site answers only what a scientist of its policy has signed, and this is {fault}",
+            where=where,
+            remedy="If you trust the scientist, put the key that they tell you into policy.scientists",
+        )
+
+
+def examine(
+    text: object,
+    *,
+    policy: Policy,
+    experiment: Experiment,
+    kind: str,
+    instruction: Instruction,
+    code: str,
+    site_file: Path,
+    now: datetime | None = None,
+) -> Found:
+    """Look at the mandate that came with a request.
+
+    Args:
+        text: as the run carries it; anything but a text is none.
+        policy: names the scientists.
+        experiment: that the run carries.
+        kind: the message type.
+        instruction: what is asked.
+        code: the hash of the installed code.
+        site_file: the site's site.toml.
+        now: by the site's clock.
+    """
+    if not isinstance(text, str) or not text:
+        return Found()
+    try:
+        signed = read_mandate(text)
+    except MessageError as exc:
+        return Found(fault=exc.what)
+    mandate = signed.mandate
+    found = Found(
+        key=signed.key,
+        name=policy.name_of(signed.key),
+        digest=mandate.digest,
+        expires=mandate.expires,
+    )
+    try:
+        authority = known_authority(site_file)
+    except InputError as exc:
+        return replace(found, fault=exc.what)
+    asked = mandate_for(
+        experiment,
+        run=instruction.run,
+        windows=instruction.windows,
+        code=code,
+        authority=authority or mandate.authority,
+        scientist=mandate.scientist,
+        expires=mandate.expires,
+    )
+    fault = _fault(mandate, asked, now or datetime.now(UTC)) or _not_of_run(experiment, kind, instruction)
+    return replace(found, fault=fault)
+
+
+def known_authority(site_file: Path) -> str:
+    """The digest of the authority of the federation that the site has joined; empty where it has joined none.
+
+    Raises:
+        InputError: it cannot be told.
+    """
+    path = site_file.parent / "keys" / "ca.pem"
+    try:
+        return authority_digest(path.read_text(encoding="ascii"))
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, InputError) as exc:
+        raise InputError(
+            "the federation's authority cannot be read, so no signature can be judged",
+            where=str(path),
+            remedy="Join the federation again: `tidegate site join TOKEN`",
+        ) from exc
+
+
+def _fault(mandate: Mandate, asked: Mandate, now: datetime) -> str:
+    if now > mandate.expires + TOLERANCE:
+        return f"signed until {mandate.expires:%Y-%m-%d %H:%M %Z}, which is over"
+    for name in Mandate.model_fields:
+        if getattr(mandate, name) != getattr(asked, name):
+            return f"signed for {_SAID.get(name, f'another {name}')}"
+    return ""
+
+
+def _not_of_run(experiment: Experiment, kind: str, instruction: Instruction) -> str:
+    """Why a run of the experiment does not ask this; empty where it does.
+
+    A site answers each request once, so what is asked here comes to the uses of the run's plans, and no more.
+    """
+    strategy, step = experiment.strategy, instruction.step
+    if kind == "train":
+        is_one = 1 <= step <= strategy.rounds and instruction.evaluate == strategy.evaluates_in(step)
+    elif kind == "evaluate":
+        is_one = step == strategy.rounds + 1
+    else:
+        return f"signed for a training run, and asked for '{kind}'"
+    return (
+        "" if is_one else "signed for the rounds and evaluations of its experiment, and asked for another one"
+    )
