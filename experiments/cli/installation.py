@@ -15,7 +15,8 @@ from contract.errors import InputError
 
 __all__ = ["missing_library"]
 
-_ROOT = "experiments.cli.main"
+_ON_THE_WAY = ("__main__", "experiments.cli.main", "experiments.cli.by_profile")
+"""What calls every command, whatever it needs."""
 _EXTRA_OF = {"clients": "site", "server": "server", "experiments": "all"}
 """The extra that a package needs; `contract`, `terminal` and `monitoring` need what their caller does."""
 _AT_A_SERVER = "A run at a server needs no more than `tidegate connect`"
@@ -33,7 +34,7 @@ def missing_library(error: ModuleNotFoundError) -> InputError | None:
     for frame, _ in traceback.walk_tb(error.__traceback__):
         module = frame.f_globals.get("__name__", "")
         extra = _EXTRA_OF.get(module.partition(".")[0])
-        if extra is None or module in (_ROOT, "__main__"):
+        if extra is None or module in _ON_THE_WAY:
             continue
         also = f". {_AT_A_SERVER}" if extra == "all" else ""
         return InputError(
