@@ -22,6 +22,8 @@ from clients.ledger.accounting import (
     PLAN_AND_GAUSSIAN,
     PLAN_PLD,
     Event,
+    _mechanism,
+    _pld_on_grid,
     compose,
     gaussian_epsilon,
     noise_multiplier,
@@ -75,6 +77,20 @@ def test_a_plan_and_gaussians_beside_it_compose_as_one() -> None:
         accountant.compose(GaussianDpEvent(check.noise_multiplier))
     assert epsilon == pytest.approx(accountant.get_epsilon(FORESEEN * 1e-5), rel=5e-3)
     assert method == PLAN_AND_GAUSSIAN
+
+
+def test_each_charge_of_a_plan_is_the_librarys_and_no_step_is_made_twice() -> None:
+    plan = ((1.1, 0.2, 1), (9.0, 1.0, 4))
+    _pld_on_grid(plan, 1e-5, 1e-3)
+    made = _mechanism.cache_info().misses
+    for count in (3, 9, 27):
+        counted = ((1.1, 0.2, count), (9.0, 1.0, 4))
+        accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=1e-3)
+        accountant.compose(PoissonSampledDpEvent(0.2, GaussianDpEvent(1.1)), count)
+        accountant.compose(GaussianDpEvent(9.0), 4)
+        found = _pld_on_grid(counted, 1e-5, 1e-3)
+        assert found == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-9)
+    assert _mechanism.cache_info().misses == made
 
 
 @pytest.mark.parametrize(
@@ -172,11 +188,11 @@ def test_what_the_library_cannot_give_is_a_refusal(told: Any, monkeypatch: pytes
             raise told
         return float(told)
 
-    for accountant in (
-        "pld.pld_privacy_accountant.PLDAccountant",
-        "rdp.rdp_privacy_accountant.RdpAccountant",
+    for asked in (
+        "pld.privacy_loss_distribution.PrivacyLossDistribution.get_epsilon_for_delta",
+        "rdp.rdp_privacy_accountant.RdpAccountant.get_epsilon",
     ):
-        monkeypatch.setattr(f"dp_accounting.{accountant}.get_epsilon", get_epsilon)
+        monkeypatch.setattr(f"dp_accounting.{asked}", get_epsilon)
     for plan in ("hurt", None):
         event = Event(noise_multiplier=1.2345, sampling_rate=0.1, count=7, plan=plan)
         with pytest.raises(BudgetError, match="cannot be worked out"):
