@@ -1,6 +1,6 @@
 """The one module at a site that touches Flower's private parts: its Fleet API.
 
-Written against flwr 1.41.0, whose own SuperNode sleeps three seconds when idle,
+Written against flwr 1.42.0, whose own SuperNode sleeps three seconds when idle,
 waits a second for an object that is not there yet and starts a new process for
 every message. A lasting agent that speaks the same API needs none of that.
 

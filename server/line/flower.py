@@ -1,6 +1,6 @@
 """The one module of the server that touches Flower's private parts.
 
-Written against flwr 1.41.0. Two waits of its grid are shortened: pulling an
+Written against flwr 1.42.0. Two waits of its grid are shortened: pulling an
 object that is not there yet backs off a whole second. Runs are submitted, and
 site keys registered, through the Control API that `flwr run` and
 `flwr supernode register` use, in this process and within milliseconds.

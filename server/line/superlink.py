@@ -1,8 +1,8 @@
 """Flower's SuperLink with a shorter way to its handlers: `python -m server.line.superlink`, its options.
 
-Flower 1.41 puts nine of Starlette's `BaseHTTPMiddleware` before its handlers. Each starts a task and a stream
+Flower 1.42 puts eight of Starlette's `BaseHTTPMiddleware` before its handlers. Each starts a task and stream
 for every request and a task group for every 64 KB of its body: three quarters of what a small request costs.
-Here the same nine are asked in the same order, for authentication and all, but each by a plain call. Only
+Here the same eight are asked in the same order, for authentication and all, but each by a plain call. Only
 requests of sites and of the ServerApp take this way; what the operator's commands ask (`/v1/control/…`,
 which may stream) goes as before. A site's question for a message is held until there is one
 (`server.line.long_poll`).
