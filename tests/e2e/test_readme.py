@@ -48,7 +48,7 @@ def test_every_command_of_the_readme_works(tmp_path: Path, background: list[subp
             done = subprocess.run(
                 ["bash", "-c", command],
                 cwd=tmp_path,
-                env=environment(),
+                env=environment(tmp_path),
                 capture_output=True,
                 text=True,
                 check=False,
@@ -62,7 +62,7 @@ def start(command: str, folder: Path, log: Path) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
             ["bash", "-c", f"exec {command}"],
             cwd=folder,
-            env=environment(),
+            env=environment(folder),
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -75,12 +75,14 @@ def start(command: str, folder: Path, log: Path) -> subprocess.Popen[bytes]:
     return process
 
 
-def environment() -> dict[str, str]:
+def environment(folder: Path) -> dict[str, str]:
+    """Ours, with profiles of its own: one for a server that has ended would mislead later tests."""
     kept = {
         key: value for key, value in os.environ.items() if not key.startswith(("TIDEGATE_HOME", "MLFLOW_"))
     }
     return {
         **kept,
+        "XDG_CONFIG_HOME": str(folder / "config"),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}",
         "OMP_NUM_THREADS": "1",
         "PYTHONUNBUFFERED": "1",
