@@ -108,6 +108,7 @@ class Connection(HttpToolsProtocol):
             self._early += data
             return
         super().data_received(data)
+        self._part()
         if self._waits is not None:
             self._came += len(data)
             if self._came > _HEAD_BYTES:
@@ -159,7 +160,12 @@ class Connection(HttpToolsProtocol):
         """A request was answered; what still comes of one that was refused is not read for long."""
         self._visitor.is_answered = bool(self.pipeline)
         super().on_response_complete()
-        if self.transport.is_closing():
+        self._part()
+
+    def _part(self) -> None:
+        """Of one that was closed, nothing more is read for long."""
+        if self.transport.is_closing() and not self._visitor.is_leaving:
+            self._visitor.is_leaving = True
             self.loop.call_later(_FAREWELL_SECONDS, self.abort)
 
     def _count(self, length: int) -> None:

@@ -29,12 +29,14 @@ class Visitor:
         network: from which it comes.
         close: ends it at once.
         is_answered: whether a request of it is being answered.
+        is_leaving: whether it was closed, and may still take its last bytes.
         name: whose it is; None of a stranger.
     """
 
     network: str
     close: Callable[[], None]
     is_answered: bool = False
+    is_leaving: bool = False
     name: bytes | None = None
 
 
@@ -92,8 +94,8 @@ class Visitors:
         visitor.name = None
 
     def _turn_out(self, crowd: dict[Visitor, None]) -> None:
-        """Of these, the oldest that nobody is answering; or the oldest of all."""
-        leaving = next((one for one in crowd if not one.is_answered), next(iter(crowd)))
+        """Of these, the oldest that is leaving; or else that nobody is answering; or else of all."""
+        leaving = min(crowd, key=lambda one: (not one.is_leaving, one.is_answered))  # the first of equals
         self._forget_stranger(leaving)
         leaving.close()
 

@@ -154,14 +154,18 @@ def test_who_goes_is_the_oldest_that_nobody_answers(monkeypatch: pytest.MonkeyPa
     assert gone == []
     port.arrive("192.0.2.1", lambda: gone.append("fifth"))
     assert gone == ["second"]
+    first.is_answered = False
+    first.is_leaving = True
+    port.arrive("192.0.2.1", lambda: gone.append("sixth"))
+    assert gone == ["second", "first"]
     port.leave(first)
     port.leave(first)
     port.leave(third)
-    assert (port.strangers, dict(port.known)) == (2, {})
-    monkeypatch.setattr(visitors, "_MOST_STRANGERS", 3)
+    assert (port.strangers, dict(port.known)) == (3, {})
+    monkeypatch.setattr(visitors, "_MOST_STRANGERS", 4)
     port.arrive("198.51.100.1", lambda: gone.append("another"))
     port.arrive("203.0.113.1", lambda: gone.append("a third"))
-    assert gone == ["second", "fourth"]  # of the network that has most
+    assert gone == ["second", "first", "fourth"]  # of the network that has most
 
 
 def test_who_has_64_bits_of_addresses_has_one_network() -> None:
