@@ -18,6 +18,7 @@ __all__ = [
     "MOST_BODY",
     "MOST_ITEMS",
     "MOST_WINDOWS",
+    "WAITING",
     "Decision",
     "Decisions",
     "Model",
@@ -53,6 +54,8 @@ MOST_ITEMS = 200
 """Of one page of a list."""
 MOST_WINDOWS = 1000
 """Of one submission."""
+WAITING = "waiting for approval"
+"""Why a site came no further whose administrator has not approved the run yet."""
 
 
 def has_ended(status: RunStatus) -> bool:
