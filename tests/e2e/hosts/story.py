@@ -299,6 +299,8 @@ def train(story: Story, experiment: str) -> str:
     shown = story.type("scientist", story.scientist.take("tidegate runs show", NAME=name))
     assert "waiting for approval" in shown
     story.type("north", story.administrator.take("tidegate site approve", DIGEST=digest))
-    assert "version 1 of 'visits'" in story.wait_for("scientist-run")
+    told = story.wait_for("scientist-run")
+    assert "waiting for approval at north" in told
+    assert "version 1 of 'visits'" in told
     story.type("north", story.administrator.take("tidegate site egress"))
     return name
