@@ -22,6 +22,7 @@ __all__ = [
     "MOST_ITEMS",
     "MOST_WINDOWS",
     "NO_SUCH_PATH",
+    "WAITING",
     "Cards",
     "Decision",
     "Decisions",
@@ -70,6 +71,8 @@ MOST_WINDOWS = 1000
 """Of one submission."""
 NO_SUCH_PATH = "there is nothing here"
 """What a server says of a path that it does not know."""
+WAITING = "waiting for approval"
+"""Why a site came no further whose administrator has not approved the run yet."""
 
 
 def has_ended(status: RunStatus) -> bool:

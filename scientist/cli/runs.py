@@ -217,6 +217,7 @@ def _follow(connection: Connection, name: str, *, json: bool) -> RunDetail:
     if not json and begun.run.status == "running":  # of what was before the first event nobody says more
         say(f"it goes on: {begun.run.rounds} of {begun.run.of} rounds")
     steps = Steps(begun.run.experiment, begun.run.of, silent=json)
+    waiting: set[str] = set()
 
     def cut() -> None:
         if not json:
@@ -226,6 +227,7 @@ def _follow(connection: Connection, name: str, *, json: bool) -> RunDetail:
         for event in follow(connection, name, cut=cut):
             if not json:
                 _say_event(event, steps)
+                _say_waiting(event, waiting)
     except KeyboardInterrupt:
         steps.close()
         print(shown(f"the run goes on. Come back with: tidegate runs watch {name}"), file=sys.stderr)
@@ -257,6 +259,17 @@ def _say_event(event: BaseModel, steps: Any) -> None:
     elif isinstance(event, Round):
         missing = ", ".join(f"{site}: {reason}" for site, reason in sorted(event.failures.items()))
         steps.show(event.number, f"(missing {missing})" if missing else "")
+
+
+def _say_waiting(event: BaseModel, known: set[str]) -> None:
+    """Say at which sites the run waits for approval, each once; `known` holds those that were said."""
+    from contract.federation_api import WAITING, ParticipationEvent
+    from terminal.output import say
+
+    if isinstance(event, ParticipationEvent):
+        for site in sorted({one.site for one in event.sites if one.reason == WAITING} - known):
+            known.add(site)
+            say(f"{WAITING} at {site}")
 
 
 def _show(found: RunDetail) -> None:

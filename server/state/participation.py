@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from contract.errors import RefusalCode
+from contract.federation_api import WAITING
 
 __all__ = [
     "GO_ON",
@@ -41,8 +42,6 @@ LOST = "no answer"
 NOT_CONNECTED = "not connected"
 NAME_REFUSED = "name refused"
 NOT_UNDERSTOOD = "a site sent a reply that this version does not understand"
-WAITING = "waiting for approval"
-"""What a site's word `approval` means: it stands in its place as the reason."""
 TWICE = "two nodes gave the same site name"
 
 GO_ON = (

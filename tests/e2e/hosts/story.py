@@ -296,8 +296,8 @@ def train(story: Story, experiment: str) -> str:
     assert digest in story.type("north", story.administrator.take("tidegate site requests"))
     (run,) = story.facts("scientist", story.scientist.take("tidegate runs list"))["runs"]
     name = str(run["name"])
-    shown = story.type("scientist", story.scientist.take("tidegate runs show", NAME=name))
-    assert "waiting for approval" in shown
+    assert "ada" in story.type("scientist", story.scientist.take("tidegate runs show", NAME=name))
+    story.until("ada is told", lambda: "waiting for approval at north" in story.said("scientist-run"))
     story.type("north", story.administrator.take("tidegate site approve", DIGEST=digest))
     assert "version 1 of 'visits'" in story.wait_for("scientist-run")
     story.type("north", story.administrator.take("tidegate site egress"))
