@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.benchmarks import rounds_heart, server_idle
+from experiments.benchmarks import rounds_heart, scientist_start, server_idle
 from experiments.benchmarks.measurement import Measurement
 from experiments.benchmarks.raw_tls import seconds_over_tls
 from experiments.benchmarks.rounds_trial import SITES, STOCK_SUPERLINK, Outcome, Trial
@@ -81,6 +81,8 @@ def measure(progress: Progress = lambda _percent, _note: None) -> list[Measureme
         progress(58, f"({_FEW} sites)")
         idle = server_idle.measure(folder / "idle")
         progress(62, "(idle server)")
+        start = scientist_start.measure(folder / "start")
+        progress(66, "(Enter to first round)")
         heart = rounds_heart.measure(folder / "heart", progress)
     figures = Figures(
         raw=raw,
@@ -91,7 +93,7 @@ def measure(progress: Progress = lambda _percent, _note: None) -> list[Measureme
         few=few,
         many=many,
     )
-    return table(figures) + heart + idle
+    return table(figures) + heart + idle + start
 
 
 def _of_many(folder: Path, sites: int, rounds: int) -> Outcome:
