@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass, field
 
 from contract.errors import AddressError, RoundError, StorageError, TidegateError
@@ -22,7 +22,7 @@ from contract.experiment import Experiment
 from server.beside import working_beside
 from server.federation import project_root, running_control, running_federation
 from server.jobs.job import Job, read_question
-from server.line.flower import ControlClient
+from server.line.flower import ControlClient, build_bundle
 from server.settings import ServerSettings
 from server.state.records import RunStatus
 from server.state.storage import State, open_state
@@ -184,6 +184,8 @@ def _work(queue: RunQueue, stop: threading.Event, asked: threading.Event) -> Non
         pause = _LOOK
         try:
             if not has_adopted:
+                with suppress(RoundError):  # whoever submits a run is told
+                    build_bundle(project_root())  # a third of a second for which the first one need not wait
                 queue.adopt()
                 has_adopted = True
             pause = _LOOK if queue.look() else _IDLE_LOOK

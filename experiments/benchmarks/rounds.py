@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.benchmarks import rounds_delayed, rounds_heart, server_idle
+from experiments.benchmarks import rounds_delayed, rounds_heart, scientist_start, server_idle
 from experiments.benchmarks.measurement import Measurement
 from experiments.benchmarks.raw_tls import seconds_over_tls
 from experiments.benchmarks.rounds_trial import SITES, STOCK_SUPERLINK, Outcome, Trial
@@ -86,6 +86,8 @@ def measure(progress: Progress = lambda _percent, _note: None) -> list[Measureme
         progress(60, f"({_MOST} sites)")
         idle = server_idle.measure(folder / "idle")
         progress(62, "(idle server)")
+        start = scientist_start.measure(folder / "start")
+        progress(66, "(Enter to first round)")
         heart = rounds_heart.measure(folder / "heart", progress)
     figures = Figures(
         raw=raw,
@@ -97,7 +99,7 @@ def measure(progress: Progress = lambda _percent, _note: None) -> list[Measureme
         many=many,
         most=most,
     )
-    return table(figures) + delayed + heart + idle
+    return table(figures) + delayed + heart + idle + start
 
 
 def _large_rounds(trial: Trial, folder: Path) -> tuple[float, Outcome]:

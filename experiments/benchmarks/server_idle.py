@@ -24,27 +24,17 @@ from server.line.processes import Processes, free_port
 from server.server_file import ServerFile
 from server.settings import ServerSettings, quiet_environment, read_settings
 
-__all__ = ["measure"]
+__all__ = ["make_standing", "measure", "standing_server"]
 
 _SITES = 10
-_SETTLE_SECONDS, _SECONDS = 10.0, 30.0
+_SETTLE_SECONDS, _SECONDS = 10.0, 60.0
 _START_SECONDS = 300.0
 
 
 def measure(home: Path) -> list[Measurement]:
     """Share of a core, and memory, of all the server's processes but MLflow's."""
-    file = ServerFile(
-        hosts=("127.0.0.1",), listen="127.0.0.1", gateway_port=free_port(), api_port=free_port()
-    )
-    make_server(home, file)
-    settings = read_settings(
-        {
-            "TIDEGATE_HOME": str(home),
-            "MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db",
-            "TIDEGATE_ARTIFACT_ROOT": str(home / "artifacts"),
-        }
-    )
-    with _server(settings) as server, Processes(logs=home / "logs-of-sites") as sites:
+    file, settings = make_standing(home)
+    with standing_server(settings) as server, Processes(logs=home / "logs-of-sites") as sites:
         _start_sites(home, settings, file, sites)
         time.sleep(_SETTLE_SECONDS)
         family = [server, *(item for item in server.children(recursive=True) if not _is_mlflow(item))]
@@ -73,8 +63,25 @@ def measure(home: Path) -> list[Measurement]:
     ]
 
 
+def make_standing(home: Path) -> tuple[ServerFile, ServerSettings]:
+    """The folder of a server that others reach on free ports of this machine."""
+    file = ServerFile(
+        hosts=("127.0.0.1",), listen="127.0.0.1", gateway_port=free_port(), api_port=free_port()
+    )
+    make_server(home, file)
+    settings = read_settings(
+        {
+            "TIDEGATE_HOME": str(home),
+            "MLFLOW_TRACKING_URI": f"sqlite:///{home}/mlflow.db",
+            "TIDEGATE_ARTIFACT_ROOT": str(home / "artifacts"),
+        }
+    )
+    return file, settings
+
+
 @contextmanager
-def _server(settings: ServerSettings) -> Iterator[psutil.Process]:
+def standing_server(settings: ServerSettings) -> Iterator[psutil.Process]:
+    """`tidegate server up` in that folder, while the block lasts."""
     environment = {
         **os.environ,
         **quiet_environment(),

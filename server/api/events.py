@@ -28,7 +28,7 @@ from server.api.reading import Reading, participation_of, round_of
 
 __all__ = ["Cursor", "Events", "read_cursor"]
 
-_LOOK = 0.5
+_LOOK = 0.2
 _HEARTBEAT = 10.0
 """Seconds after which a stream without events says that it lives; and asks whether its reader still may."""
 _ID = re.compile(r"(\d{1,6})-(\d{1,18})", re.ASCII)

@@ -15,7 +15,7 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from contract.messages import Instruction, Reply
-from experiments.benchmarks import lines, rounds_delayed, rounds_heart, rounds_trial
+from experiments.benchmarks import lines, rounds_delayed, rounds_heart, rounds_trial, scientist_start
 from experiments.benchmarks.http_calls import Call, record_calls
 from experiments.benchmarks.raw_tls import seconds_over_tls
 from experiments.benchmarks.rounds import Figures, table
@@ -200,3 +200,19 @@ def test_the_bundle_of_the_app_is_small() -> None:
     with zipfile.ZipFile(BytesIO(build_bundle(rounds_trial._APP))) as archive:
         names = {name for name in archive.namelist() if name.endswith(".py")}
     assert names == {f"bench_rounds/{name}.py" for name in ("__init__", "client_app", "server_app")}
+
+
+def test_the_wait_for_the_first_round_is_the_median_of_what_people_waited() -> None:
+    waits = [scientist_start.Waits(submitted=0.5, first_round=seconds) for seconds in (9.0, 2.0, 2.5)]
+    (row,) = scientist_start.table(waits)
+    assert (row.ours, row.goal, row.holds) == (2.5, 3.0, True)
+    assert "9.0, 2.0, 2.5" in row.note
+    (late,) = scientist_start.table([scientist_start.Waits(submitted=0.5, first_round=3.5)])
+    assert not late.holds
+
+
+def test_without_the_data_set_the_wait_for_the_first_round_is_no_number() -> None:
+    (row,) = scientist_start.table([])
+    assert math.isnan(row.ours)
+    assert not row.holds
+    assert "TIDEGATE_DATA_DIR" in row.note

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import server.line.secret
 
 _PROGRAM = """
@@ -13,14 +15,22 @@ import importlib.util, sys
 spec = importlib.util.spec_from_file_location("secret", sys.argv[1])
 secret = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(secret)
-secret._skip_package("flwr.supercore.cli")
-from flwr.supercore.cli.flower_superexec import flower_superexec
-assert callable(flower_superexec)
-print([name for name in ("flwr.supercore.cli.flwr_agentapp", "alembic", "torch") if name in sys.modules])
+package, command, others = sys.argv[2], sys.argv[3], sys.argv[4:]
+secret._skip_package(package)
+module = importlib.import_module(f"{package}.{command}")
+assert callable(getattr(module, command))
+print([name for name in others if name in sys.modules])
 """
 
 
-def test_who_starts_runs_imports_none_of_flowers_other_commands() -> None:
-    command = [sys.executable, "-c", _PROGRAM, str(Path(server.line.secret.__file__))]
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("flwr.supercore.cli", "flower_superexec", "flwr.supercore.cli.flwr_agentapp", "alembic", "torch"),
+        ("flwr.superlink.cli", "flwr_serverapp", "flwr.superlink.cli.flower_superlink", "torch"),
+    ],
+)
+def test_flowers_processes_import_none_of_its_other_commands(names: tuple[str, ...]) -> None:
+    command = [sys.executable, "-c", _PROGRAM, str(Path(server.line.secret.__file__)), *names]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
