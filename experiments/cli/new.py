@@ -20,7 +20,8 @@ _SMALLEST_NAME = "experiment"
 def new(
     file: Annotated[Path, typer.Argument(help="The experiment file to write.")],
     site: Annotated[
-        list[Path] | None, typer.Option(help="A site.toml whose card to take; repeat for each site.")
+        list[str] | None,
+        typer.Option(help="A site.toml whose card to take, or a site of your profile's server; repeat."),
     ] = None,
     label: Annotated[str, typer.Option(help="The column to predict; asked for if left out.")] = "",
     feature: Annotated[
@@ -63,17 +64,47 @@ def new(
     say(f"wrote {file}: read it, change what you like, then `tidegate run {file}`")
 
 
-def _offers(sites: list[Path]) -> Mapping[str, Offer]:
-    from clients.site_config import read_site_config
+def _offers(sites: list[str]) -> Mapping[str, Offer]:
+    """What these sites offer: of files on this machine, or else of the federation of the profile."""
     from contract.errors import InputError
+    from scientist.connected import is_connected
+
+    if any(one.endswith(".toml") for one in sites) or (sites and not is_connected()):
+        return _offers_of_files([Path(one) for one in sites])
+    if is_connected():
+        return _offers_of_federation(sites)
+    raise InputError(
+        "no site is named, and there is no profile of a server",
+        where="the options",
+        remedy="Name each one's card with --site SITE.toml, or `tidegate connect` first",
+    )
+
+
+def _offers_of_files(paths: list[Path]) -> Mapping[str, Offer]:
+    from clients.site_config import read_site_config
     from experiments.draft import Offer
 
-    if not sites:
-        raise InputError(
-            "no site is named", where="the options", remedy="Name each one's card with --site SITE.toml"
-        )
-    configs = [read_site_config(path) for path in sites]
+    configs = [read_site_config(path) for path in paths]
     return {one.name: Offer(card=one.offered, stated_rows=one.stated_rows) for one in configs}
+
+
+def _offers_of_federation(names: list[str]) -> Mapping[str, Offer]:
+    from contract.errors import InputError
+    from experiments.draft import Offer
+    from scientist.cli.sites import all_cards
+
+    offers = {
+        one.site: Offer(card=one.card, stated_rows=one.stated_rows or 1)
+        for one in all_cards()
+        if one.card is not None and (not names or one.site in names)
+    }
+    missing = [name for name in names if name not in offers]
+    if missing or not offers:
+        what = f"no card of {', '.join(missing)} is known" if missing else "no site's card is known"
+        raise InputError(
+            what, where="the server of your profile", remedy="`tidegate sites cards` lists those that are"
+        )
+    return offers
 
 
 def _chosen_label(offers: Mapping[str, Offer]) -> str:

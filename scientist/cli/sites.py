@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["cards", "list_sites"]
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from contract.federation_api import SiteCard
+
+__all__ = ["all_cards", "cards", "list_sites"]
 
 _CARDS = 50
 """Of a page: that is the most that a server gives."""
@@ -21,13 +26,21 @@ def list_sites(*, json: bool) -> None:
 
 def cards(*, name: str, json: bool) -> None:
     """What they offer."""
-    from contract.federation_api import Cards, SiteCard
+    from contract.federation_api import SiteCard
     from scientist.connected import connect, path_of
     from terminal.site_tables import show_card, show_cards
 
+    if not name:
+        show_cards(all_cards(), json=json)
+        return
     with connect() as connection:
-        if name:
-            show_card(connection.get(f"{path_of('sites', name)}/card", SiteCard), json=json)
-            return
-        found = [one for page in connection.pages("/v1/cards", Cards, limit=_CARDS) for one in page.cards]
-    show_cards(found, json=json)
+        show_card(connection.get(f"{path_of('sites', name)}/card", SiteCard), json=json)
+
+
+def all_cards() -> list[SiteCard]:
+    """What each of its sites offers."""
+    from contract.federation_api import Cards
+    from scientist.connected import connect
+
+    with connect() as connection:
+        return [one for page in connection.pages("/v1/cards", Cards, limit=_CARDS) for one in page.cards]

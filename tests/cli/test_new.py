@@ -18,6 +18,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for seed, name in enumerate(("north", "south")):
         make_site(tmp_path / name, name, seed)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     return tmp_path
 
 
@@ -38,7 +39,10 @@ def test_a_draft_of_two_sites_can_be_run(tidegate: Command, place: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("x.toml",), "no site is named. Name each one's card with --site"),
+        (
+            ("x.toml",),
+            "no site is named, and there is no profile of a server. Name each one's card with --site",
+        ),
         (("x.toml", "--site", "away/site.toml"), "no such file"),
         (("x.toml", *BOTH, "--label", "age"), "'age' cannot be predicted"),
         (("x.toml", *BOTH, "--label", "ill", "--feature", "size"), "feature 'size' is on no card"),

@@ -289,3 +289,17 @@ def ranges_result(run: str, names: list[str]) -> dict[str, Any]:
         "sites": {"north": spent, "south": spent}, "failures": {},
         "features": [{"feature": name, **feature, **rest} for name in names],
     }  # fmt: skip
+
+
+def test_a_draft_is_made_from_the_cards_of_the_federation(
+    standing: Standing, tidegate: Command, tmp_path: Path
+) -> None:
+    standing.connect("ada", "scientist")
+    file = tmp_path / "ill.toml"
+    tidegate("new", file, "--feature", "age")
+    experiment = parse_experiment(file.read_text(), where="draft")
+    assert (experiment.task.label.column, experiment.task.time) == ("ill", "day")
+    for name in ("south", "west"):  # of the first no card is known
+        told = tidegate("new", tmp_path / "x.toml", "--site", name, code=2)
+        assert f"no card of {name} is known" in told
+    assert not (tmp_path / "x.toml").exists()
