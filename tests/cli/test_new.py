@@ -41,7 +41,7 @@ def test_a_draft_of_two_sites_can_be_run(tidegate: Command, place: Path) -> None
     [
         (
             ("x.toml",),
-            "no site is named, and there is no profile of a server. Name each one's card with --site",
+            "no site is named, and there is no profile of a server",
         ),
         (("x.toml", "--site", "away/site.toml"), "no such file"),
         (("x.toml", *BOTH, "--label", "age"), "'age' cannot be predicted"),
