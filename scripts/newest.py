@@ -66,8 +66,8 @@ def requirements(project: Mapping[str, object], lift: Iterable[str]) -> list[str
     """Everything that the project and its extras need, with `==` made `>=` for those that are lifted."""
     found: list[str] = list(project["dependencies"])  # type: ignore[call-overload]
     extras: Mapping[str, list[str]] = project["optional-dependencies"]  # type: ignore[assignment]
-    for extra, needed in extras.items():
-        found += needed if extra != "all" else []
+    for needed in extras.values():
+        found += [one for one in needed if name_of(one) != project["name"]]  # an extra may name another
     lifted = set(lift)
     return [one.replace("==", ">=") if name_of(one) in lifted else one for one in dict.fromkeys(found)]
 

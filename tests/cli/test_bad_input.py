@@ -14,6 +14,7 @@ import pytest
 from clients.keys import make_node_key
 from contract.experiment_file import parse_experiment
 from server.line.certificates import make_server_files
+from server.state.storage import open_state
 from tests.cards import card_for
 from tests.commands import tidegate
 from tests.mlflow_database import lay_mlflow_database
@@ -301,11 +302,12 @@ def test_a_full_disk_says_so_and_writes_nothing(place: Path) -> None:
 
 
 def test_a_rollback_to_a_version_that_is_not(place: Path) -> None:
-    refused(
-        tidegate(place, "models", "rollback", "small", "7", "--by", "Ada", "--reason", "trial"),
-        "there are no models here",
-        "MLFLOW_TRACKING_URI",
-    )
+    back = ("models", "rollback", "small", "7", "--by", "Ada", "--reason", "trial")
+    refused(tidegate(place, *back), "there are no models here", "MLFLOW_TRACKING_URI")
     lay_mlflow_database(place / "mlruns" / "mlflow.db")
-    done = tidegate(place, "models", "rollback", "small", "7", "--by", "Ada", "--reason", "trial")
+    refused(tidegate(place, *back), "there is no server here", "TIDEGATE_HOME")
+    (place / ".tidegate").mkdir()
+    with open_state(f"sqlite:///{place}/.tidegate/state.db"):
+        pass
+    done = tidegate(place, *back)
     refused(done, "version 7", "tidegate models list")

@@ -1,7 +1,7 @@
 """Every command of the README is run, in its order, in a copy of the project.
 
-Those of an operator, a site and a scientist are one story on several machines, which `tests/e2e/hosts` tells
-on five. Here all three are on this machine, in one folder, for where no hosts can be made.
+Those of an operator, a site, a scientist and a reviewer are one story on several machines, which
+`tests/e2e/hosts` tells on five. Here all four are on this machine, in one folder.
 """
 
 from __future__ import annotations
@@ -17,11 +17,21 @@ import pytest
 
 from tests.commands import plain_environment
 from tests.e2e.hosts.network import Host
-from tests.e2e.hosts.story import EXPERIMENT, WEEKS, Story, enrol, make_sites, start_server, train
+from tests.e2e.hosts.story import (
+    EXPERIMENT,
+    WEEKS,
+    Story,
+    connect,
+    enrol,
+    make_sites,
+    promote,
+    start_server,
+    train,
+)
 from tests.readme import commands_of, headings
 
 ROOT = Path(__file__).resolve().parents[2]
-STORY = ("An operator starts", "A site starts", "A scientist starts")
+STORY = ("An operator starts", "A site starts", "A scientist starts", "A reviewer starts")
 
 
 class Here(Host):
@@ -77,7 +87,8 @@ def test_the_story_of_an_operator_a_site_and_a_scientist(here: Host) -> None:
     train(story, EXPERIMENT.replace("quorum = 3", "quorum = 1"))
     story.type("server", story.operator.take("tidegate schedule add", WEEK=WEEKS[-1]))
     assert WEEKS[-1] in story.type("server", story.operator.take("tidegate schedule list"))
-    story.type("server", story.operator.take("tidegate models promote", VERSION="1"))
+    connect(story, "rita", "reviewer", story.reviewer)
+    promote(story, 1)
     story.type("server", story.operator.take("tidegate server revoke"))
     assert story.running.pop("north-up").wait(600) != 0
     assert not story.left

@@ -114,6 +114,7 @@ class Story:
     operator: Guide = field(default_factory=lambda: Guide("An operator starts"))
     administrator: Guide = field(default_factory=lambda: Guide("A site starts"))
     scientist: Guide = field(default_factory=lambda: Guide("A scientist starts"))
+    reviewer: Guide = field(default_factory=lambda: Guide("A reviewer starts"))
 
     def __getitem__(self, name: str) -> Host:
         return self.hosts[name]
@@ -121,10 +122,20 @@ class Story:
     @property
     def left(self) -> list[str]:
         """The commands of the README that nobody has typed yet."""
-        return [*self.operator.left, *self.administrator.left, *self.scientist.left]
+        guides = (self.operator, self.administrator, self.scientist, self.reviewer)
+        return [command for guide in guides for command in guide.left]
 
-    def type(self, host: str, line: str, editor: str = "") -> str:
-        """A line in a shell on a host, which must succeed; what it printed."""
+    def type(self, host: str, line: str, editor: str = "", person: str = "") -> str:
+        """A line in a shell on a host, which must succeed; what it printed.
+
+        Args:
+            host: where.
+            line: a command, or several.
+            editor: what `$EDITOR` is.
+            person: whose profiles it uses, where the host has several people.
+        """
+        if person:
+            line = f'export XDG_CONFIG_HOME="$PWD/{person}"; {line}'
         done = self[host].run("bash", "-c", line.replace(NAME, self.known_as), EDITOR=editor)
         assert done.returncode == 0, f"{host}: {line}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr, f"{host}: {line}\n{done.stderr}"
@@ -283,13 +294,8 @@ def _read_out(story: Story, site: str) -> str:
 
 def train(story: Story, experiment: str) -> str:
     """A scientist connects and runs it; north's administrator is asked. The run's name."""
-    told = story.type("server", story.operator.take("tidegate server person add"))
-    words = dict(re.findall(r"^(token|fingerprint) +(\S+)", told, re.M))
-    folder = story["scientist"].folder
-    (folder / "ada.token").write_text(words["token"])
-    (folder / "visits.toml").write_text(experiment)
-    told = story.type("scientist", story.scientist.take("tidegate connect", AUTHORITY=words["fingerprint"]))
-    assert "as 'ada', scientist" in told
+    (story["scientist"].folder / "visits.toml").write_text(experiment)
+    connect(story, "ada", "scientist", story.scientist)
     story.keep("scientist", "scientist-run", story.scientist.take("tidegate run "))
     story.until("north is asked", lambda: _WAITS in story.said("north-up"))
     digest = story.asked("north")
@@ -302,3 +308,21 @@ def train(story: Story, experiment: str) -> str:
     assert "version 1 of 'visits'" in story.wait_for("scientist-run")
     story.type("north", story.administrator.take("tidegate site egress"))
     return name
+
+
+def connect(story: Story, person: str, role: str, guide: Guide) -> None:
+    """The operator makes them known; on the scientist's host they connect."""
+    told = story.type("server", story.operator.take(f"tidegate server person add {person}"))
+    words = dict(re.findall(r"^(token|fingerprint) +(\S+)", told, re.M))
+    story.tokens[person] = words["token"]
+    (story["scientist"].folder / f"{person}.token").write_text(words["token"])
+    line = guide.take("tidegate connect", AUTHORITY=words["fingerprint"])
+    told = story.type("scientist", line, person=person if guide is story.reviewer else "")
+    assert f"as '{person}', {role}" in told
+
+
+def promote(story: Story, version: int) -> None:
+    """By the reviewer, who has connected."""
+    line = story.reviewer.take("tidegate models promote", VERSION=str(version))
+    told = story.type("scientist", line, person="rita")
+    assert f"version {version} of 'visits' is the champion (promote by rita)" in told

@@ -18,7 +18,17 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.e2e.hosts.network import API, GATEWAY, NAME, Host, Network, lacking
-from tests.e2e.hosts.story import EXPERIMENT, WEEKS, Story, enrol, make_sites, start_server, train
+from tests.e2e.hosts.story import (
+    EXPERIMENT,
+    WEEKS,
+    Story,
+    connect,
+    enrol,
+    make_sites,
+    promote,
+    start_server,
+    train,
+)
 from tests.mlflow_database import lay_mlflow_database
 
 pytestmark = [
@@ -161,10 +171,9 @@ def test_drift_of_a_week_is_found_and_a_challenger_is_trained(story: Story) -> N
 
 def test_a_reviewer_reads_the_passport_and_the_challenger_is_promoted(story: Story) -> None:
     """The gate refused it; a person decides otherwise, under their name. Others may not."""
-    people = {"rita": "reviewer", "sam": "scientist"}
-    for name, role in people.items():
-        told = story.facts("server", f"tidegate server person add {name} --role {role}")
-        story.tokens[name] = told["token"]
+    connect(story, "rita", "reviewer", story.reviewer)
+    told = story.facts("server", "tidegate server person add sam --role scientist")
+    story.tokens["sam"] = told["token"]
     version = '{"name": "visits", "version": "2", "key": "reviewed", "value": "by rita"}'
     alias = '{"name": "visits", "alias": "champion", "version": "2"}'
     code, passport = _mlflow(story, "rita", "GET", "model-versions/get?name=visits&version=2")
@@ -174,7 +183,7 @@ def test_a_reviewer_reads_the_passport_and_the_challenger_is_promoted(story: Sto
     assert _mlflow(story, "rita", "POST", "model-versions/set-tag", version)[0] == 200
     assert _mlflow(story, "rita", "POST", "registered-models/alias", alias)[0] == 403
     assert _champions(story) == [1]
-    story.type("server", story.operator.take("tidegate models promote", VERSION="2"))
+    promote(story, 2)
     assert _champions(story) == [2]
 
 
