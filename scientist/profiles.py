@@ -26,6 +26,8 @@ from scientist.settings import ScientistSettings
 __all__ = ["Profile", "Profiles", "require_name"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
+_NONE = "-"
+"""In the place of a profile's name: use none."""
 _Url = Annotated[str, Field(pattern=r"^https://[^\s/@?#]{1,260}$")]
 
 
@@ -76,6 +78,8 @@ class Profiles:
         Raises:
             InputError: the environment names one that is none.
         """
+        if self._wanted == _NONE:
+            return ""
         if self._wanted:
             if not self._path(require_name(self._wanted)).exists():
                 raise InputError(

@@ -17,20 +17,23 @@ class ScientistSettings:
     Attributes:
         folder: of the profiles.
         token: to connect with; empty for none.
-        profile: the name of the one to use; empty for the active one.
+        profile: the name of the one to use; empty for the active one, `-` for none.
+        server_home: where a server that runs on this machine would have its folder.
     """
 
     folder: Path
     token: str
     profile: str
+    server_home: Path
 
 
 def read_settings(environ: Mapping[str, str] = os.environ) -> ScientistSettings:
-    """Read `XDG_CONFIG_HOME` (by default `~/.config`), `TIDEGATE_TOKEN` and `TIDEGATE_PROFILE`."""
+    """Read `XDG_CONFIG_HOME` (by default `~/.config`) and TIDEGATE's `TOKEN`, `PROFILE` and `HOME`."""
     named = environ.get("XDG_CONFIG_HOME") or ""
     config = Path(named) if Path(named).is_absolute() else Path.home() / ".config"
     return ScientistSettings(
         folder=config / "tidegate",
         token=environ.get("TIDEGATE_TOKEN") or "",
         profile=environ.get("TIDEGATE_PROFILE") or "",
+        server_home=Path(environ.get("TIDEGATE_HOME") or ".tidegate"),
     )

@@ -50,8 +50,15 @@ def either(here: Command, there: Command) -> Command:
 
     @functools.wraps(here)
     def command(**given: Any) -> None:
-        from scientist.connected import is_connected
+        from scientist.profiles import Profiles
+        from scientist.settings import read_settings
+        from terminal.output import errors
 
-        (there if is_connected() else here)(**given)
+        settings = read_settings()
+        profile = Profiles(settings).active()
+        if profile and (settings.server_home / "state.db").exists():
+            words = f"asks the server of the profile '{profile}'; TIDEGATE_PROFILE=- asks the one in"
+            errors.print(f"{words} {settings.server_home}", style="dim")
+        (there if profile else here)(**given)
 
     return command

@@ -85,6 +85,7 @@ class Standing:
 
 @pytest.fixture
 def standing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Standing]:
+    monkeypatch.chdir(tmp_path)  # no server is there
     experiment = plan()
     with serving(tmp_path / "home", free_port()) as served:
         found = Standing(served, experiment, tmp_path / "config", monkeypatch)

@@ -54,7 +54,7 @@ def plan_file(standing: Standing, folder: Path, *, name: str = "other", unranged
 
 
 def test_a_profile_changes_who_is_asked_and_nothing_that_is_said(
-    standing: Standing, tidegate: Command
+    standing: Standing, tidegate: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     everything = [*READS, *((*command, "--json") for command in (*READS, ("sites", "list")))]
     standing.here()
@@ -65,6 +65,12 @@ def test_a_profile_changes_who_is_asked_and_nothing_that_is_said(
         standing.patch.delenv(name)
     for command, told in zip(everything, here, strict=True):
         assert tidegate(*command) == told, command
+    standing.here()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(standing.config / "rita"))
+    note = "asks the server of the profile 'there'; TIDEGATE_PROFILE=- asks the one in"
+    assert note in tidegate(*READS[0])
+    monkeypatch.setenv("TIDEGATE_PROFILE", "-")
+    assert tidegate(*READS[0]) == here[0]
     assert "Passport 2" in here[READS.index(("models", "show", "fake", 2))]
     card = here[READS.index(("sites", "cards", "north"))]
     for words in ("age", "0 to 120", "no range", "no, yes", "each week of 'day'", "about 5,000 rows"):

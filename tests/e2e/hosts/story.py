@@ -18,11 +18,22 @@ from typing import Any
 
 import numpy as np
 
+from contract.experiment_file import parse_experiment
 from contract.windows import first_day, window_of
 from tests.e2e.hosts.network import NAME, Host
 from tests.readme import Guide
 
-__all__ = ["EXPERIMENT", "WEEKS", "Story", "enrol", "make_sites", "start_server", "train"]
+__all__ = [
+    "EXPERIMENT",
+    "WEEKS",
+    "Story",
+    "connect",
+    "enrol",
+    "make_sites",
+    "promote",
+    "start_server",
+    "train",
+]
 
 TRAINED = ("2026-W01", "2026-W02", "2026-W03")
 _TODAY = datetime.datetime.now(datetime.UTC).date()
@@ -294,8 +305,12 @@ def _read_out(story: Story, site: str) -> str:
 
 def train(story: Story, experiment: str) -> str:
     """A scientist connects and runs it; north's administrator is asked. The run's name."""
-    (story["scientist"].folder / "visits.toml").write_text(experiment)
     connect(story, "ada", "scientist", story.scientist)
+    story.type("scientist", story.scientist.take("tidegate new"))
+    file = story["scientist"].folder / "visits.toml"
+    drafted = parse_experiment(file.read_text(), where="the draft").task
+    assert drafted.features == parse_experiment(experiment, where="the story").task.features
+    file.write_text(experiment)
     story.keep("scientist", "scientist-run", story.scientist.take("tidegate run "))
     story.until("north is asked", lambda: _WAITS in story.said("north-up"))
     digest = story.asked("north")
