@@ -143,14 +143,19 @@ class Story:
             host: where.
             line: a command, or several.
             editor: what `$EDITOR` is.
-            person: whose profiles it uses, where the host has several people.
+            person: whose profiles it uses; on the scientist's host otherwise the scientist's.
         """
-        if person:
-            line = f'export XDG_CONFIG_HOME="$PWD/{person}"; {line}'
+        line = self._as_person(host, line, person)
         done = self[host].run("bash", "-c", line.replace(NAME, self.known_as), EDITOR=editor)
         assert done.returncode == 0, f"{host}: {line}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr, f"{host}: {line}\n{done.stderr}"
         return done.stdout
+
+    @staticmethod
+    def _as_person(host: str, line: str, person: str = "") -> str:
+        """The line with that person's profiles: those of a scientist would mislead others on one machine."""
+        person = person or ("ada" if host == "scientist" else "")
+        return f'export XDG_CONFIG_HOME="$PWD/{person}"; {line}' if person else line
 
     def facts(self, host: str, line: str) -> Any:
         return json.loads(self.type(host, f"{line} --json"))
@@ -158,7 +163,8 @@ class Story:
     def keep(self, host: str, log: str, line: str) -> None:
         """A line that lasts; a `&` at its end says so to a reader."""
         line = line.replace(NAME, self.known_as).removesuffix("&")
-        self.running[log] = self[host].start(f"{log}.log", "bash", "-c", f"exec {line}")
+        line = self._as_person(host, f"exec {line}")
+        self.running[log] = self[host].start(f"{log}.log", "bash", "-c", line)
 
     def end(self, log: str) -> None:
         """End it as a service's supervisor does."""
@@ -332,7 +338,7 @@ def connect(story: Story, person: str, role: str, guide: Guide) -> None:
     story.tokens[person] = words["token"]
     (story["scientist"].folder / f"{person}.token").write_text(words["token"])
     line = guide.take("tidegate connect", AUTHORITY=words["fingerprint"])
-    told = story.type("scientist", line, person=person if guide is story.reviewer else "")
+    told = story.type("scientist", line, person=person)
     assert f"as '{person}', {role}" in told
 
 
