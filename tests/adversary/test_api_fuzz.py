@@ -150,6 +150,8 @@ def test_every_answer_is_one_that_the_document_has(
                     case.path_parameters[name] = known
             response = case.call(headers=headers, timeout=600)
             case.validate_response(response, checks=CHECKS)
+            if case.path.endswith("/resume"):  # or its events would be waited for until it has ended
+                Submissions(answers.state.database).stop(answers.run, by="somebody")
             words[str(response.status_code)] += 1
 
         ask()
