@@ -96,11 +96,12 @@ def plain_traceback(error: BaseException) -> str:
 def prepare_output() -> None:
     """Make whatever this process writes safe to show and possible to write; call it first.
 
-    A character that the output's encoding lacks becomes `?`. Log records that no handler was
-    made for, and tracebacks, are written in visible characters.
+    A character that the output's encoding lacks becomes `?`. Each line goes out at once, so that who reads a
+    run through a pipe follows it. Log records that no handler was made for, and tracebacks, are written in
+    visible characters.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
+        sys.stdout.reconfigure(errors="replace", line_buffering=True)
     if logging.lastResort is not None:
         logging.lastResort.addFilter(PlainRecords())
     sys.excepthook = _show_traceback

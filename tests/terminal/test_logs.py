@@ -116,6 +116,26 @@ def test_a_process_writes_in_any_encoding(encoding: str, tmp_path: Path) -> None
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_who_reads_through_a_pipe_follows_line_by_line() -> None:
+    program = (
+        "import sys; from terminal.logs import prepare_output; prepare_output(); "
+        "print('round 1'); sys.stdin.readline(); print('round 2')"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=plain_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "round 1\n"  # it waits, and this is here
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "round 2\n"
+
+
 WRITERS = """
 import logging, sys
 from pathlib import Path
