@@ -57,7 +57,7 @@ class Figures:
 
 
 def measure(progress: Progress = lambda _percent, _note: None) -> list[Measurement]:
-    """All of it, in about five minutes; `progress` is told the share that is done, in percent."""
+    """All of it, in about twelve minutes; `progress` is told the share that is done, in percent."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with Trial(folder / "ours") as trial:
