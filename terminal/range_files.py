@@ -15,16 +15,15 @@ from contract.experiment_file import Unranged, parse_experiment, parse_unranged
 from contract.outside import shown
 from contract.words import counted
 from terminal.experiment_files import read_text
-from terminal.output import print_table, say
+from terminal.output import print_json, print_table, say
 
 __all__ = [
     "MARGIN",
+    "give_ranges",
     "read_unranged",
     "require_new",
     "show_ranges",
-    "told_ranges",
     "with_ranges",
-    "write_new",
 ]
 
 MARGIN = 1.25
@@ -57,7 +56,7 @@ def require_new(path: Path | None) -> None:
         raise InputError("there is a file already", where=str(path), remedy="Name another file")
 
 
-def told_ranges(result: Mapping[str, Any], experiment: Experiment) -> dict[str, tuple[float, float]]:
+def _told_ranges(result: Mapping[str, Any], experiment: Experiment) -> dict[str, tuple[float, float]]:
     """The ranges of an answer that may stand in the experiment, by feature.
 
     A feature that is transformed by log1p has none where its range begins at -1 or below.
@@ -88,6 +87,38 @@ def with_ranges(text: str, ranges: Mapping[str, tuple[float, float]], *, where: 
     changed = tomlkit.dumps(document)
     parse_experiment(changed, where=where)
     return changed
+
+
+def give_ranges(
+    result: Mapping[str, Any], unranged: Unranged, *, file: Path, write: Path | None, json: bool
+) -> bool:
+    """Show the answer to a question for ranges, and write them into a copy of its file.
+
+    Args:
+        result: of the run that asked.
+        unranged: what was asked for.
+        file: that it was read from.
+        write: the copy, where one is wanted.
+        json: whether to print one object in the place of a table.
+
+    Returns:
+        Whether each feature has a range now; without that, nothing is written.
+
+    Raises:
+        InputError: the copy cannot be written.
+    """
+    told = _told_ranges(result, unranged.experiment)
+    if json:
+        print_json(result)
+    else:
+        show_ranges(result, told)
+    if len(told) < len(unranged.features):
+        return False
+    if write is not None:
+        _write_new(write, with_ranges(read_text(file), told, where=str(file)))
+        if not json:
+            say(f"wrote {write}")
+    return True
 
 
 def show_ranges(result: Mapping[str, Any], told: Mapping[str, tuple[float, float]]) -> None:
@@ -148,7 +179,7 @@ def _end(edge: float | None, between: list[float | None] | None) -> str:
     return f"{edge:g} ({'-∞' if low is None else f'{low:g}'} to {'∞' if high is None else f'{high:g}'})"
 
 
-def write_new(path: Path, text: str) -> None:
+def _write_new(path: Path, text: str) -> None:
     """Write an experiment file.
 
     Raises:

@@ -50,16 +50,8 @@ def ranges(
     from server.jobs.job import RangeQuestion
     from server.settings import apply_quiet_environment, read_settings
     from server.state.storage import name_run
-    from terminal.experiment_files import read_text
-    from terminal.output import print_json, quiet_flower, say
-    from terminal.range_files import (
-        read_unranged,
-        require_new,
-        show_ranges,
-        told_ranges,
-        with_ranges,
-        write_new,
-    )
+    from terminal.output import quiet_flower
+    from terminal.range_files import give_ranges, read_unranged, require_new
 
     apply_quiet_environment()
     quiet_flower()
@@ -81,14 +73,5 @@ def ranges(
             question=question,
         )
     )
-    told = told_ranges(result, experiment)
-    if json:
-        print_json(result)
-    else:
-        show_ranges(result, told)
-    if len(told) < len(unranged.features):
+    if not give_ranges(result, unranged, file=file, write=write, json=json):
         raise typer.Exit(1)
-    if write is not None:
-        write_new(write, with_ranges(read_text(file), told, where=str(file)))
-        if not json:
-            say(f"wrote {write}")

@@ -33,16 +33,8 @@ def ask_there(
     from contract.federation_api import RangeSubmission, Submitted
     from scientist.cli.runs import ended_run
     from scientist.connected import connect
-    from terminal.experiment_files import read_text
-    from terminal.output import print_json, say
-    from terminal.range_files import (
-        read_unranged,
-        require_new,
-        show_ranges,
-        told_ranges,
-        with_ranges,
-        write_new,
-    )
+    from terminal.output import say
+    from terminal.range_files import give_ranges, read_unranged, require_new
 
     require_new(write)
     unranged = read_unranged(file)
@@ -63,14 +55,5 @@ def ask_there(
         if not json:
             say(f"question '{submitted.run}' is submitted")
         result = ended_run(connection, submitted.run, json=json).result or {}
-    told = told_ranges(result, unranged.experiment)
-    if json:
-        print_json(result)
-    else:
-        show_ranges(result, told)
-    if len(told) < len(unranged.features):
+    if not give_ranges(result, unranged, file=file, write=write, json=json):
         raise typer.Exit(1)
-    if write is not None:
-        write_new(write, with_ranges(read_text(file), told, where=str(file)))
-        if not json:
-            say(f"wrote {write}")
