@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -130,7 +131,9 @@ def test_a_local_user_of_the_server_reads_nothing_and_commands_nothing(story: St
     for path in (".tidegate", ".tidegate/superlink.secret", ".tidegate/state.db", ".tidegate/certificates"):
         assert nobody.run("cat", path).returncode != 0, path
         assert nobody.run("ls", path).returncode != 0, path
-    listed = nobody.run("ps", "-eww", "-o", "args").stdout
+    own = subprocess.run(["ip", "netns", "pids", server.space], capture_output=True, text=True, check=True)
+    listed = nobody.run("ps", "-ww", "-o", "args", "-p", ",".join(own.stdout.split())).stdout
+    assert "superlink" in listed  # of this server's processes, and of no other test's
     secret = (server.folder / ".tidegate" / "superlink.secret").read_text()
     assert secret not in listed
     assert "--token" not in listed
