@@ -87,6 +87,10 @@ def parse_experiment_json(text: str, *, where: str) -> Experiment:
             where=where,
             remedy="Give JSON; `tidegate run FILE` makes it of a TOML file",
         ) from exc
+    if not isinstance(values, dict):
+        raise ExperimentError(
+            "not a JSON object", where=where, remedy="Give one with the keys of an experiment file"
+        )
     return _validated(values, Experiment, where=where, error=ExperimentError)
 
 

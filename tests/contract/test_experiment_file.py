@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.errors import ExperimentError
-from contract.experiment_file import parse_experiment
+from contract.experiment_file import parse_experiment, parse_experiment_json
 
 GOOD = """
 name = "tiny"
@@ -218,3 +218,9 @@ def test_a_site_file_is_told_from_an_experiment() -> None:
     message = refusal('name = "north"\nstated_rows = 50\n[data]\nkind = "csv"\npath = "rows"\n')
     assert "this is a site.toml, and an experiment file is expected" in message
     assert "unknown key" not in message
+
+
+@pytest.mark.parametrize("text", ["1.0", "0", "null", "true", '"name"', "[]", "[1, {}]"])
+def test_json_that_is_no_object_is_refused_in_a_sentence(text: str) -> None:
+    with pytest.raises(ExperimentError, match="not a JSON object"):
+        parse_experiment_json(text, where="body")
