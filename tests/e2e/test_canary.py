@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -82,14 +83,16 @@ class Canaries:
         return self.numbers[-1]
 
     def found(self, content: bytes) -> list[str]:
-        """The canaries in these bytes, but for four-byte numbers, which keys and noise hold by chance."""
+        """The canaries in these bytes, but for what keys and noise hold by chance.
+
+        That is a number in four bytes, and its digits in the middle of another number's.
+        """
         texts = [text for text in self.texts if text.encode() in content]
         numbers = [
             str(number)
             for number in self.numbers
             if struct.pack("<d", number) in content
-            or repr(number).encode() in content
-            or str(int(number)).encode() in content
+            or re.search(rb"(?<![\d.])%d(?!\d)" % int(number), content)
         ]
         return texts + numbers
 
@@ -243,6 +246,8 @@ def test_the_search_finds_numbers_in_every_form() -> None:
     number = canaries.number()
     for form in (struct.pack("<d", number), repr(number).encode()):
         assert canaries.found(b"x" + form + b"y") == [str(number)]
+    assert canaries.found(b"[1.5, %d, 2]" % int(number)) == [str(number)]
+    assert canaries.found(b"0.%d81e-05" % int(number)) == []
     for kind in (np.float32, np.float64, np.int64):
         assert canaries.found_in_arrays([np.array([0.0, number], kind)]) == [str(number)]
     assert (
