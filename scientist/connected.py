@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from contract.complaints import sentences
 from contract.errors import InputError
 from contract.names import ExperimentName, RunName, SiteName, WindowName
 from scientist.connection import Connection
 from scientist.profiles import Profiles
 from scientist.settings import read_settings
 
-__all__ = ["connect", "is_connected", "path_of", "require_experiment", "require_window"]
+__all__ = ["connect", "is_connected", "path_of", "request_of", "require_experiment", "require_window"]
+
+Asked = TypeVar("Asked", bound=BaseModel)
 
 
 def is_connected() -> bool:
@@ -28,6 +32,19 @@ def connect() -> Connection:
     """
     profile = Profiles(read_settings()).read()
     return Connection(profile.url, profile.token, profile.authority)
+
+
+def request_of(kind: type[Asked], given: Mapping[str, Any], *, where: str, remedy: str) -> Asked:
+    """What a request asks, checked here as the server will.
+
+    Raises:
+        InputError: a value is out of its bounds, in the words of a file's.
+    """
+    try:
+        return kind.model_validate(given)
+    except ValidationError as exc:
+        words = "; ".join(sentences(exc.errors(include_url=False), kind, dict(given)))
+        raise InputError(words, where=where, remedy=remedy) from exc
 
 
 def require_experiment(name: str) -> str:

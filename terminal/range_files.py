@@ -9,19 +9,19 @@ from typing import Any
 import tomlkit
 
 from contract.epsilon import epsilon_words
-from contract.errors import ExperimentError, InputError
+from contract.errors import ExperimentError
 from contract.experiment import Experiment, NumericFeature
 from contract.experiment_file import Unranged, parse_experiment, parse_unranged
 from contract.outside import shown
 from contract.words import counted
 from terminal.experiment_files import read_text
+from terminal.new_files import write_new
 from terminal.output import print_json, print_table, say
 
 __all__ = [
     "MARGIN",
     "give_ranges",
     "read_unranged",
-    "require_new",
     "show_ranges",
     "with_ranges",
 ]
@@ -44,16 +44,6 @@ def read_unranged(path: Path) -> Unranged:
             remedy="Leave low and high out where no public range is known, or train with `tidegate run`",
         )
     return unranged
-
-
-def require_new(path: Path | None) -> None:
-    """Refuse to write over a file.
-
-    Raises:
-        InputError: there is one.
-    """
-    if path is not None and path.exists():
-        raise InputError("there is a file already", where=str(path), remedy="Name another file")
 
 
 def _told_ranges(result: Mapping[str, Any], experiment: Experiment) -> dict[str, tuple[float, float]]:
@@ -115,7 +105,7 @@ def give_ranges(
     if len(told) < len(unranged.features):
         return False
     if write is not None:
-        _write_new(write, with_ranges(read_text(file), told, where=str(file)))
+        write_new(write, with_ranges(read_text(file), told, where=str(file)))
         if not json:
             say(f"wrote {write}")
     return True
@@ -177,19 +167,3 @@ def _end(edge: float | None, between: list[float | None] | None) -> str:
     if low == high:
         return f"{edge:g}"
     return f"{edge:g} ({'-∞' if low is None else f'{low:g}'} to {'∞' if high is None else f'{high:g}'})"
-
-
-def _write_new(path: Path, text: str) -> None:
-    """Write an experiment file.
-
-    Raises:
-        InputError: it cannot be written.
-    """
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as exc:
-        raise InputError(
-            f"cannot be written: {exc.strerror}",
-            where=str(path),
-            remedy="Name a file in a folder that exists",
-        ) from exc

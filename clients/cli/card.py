@@ -164,23 +164,13 @@ def _sign(file: Path, config: SiteConfig, path: Path, key: Path, *, json: bool) 
 
     from clients.card import signed_card
     from clients.keys import fingerprint, read_private_key
-    from contract.errors import InputError
+    from terminal.new_files import write_new
     from terminal.output import print_json, say
 
     _ = config.offered  # refuses a draft
     private = read_private_key(key)
     envelope = dumps(signed_card(_public(config), private), indent=1) + "\n"
-    try:
-        with path.open("x", encoding="utf-8") as written:
-            written.write(envelope)
-    except FileExistsError as exc:
-        raise InputError("there is a file already", where=str(path), remedy="Name another file") from exc
-    except OSError as exc:
-        raise InputError(
-            f"cannot be written: {exc.strerror}",
-            where=str(path),
-            remedy="Name a file in a folder that exists",
-        ) from exc
+    write_new(path, envelope)
     signer = fingerprint(private.public_key())
     if json:
         print_json({"site": config.name, "path": str(path), "fingerprint": signer})

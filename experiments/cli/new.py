@@ -40,10 +40,10 @@ def new(
     from contract.errors import InputError
     from experiments.draft import draft, variant
     from terminal.experiment_files import read_text
+    from terminal.new_files import require_new, write_new
     from terminal.output import say
 
-    if file.exists():
-        raise InputError("there is a file already", where=str(file), remedy="Name another file")
+    require_new(file)
     called = name or _named_after(file)
     if origin is not None:
         if site or label or feature:
@@ -60,7 +60,7 @@ def new(
             )
         offers = _offers(site or [])
         text = draft(offers, name=called, label=label or _chosen_label(offers), features=feature or [])
-    _write(file, text)
+    write_new(file, text)
     say(f"wrote {file}: read it, change what you like, then `tidegate run {file}`")
 
 
@@ -147,15 +147,3 @@ def _named_after(file: Path) -> str:
         letter if letter.isascii() and letter.isalnum() else "-" for letter in file.stem.lower()
     )
     return letters.strip("-")[:63] or _SMALLEST_NAME
-
-
-def _write(file: Path, text: str) -> None:
-    from contract.errors import InputError
-
-    try:
-        with file.open("x", encoding="utf-8") as target:
-            target.write(text)
-    except OSError as exc:
-        raise InputError(
-            f"cannot be written: {exc.strerror}", where=str(file), remedy="Name a place that you may write to"
-        ) from exc

@@ -50,13 +50,15 @@ def ranges(
     from server.jobs.job import RangeQuestion
     from server.settings import apply_quiet_environment, read_settings
     from server.state.storage import name_run
+    from terminal.new_files import require_new
     from terminal.output import quiet_flower
-    from terminal.range_files import give_ranges, read_unranged, require_new
+    from terminal.range_files import give_ranges, read_unranged
 
     apply_quiet_environment()
     quiet_flower()
     engine = named_runtime(runtime or "inline")
-    require_new(write)
+    if write is not None:
+        require_new(write)
     unranged, settings = read_unranged(file), read_settings()
     experiment = unranged.experiment
     sites = sites_for(experiment, site or [], settings.home)

@@ -26,17 +26,15 @@ def ask_there(
         InputError: the file is wrong, or the server refuses the question.
         TidegateError: it was not answered.
     """
-    from pydantic import ValidationError
-
-    from contract.complaints import sentences
-    from contract.errors import InputError
     from contract.federation_api import RangeSubmission, Submitted
     from scientist.cli.runs import ended_run
-    from scientist.connected import connect
+    from scientist.connected import connect, request_of
+    from terminal.new_files import require_new
     from terminal.output import say
-    from terminal.range_files import give_ranges, read_unranged, require_new
+    from terminal.range_files import give_ranges, read_unranged
 
-    require_new(write)
+    if write is not None:
+        require_new(write)
     unranged = read_unranged(file)
     given = {
         "experiment": unranged.experiment.model_dump_json(),
@@ -45,11 +43,8 @@ def ask_there(
         "epsilon": epsilon,
         "share": share,
     }
-    try:
-        asked = RangeSubmission.model_validate(given)
-    except ValidationError as exc:
-        words = "; ".join(sentences(exc.errors(include_url=False), RangeSubmission, given))
-        raise InputError(words, where="ranges", remedy="Nothing was asked and nothing charged") from exc
+    remedy = "Nothing was asked and nothing charged"
+    asked = request_of(RangeSubmission, given, where="ranges", remedy=remedy)
     with connect() as connection:
         submitted = connection.post("/v1/ranges", Submitted, asked)
         if not json:

@@ -24,12 +24,8 @@ def add(
     json: bool,
 ) -> None:
     """Keep a schedule."""
-    from pydantic import ValidationError
-
-    from contract.complaints import sentences
-    from contract.errors import InputError
     from contract.federation_api import NewSchedule, ScheduleAdded
-    from scientist.connected import connect
+    from scientist.connected import connect, request_of
     from terminal.experiment_files import read_experiment
     from terminal.schedule_tables import read_days, say_added
 
@@ -42,11 +38,7 @@ def add(
         "cron": cron,
         "pace": rehearse,
     }
-    try:
-        asked = NewSchedule.model_validate(given)
-    except ValidationError as exc:
-        words = "; ".join(sentences(exc.errors(include_url=False), NewSchedule, given))
-        raise InputError(words, where="schedule add", remedy="Correct that") from exc
+    asked = request_of(NewSchedule, given, where="schedule add", remedy="Correct that")
     with connect() as connection:
         added = connection.post("/v1/schedules", ScheduleAdded, asked)
     say_added(added, json=json)

@@ -219,18 +219,7 @@ class Reading:
         """The windows of a schedule that have closed."""
         found, more = page.of(KeptSchedules(self.state.database).checks(experiment))
         return WindowChecks(
-            checks=tuple(
-                WindowCheck(
-                    experiment=one.experiment,
-                    window=one.window,
-                    state=one.state,
-                    attempts=one.attempts,
-                    due=one.due,
-                    run=one.run,
-                    detail=one.detail,
-                )
-                for one in found
-            ),
+            checks=tuple(WindowCheck.model_validate(one, from_attributes=True) for one in found),
             more=more,
         )
 
@@ -279,10 +268,7 @@ class Reading:
         """Decisions, newest first."""
         found, more = page.of(self.state.decisions(experiment)[::-1])
         return Decisions(
-            decisions=tuple(
-                Decision(**{name: value for name, value in vars(one).items() if name != "id"})
-                for one in found
-            ),
+            decisions=tuple(Decision.model_validate(one, from_attributes=True) for one in found),
             more=more,
         )
 
