@@ -26,7 +26,7 @@ from contract.experiment import Experiment
 from contract.mandate import Mandate, authority_digest, mandate_for, read_mandate
 from contract.messages import Instruction
 
-__all__ = ["TOLERANCE", "Found", "examine", "known_authority"]
+__all__ = ["TOLERANCE", "Found", "examine"]
 
 TOLERANCE = timedelta(minutes=5)
 _SAID = {
@@ -113,7 +113,7 @@ def examine(
         expires=mandate.expires,
     )
     try:
-        authority = known_authority(site_file)
+        authority = _known_authority(site_file)
     except InputError as exc:
         return replace(found, fault=exc.what)
     asked = mandate_for(
@@ -129,7 +129,7 @@ def examine(
     return replace(found, fault=fault)
 
 
-def known_authority(site_file: Path) -> str:
+def _known_authority(site_file: Path) -> str:
     """The digest of the authority of the federation that the site has joined; empty where it has joined none.
 
     Raises:

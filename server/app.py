@@ -20,6 +20,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from contract.collector import collect_rarely
 from contract.errors import TidegateError
+from contract.names import name_run
 from contract.words import counted
 from server.cycle import run_cycle
 from server.jobs.job import Job, read_job
@@ -31,7 +32,7 @@ from server.registry.registry import Registry
 from server.rounds import RoundReport
 from server.settings import ServerSettings, apply_quiet_environment, read_settings
 from server.state.participation import told
-from server.state.storage import name_run, open_state
+from server.state.storage import open_state
 from terminal.logs import PlainRecords
 
 __all__ = ["app", "run_job"]

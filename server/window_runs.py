@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from contract.experiment import Experiment, Strategy
+from contract.names import name_run
 from server.state.records import ParticipationRecord, RunRecord
-from server.state.storage import State, name_run
+from server.state.storage import State
 
 __all__ = ["Waiting", "WindowRuns", "outcome_words", "waited_for"]
 

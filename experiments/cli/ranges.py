@@ -45,11 +45,11 @@ def ranges(
 
         ask_there(file, epsilon=epsilon, share=share, windows=list(window or ()), write=write, json=json)
         return
+    from contract.names import name_run
     from experiments.federated_run import Request, named_runtime, run_experiment, sites_for
     from experiments.range_query import check_question
     from server.jobs.job import RangeQuestion
     from server.settings import apply_quiet_environment, read_settings
-    from server.state.storage import name_run
     from terminal.new_files import require_new
     from terminal.output import quiet_flower
     from terminal.range_files import give_ranges, read_unranged

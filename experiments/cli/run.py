@@ -68,7 +68,7 @@ def run(
     engine = named_runtime(runtime)
     experiment = read_experiment(file)
     settings = read_settings()
-    from server.state.storage import name_run  # after what may be refused: these two take a while
+    from contract.names import name_run
 
     quiet_flower()
     name = resume or name_run(experiment.name)

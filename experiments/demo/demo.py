@@ -29,6 +29,7 @@ import numpy as np
 
 from contract.errors import InputError, RoundError
 from contract.experiment import Experiment
+from contract.names import name_run
 from contract.releases import Metrics
 from experiments.benchmarks.measurement import Measurement, to_json
 from experiments.runtimes.deployment import add_site
@@ -44,7 +45,7 @@ from server.server_file import ServerFile
 from server.settings import ServerSettings
 from server.state.records import ScheduleRecord
 from server.state.schedules import Schedules
-from server.state.storage import State, name_run, open_state
+from server.state.storage import State, open_state
 from terminal.experiment_files import read_experiment
 
 if TYPE_CHECKING:

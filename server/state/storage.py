@@ -20,7 +20,6 @@ from sqlalchemy.exc import IntegrityError
 
 from contract.errors import ReleaseError, StorageError, TakenOverError
 from contract.experiment import Experiment
-from contract.names import name_run
 from server.state import tables
 from server.state.database import Database, open_database, require_known
 from server.state.owner import is_dead, this_process
@@ -40,7 +39,7 @@ from server.state.records import (
     VerdictRecord,
 )
 
-__all__ = ["State", "name_run", "open_known_state", "open_state"]
+__all__ = ["State", "open_known_state", "open_state"]
 
 Record = TypeVar("Record")
 

@@ -21,10 +21,10 @@ from sqlalchemy.exc import IntegrityError
 
 from contract.errors import InputError, StorageError
 from contract.experiment import Experiment
+from contract.names import name_run
 from server.state import tables
 from server.state.database import Database
 from server.state.records import RunRecord
-from server.state.storage import name_run
 
 __all__ = ["MOST_QUEUED", "SubmissionRecord", "SubmissionState", "Submissions"]
 

@@ -8,13 +8,14 @@ from datetime import UTC, datetime, timedelta
 from unittest.mock import patch
 
 from contract.experiment import Experiment
+from contract.names import name_run
 from contract.verdicts import POOLED, FeatureVerdict, SiteVerdict, Verdict
 from server.schedule import RETRIES
 from server.state.enrolments import Enrolments
 from server.state.participation import SiteStatus, Step
 from server.state.records import Enrolment, RoundRecord, ScheduleRecord
 from server.state.schedules import Schedules
-from server.state.storage import State, name_run
+from server.state.storage import State
 from server.state.submissions import Submissions
 from tests.server.federation import plan
 

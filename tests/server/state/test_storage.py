@@ -16,9 +16,10 @@ from sqlalchemy.exc import DBAPIError
 
 from contract.errors import ReleaseError, StorageError, TakenOverError
 from contract.experiment import Experiment
+from contract.names import name_run
 from server.state.participation import SiteStatus, Step
 from server.state.records import RoundRecord
-from server.state.storage import State, name_run, open_state
+from server.state.storage import State, open_state
 
 ROOT = Path(__file__).parents[3]
 
