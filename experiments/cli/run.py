@@ -50,6 +50,7 @@ def run(
         run_there(read_experiment(file), list(window or ()), json=json, days=sign_days)
         return
     runtime = runtime or "inline"
+    from contract.names import name_run
     from experiments.federated_run import Request, named_runtime, run_experiment, sites_for
     from server.settings import apply_quiet_environment, read_settings
     from terminal.experiment_files import read_experiment
@@ -68,8 +69,6 @@ def run(
     engine = named_runtime(runtime)
     experiment = read_experiment(file)
     settings = read_settings()
-    from contract.names import name_run
-
     quiet_flower()
     name = resume or name_run(experiment.name)
     steps = Steps(experiment.name, experiment.strategy.rounds, silent=json)
