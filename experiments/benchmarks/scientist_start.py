@@ -6,7 +6,6 @@ sites are agents that have joined at its gateway and have their libraries loaded
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import statistics
@@ -36,6 +35,7 @@ _RUNS = 3
 _SETTLE_SECONDS = 15.0
 """After the sites are connected: each loads PyTorch first."""
 _SUBMITTED, _FIRST_ROUND = "is submitted", ": 1 of "
+_WORDS = (_SUBMITTED, _FIRST_ROUND)
 """What `tidegate run` says when the server has the run, and when its first round is done."""
 
 
@@ -119,9 +119,9 @@ def _run(environment: dict[str, str]) -> Waits:
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        for line, words in itertools.product(process.stdout or (), (_SUBMITTED, _FIRST_ROUND)):
-            if words in line:
-                said.setdefault(words, time.perf_counter() - began)
+        for line in process.stdout or ():
+            seconds = time.perf_counter() - began
+            said.update({words: seconds for words in _WORDS if words in line and words not in said})
     if process.returncode != 0 or _FIRST_ROUND not in said:
         raise RoundError(f"'tidegate run' ended with status {process.returncode}")
     return Waits(submitted=said[_SUBMITTED], first_round=said[_FIRST_ROUND])
