@@ -164,7 +164,7 @@ def _ask(
     arrays: Mapping[str, np.ndarray[Any, Any]] | None,
     services: Services,
 ) -> Answers:
-    memory, drift = services.memory(""), kind == DRIFT_QUERY
+    memory, drift = services.memory(), kind == DRIFT_QUERY
     asked = {"drift"} if drift else {"scores", "challenger_scores", "comparison"}
     window, reference = "+".join(instruction.windows), "+".join(instruction.reference_windows)
 

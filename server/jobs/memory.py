@@ -14,7 +14,6 @@ from typing import Any
 
 from contract.messages import Anchor
 from contract.releases import Metrics
-from server.registry.registry import Registry
 from server.rounds import RoundReport
 from server.state.participation import SiteStatus, Step
 from server.state.records import RoundRecord
@@ -23,6 +22,7 @@ from server.state.storage import State
 __all__ = ["RunMemory", "metric_names"]
 
 Watch = Callable[[RoundReport], None]
+Publish = Callable[[Mapping[str, float], int], None]
 Waits = Callable[[Step, Sequence[str]], None]
 """Is told for which sites' administrators an exchange waits."""
 
@@ -35,8 +35,7 @@ class RunMemory:
 
     Args:
         state: the state database.
-        registry: MLflow.
-        mlflow_run: the MLflow run that metrics go to.
+        publish: is given the figures of each round, for MLflow.
         watch: is told of each round: a progress bar, a log.
         admitted: gives the admitted site of each node, as it is now.
         turn: of the process that runs it, as `State.take_over` gave it.
@@ -48,8 +47,7 @@ class RunMemory:
     def __init__(
         self,
         state: State,
-        registry: Registry,
-        mlflow_run: str,
+        publish: Publish = lambda _named, _step: None,
         watch: Watch = lambda _: None,
         admitted: Callable[[], Mapping[int, str]] = dict,
         turn: int | None = None,
@@ -58,8 +56,7 @@ class RunMemory:
         waits: Waits = lambda _step, _sites: None,
     ) -> None:
         self._state = state
-        self._registry = registry
-        self._mlflow_run = mlflow_run
+        self._publish = publish
         self._watch = watch
         self._admitted = admitted
         self._turn = turn
@@ -81,7 +78,7 @@ class RunMemory:
         named |= {"round/seconds": report.seconds, "round/sites_counted": float(len(report.counted))}
         sites = {*report.asked, *report.failures}
         named |= {f"site/{site}/counted": float(site in report.counted) for site in sites}
-        self._registry.log_metrics(self._mlflow_run, named, step=report.round)
+        self._publish(named, report.round)
         self._watch(report)
 
     def admitted(self) -> dict[int, str]:

@@ -56,7 +56,7 @@ def _ask(job: Job, question: RangeQuestion, services: Services) -> Answers:
         run=job.run, windows=job.windows, features=question.features, epsilon=question.epsilon
     )
 
-    memory = services.memory("")
+    memory = services.memory()
 
     def check(reply: Reply) -> None:
         check_public(

@@ -1,6 +1,6 @@
 """One training run as the registry and the state database see it.
 
-1. open the run, or go on with one that was killed
+1. open the run, or go on with one that was killed; MLflow's beside the first round
 2. the rounds (`server.rounds`)
 3. plots, data lineage and passport go to MLflow with a new model version
 4. the first version of a model becomes its champion; any later one waits
@@ -26,7 +26,8 @@ from contract.releases import Metrics
 from server.code import server_code_hash
 from server.jobs.ending import recorded_end
 from server.jobs.job import Job
-from server.jobs.memory import RunMemory, Waits, Watch, metric_names
+from server.jobs.memory import Publish, RunMemory, Waits, Watch, metric_names
+from server.jobs.mlflow_run import MlflowRun
 from server.jobs.passports import passport_of
 from server.registry.passport import ModelComparison, render
 from server.registry.plots import learning_curve, privacy_spent, site_metrics
@@ -63,12 +64,11 @@ class Services:
     federation: str = ""
     admitted: Mapping[int, str] | None = None
 
-    def memory(self, mlflow_run: str, turn: int | None = None) -> RunMemory:
+    def memory(self, publish: Publish = lambda _named, _step: None, turn: int | None = None) -> RunMemory:
         """Where a run is remembered; `turn` of whoever has taken it over."""
         return RunMemory(
             self.state,
-            self.registry,
-            mlflow_run,
+            publish,
             self.watch,
             self._admitted,
             turn,
@@ -101,14 +101,16 @@ def run_training(
         TidegateError: the run ended without a model; the state database says why.
     """
     _require_same_experiment(job, services.state)
-    turn = services.state.take_over(job.run)
+    turn, shown = services.state.take_over(job.run), MlflowRun(services.registry)
 
     def publish(status: RunStatus) -> None:
+        shown.settle()
         _publish_failure(job, status, services)
 
     with recorded_end(job.run, turn, services.state, services.grid, publish):
-        record, mlflow_run = _open_run(job, services)
-        memory = services.memory(mlflow_run, turn)
+        record = open_record(job, services.state)
+        shown.open(lambda: _open_mlflow_run(job, record, services))
+        memory = services.memory(shown.log_metrics, turn)
         training = Training(
             run=job.run,
             experiment=job.experiment,
@@ -117,6 +119,7 @@ def run_training(
         )
         result = train(training, services.grid, memory, services.rng)
         services.state.require_turn(job.run, turn)
+        mlflow_run = shown.id
         _publish(job, result, mlflow_run, services)
         version = _register(job, record, result, mlflow_run, services)
         _finish(job, record, result, version, mlflow_run, services)
@@ -142,12 +145,11 @@ def _require_same_experiment(job: Job, state: State) -> None:
         )
 
 
-def _open_run(job: Job, services: Services) -> tuple[RunRecord, str]:
-    """The run's records: new ones, or those of the run that was killed."""
-    record = open_record(job, services.state)
+def _open_mlflow_run(job: Job, record: RunRecord, services: Services) -> str:
+    """A new MLflow run, or that of the run that was killed; its id."""
     if record.mlflow_run_id is not None:
         services.registry.resume_run(record.mlflow_run_id)
-        return record, record.mlflow_run_id
+        return record.mlflow_run_id
     tags = {
         "tidegate.run": job.run,
         "tidegate.trigger": job.trigger,
@@ -157,7 +159,7 @@ def _open_run(job: Job, services: Services) -> tuple[RunRecord, str]:
     }
     mlflow_run = services.registry.start_run(job.experiment, run_name=job.run, tags=tags)
     services.state.link_run(job.run, mlflow_run_id=mlflow_run)
-    return record, mlflow_run
+    return mlflow_run
 
 
 def open_record(job: Job, state: State) -> RunRecord:

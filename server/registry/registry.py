@@ -85,6 +85,13 @@ class Registry:
         self._waiting: dict[str, list[Any]] = {}
         self._written = 0.0
 
+    def require_usable(self) -> None:
+        """Find out, without MLflow, whether its server can be reached or its database used."""
+        try:
+            self._require_usable()
+        except StorageError as exc:
+            raise RegistryError(exc.what, where=exc.where, remedy=exc.remedy) from exc
+
     def connect(self) -> None:
         """Import MLflow and open its database, or find out that it cannot be reached."""
         with self._mlflow():
@@ -294,16 +301,20 @@ class Registry:
 
         from mlflow.tracking import MlflowClient
 
-        _try_address(self.tracking_uri)
+        self._require_usable()
         self._make_folders()
         if self._file is not None:
-            require_usable(self._file, _DATABASE)
             follow_move(self._file, self.artifact_root)
         for chatty in ("mlflow.store.db.utils", "alembic"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is deprecated")
             return MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
+
+    def _require_usable(self) -> None:
+        _try_address(self.tracking_uri)
+        if self._file is not None:
+            require_usable(self._file, _DATABASE)
 
     @property
     def _file(self) -> Path | None:

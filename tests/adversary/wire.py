@@ -334,16 +334,12 @@ _FEDERATION = "home"
 class _NoMlflow:
     """Stands for MLflow, which these runs do not need."""
 
-    def log_metrics(self, run_id: str, metrics: Mapping[str, float], *, step: int) -> None:
-        """Nothing."""
-
 
 def train(experiment: Json, grid: Grid, names: Mapping[int, str], state: Any, *, run: str = "r") -> Trained:
     """One training run of the real server over this grid."""
     plan = Experiment.model_validate_json(json.dumps(experiment))
-    registry: Any = _NoMlflow()
     _admit(names, state)
-    memory = RunMemory(state, registry, "", admitted=lambda: dict(names), federation=_FEDERATION)
+    memory = RunMemory(state, admitted=lambda: dict(names), federation=_FEDERATION)
     if state.run(run) is None:
         state.start_run(run, experiment=plan, job="train", trigger="test", code_hash="c0de")
     result = train_rounds(Training(run=run, experiment=plan), grid, memory, np.random.default_rng(0))

@@ -86,7 +86,7 @@ def trained(
     services = services_of(grid or FakeFederation(sites), state)
     state.start_run("r", experiment=experiment, job="train", trigger="test", code_hash="c0de")
     training = Training(run="r", experiment=experiment)
-    return train(training, services.grid, services.memory(""), np.random.default_rng(0))
+    return train(training, services.grid, services.memory(), np.random.default_rng(0))
 
 
 def failure_of(state: State, run: str = "r", site: str = "west") -> str:
@@ -228,7 +228,7 @@ def test_words_that_harm_whoever_shows_or_stores_them(state: State, fault: str, 
     experiment = plan(rounds=2, quorum=2)
     services = services_of(grid, state, None if known else {1: "north", 2: "south"})
     state.start_run("r", experiment=experiment, job="train", trigger="test", code_hash="c0de")
-    train(Training(run="r", experiment=experiment), grid, services.memory(""), np.random.default_rng(0))
+    train(Training(run="r", experiment=experiment), grid, services.memory(), np.random.default_rng(0))
     second = state.rounds("r")[1]
     assert second.counted == ("north", "south")
     (reason,) = second.failures.values()
@@ -468,7 +468,7 @@ def admitted(state: State, sites: Mapping[str, Behaviour], run: str, *rows: int)
     services = services_of(FakeFederation(sites), state, federation="home")
     state.start_run(run, experiment=experiment, job="train", trigger="test", code_hash="c0de")
     training = Training(run=run, experiment=experiment)
-    train(training, services.grid, services.memory(""), np.random.default_rng(0))
+    train(training, services.grid, services.memory(), np.random.default_rng(0))
     return list(state.rounds(run)[0].counted)
 
 

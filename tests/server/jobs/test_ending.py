@@ -60,6 +60,9 @@ class Registering:
     def __init__(self) -> None:
         self.ended: list[tuple[str, str]] = []
 
+    def require_usable(self) -> None:
+        pass
+
     def start_run(self, *_: Any, **__: Any) -> str:
         return "m1"
 
@@ -125,7 +128,7 @@ def test_an_error_of_ours_is_told_as_it_is(state: State, kind: str) -> None:
 
 def test_a_registry_that_fails_before_the_first_round_ends_the_run_too(state: State) -> None:
     class Away(Registering):
-        def start_run(self, *_: Any, **__: Any) -> str:
+        def require_usable(self) -> None:
             raise ZeroDivisionError
 
     services = services_of(Breaking(KeyError()), state)
