@@ -9,17 +9,26 @@ Flower's SuperExec and ServerApp are processes of Flower's own, with clients of 
 started through this file, by its path and without a package round it: the ServerApp must import the code of
 the run's bundle, and nothing of ours before. It also keeps a task's token out of the process list, where
 Flower puts it.
+
+A ServerApp is forked from a process that has Flower's libraries imported already, which is a second less
+before the first round of a run. That process is itself forked from the SuperExec before this has a thread or
+a connection, and shares its memory. Where it is gone, a ServerApp is started from scratch.
 """
 
 from __future__ import annotations
 
+import gc
 import hmac
 import importlib.util
+import json
 import os
 import secrets
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -30,6 +39,8 @@ FILE_VARIABLE = "TIDEGATE_SECRET_FILE"
 HEADER = "tidegate-secret"
 """Of a request, with the secret."""
 _BYTES = 32
+_LONGEST = 2**16
+"""Bytes of a ServerApp's options."""
 
 
 def make_secret(file: Path) -> str:
@@ -101,20 +112,55 @@ def _send_secret() -> None:
     kind.__init__ = make
 
 
-def _launch(_executor: Any, task: Any) -> Any:
+def _launch(prepared: socket.socket, task: Any) -> Any:
     """Start a ServerApp as Flower's own executor does, but hand it the task's token unseen."""
     from flwr.supercore.constant import TaskType
     from flwr.supercore.superexec.executor import LaunchResult
 
     if task.task_type != TaskType.SERVER_APP:
         return LaunchResult.failed(f"no {task.task_type} runs here")
-    command = [*_command("serverapp"), "--runtime-api-address", task.runtime_api_address]
-    command += ["--root-certificates", task.root_certificates_path]
-    command += ["--parent-pid", str(task.parent_pid)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE)
-    with cast("IO[bytes]", process.stdin) as line:
-        line.write(f"{task.token}\n".encode("ascii"))
+    options = ["--runtime-api-address", task.runtime_api_address]
+    options += ["--root-certificates", task.root_certificates_path]
+    options += ["--parent-pid", str(task.parent_pid)]
+    try:
+        prepared.send(json.dumps([*options, "--token", task.token]).encode())
+    except OSError:  # somebody has ended it
+        process = subprocess.Popen([*_command("serverapp"), *options], stdin=subprocess.PIPE)
+        with cast("IO[bytes]", process.stdin) as line:
+            line.write(f"{task.token}\n".encode("ascii"))
     return LaunchResult.accepted()
+
+
+def _prepared() -> socket.socket | None:
+    """Fork the process from which ServerApps are forked.
+
+    Returns, in the process that calls it, the line to that one; and None in each ServerApp, with its options
+    as the command line's.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork():
+        theirs.close()
+        return ours
+    ours.close()
+    _name_process("prepared")
+    _import_serverapp()
+    gc.freeze()  # what all ServerApps share is not looked at, and so not copied, in any of them
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends when nobody is there to ask it for a ServerApp
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a ServerApp
+    while options := theirs.recv(_LONGEST):
+        if not os.fork():
+            theirs.close()
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            sys.argv[1:] = json.loads(options)
+            return None
+    os._exit(0)
+
+
+def _name_process(name: str) -> None:
+    """What `ps -o comm` and `top` call this process, on Linux; its command line is the SuperExec's."""
+    with suppress(OSError):
+        Path("/proc/self/comm").write_text(name, encoding="ascii")
 
 
 def _skip_package(name: str) -> None:
@@ -122,8 +168,17 @@ def _skip_package(name: str) -> None:
 
     They are 40 MB in the SuperExec, and .2 s before the first round of a run in the ServerApp.
     """
+    if name in sys.modules:
+        return
     spec: Any = importlib.util.find_spec(name)
     sys.modules[name] = importlib.util.module_from_spec(spec)
+
+
+def _import_serverapp() -> Callable[[], None]:
+    _skip_package("flwr.superlink.cli")
+    from flwr.superlink.cli.flwr_serverapp import flwr_serverapp
+
+    return flwr_serverapp
 
 
 def main() -> None:
@@ -135,15 +190,16 @@ def main() -> None:
         from flwr.supercore.cli.flower_superexec import flower_superexec
         from flwr.supercore.superexec.executor import SubprocessExecutor
 
-        executor: Any = SubprocessExecutor
-        executor.launch = _launch
-        flower_superexec()
+        prepared = _prepared()
+        if prepared is not None:
+            executor: Any = SubprocessExecutor
+            executor.launch = lambda _executor, task: _launch(prepared, task)
+            flower_superexec()
+            return
     else:
-        _skip_package("flwr.superlink.cli")
-        from flwr.superlink.cli.flwr_serverapp import flwr_serverapp
-
         sys.argv += ["--token", sys.stdin.readline().strip()]  # the process list has what it was started with
-        flwr_serverapp()
+    _name_process("serverapp")
+    _import_serverapp()()
 
 
 if __name__ == "__main__":

@@ -224,8 +224,7 @@ class HurtFederation:
 
     def server_app(self) -> psutil.Process | None:
         """Flower's process of the ServerApp."""
-        apps = (one for one in self.server_side() if any("serverapp" in part for part in _command(one)[:3]))
-        return next(apps, None)
+        return next((one for one in self.server_side() if one.name() == "serverapp"), None)
 
     def server_side(self) -> list[psutil.Process]:
         superlink = self.superlink()
