@@ -292,6 +292,7 @@ def work(file: SiteFile, descriptor: int) -> None:
     from terminal.logs import log_to
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # it has nothing to end, and may be deep in a computation
     config = read_site_config(file)
     log_to(config.storage.logs / "agent.log")
     warm_up()

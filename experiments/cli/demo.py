@@ -30,7 +30,6 @@ def demo(
     ] = False,
 ) -> None:
     """Train, watch, see drift, retrain, compare, promote: real processes, real rows."""
-    import signal
     import sys
     import time
 
@@ -40,7 +39,6 @@ def demo(
 
     apply_quiet_environment()
     quiet_flower()
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
 
     def tell(line: str) -> None:
         print(shown(line, limit=5000), file=sys.stderr if json else sys.stdout, flush=True)

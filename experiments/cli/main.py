@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
@@ -100,6 +102,7 @@ def main() -> None:
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
     ask_directly_here(os.environ)
     prepare_output()
+    signal.signal(signal.SIGTERM, _stop)
     try:
         app()
     except TidegateError as exc:
@@ -130,6 +133,11 @@ def main() -> None:
 def _end_with(error: TidegateError) -> NoReturn:
     print(f"error: {shown(error, limit=_LONGEST)}", file=sys.stderr)
     sys.exit(error.exit_code)
+
+
+def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
+    """Who is told to end does so as on Ctrl-C: what it started ends with it, and what goes on is said."""
+    raise KeyboardInterrupt
 
 
 def _say_interrupted() -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C in a run: what is printed goes on with it as it stands, whatever the run was started with."""
+"""Ctrl-C in a run, or SIGTERM: what is printed goes on with it, whatever the run was started with."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ pytestmark = pytest.mark.e2e
 _TOLD = "go on where it stopped with: tidegate "
 
 
-def test_the_command_that_is_printed_goes_on_with_the_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_that_is_printed_goes_on_with_the_run(tmp_path: Path, kind: signal.Signals) -> None:
     (tmp_path / "my visits.toml").write_text(EXPERIMENT.replace("rounds = 2", "rounds = 60"))
     for name in ("north", "far south"):
         (tmp_path / name).mkdir()
@@ -39,7 +40,7 @@ def test_the_command_that_is_printed_goes_on_with_the_run(tmp_path: Path) -> Non
         assert process.stderr is not None
         for line in process.stderr:
             if ": 2 of 60" in line:
-                os.kill(process.pid, signal.SIGINT)
+                os.kill(process.pid, kind)
                 break
         rest = process.stderr.read().splitlines()
         assert process.wait(300) == 130
