@@ -1,17 +1,87 @@
-"""Certificates and proxies of the connections that Flower makes, on both sides."""
+"""Certificates, proxies and answers of the connections to a server, on both sides.
+
+Who answers may be anybody before its certificate is compared: so an answer is read up to a length, at a
+pace, and never unpacked. A few hundred bytes of gzip in gzip are gigabytes.
+"""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import MutableMapping
+import time
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from contract.errors import TidegateError
 
-__all__ = ["ask_directly_here", "holds_certificate", "proxy_for", "read_authority"]
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = [
+    "PLAIN",
+    "AnswerError",
+    "ask_directly_here",
+    "body_of",
+    "holds_certificate",
+    "lines_of",
+    "proxy_for",
+    "read_authority",
+    "require_plain",
+]
+
+PLAIN = {"Accept-Encoding": "identity"}
+"""A header that asks for an answer as it is."""
+_PATIENCE, _SLOWEST = 60.0, 2**12
+"""Seconds that an answer has to come, and one more for so many bytes: slow lines pass, a trickle does not."""
 
 _HERE = ("localhost", "127.0.0.1", "::1")
+
+
+class AnswerError(ValueError):
+    """An answer that is not read to its end."""
+
+
+def require_plain(answer: httpx.Response) -> None:
+    """Refuse an answer that would have to be unpacked.
+
+    Raises:
+        AnswerError: it would.
+    """
+    if answer.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise AnswerError("the server's answer is packed, and nobody asked for that")
+
+
+def body_of(answer: httpx.Response, most: int) -> bytes:
+    """The body of an answer of which nothing has been read yet.
+
+    Raises:
+        AnswerError: it is packed, longer than `most` bytes, or comes too slowly.
+    """
+    require_plain(answer)
+    began, content = time.monotonic(), bytearray()
+    for part in answer.iter_raw():
+        content += part
+        if len(content) > most:
+            raise AnswerError("the server's answer is too long")
+        if time.monotonic() - began > _PATIENCE + len(content) / _SLOWEST:
+            raise AnswerError("the server's answer comes too slowly")
+    return bytes(content)
+
+
+def lines_of(answer: httpx.Response, longest: int) -> Iterator[str]:
+    """The lines of an answer that has no end; of UTF-8, and parted by line feeds alone.
+
+    Raises:
+        AnswerError: it is packed, or a line is longer than so many bytes.
+    """
+    require_plain(answer)
+    left = b""
+    for part in answer.iter_raw():
+        *lines, left = (left + part).split(b"\n")
+        if len(left) > longest or any(len(line) > longest for line in lines):
+            raise AnswerError("a line of the server's answer is too long")
+        yield from (line.removesuffix(b"\r").decode("utf-8", "replace") for line in lines)
 
 
 def holds_certificate(content: bytes) -> bool:

@@ -31,7 +31,7 @@ from contract.federation_api import (
     WindowChecks,
 )
 from contract.outside import shown
-from contract.transport import holds_certificate
+from contract.transport import PLAIN, AnswerError, body_of, holds_certificate, lines_of
 
 __all__ = ["Connection", "ask_authority", "only_certificate", "require_url"]
 
@@ -49,6 +49,8 @@ Page = TypeVar("Page", Cards, Decisions, Schedules, Sites, Verdicts, Versions, W
 _MOST_ANSWER = 64 * 2**20
 _MOST_PAGES = 100
 _MOST_AUTHORITY = 2**16
+_LONGEST_LINE = 16 * 2**20
+"""Bytes of a line of a stream of events."""
 _SECONDS = httpx.Timeout(60.0, connect=20.0)
 _QUIET_SECONDS = 60.0
 """That a stream of events may say nothing: the server says every ten seconds that it lives."""
@@ -68,7 +70,7 @@ class Connection:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         tls.minimum_version = ssl.TLSVersion.TLSv1_2
         tls.load_verify_locations(cadata=authority)
-        headers = {"Authorization": f"Bearer {token}", "User-Agent": "tidegate"}
+        headers = {"Authorization": f"Bearer {token}", "User-Agent": "tidegate", **PLAIN}
         self._client = httpx.Client(base_url=url, verify=tls, headers=headers, timeout=_SECONDS)
 
     def __enter__(self) -> Self:
@@ -120,15 +122,16 @@ class Connection:
         try:
             if response.status_code != 200:
                 with _explained(self._url):
-                    content = _whole(response, _MOST_ANSWER)
+                    content = body_of(response, _MOST_ANSWER)
                 raise _refused(response.status_code, content, self._url)
-            yield response.iter_lines()
+            with _bounded(self._url):
+                yield lines_of(response, _LONGEST_LINE)
         finally:
             response.close()
 
     def _ask(self, method: str, path: str, kind: type[Answer], **request: Any) -> Answer:
         with _explained(self._url), self._client.stream(method, path, **request) as response:
-            content = _whole(response, _MOST_ANSWER)
+            content = body_of(response, _MOST_ANSWER)
         if response.status_code not in (200, 202):
             raise _refused(response.status_code, content, self._url)
         try:
@@ -167,9 +170,9 @@ def ask_authority(url: str) -> str:
     Raises:
         AddressError: the server cannot be reached, or says of no authority.
     """
-    unverified = httpx.Client(base_url=url, verify=False, timeout=_SECONDS)  # noqa: S501 - who trusts it compares
+    unverified = httpx.Client(base_url=url, verify=False, timeout=_SECONDS, headers=PLAIN)  # noqa: S501 - who trusts it compares
     with _explained(url), unverified as client, client.stream("GET", "/authority.pem") as response:
-        content = _whole(response, _MOST_AUTHORITY)
+        content = body_of(response, _MOST_AUTHORITY)
     if response.status_code != 200 or not holds_certificate(content):
         raise AddressError(
             "no Tidegate server answers there", where=url, remedy="Check host and port with the operator"
@@ -211,9 +214,20 @@ def _is_one_sequence(content: bytes) -> bool:
 
 
 @contextmanager
-def _explained(url: str) -> Iterator[None]:
+def _bounded(url: str) -> Iterator[None]:
     try:
         yield
+    except AnswerError as exc:
+        raise TidegateError(
+            str(exc), where=url, remedy="Ask the operator whether a Tidegate server answers there"
+        ) from exc
+
+
+@contextmanager
+def _explained(url: str) -> Iterator[None]:
+    try:
+        with _bounded(url):
+            yield
     except httpx.ConnectError as exc:
         words = str(exc)
         if "certificate verify failed" in words.lower():
@@ -236,17 +250,6 @@ def _away(url: str, words: str) -> AddressError:
         where=url,
         remedy="See that the address is right and the server runs",
     )
-
-
-def _whole(response: httpx.Response, limit: int) -> bytes:
-    """The body of an answer, unless it has no end."""
-    parts, size = [], 0
-    for part in response.iter_bytes():
-        size += len(part)
-        if size > limit:
-            raise TidegateError("the server's answer is too long", where=str(response.request.url.host))
-        parts.append(part)
-    return b"".join(parts)
 
 
 def _refused(status: int, content: bytes, url: str) -> TidegateError:
