@@ -296,7 +296,7 @@ def stop(name: str, api: _Answers, person: _Submitter) -> RunDetail:
 def resume(name: str, api: _Answers, person: _Submitter) -> RunDetail:
     """One that failed or was stopped goes on from its checkpoint, under its name and within its budget.
 
-    Whoever submitted it may, and an operator. It joins the queue again, at the end.
+    Whoever submitted it may, and an operator. It joins the queue again, behind what its owner has there.
     """
     _require_own(name, api, person, "resume")
     resume_run(name, api.reading, person)
