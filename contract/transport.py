@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from contract.errors import TidegateError
+from contract.errors import AddressError, TidegateError
+from contract.outside import shown
 
 if TYPE_CHECKING:
     import httpx
@@ -25,6 +26,7 @@ __all__ = [
     "body_of",
     "holds_certificate",
     "lines_of",
+    "named_proxy",
     "proxy_for",
     "read_authority",
     "require_plain",
@@ -133,13 +135,43 @@ def proxy_for(url: str) -> str:
     """The proxy by which the environment has that server asked; empty where it is asked without one.
 
     This machine itself is, whatever the environment says.
+
+    Raises:
+        AddressError: the environment names something else.
     """
     from urllib.request import getproxies, proxy_bypass
 
     parts = urlsplit(url)
     proxies = getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all") or ""
-    return "" if _is_here(parts.hostname or "") or proxy_bypass(parts.netloc) else proxy
+    if not proxy or _is_here(parts.hostname or "") or proxy_bypass(parts.netloc):
+        return ""
+    return _usable(proxy if "://" in proxy else f"http://{proxy}", parts.hostname or "")
+
+
+def named_proxy(proxy: str) -> str:
+    """A proxy as a message may name it: without the password that its address may hold.
+
+    >>> named_proxy("http://ada:secret@proxy.example:3128")
+    'http://proxy.example:3128'
+    """
+    scheme, _, rest = proxy.partition("://")
+    return f"{scheme}://{shown(rest.rpartition('@')[2])}" if proxy else ""
+
+
+def _usable(proxy: str, host: str) -> str:
+    try:
+        parts = urlsplit(proxy)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fits = False
+    if not fits:
+        raise AddressError(
+            f"the environment names a proxy that cannot be used: {named_proxy(proxy)}",
+            where="HTTPS_PROXY",
+            remedy=f"Write it like http://proxy.example:3128, or name {host} in NO_PROXY",
+        )
+    return proxy
 
 
 def _is_here(host: str) -> bool:

@@ -31,7 +31,15 @@ from contract.federation_api import (
     WindowChecks,
 )
 from contract.outside import shown
-from contract.transport import PLAIN, AnswerError, body_of, holds_certificate, lines_of
+from contract.transport import (
+    PLAIN,
+    AnswerError,
+    body_of,
+    holds_certificate,
+    lines_of,
+    named_proxy,
+    proxy_for,
+)
 
 __all__ = ["Connection", "ask_authority", "only_certificate", "require_url"]
 
@@ -71,7 +79,7 @@ class Connection:
         tls.minimum_version = ssl.TLSVersion.TLSv1_2
         tls.load_verify_locations(cadata=authority)
         headers = {"Authorization": f"Bearer {token}", "User-Agent": "tidegate", **PLAIN}
-        self._client = httpx.Client(base_url=url, verify=tls, headers=headers, timeout=_SECONDS)
+        self._client = _client(url, tls, headers)
 
     def __enter__(self) -> Self:
         return self
@@ -170,7 +178,9 @@ def ask_authority(url: str) -> str:
     Raises:
         AddressError: the server cannot be reached, or says of no authority.
     """
-    unverified = httpx.Client(base_url=url, verify=False, timeout=_SECONDS, headers=PLAIN)  # noqa: S501 - who trusts it compares
+    anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # who trusts what is said compares it
+    anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
+    unverified = _client(url, anybody, PLAIN)
     with _explained(url), unverified as client, client.stream("GET", "/authority.pem") as response:
         content = body_of(response, _MOST_AUTHORITY)
     if response.status_code != 200 or not holds_certificate(content):
@@ -178,6 +188,13 @@ def ask_authority(url: str) -> str:
             "no Tidegate server answers there", where=url, remedy="Check host and port with the operator"
         )
     return content.decode("ascii")
+
+
+def _client(url: str, tls: ssl.SSLContext, headers: Mapping[str, str]) -> httpx.Client:
+    proxy = proxy_for(url) or None
+    return httpx.Client(
+        base_url=url, verify=tls, headers=headers, timeout=_SECONDS, proxy=proxy, trust_env=False
+    )
 
 
 def only_certificate(authority: str) -> tuple[str, str]:
@@ -245,10 +262,14 @@ def _explained(url: str) -> Iterator[None]:
 
 
 def _away(url: str, words: str) -> AddressError:
+    proxy = named_proxy(proxy_for(url))
+    through = f" through the proxy {proxy}" if proxy else ""
     return AddressError(
-        f"the server cannot be reached ({shown(words, limit=200)})",
+        f"the server cannot be reached{through} ({shown(words, limit=200)})",
         where=url,
-        remedy="See that the address is right and the server runs",
+        remedy="Check HTTPS_PROXY, or name the host in NO_PROXY"
+        if proxy
+        else "See that the address is right and the server runs",
     )
 
 
