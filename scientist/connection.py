@@ -291,7 +291,7 @@ def _refused(status: int, content: bytes, url: str) -> TidegateError:
             remedy="It runs an older version of Tidegate: ask the operator to install yours",
         )
     kind: Mapping[bool, type[TidegateError]] = {True: InputError, False: TidegateError}
-    return kind[status < 500](problem.what, where=problem.where, remedy=problem.remedy)
+    return kind[status < 500](problem.what, where=problem.where or url, remedy=problem.remedy)
 
 
 def _not_understood(url: str) -> TidegateError:

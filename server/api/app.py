@@ -177,11 +177,23 @@ def _allowed(*roles: Role) -> Callable[[Request], Person]:
     def allow(request: Request) -> Person:
         person = _person(request)
         if person.role not in roles:
-            article = "an" if person.role == "operator" else "a"
-            raise HTTPException(403, f"{article} {person.role} may not do this")
+            may = " or ".join(map(_one, roles))
+            raise _RefusedError(403, f"{_one(person.role)} may not do this", remedy=f"Ask {may}, who may")
         return person
 
     return allow
+
+
+def _one(role: Role) -> str:
+    return f"{'an' if role == 'operator' else 'a'} {role}"
+
+
+class _RefusedError(HTTPException):
+    """A refusal that says what to do."""
+
+    def __init__(self, status: int, what: str, *, remedy: str) -> None:
+        super().__init__(status, what)
+        self.remedy = remedy
 
 
 def _page_of(
@@ -233,7 +245,7 @@ def sites(api: _Answers, page: _Paged, _who: _Reader) -> Sites:
 @_router.get("/sites/{site}/card", summary="A site's card")
 def card(site: SiteName, api: _Answers, _who: _Reader) -> SiteCard:
     """What an admitted site offers, as it said in public when it asked to be let in."""
-    return _found(api.reading.card(site), "there is no such site")
+    return _found(api.reading.card(site), "site")
 
 
 @_router.get("/cards", summary="The cards of the admitted sites")
@@ -400,7 +412,7 @@ def versions(model: ExperimentName, api: _Answers, page: _Paged, _who: _Reader) 
 @_router.get("/models/{model}/versions/{version}", summary="A model version")
 def version(model: ExperimentName, version: _Number, api: _Answers, _who: _Reader) -> Version:
     """With its passport."""
-    return _found(api.reading.version(model, version), "there is no such version")
+    return _found(api.reading.version(model, version), "version")
 
 
 @_router.post(
@@ -476,11 +488,11 @@ def _move(
 ) -> Version:
     (model, number, kind), reason = wanted, _parsed(Promotion, body).reason
     reading = api.reading
-    _found(reading.version(model, number), "there is no such version")
+    _found(reading.version(model, number), "version")
     with reading.lock:
         move_champion(model, number, kind, reading.state, reading.registry, by=person.name, reason=reason)
     _log.info("%s: %s of %s, version %d", person.name, kind, model, number)
-    return _found(reading.version(model, number), "there is no such version")
+    return _found(reading.version(model, number), "version")
 
 
 def _set_paused(experiment: str, api: Api, person: Person, *, paused: bool) -> Schedule:
@@ -500,9 +512,9 @@ def _require_own(name: str, api: Api, person: Person, verb: str) -> None:
         raise HTTPException(403, f"the run is {submission.person}'s: they or an operator may {verb} it")
 
 
-def _found(found: Found | None, otherwise: str) -> Found:
+def _found(found: Found | None, what: str) -> Found:
     if found is None:
-        raise HTTPException(404, otherwise)
+        raise _RefusedError(404, f"there is no such {what}", remedy=_LISTED[what])
     return found
 
 
@@ -549,7 +561,7 @@ def _known(name: str, find: Callable[[str], Found | None]) -> Found:
     found: Found | None = None
     with suppress(ValidationError):
         found = find(TypeAdapter(RunName).validate_python(name))
-    return _found(found, "there is no such run")
+    return _found(found, "run")
 
 
 def _may_read(api: Api, person: Person, session: str | None) -> bool:
@@ -597,9 +609,15 @@ def _first(errors: Any) -> str:
 def _plain(_request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
-    return refusal(error.status_code, _OURS.get(str(error.detail), str(error.detail)))
+    remedy = error.remedy if isinstance(error, _RefusedError) else ""
+    return refusal(error.status_code, _OURS.get(str(error.detail), str(error.detail)), remedy=remedy)
 
 
+_LISTED = {
+    "run": "`tidegate runs list` has all",
+    "site": "`tidegate sites list` has all",
+    "version": "`tidegate models list MODEL` has all",
+}
 _OURS = {"Not Found": NO_SUCH_PATH, "Method Not Allowed": "not in this way"}
 """Our words for the library's."""
 
