@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from clients.keys import make_node_key, read_private_key
 from clients.line.enrolment import JoiningSite
+from clients.line.flower import _client_that_shows
 from contract import transport
 from contract.enrolment import Token
 from contract.errors import TidegateError
@@ -150,6 +152,14 @@ def test_no_answer_is_unpacked(server: Liar, tmp_path: Path) -> None:
         ):
             with pytest.raises(TidegateError, match=r"packed|no gateway"):
                 ask()
+    made: list[Any] = []
+    options: dict[str, Any] = {"interceptors": []}
+    of_flower = _client_that_shows(None, made)
+    authority = server.files.authority.read_bytes()
+    with of_flower.from_server_address(token.gateway, False, authority, **options):
+        assert made[0]._client.headers["accept-encoding"] == "identity"
+        with pytest.raises(httpx.DecodingError, match="packed"):
+            made[0]._client.get(f"{server.url}/v1/whoami")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 2**10
 
 
