@@ -173,6 +173,14 @@ def _person(request: Request) -> Person:
     return person
 
 
+async def _body_of(request: Request, api: Api, person: Person) -> bytes:
+    """What was sent, unless the token was revoked or has ended while it came: that may take half a minute."""
+    body = await request.body()
+    if not await run_in_threadpool(api.people.is_good, person):
+        raise _RefusedError(401, "this needs a good token", remedy="Connect with one: tidegate connect URL")
+    return body
+
+
 def _allowed(*roles: Role) -> Callable[[Request], Person]:
     def allow(request: Request) -> Person:
         person = _person(request)
@@ -232,7 +240,7 @@ def whoami(person: _Reader) -> Whoami:
 )
 async def signing_key(request: Request, api: _Answers, person: _Submitter) -> Whoami:
     """A public key, in the place of an earlier one. Sites trust only keys that their own policy names."""
-    body = await request.body()
+    body = await _body_of(request, api, person)
     return await run_in_threadpool(_keep_signing_key, api, person, body)
 
 
@@ -269,7 +277,7 @@ def runs(api: _Answers, page: _Paged, person: _Reader, mine: Annotated[bool, Que
 )
 async def submit(request: Request, api: _Answers, person: _Submitter) -> Submitted:
     """An experiment as JSON text, and the windows to train on. It joins the queue."""
-    body = await request.body()
+    body = await _body_of(request, api, person)
     return await run_in_threadpool(_submit, api, person, body)
 
 
@@ -282,7 +290,7 @@ async def submit(request: Request, api: _Answers, person: _Submitter) -> Submitt
 )
 async def ranges(request: Request, api: _Answers, person: _Submitter) -> Submitted:
     """A question for the ranges of features, which costs each site ε. It joins the queue as a run."""
-    body = await request.body()
+    body = await _body_of(request, api, person)
     asked = await run_in_threadpool(_parsed, RangeSubmission, body)
     return await run_in_threadpool(ask_ranges, asked, api.reading, person)
 
@@ -358,7 +366,7 @@ def windows(experiment: ExperimentName, api: _Answers, page: _Paged, _who: _Read
 )
 async def add(request: Request, api: _Answers, person: _Operator) -> ScheduleAdded:
     """An experiment as JSON text, and its calendar. Each window is checked once it has closed."""
-    body = await request.body()
+    body = await _body_of(request, api, person)
     asked = await run_in_threadpool(_parsed, NewSchedule, body)
     return await run_in_threadpool(add_schedule, asked, api.reading, person)
 
@@ -426,7 +434,7 @@ async def promote(
     model: ExperimentName, version: _Number, request: Request, api: _Answers, person: _Reviewer
 ) -> Version:
     """It becomes the champion. The decision is recorded with the reviewer's name and reason."""
-    body = await request.body()
+    body = await _body_of(request, api, person)
     return await run_in_threadpool(_move, api, person, (model, version, "promote"), body)
 
 
@@ -441,7 +449,7 @@ async def rollback(
     model: ExperimentName, version: _Number, request: Request, api: _Answers, person: _Reviewer
 ) -> Version:
     """It becomes the champion again. The decision is recorded with the reviewer's name and reason."""
-    body = await request.body()
+    body = await _body_of(request, api, person)
     return await run_in_threadpool(_move, api, person, (model, version, "rollback"), body)
 
 

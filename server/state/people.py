@@ -130,8 +130,9 @@ class People:
     def keep_signing_key(self, person: Person, key: str) -> None:
         """Keep the public key of what a person signs, in the place of an earlier one."""
         table = tables.people
+        same = (table.c.name == person.name) & (table.c.made == person.made)  # not of a token made since
         with self._database.write() as connection:
-            connection.execute(update(table).where(table.c.name == person.name).values(signing_key=key))
+            connection.execute(update(table).where(same).values(signing_key=key))
 
     def with_token(self, token: str) -> Person | None:
         """Who shows this token, if it is good now."""
