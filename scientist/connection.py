@@ -54,7 +54,8 @@ Answer = TypeVar("Answer", bound=BaseModel)
 
 Page = TypeVar("Page", Cards, Decisions, Schedules, Sites, Verdicts, Versions, WindowChecks)
 
-_MOST_ANSWER = 64 * 2**20
+_MOST_ANSWER, _MOST_ANSWERS = 64 * 2**20, 256 * 2**20
+"""Bytes of one answer, and of all that a command reads: a list has many pages."""
 _MOST_PAGES = 100
 _MOST_AUTHORITY = 2**16
 _LONGEST_LINE = 16 * 2**20
@@ -79,7 +80,7 @@ class Connection:
         tls.minimum_version = ssl.TLSVersion.TLSv1_2
         tls.load_verify_locations(cadata=authority)
         headers = {"Authorization": f"Bearer {token}", "User-Agent": "tidegate", **PLAIN}
-        self._client = _client(url, tls, headers)
+        self._client, self._left = _client(url, tls, headers), _MOST_ANSWERS
 
     def __enter__(self) -> Self:
         return self
@@ -139,7 +140,8 @@ class Connection:
 
     def _ask(self, method: str, path: str, kind: type[Answer], **request: Any) -> Answer:
         with _explained(self._url), self._client.stream(method, path, **request) as response:
-            content = body_of(response, _MOST_ANSWER)
+            content = body_of(response, min(_MOST_ANSWER, self._left))
+        self._left -= len(content)
         if response.status_code not in (200, 202):
             raise _refused(response.status_code, content, self._url)
         try:

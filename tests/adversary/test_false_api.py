@@ -22,8 +22,9 @@ from clients.line.flower import _client_that_shows
 from contract import transport
 from contract.enrolment import Token
 from contract.errors import TidegateError
-from contract.federation_api import Submitted, Whoami
+from contract.federation_api import Sites, Submitted, Whoami
 from contract.mandate import make_signing_key, public_key_of, read_signing_key
+from scientist import connection
 from scientist.connection import Connection, ask_authority
 from scientist.watching import follow
 from server.line.certificates import ServerFiles, authority_fingerprint, make_server_files
@@ -143,11 +144,11 @@ def test_no_answer_is_unpacked(server: Liar, tmp_path: Path) -> None:
         server.url.removeprefix("https://"), authority_fingerprint(server.files.authority.read_bytes())
     )
     site = JoiningSite(token=token, name="north", key=key, stated_rows=1, card=None, keys=tmp_path / "keys")
-    with server.connection() as connection:
+    with server.connection() as asked:
         for ask in (
             lambda: ask_authority(server.url),
-            lambda: connection.get("/v1/whoami", Whoami),
-            lambda: list(follow(connection, "a")),
+            lambda: asked.get("/v1/whoami", Whoami),
+            lambda: list(follow(asked, "a")),
             site.authority,
         ):
             with pytest.raises(TidegateError, match=r"packed|no gateway"):
@@ -172,9 +173,19 @@ def test_a_line_without_an_end_takes_no_memory(server: Liar) -> None:
 
     server.answers["/v1/runs/a/events"] = endless
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with server.connection() as connection, pytest.raises(TidegateError, match="too long"):
-        list(follow(connection, "a"))
+    with server.connection() as asked, pytest.raises(TidegateError, match="too long"):
+        list(follow(asked, "a"))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 2**10
+
+
+def test_a_list_of_long_pages_takes_no_memory(server: Liar, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_MOST_ANSWERS", 5 * 2**20)
+    site = {"name": "x" * 2**20, "admitted": True, "connected": True, "stated_rows": 1, "last_answer": None}
+    server.answers["/v1/sites"] = {"sites": [site], "more": True}
+    read = []
+    with server.connection() as asked, pytest.raises(TidegateError, match="too long"):
+        read.extend(asked.pages("/v1/sites", Sites))
+    assert len(read) <= 4
 
 
 def test_a_trickle_is_not_waited_for(server: Liar, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,8 +199,8 @@ def test_a_trickle_is_not_waited_for(server: Liar, monkeypatch: pytest.MonkeyPat
             to.wfile.write(b" ")
 
     server.answers["/v1/whoami"] = server.answers["/authority.pem"] = trickle
-    with server.connection() as connection:
-        for ask in (lambda: ask_authority(server.url), lambda: connection.get("/v1/whoami", Whoami)):
+    with server.connection() as asked:
+        for ask in (lambda: ask_authority(server.url), lambda: asked.get("/v1/whoami", Whoami)):
             with pytest.raises(TidegateError, match="too slowly"):
                 ask()
     stop.set()
@@ -200,8 +211,8 @@ def test_an_event_is_read_whole_whatever_letters_are_in_it(server: Liar) -> None
     error = "one\u2028two\x85three\x0bfour"
     data = json.dumps({**RUN, "status": "failed", "error": error}, ensure_ascii=False)
     server.answers["/v1/runs/a/events"] = f"event: end\r\nid: 1-1\r\ndata: {data}\r\n\r\n".encode()
-    with server.connection() as connection:
-        assert [one.error for one in follow(connection, "a")] == [error]  # type: ignore[attr-defined]
+    with server.connection() as asked:
+        assert [one.error for one in follow(asked, "a")] == [error]  # type: ignore[attr-defined]
 
 
 RESULTS: list[dict[str, Any]] = [
@@ -249,5 +260,5 @@ def test_a_result_that_is_none_is_a_sentence(
 def test_a_run_s_name_is_no_way_to_another_path(server: Liar) -> None:
     for name in ("../../authority.pem", "a/b", "a?b", "a\n", "", HOSTILE.replace("\ud800", "")):
         server.answers["/v1/ranges"] = {"run": name, "place": 1}
-        with server.connection() as connection, pytest.raises(TidegateError, match="not understood"):
-            connection.get("/v1/ranges", Submitted)
+        with server.connection() as asked, pytest.raises(TidegateError, match="not understood"):
+            asked.get("/v1/ranges", Submitted)
