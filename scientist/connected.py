@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from contract.complaints import sentences
-from contract.errors import InputError
+from contract.errors import InputError, TidegateError
 from contract.names import ExperimentName, RunName, SiteName, WindowName
 from scientist.connection import Connection
 from scientist.profiles import Profiles
 from scientist.settings import read_settings
 
-__all__ = ["connect", "is_connected", "path_of", "request_of", "require_experiment", "require_window"]
+__all__ = [
+    "connect",
+    "is_connected",
+    "path_of",
+    "request_of",
+    "require_experiment",
+    "require_window",
+    "understood",
+]
 
 Asked = TypeVar("Asked", bound=BaseModel)
 
@@ -45,6 +54,23 @@ def request_of(kind: type[Asked], given: Mapping[str, Any], *, where: str, remed
     except ValidationError as exc:
         words = "; ".join(sentences(exc.errors(include_url=False), kind, dict(given)))
         raise InputError(words, where=where, remedy=remedy) from exc
+
+
+@contextmanager
+def understood(run: str) -> Iterator[None]:
+    """For showing a run's result, which is a server's word and may hold anything.
+
+    Raises:
+        TidegateError: it is not what a result is.
+    """
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as exc:
+        raise TidegateError(
+            "the server's result of this run is not understood",
+            where=f"run '{run}'",
+            remedy="Install the server's version of Tidegate; `--json` prints it as it is",
+        ) from exc
 
 
 def require_experiment(name: str) -> str:

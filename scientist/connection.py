@@ -31,7 +31,15 @@ from contract.federation_api import (
     WindowChecks,
 )
 from contract.outside import shown
-from contract.transport import holds_certificate
+from contract.transport import (
+    PLAIN,
+    AnswerError,
+    body_of,
+    holds_certificate,
+    lines_of,
+    named_proxy,
+    proxy_for,
+)
 
 __all__ = ["Connection", "ask_authority", "only_certificate", "require_url"]
 
@@ -46,9 +54,12 @@ Answer = TypeVar("Answer", bound=BaseModel)
 
 Page = TypeVar("Page", Cards, Decisions, Schedules, Sites, Verdicts, Versions, WindowChecks)
 
-_MOST_ANSWER = 64 * 2**20
+_MOST_ANSWER, _MOST_ANSWERS = 64 * 2**20, 256 * 2**20
+"""Bytes of one answer, and of all that a command reads: a list has many pages."""
 _MOST_PAGES = 100
 _MOST_AUTHORITY = 2**16
+_LONGEST_LINE = 16 * 2**20
+"""Bytes of a line of a stream of events."""
 _SECONDS = httpx.Timeout(60.0, connect=20.0)
 _QUIET_SECONDS = 60.0
 """That a stream of events may say nothing: the server says every ten seconds that it lives."""
@@ -68,8 +79,8 @@ class Connection:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         tls.minimum_version = ssl.TLSVersion.TLSv1_2
         tls.load_verify_locations(cadata=authority)
-        headers = {"Authorization": f"Bearer {token}", "User-Agent": "tidegate"}
-        self._client = httpx.Client(base_url=url, verify=tls, headers=headers, timeout=_SECONDS)
+        headers = {"Authorization": f"Bearer {token}", "User-Agent": "tidegate", **PLAIN}
+        self._client, self._left = _client(url, tls, headers), _MOST_ANSWERS
 
     def __enter__(self) -> Self:
         return self
@@ -120,15 +131,17 @@ class Connection:
         try:
             if response.status_code != 200:
                 with _explained(self._url):
-                    content = _whole(response, _MOST_ANSWER)
+                    content = body_of(response, _MOST_ANSWER)
                 raise _refused(response.status_code, content, self._url)
-            yield response.iter_lines()
+            with _bounded(self._url):
+                yield lines_of(response, _LONGEST_LINE)
         finally:
             response.close()
 
     def _ask(self, method: str, path: str, kind: type[Answer], **request: Any) -> Answer:
         with _explained(self._url), self._client.stream(method, path, **request) as response:
-            content = _whole(response, _MOST_ANSWER)
+            content = body_of(response, min(_MOST_ANSWER, self._left))
+        self._left -= len(content)
         if response.status_code not in (200, 202):
             raise _refused(response.status_code, content, self._url)
         try:
@@ -167,14 +180,23 @@ def ask_authority(url: str) -> str:
     Raises:
         AddressError: the server cannot be reached, or says of no authority.
     """
-    unverified = httpx.Client(base_url=url, verify=False, timeout=_SECONDS)  # noqa: S501 - who trusts it compares
+    anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # who trusts what is said compares it
+    anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
+    unverified = _client(url, anybody, PLAIN)
     with _explained(url), unverified as client, client.stream("GET", "/authority.pem") as response:
-        content = _whole(response, _MOST_AUTHORITY)
+        content = body_of(response, _MOST_AUTHORITY)
     if response.status_code != 200 or not holds_certificate(content):
         raise AddressError(
             "no Tidegate server answers there", where=url, remedy="Check host and port with the operator"
         )
     return content.decode("ascii")
+
+
+def _client(url: str, tls: ssl.SSLContext, headers: Mapping[str, str]) -> httpx.Client:
+    proxy = proxy_for(url) or None
+    return httpx.Client(
+        base_url=url, verify=tls, headers=headers, timeout=_SECONDS, proxy=proxy, trust_env=False
+    )
 
 
 def only_certificate(authority: str) -> tuple[str, str]:
@@ -211,9 +233,20 @@ def _is_one_sequence(content: bytes) -> bool:
 
 
 @contextmanager
-def _explained(url: str) -> Iterator[None]:
+def _bounded(url: str) -> Iterator[None]:
     try:
         yield
+    except AnswerError as exc:
+        raise TidegateError(
+            str(exc), where=url, remedy="Ask the operator whether a Tidegate server answers there"
+        ) from exc
+
+
+@contextmanager
+def _explained(url: str) -> Iterator[None]:
+    try:
+        with _bounded(url):
+            yield
     except httpx.ConnectError as exc:
         words = str(exc)
         if "certificate verify failed" in words.lower():
@@ -231,22 +264,15 @@ def _explained(url: str) -> Iterator[None]:
 
 
 def _away(url: str, words: str) -> AddressError:
+    proxy = named_proxy(proxy_for(url))
+    through = f" through the proxy {proxy}" if proxy else ""
     return AddressError(
-        f"the server cannot be reached ({shown(words, limit=200)})",
+        f"the server cannot be reached{through} ({shown(words, limit=200)})",
         where=url,
-        remedy="See that the address is right and the server runs",
+        remedy="Check HTTPS_PROXY, or name the host in NO_PROXY"
+        if proxy
+        else "See that the address is right and the server runs",
     )
-
-
-def _whole(response: httpx.Response, limit: int) -> bytes:
-    """The body of an answer, unless it has no end."""
-    parts, size = [], 0
-    for part in response.iter_bytes():
-        size += len(part)
-        if size > limit:
-            raise TidegateError("the server's answer is too long", where=str(response.request.url.host))
-        parts.append(part)
-    return b"".join(parts)
 
 
 def _refused(status: int, content: bytes, url: str) -> TidegateError:
@@ -267,7 +293,7 @@ def _refused(status: int, content: bytes, url: str) -> TidegateError:
             remedy="It runs an older version of Tidegate: ask the operator to install yours",
         )
     kind: Mapping[bool, type[TidegateError]] = {True: InputError, False: TidegateError}
-    return kind[status < 500](problem.what, where=problem.where, remedy=problem.remedy)
+    return kind[status < 500](problem.what, where=problem.where or url, remedy=problem.remedy)
 
 
 def _not_understood(url: str) -> TidegateError:

@@ -143,7 +143,7 @@ class Profiles:
             known = ", ".join(self.names())
             raise InputError(
                 f"there is no profile '{name}'" if name else "you are not connected to a server",
-                remedy=f"There are: {known}" if known else "There is none",
+                remedy=f"There are the profiles {known}: name one" if known else "No profile is kept here",
             )
         if name == self.active():
             self._active.unlink(missing_ok=True)

@@ -127,10 +127,11 @@ def _authority(settings: ServerSettings) -> bytes:
         return authority_fingerprint(path.read_bytes())
     except (OSError, ValueError) as exc:
         words = exc.strerror if isinstance(exc, OSError) else "it is no certificate"
+        once = "" if path.exists() else ", or start `tidegate server up` once to have one made"
         raise AddressError(
             f"the federation's authority cannot be read: {words}",
             where=str(path),
-            remedy="Put it back from the backup, or start `tidegate server up` once to have one made",
+            remedy=f"Put it back from the backup{once}",
         ) from exc
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from contract.errors import AddressError, InputError, RoundError
 from contract.words import counted
-from server.line.certificates import ServerFiles, make_server_files
+from server.line.certificates import ServerFiles, make_server_files, require_pair
 from server.line.flower import ControlClient
 from server.line.processes import Processes, free_port, require_free, wait_for_port
 from server.line.secret import FILE_VARIABLE, make_secret, read_secret
@@ -103,6 +103,7 @@ class Federation:
         if self.lasting:
             require_usable(self._database, "the SuperLink's database")
         files = self.files
+        require_pair(files)
         command = [
             *(self.superlink if self.file is None else _WITH_GATEWAY),
             *("--ssl-certfile", str(files.certificate), "--ssl-keyfile", str(files.key)),
@@ -110,8 +111,7 @@ class Federation:
             *("--disable-runtime-dependency-installation", "--host", "127.0.0.1", "--port", str(self.port)),
             *(("--database", str(self._database)) if self.lasting else ()),
         ]
-        secret = _secret_file(self.home)
-        make_secret(secret)
+        secret = self._secret()
         environment = {**self.environment, FILE_VARIABLE: str(secret)}
         self.processes.start("superlink", command, environment, self.home)
         wait_for_port(self.port, _START_SECONDS, self.processes)
@@ -139,7 +139,20 @@ class Federation:
     @property
     def control(self) -> ControlClient:
         """The client of the SuperLink's Control API."""
-        return ControlClient(self.address, self.files.authority, make_secret(_secret_file(self.home)))
+        return ControlClient(self.address, self.files.authority, read_secret(self._secret()))
+
+    def _secret(self) -> Path:
+        """The file with the SuperLink's secret; made on first use."""
+        secret = _secret_file(self.home)
+        try:
+            make_secret(secret)
+        except ValueError as exc:
+            raise AddressError(
+                "this file holds no secret",
+                where=str(secret),
+                remedy="Remove it: `tidegate server up` then makes another",
+            ) from exc
+        return secret
 
     @property
     def address(self) -> str:

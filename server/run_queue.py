@@ -1,7 +1,7 @@
-"""Works on the queue of runs that people submit: so many go on at once, the others in their order.
+"""Works on the queue of runs that people submit: so many go on at once, the others in turn.
 
     1. what an earlier server had begun is submitted again, under its name: it goes on from its checkpoint
-    2. what has ended leaves its place to the oldest in the queue
+    2. what has ended leaves its place to the next in the queue (`server.state.submissions`)
     3. what somebody wants stopped is stopped
 
 The API wakes it for what people ask; else it looks while runs go on, and now and then when none does.

@@ -27,6 +27,7 @@ from contract.outside import shown
 __all__ = [
     "FewWarnings",
     "PlainRecords",
+    "RotatingFile",
     "log_files",
     "log_to",
     "plain_traceback",
@@ -114,7 +115,7 @@ def log_to(path: Path) -> None:
     Several processes may write to it.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    written: list[logging.Handler] = [logging.StreamHandler(), _RotatingFile(path)]
+    written: list[logging.Handler] = [logging.StreamHandler(), RotatingFile(path)]
     for handler in written:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     once = _Once(written)
@@ -148,7 +149,7 @@ def rotate_output(path: Path) -> None:
             os.truncate(path, 0)
 
 
-class _RotatingFile(logging.FileHandler):
+class RotatingFile(logging.FileHandler):
     """A log's file that several processes write to, each of which may find it full."""
 
     def __init__(self, path: Path) -> None:

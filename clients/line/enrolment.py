@@ -49,7 +49,7 @@ from contract.enrolment import (
 from contract.errors import AddressError, InputError, SiteConfigError, TidegateError
 from contract.names import SiteName
 from contract.outside import shown
-from contract.transport import proxy_for
+from contract.transport import PLAIN, AnswerError, body_of, proxy_for
 
 __all__ = [
     "Joined",
@@ -349,13 +349,11 @@ def _ask(gateway: str, what: str, text: str, tls: ssl.SSLContext, kind: type[_An
     try:
         with (
             httpx.Client(verify=tls, timeout=_SECONDS, proxy=proxy or None, trust_env=False) as client,
-            client.stream("POST", f"{url}/v1/enrolment/{what}", content=text) as answer,
+            client.stream("POST", f"{url}/v1/enrolment/{what}", content=text, headers=PLAIN) as answer,
         ):
-            status, content = answer.status_code, b""
-            for part in answer.iter_bytes():
-                content += part
-                if len(content) > LONGEST_ANSWER:
-                    raise _strange(gateway)
+            status, content = answer.status_code, body_of(answer, LONGEST_ANSWER)
+    except AnswerError as exc:
+        raise _strange(gateway) from exc
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as exc:
         raise in_the_way(exc, gateway, proxy) from exc
     if status in (429, 502, 503, 504):

@@ -39,7 +39,7 @@ from clients.line.packing import Bundle, PackedReply, RunConfig, Work, read_bund
 from clients.line.reach import authority_at
 from clients.line.whole import WholeMessages
 from contract.errors import AddressError
-from contract.transport import proxy_for
+from contract.transport import PLAIN, AnswerError, proxy_for, require_plain
 from contract.whole import object_names
 
 __all__ = [
@@ -350,11 +350,23 @@ def _client_that_shows(certificate: Path | None, made: list[Any]) -> Any:
             super().__init__(base_url, interceptors=(_clock, *interceptors), verify=verify, **options)
             self._client.close()  # it would end a connection after five seconds; a task takes longer
             kept = httpx.Limits(keepalive_expiry=_KEPT_OPEN)
-            hooks = {"response": [_wait_as_told]}
-            self._client = httpx.Client(verify=verify, timeout=_PATIENCE, limits=kept, event_hooks=hooks)
+            hooks = {"response": [_require_plain, _wait_as_told]}
+            self._client = httpx.Client(
+                verify=verify, timeout=_PATIENCE, limits=kept, event_hooks=hooks, headers=PLAIN
+            )
             made.append(self)
 
     return Client
+
+
+def _require_plain(response: Any) -> None:
+    """Leave an answer unread that would have to be unpacked: some bytes may be packed that are gigabytes."""
+    import httpx
+
+    try:
+        require_plain(response)
+    except AnswerError as exc:
+        raise httpx.DecodingError(str(exc), request=response.request) from exc
 
 
 def _wait_as_told(response: Any) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from clients.line.clock import time_said
 from contract.enrolment import ADDRESS
 from contract.errors import AddressError, SiteConfigError
-from contract.transport import proxy_for, read_authority
+from contract.transport import named_proxy, proxy_for, read_authority
 
 __all__ = ["Reached", "authority_at", "in_the_way", "reach"]
 
@@ -76,7 +76,7 @@ def reach(superlink: str, authority: bytes) -> Reached:
                 said = answer.headers.get("date")
     except (httpx.HTTPError, httpx.InvalidURL) as exc:
         raise in_the_way(exc, superlink, proxy) from exc
-    return Reached(proxy=proxy, ahead=_ahead(now, said), valid_until=_end_of(certificate))
+    return Reached(proxy=named_proxy(proxy), ahead=_ahead(now, said), valid_until=_end_of(certificate))
 
 
 def _ahead(now: float, said: str | None) -> float | None:
@@ -100,7 +100,7 @@ def in_the_way(error: Exception, superlink: str, proxy: str) -> AddressError:
         superlink: host:port that was asked.
         proxy: through which; empty if none is between.
     """
-    text = str(error)
+    text, proxy = str(error), named_proxy(proxy)
     through = f" through the proxy {proxy}" if proxy else ""
     for sign, what, remedy in (
         (

@@ -32,6 +32,7 @@ def connect(
     The token is asked for, or read from --token-file or the variable TIDEGATE_TOKEN. It is kept in
     ~/.config/tidegate/profiles, in a file for you alone, and so is the key with which your runs are signed.
     """
+    from contract.errors import AddressError
     from contract.federation_api import SigningKey, Whoami
     from contract.outside import shown
     from scientist.connection import Connection, require_url
@@ -43,22 +44,28 @@ def connect(
     settings, address = read_settings(), require_url(url)
     profile_name = require_name(name or _name_of(address))
     trusted = _trusted(address, authority, fingerprint)
-    secret = _token(token_file, token or settings.token)
+    secret, key = _token(token_file, token or settings.token), None
     with Connection(address, secret, trusted) as connection:
         who = connection.get("/v1/whoami", Whoami)
         profile = Profile(url=address, person=who.name, role=who.role, token=secret, authority=trusted)
         if who.role != "reviewer":
             key = public_key(Profiles(settings).make_signing_key(profile_name))
             who = connection.post("/v1/signing-key", Whoami, SigningKey(key=key))
+    if key is not None and who.signing_key != key:  # nobody but this machine says which key is this person's
+        raise AddressError(
+            "the server answers with another key than the one that was made here for you",
+            where=address,
+            remedy="Trust nothing that it says, and tell no site a key: ask the operator what answers there",
+        )
     path = Profiles(settings).save(profile_name, profile)
     if json:
-        print_json({"profile": profile_name, "file": path, **who.model_dump(mode="json")})
+        print_json({"profile": profile_name, "file": path, **who.model_dump(mode="json"), "signing_key": key})
         return
     until = "" if who.expires is None else f", until {who.expires:%Y-%m-%d %H:%M} UTC"
     say(f"Connected to {address} as '{shown(who.name)}', {who.role}{until}.")
     say(f"The profile '{profile_name}' is in {path}. `tidegate runs list` asks the server.")
-    if who.signing_key is not None:
-        _say_key(who.signing_key)
+    if key is not None:
+        _say_key(key)
 
 
 def whoami(json: Json = False) -> None:

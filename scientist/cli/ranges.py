@@ -28,7 +28,7 @@ def ask_there(
     """
     from contract.federation_api import RangeSubmission, Submitted
     from scientist.cli.runs import ended_run
-    from scientist.connected import connect, request_of
+    from scientist.connected import connect, request_of, understood
     from terminal.new_files import require_new
     from terminal.output import say
     from terminal.range_files import give_ranges, read_unranged
@@ -50,5 +50,7 @@ def ask_there(
         if not json:
             say(f"question '{submitted.run}' is submitted")
         result = ended_run(connection, submitted.run, json=json).result or {}
-    if not give_ranges(result, unranged, file=file, write=write, json=json):
+    with understood(submitted.run):
+        is_whole = give_ranges(result, unranged, file=file, write=write, json=json)
+    if not is_whole:
         raise typer.Exit(1)

@@ -123,12 +123,13 @@ def resume(name: Name, json: Json = False) -> None:
 def compare(*, runs: list[str], json: bool) -> None:
     """Results of runs side by side."""
     from contract.federation_api import RunDetail
-    from scientist.connected import connect, path_of
+    from scientist.connected import connect, path_of, understood
     from terminal.run_tables import show_results
 
     with connect() as connection:
         found = [connection.get(path_of("runs", name), RunDetail) for name in runs]
-    show_results(found, json=json)
+    with understood(", ".join(runs)):
+        show_results(found, json=json)
 
 
 def run_there(experiment: Experiment, windows: list[str], *, json: bool, days: int = 14) -> None:
@@ -273,11 +274,26 @@ def _say_waiting(event: BaseModel, known: set[str]) -> None:
 
 
 def _show(found: RunDetail) -> None:
+    from scientist.connected import understood
+    from terminal.output import say
+
+    run = found.run
+    say(f"run {run.name}, of {run.owner or 'nobody here'}: {_status(run)}")
+    with understood(run.name):
+        _show_result(found)
+    if run.of:
+        say(f"{run.rounds} of {run.of} rounds")
+    if run.model_version:
+        say(f"version {run.model_version} of '{run.experiment}'")
+    if run.error:
+        say(run.error, "yellow")
+
+
+def _show_result(found: RunDetail) -> None:
     from terminal.output import metrics_headings, metrics_rows, print_table, say
     from terminal.range_files import show_ranges
 
     run, result = found.run, found.result
-    say(f"run {run.name}, of {run.owner or 'nobody here'}: {_status(run)}")
     if result is not None and {"metrics", "privacy", "private", "rounds_counted"} <= result.keys():
         print_table(metrics_headings(result), metrics_rows(result))
         if not result["private"]:
@@ -293,12 +309,6 @@ def _show(found: RunDetail) -> None:
             ),
             unbroken=("round", "state"),
         )
-    if run.of:
-        say(f"{run.rounds} of {run.of} rounds")
-    if run.model_version:
-        say(f"version {run.model_version} of '{run.experiment}'")
-    if run.error:
-        say(run.error, "yellow")
 
 
 def _told(result: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -173,15 +173,35 @@ def _person(request: Request) -> Person:
     return person
 
 
+async def _body_of(request: Request, api: Api, person: Person) -> bytes:
+    """What was sent, unless the token was revoked or has ended while it came: that may take half a minute."""
+    body = await request.body()
+    if not await run_in_threadpool(api.people.is_good, person):
+        raise _RefusedError(401, "this needs a good token", remedy="Connect with one: tidegate connect URL")
+    return body
+
+
 def _allowed(*roles: Role) -> Callable[[Request], Person]:
     def allow(request: Request) -> Person:
         person = _person(request)
         if person.role not in roles:
-            article = "an" if person.role == "operator" else "a"
-            raise HTTPException(403, f"{article} {person.role} may not do this")
+            may = " or ".join(map(_one, roles))
+            raise _RefusedError(403, f"{_one(person.role)} may not do this", remedy=f"Ask {may}, who may")
         return person
 
     return allow
+
+
+def _one(role: Role) -> str:
+    return f"{'an' if role == 'operator' else 'a'} {role}"
+
+
+class _RefusedError(HTTPException):
+    """A refusal that says what to do."""
+
+    def __init__(self, status: int, what: str, *, remedy: str) -> None:
+        super().__init__(status, what)
+        self.remedy = remedy
 
 
 def _page_of(
@@ -220,7 +240,7 @@ def whoami(person: _Reader) -> Whoami:
 )
 async def signing_key(request: Request, api: _Answers, person: _Submitter) -> Whoami:
     """A public key, in the place of an earlier one. Sites trust only keys that their own policy names."""
-    body = await request.body()
+    body = await _body_of(request, api, person)
     return await run_in_threadpool(_keep_signing_key, api, person, body)
 
 
@@ -233,7 +253,7 @@ def sites(api: _Answers, page: _Paged, _who: _Reader) -> Sites:
 @_router.get("/sites/{site}/card", summary="A site's card")
 def card(site: SiteName, api: _Answers, _who: _Reader) -> SiteCard:
     """What an admitted site offers, as it said in public when it asked to be let in."""
-    return _found(api.reading.card(site), "there is no such site")
+    return _found(api.reading.card(site), "site")
 
 
 @_router.get("/cards", summary="The cards of the admitted sites")
@@ -257,7 +277,7 @@ def runs(api: _Answers, page: _Paged, person: _Reader, mine: Annotated[bool, Que
 )
 async def submit(request: Request, api: _Answers, person: _Submitter) -> Submitted:
     """An experiment as JSON text, and the windows to train on. It joins the queue."""
-    body = await request.body()
+    body = await _body_of(request, api, person)
     return await run_in_threadpool(_submit, api, person, body)
 
 
@@ -270,7 +290,7 @@ async def submit(request: Request, api: _Answers, person: _Submitter) -> Submitt
 )
 async def ranges(request: Request, api: _Answers, person: _Submitter) -> Submitted:
     """A question for the ranges of features, which costs each site ε. It joins the queue as a run."""
-    body = await request.body()
+    body = await _body_of(request, api, person)
     asked = await run_in_threadpool(_parsed, RangeSubmission, body)
     return await run_in_threadpool(ask_ranges, asked, api.reading, person)
 
@@ -296,7 +316,7 @@ def stop(name: str, api: _Answers, person: _Submitter) -> RunDetail:
 def resume(name: str, api: _Answers, person: _Submitter) -> RunDetail:
     """One that failed or was stopped goes on from its checkpoint, under its name and within its budget.
 
-    Whoever submitted it may, and an operator. It joins the queue again, at the end.
+    Whoever submitted it may, and an operator. It joins the queue again, behind what its owner has there.
     """
     _require_own(name, api, person, "resume")
     resume_run(name, api.reading, person)
@@ -346,7 +366,7 @@ def windows(experiment: ExperimentName, api: _Answers, page: _Paged, _who: _Read
 )
 async def add(request: Request, api: _Answers, person: _Operator) -> ScheduleAdded:
     """An experiment as JSON text, and its calendar. Each window is checked once it has closed."""
-    body = await request.body()
+    body = await _body_of(request, api, person)
     asked = await run_in_threadpool(_parsed, NewSchedule, body)
     return await run_in_threadpool(add_schedule, asked, api.reading, person)
 
@@ -400,7 +420,7 @@ def versions(model: ExperimentName, api: _Answers, page: _Paged, _who: _Reader) 
 @_router.get("/models/{model}/versions/{version}", summary="A model version")
 def version(model: ExperimentName, version: _Number, api: _Answers, _who: _Reader) -> Version:
     """With its passport."""
-    return _found(api.reading.version(model, version), "there is no such version")
+    return _found(api.reading.version(model, version), "version")
 
 
 @_router.post(
@@ -414,7 +434,7 @@ async def promote(
     model: ExperimentName, version: _Number, request: Request, api: _Answers, person: _Reviewer
 ) -> Version:
     """It becomes the champion. The decision is recorded with the reviewer's name and reason."""
-    body = await request.body()
+    body = await _body_of(request, api, person)
     return await run_in_threadpool(_move, api, person, (model, version, "promote"), body)
 
 
@@ -429,7 +449,7 @@ async def rollback(
     model: ExperimentName, version: _Number, request: Request, api: _Answers, person: _Reviewer
 ) -> Version:
     """It becomes the champion again. The decision is recorded with the reviewer's name and reason."""
-    body = await request.body()
+    body = await _body_of(request, api, person)
     return await run_in_threadpool(_move, api, person, (model, version, "rollback"), body)
 
 
@@ -476,11 +496,11 @@ def _move(
 ) -> Version:
     (model, number, kind), reason = wanted, _parsed(Promotion, body).reason
     reading = api.reading
-    _found(reading.version(model, number), "there is no such version")
+    _found(reading.version(model, number), "version")
     with reading.lock:
         move_champion(model, number, kind, reading.state, reading.registry, by=person.name, reason=reason)
     _log.info("%s: %s of %s, version %d", person.name, kind, model, number)
-    return _found(reading.version(model, number), "there is no such version")
+    return _found(reading.version(model, number), "version")
 
 
 def _set_paused(experiment: str, api: Api, person: Person, *, paused: bool) -> Schedule:
@@ -500,9 +520,9 @@ def _require_own(name: str, api: Api, person: Person, verb: str) -> None:
         raise HTTPException(403, f"the run is {submission.person}'s: they or an operator may {verb} it")
 
 
-def _found(found: Found | None, otherwise: str) -> Found:
+def _found(found: Found | None, what: str) -> Found:
     if found is None:
-        raise HTTPException(404, otherwise)
+        raise _RefusedError(404, f"there is no such {what}", remedy=_LISTED[what])
     return found
 
 
@@ -549,7 +569,7 @@ def _known(name: str, find: Callable[[str], Found | None]) -> Found:
     found: Found | None = None
     with suppress(ValidationError):
         found = find(TypeAdapter(RunName).validate_python(name))
-    return _found(found, "there is no such run")
+    return _found(found, "run")
 
 
 def _may_read(api: Api, person: Person, session: str | None) -> bool:
@@ -597,9 +617,15 @@ def _first(errors: Any) -> str:
 def _plain(_request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
-    return refusal(error.status_code, _OURS.get(str(error.detail), str(error.detail)))
+    remedy = error.remedy if isinstance(error, _RefusedError) else ""
+    return refusal(error.status_code, _OURS.get(str(error.detail), str(error.detail)), remedy=remedy)
 
 
+_LISTED = {
+    "run": "`tidegate runs list` has all",
+    "site": "`tidegate sites list` has all",
+    "version": "`tidegate models list MODEL` has all",
+}
 _OURS = {"Not Found": NO_SUCH_PATH, "Method Not Allowed": "not in this way"}
 """Our words for the library's."""
 

@@ -17,7 +17,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
@@ -33,6 +33,8 @@ _HEARTBEAT = 10.0
 """Seconds after which a stream without events says that it lives; and asks whether its reader still may."""
 _ID = re.compile(r"(\d{1,6})-(\d{1,18})", re.ASCII)
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST = 253_402_300_799_000_000
+"""The end of the year 9999."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,15 +124,13 @@ class Events:
 
     def _rounds(self) -> list[bytes]:
         parts = []
-        for record in self.reading.state.rounds(self.run):
-            if record.round > self.cursor.round:
-                self.cursor = Cursor(round=record.round, moment=self.cursor.moment)
-                parts.append(_event("round", round_of(record), self.cursor))
+        for record in self.reading.state.rounds(self.run, after=self.cursor.round):
+            self.cursor = Cursor(round=record.round, moment=self.cursor.moment)
+            parts.append(_event("round", round_of(record), self.cursor))
         return parts
 
     def _participation(self) -> list[bytes]:
-        records = self.reading.state.participation(self.run)
-        changed = [one for one in records if _moment(one.since) > self.cursor.moment]
+        changed = self.reading.state.participation(self.run, after=_at(self.cursor.moment))
         if not changed:
             return []
         latest = max(_moment(one.since) for one in changed)
@@ -143,6 +143,11 @@ def _event(kind: str, content: BaseModel, cursor: Cursor | None) -> bytes:
     """An event; JSON on one line has no line end that could begin another field."""
     name = "" if cursor is None else f"id: {cursor}\n"
     return f"event: {kind}\n{name}data: {content.model_dump_json()}\n\n".encode()
+
+
+def _at(moment: int) -> datetime:
+    """The time of a moment; of one that no calendar has, the last that there is."""
+    return _BEGINNING + timedelta(microseconds=min(moment, _LAST))
 
 
 def _moment(at: datetime) -> int:

@@ -27,6 +27,10 @@ def move_champion(
         InputError: there is no such version, or a name or reason cannot be recorded.
     """
     require_recordable("by", by)
+    if by.strip().casefold() == "policy":
+        raise InputError(
+            "the policy decides by itself, and nobody in its name", where="by", remedy="Give a person's name"
+        )
     require_recordable("reason", reason, most=10_000)
     if version not in {item.version for item in registry.versions(model)}:
         raise InputError(

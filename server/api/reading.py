@@ -175,7 +175,7 @@ class Reading:
         if record is None:
             return None if submission is None else _not_begun(submission, place)
         if submission is not None and submission.is_resumed(record):
-            rounds = len(self.state.rounds(record.name))
+            rounds = self.state.count_rounds(record.name)
             return _not_begun(submission, place).model_copy(update={"rounds": rounds})
         stopped = submission is not None and submission.stopped_by and record.status == "failed"
         return Run(
@@ -187,7 +187,7 @@ class Reading:
             place=0,
             since=record.started,
             ended=record.ended,
-            rounds=len(self.state.rounds(record.name)),
+            rounds=self.state.count_rounds(record.name),
             of=_rounds_of(record.experiment_json) if record.job == "train" else 0,
             model_version=record.model_version,
             error=record.error or (submission.detail if submission is not None else ""),

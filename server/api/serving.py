@@ -24,7 +24,7 @@ from server.registry.registry_ui import ui_socket
 from server.server_file import ServerFile
 from server.settings import ServerSettings
 from server.state.storage import open_state
-from terminal.logs import FewWarnings, PlainRecords
+from terminal.logs import FewWarnings, PlainRecords, RotatingFile
 
 __all__ = ["serve_api"]
 
@@ -125,10 +125,9 @@ class _Server:
 
 @contextmanager
 def _logged(path: Path) -> Iterator[None]:
-    """Write who did what over the API, and who was refused, to the end of a file of this user alone."""
+    """Write who did what over the API, and who was refused, into a bounded log of this user alone."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path.touch(mode=0o600)
-    file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    file = RotatingFile(path)  # or whoever has a token could fill the disk by what is written of them
     file.addFilter(PlainRecords())
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in ("tidegate.api", "uvicorn.error")]

@@ -35,6 +35,7 @@ def init(
 
     from contract.complaints import sentences
     from contract.errors import InputError
+    from server.cli.acts import note_act
     from server.enrolment import make_server
     from server.server_file import ServerFile
     from server.settings import read_settings
@@ -46,7 +47,9 @@ def init(
     except ValidationError as exc:
         words = "; ".join(sentences(exc.errors(include_url=False), ServerFile, given))
         raise InputError(words, where="server init", remedy="Nothing was made; correct that") from exc
-    path = make_server(read_settings().home, file)
+    home = read_settings().home
+    path = make_server(home, file)
+    note_act(home, f"makes the server for {', '.join(file.hosts)}")
     if json:
         print_json({"file": str(path), "gateway": file.gateway, "api": file.api})
         return
@@ -61,11 +64,14 @@ def invite(
     json: Json = False,
 ) -> None:
     """Print a token with which one site may ask to be let in under this name."""
+    from server.cli.acts import note_act
     from server.enrolment import invite as invite_site
     from server.settings import read_settings
     from terminal.output import errors, print_json
 
-    token, until = invite_site(_site_name(name), read_settings(), _duration(expires))
+    settings = read_settings()
+    token, until = invite_site(_site_name(name), settings, _duration(expires))
+    note_act(settings.home, f"invites site '{name}', until {until:%Y-%m-%d %H:%M} UTC")
     if json:
         print_json({"name": name, "token": token, "expires": until.isoformat()})
         return
@@ -119,12 +125,16 @@ def confirm(
     json: Json = False,
 ) -> None:
     """Let a site in that asked: register its key, pin its rows, and sign its certificate."""
+    from server.cli.acts import note_act
     from server.enrolment import confirm as confirm_site
     from server.federation import running_control
     from server.settings import read_settings
     from terminal.output import print_json, say
 
-    asked = confirm_site(name, fingerprint, running_control(), read_settings(), rows)
+    settings = read_settings()
+    asked = confirm_site(name, fingerprint, running_control(), settings, rows)
+    facts = f"with {asked.fingerprint}, stating {rows or asked.stated_rows:,} rows"
+    note_act(settings.home, f"lets site '{name}' in, {facts}")
     if json:
         print_json({**_facts(asked), "stated_rows": rows or asked.stated_rows, "state": "confirmed"})
         return
@@ -134,11 +144,14 @@ def confirm(
 
 def refuse(name: Name, json: Json = False) -> None:
     """Refuse a site that asked to be let in."""
+    from server.cli.acts import note_act
     from server.enrolment import refuse as refuse_site
     from server.settings import read_settings
     from terminal.output import print_json, say
 
-    refuse_site(name, read_settings())
+    settings = read_settings()
+    refuse_site(name, settings)
+    note_act(settings.home, f"refuses site '{name}'")
     if json:
         print_json({"name": name, "state": "refused"})
     else:
@@ -147,11 +160,14 @@ def refuse(name: Name, json: Json = False) -> None:
 
 def revoke(name: Name, json: Json = False) -> None:
     """Let a site connect no more, and renew its certificate no more: its next request is refused."""
+    from server.cli.acts import note_act
     from server.federation import dismiss, running_control
     from server.settings import read_settings
     from terminal.output import print_json, say
 
-    dismiss(name, running_control(), read_settings())
+    settings = read_settings()
+    dismiss(name, running_control(settings), settings)
+    note_act(settings.home, f"revokes site '{name}'")
     if json:
         print_json({"name": name, "state": "revoked"})
     else:

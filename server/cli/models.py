@@ -89,6 +89,7 @@ def _move(
     model: str, version: int, kind: Literal["promote", "rollback"], by: str, reason: str, *, json: bool
 ) -> None:
     from server.api.promotion import move_champion, require_recordable
+    from server.cli.acts import note_act
     from server.settings import read_settings
     from server.state.storage import open_known_state
     from terminal.model_tables import say_champion
@@ -96,8 +97,10 @@ def _move(
     require_recordable("--by", by)
     require_recordable("--reason", reason, most=10_000)
     registry = _registry()
-    with open_known_state(read_settings().state_url) as state:
+    settings = read_settings()
+    with open_known_state(settings.state_url) as state:
         move_champion(model, version, kind, state, registry, by=by, reason=reason)
+    note_act(settings.home, f"enters for '{by}': {kind} of {model}, version {version}")
     say_champion(model, version, kind=kind, by=by, json=json)
 
 

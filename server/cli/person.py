@@ -29,6 +29,7 @@ def add(
     """Let a person in, and print their token: once, for it is kept nowhere. Hand it over in private."""
     from datetime import UTC, timedelta
 
+    from server.cli.acts import note_act
     from server.line.certificates import authority_fingerprint
     from server.settings import read_settings
     from server.state.people import People
@@ -39,6 +40,8 @@ def add(
     expires = None if days is None else datetime.now(UTC) + timedelta(days=days)
     with open_known_state(settings.state_url) as state:
         token = People(state.database).add(name, role, expires=expires)
+    until = "without an end" if expires is None else f"until {expires:%Y-%m-%d %H:%M} UTC"
+    note_act(settings.home, f"lets '{name}' in as {role}, {until}")
     authority = settings.home / "certificates" / "ca.pem"
     fingerprint = authority_fingerprint(authority.read_bytes()).hex() if authority.exists() else None
     if json:
@@ -93,12 +96,14 @@ def list_people(json: Json = False) -> None:
 @app.command()
 def revoke(name: Name) -> None:
     """Take a person's token back, from their next request on. Their runs go on."""
-
+    from server.cli.acts import note_act
     from server.settings import read_settings
     from server.state.people import People
     from server.state.storage import open_known_state
     from terminal.output import say
 
-    with open_known_state(read_settings().state_url) as state:
+    settings = read_settings()
+    with open_known_state(settings.state_url) as state:
         People(state.database).revoke(name)
+    note_act(settings.home, f"revokes the token of '{name}'")
     say(f"'{name}' may come in no more")

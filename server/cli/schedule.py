@@ -52,7 +52,9 @@ def add(
     meanwhile. A window whose check failed is tried again four times, later each time, and then not judged.
     """
     from server.api.keeping import keep_schedule
+    from server.cli.acts import note_act
     from server.cli.here import reading_here
+    from server.settings import read_settings
     from terminal.experiment_files import read_experiment
     from terminal.schedule_tables import read_days, say_added
 
@@ -68,6 +70,7 @@ def add(
             cron=cron,
             pace=rehearse,
         )
+    note_act(read_settings().home, f"adds the schedule of {experiment.name}")
     say_added(added, json=json)
 
 
@@ -108,22 +111,28 @@ def resume(experiment: Name, json: Json = False) -> None:
 @app.command()
 def remove(experiment: Name, json: Json = False) -> None:
     """Forget a schedule. Verdicts and decisions stay; a check in progress ends as it would."""
+    from server.cli.acts import note_act
     from server.settings import read_settings
     from server.state.schedules import Schedules
     from server.state.storage import open_known_state
     from terminal.schedule_tables import say_removed
 
-    with open_known_state(read_settings().state_url) as state:
+    settings = read_settings()
+    with open_known_state(settings.state_url) as state:
         Schedules(state.database).remove(experiment)
+    note_act(settings.home, f"removes the schedule of {experiment}")
     say_removed(experiment, json=json)
 
 
 def _pause(experiment: str, *, paused: bool, json: bool) -> None:
+    from server.cli.acts import note_act
     from server.cli.here import reading_here
+    from server.settings import read_settings
     from server.state.schedules import Schedules
     from terminal.schedule_tables import say_waits
 
     with reading_here() as reading:
         kept = Schedules(reading.state.database)
         kept.pause(experiment, paused=paused)
+        note_act(read_settings().home, f"{'pauses' if paused else 'resumes'} the schedule of {experiment}")
         say_waits(reading.schedule(kept.get(experiment)), json=json)

@@ -145,12 +145,15 @@ def admit(
     rows: Rows = None,
 ) -> None:
     """Let the site with this key connect. Only it may then answer under that name."""
+    from server.cli.acts import note_act
     from server.federation import admit as admit_key
     from server.federation import running_control
     from server.settings import read_settings
     from terminal.output import say
 
-    node = admit_key(name, public_key, running_control(), read_settings(), stated_rows=rows)
+    settings = read_settings()
+    node = admit_key(name, public_key, running_control(settings), settings, stated_rows=rows)
+    note_act(settings.home, f"admits site '{name}' as node {node}")
     say(f"site '{name}' may connect as node {node}")
 
 
@@ -160,24 +163,30 @@ def readmit(name: Annotated[str, typer.Argument(help="The site's name.")], rows:
 
     How many rows a site states, and how long its ledger is, is held over all runs to what it said first.
     """
+    from server.cli.acts import note_act
     from server.federation import readmit as readmit_site
     from server.settings import read_settings
     from terminal.output import say
 
-    readmit_site(name, read_settings(), rows)
+    settings = read_settings()
+    readmit_site(name, settings, rows)
     stated = "what its next answer states" if rows is None else f"{rows:,} rows"
+    note_act(settings.home, f"readmits site '{name}', held to {stated}")
     say(f"site '{name}' is held to {stated} from now on")
 
 
 @app.command()
 def dismiss(name: Annotated[str, typer.Argument(help="The site's name.")]) -> None:
     """Let a site that has left connect no more; until then every run counts it as missing."""
+    from server.cli.acts import note_act
     from server.federation import dismiss as dismiss_site
     from server.federation import running_control
     from server.settings import read_settings
     from terminal.output import say
 
-    dismiss_site(name, running_control(), read_settings())
+    settings = read_settings()
+    dismiss_site(name, running_control(settings), settings)
+    note_act(settings.home, f"dismisses site '{name}'")
     say(f"site '{name}' may connect no more")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -28,6 +29,7 @@ __all__ = [
     "authority_fingerprint",
     "ending",
     "make_server_files",
+    "require_pair",
     "server_files",
     "sign_site",
 ]
@@ -74,16 +76,36 @@ def make_server_files(folder: Path, hosts: Sequence[str], now: datetime | None =
 
     A certificate that ends within two months, or is for other hosts, is made anew where the authority's key
     is there: it is written over the old one, and a server that runs shows it from then on.
+
+    Raises:
+        AddressError: what is there is no certificate, or the authority's key cannot be read.
     """
     now = now or datetime.now(UTC)
     files = server_files(folder)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not files.authority.exists():
         _make_authority(files, now)
+    _read(files.authority, remedy="Put the federation's authority (ca.pem) back from the backup")
     is_there = files.certificate.exists() and files.key.exists()
     if not is_there or (files.authority_key.exists() and _is_to_renew(files.certificate, hosts, now)):
         _make_certificate(files, hosts, now)
     return files
+
+
+def require_pair(files: ServerFiles) -> None:
+    """See that the server can show its certificate.
+
+    Raises:
+        AddressError: the key is not that certificate's, or one of the two is none.
+    """
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(files.certificate, files.key)
+    except ssl.SSLError as exc:
+        raise AddressError(
+            f"this is not the key of the certificate in {files.certificate.name}",
+            where=str(files.key),
+            remedy="Put both back from the backup, or remove both: `tidegate server up` then makes them anew",
+        ) from exc
 
 
 def authority_fingerprint(authority: bytes) -> bytes:
@@ -166,9 +188,19 @@ def _make_certificate(files: ServerFiles, hosts: Sequence[str], now: datetime) -
     files.certificate.write_bytes(_signed(builder, usage, issuer, issuer_key))
 
 
+def _read(path: Path, *, remedy: str) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except ValueError as exc:
+        raise AddressError("this file holds no certificate", where=str(path), remedy=remedy) from exc
+
+
 def _is_to_renew(path: Path, hosts: Sequence[str], now: datetime) -> bool:
-    certificate = x509.load_pem_x509_certificate(path.read_bytes())
-    named = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    certificate = _read(path, remedy="Remove it: `tidegate server up` then makes another")
+    try:
+        named = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return True
     if set(named) != {_host(host) for host in hosts}:
         return True
     return certificate.not_valid_after_utc - now < _RENEWED_BEFORE

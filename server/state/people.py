@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -25,6 +27,8 @@ __all__ = ["People", "Person"]
 
 _BYTES = 32
 _LONGEST_TOKEN = 200
+_POLICY = "policy"
+"""Who decides in the name of nobody (`server.cycle`): no person may be taken for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +73,7 @@ class People:
         again.
 
         Raises:
-            InputError: the name cannot be one, or its token is still good.
+            InputError: the name cannot be one, or is taken for another's, or its token is still good.
         """
         try:
             TypeAdapter(PersonName).validate_python(name)
@@ -85,6 +89,7 @@ class People:
             wanted = select(*_COLUMNS).where(table.c.name == name).with_for_update()
             known = connection.execute(wanted).one_or_none()
             if known is None:
+                _require_unlike(name, connection.execute(select(table.c.name)).scalars().all())
                 connection.execute(table.insert().values(name=name, revoked=None, **values))
                 return token
             if Person(**known._mapping).may_enter(now):
@@ -125,8 +130,9 @@ class People:
     def keep_signing_key(self, person: Person, key: str) -> None:
         """Keep the public key of what a person signs, in the place of an earlier one."""
         table = tables.people
+        same = (table.c.name == person.name) & (table.c.made == person.made)  # not of a token made since
         with self._database.write() as connection:
-            connection.execute(update(table).where(table.c.name == person.name).values(signing_key=key))
+            connection.execute(update(table).where(same).values(signing_key=key))
 
     def with_token(self, token: str) -> Person | None:
         """Who shows this token, if it is good now."""
@@ -145,6 +151,28 @@ class People:
             found = connection.execute(wanted).one_or_none()
         now = None if found is None else Person(**found._mapping)
         return now is not None and now.made == person.made and now.may_enter(datetime.now(UTC))
+
+
+def _require_unlike(name: str, names: Sequence[str]) -> None:
+    """Refuse a name that a reader of runs and decisions takes for another.
+
+    Raises:
+        InputError: it differs in capitals, blanks or the way in which a letter is made alone.
+    """
+    likeness = _likeness(name)
+    other = next((one for one in (_POLICY, *names) if _likeness(one) == likeness), None)
+    if other is not None:
+        whose = "who decides by itself" if other == _POLICY else "a person's"
+        raise InputError(
+            f"'{name}' is taken for '{other}', which is {whose}",
+            where="NAME",
+            remedy="Give a name that nobody mistakes",
+        )
+
+
+def _likeness(name: str) -> str:
+    """What is equal of names that look alike (Unicode NFKC, without regard to case)."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 _COLUMNS = tuple(tables.people.c[name] for name in Person.__dataclass_fields__)

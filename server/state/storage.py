@@ -215,11 +215,16 @@ class State:
             else:
                 return
 
-    def participation(self, run: str) -> tuple[ParticipationRecord, ...]:
-        """How far each site came in each exchange of a run, in their order."""
-        found = self._select(tables.participation, ParticipationRecord, run=run)
+    def participation(self, run: str, *, after: datetime | None = None) -> tuple[ParticipationRecord, ...]:
+        """How far each site came in each exchange of a run, in their order; what changed after then alone."""
+        table = tables.participation
+        wanted = select(*_columns(table, ParticipationRecord)).where(table.c.run == run).order_by(table.c.id)
+        found = self._rows(wanted if after is None else wanted.where(table.c.since > after))
         return tuple(
-            replace(item, node_id=None if item.node_id is None else int(item.node_id)) for item in found
+            ParticipationRecord(
+                **{**row._mapping, "node_id": None if row.node_id is None else int(row.node_id)}
+            )
+            for row in found
         )
 
     def start_run(
@@ -382,12 +387,20 @@ class State:
         rows = self._rows(select(table.c.round, table.c.blob).where(table.c.run == run))
         return (int(rows[0].round), bytes(rows[0].blob)) if rows else None
 
-    def rounds(self, run: str) -> tuple[RoundRecord, ...]:
-        """The finished rounds of a run, in order."""
+    def rounds(self, run: str, *, after: int = 0) -> tuple[RoundRecord, ...]:
+        """The finished rounds of a run, in order; those alone that come after that number."""
+        table = tables.rounds
+        here = (table.c.run == run) & (table.c.round > after)
+        found = self._rows(select(*_columns(table, RoundRecord)).where(here).order_by(table.c.id))
         return tuple(
-            RoundRecord(**{**vars(found), "cohort": tuple(found.cohort), "counted": tuple(found.counted)})
-            for found in self._select(tables.rounds, RoundRecord, run=run)
+            RoundRecord(**{**row._mapping, "cohort": tuple(row.cohort), "counted": tuple(row.counted)})
+            for row in found
         )
+
+    def count_rounds(self, run: str) -> int:
+        """How many rounds of a run have finished."""
+        wanted = select(func.count()).where(tables.rounds.c.run == run)
+        return int(self._rows(wanted)[0][0])
 
     def save_drift(self, experiment: str, *, window: str, site: str, summary: Mapping[str, Any]) -> bool:
         """Keep a site's drift summary; False if there was one for that window, which stays."""

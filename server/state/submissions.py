@@ -5,15 +5,19 @@
     submitted   the SuperLink has it, under the number `superlink_run`
     ended       nothing more is to be done; the run's own record says how it went
 
+The next to begin is a run of whoever has the fewest that go on or are ahead of it; of several such the
+oldest. So a person who submits many keeps nobody else waiting for all of them.
+
 A stop is written down here and done by whoever works on the queue (`server.queue`): so it is not lost when
 the server is stopped between the two.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from sqlalchemy import Connection, Select, func, select, union_all, update
@@ -31,6 +35,8 @@ __all__ = ["MOST_QUEUED", "SubmissionRecord", "SubmissionState", "Submissions"]
 SubmissionState = Literal["queued", "submitting", "submitted", "ended"]
 MOST_QUEUED = 50
 """Runs that one person may have in the queue."""
+_MOST_IN_AN_HOUR = 500
+"""Of one person: each is kept for ever, and may have a megabyte."""
 _TRIES = 10
 _LONGEST_DETAIL = 2000
 
@@ -93,7 +99,7 @@ class Submissions:
         run: str = "",
         mandate: str = "",
     ) -> SubmissionRecord:
-        """Put a run at the end of the queue, under a name that no run has.
+        """Put a run into the queue, after those of its person, under a name that no run has.
 
         Args:
             experiment: the plan.
@@ -105,7 +111,8 @@ class Submissions:
             mandate: what they signed; empty where they signed nothing.
 
         Raises:
-            InputError: this person has too many in the queue, or another run has that name.
+            InputError: this person has too many in the queue, or has submitted too many of late; or another
+                run has that name.
         """
         table = tables.submissions
         values = {
@@ -155,18 +162,19 @@ class Submissions:
     def places(self, federation: str) -> dict[str, int]:
         """The place of each run that is queued, from 1."""
         table = tables.submissions
-        here = (table.c.federation == federation) & (table.c.state == "queued")
+        here = (table.c.federation == federation) & (table.c.state != "ended")
+        wanted = select(table.c.run, table.c.person, table.c.state).where(here).order_by(*_ORDER)
         with self._database.read() as connection:
-            names = connection.execute(select(table.c.run).where(here).order_by(*_ORDER)).scalars()
-            return {name: place for place, name in enumerate(names, start=1)}
+            queued = _in_turn(connection.execute(wanted).all())
+        return {row.run: place for place, row in enumerate(queued, start=1)}
 
     def take(self, federation: str, *, at_once: int) -> SubmissionRecord | None:
-        """Take the oldest from the queue, unless so many go on; None where there is none to take."""
+        """Take the next from the queue, unless so many go on; None where there is none to take."""
         table = tables.submissions
         here = (table.c.federation == federation) & (table.c.state != "ended")
         with self._database.write() as connection:
             open_ones = connection.execute(_wanted().where(here).with_for_update()).all()
-            queued = [row for row in open_ones if row.state == "queued"]
+            queued = _in_turn(open_ones)
             if not queued or len(open_ones) - len(queued) >= at_once:
                 return None
             first = queued[0]
@@ -206,10 +214,10 @@ class Submissions:
             return connection.execute(select(table.c.id).where(goes_on)).first() is not None
 
     def resume(self, run: str) -> bool:
-        """Put a run that has ended at the end of the queue again; false where it has not, or is not known.
+        """Put a run that has ended into the queue again; false where it has not, or is not known.
 
         Raises:
-            InputError: its owner has too many in the queue.
+            InputError: its owner has too many in the queue, or has submitted too many of late.
         """
         table, found = tables.submissions, self.get(run)
         if found is None:
@@ -270,13 +278,33 @@ def _wanted() -> Select[Any]:
     return select(*(table.c[name] for name in SubmissionRecord.__dataclass_fields__)).order_by(*_ORDER)
 
 
+def _in_turn(open_ones: Sequence[Any]) -> list[Any]:
+    """Those that are queued, the next one first.
+
+    Args:
+        open_ones: the rows of all that have not ended, oldest first.
+    """
+    before = Counter(row.person for row in open_ones if row.state != "queued")
+    turns: list[tuple[int, Any]] = []
+    for row in open_ones:
+        if row.state == "queued":
+            turns.append((before[row.person], row))
+            before[row.person] += 1
+    return [row for _, row in sorted(turns, key=lambda turn: turn[0])]  # of equals the oldest first
+
+
 def _require_room(connection: Connection, person: str) -> None:
-    """Refuse what would fill the queue for all.
+    """Refuse what would fill the queue for all, or the disk.
 
     Raises:
-        InputError: this person has too many in the queue.
+        InputError: this person has too many in the queue, or has submitted too many of late.
     """
     table = tables.submissions
+    late = (table.c.person == person) & (table.c.submitted > datetime.now(UTC) - timedelta(hours=1))
+    if connection.execute(select(func.count()).where(late)).scalar_one() >= _MOST_IN_AN_HOUR:
+        raise InputError(
+            f"{_MOST_IN_AN_HOUR} runs of yours were submitted in the last hour", remedy="Come back in an hour"
+        )
     own = (table.c.person == person) & (table.c.state == "queued")
     waiting = connection.execute(select(func.count()).where(own)).scalar_one()
     if waiting >= MOST_QUEUED:

@@ -12,8 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from contract.errors import SiteConfigError
-from contract.transport import ask_directly_here, proxy_for, read_authority
+from clients.line.reach import reach
+from contract.errors import AddressError, SiteConfigError
+from contract.transport import ask_directly_here, named_proxy, proxy_for, read_authority
+from scientist.connection import Connection, ask_authority
 from server.line.certificates import make_server_files
 from server.line.processes import free_port
 
@@ -67,6 +69,45 @@ def test_others_are_asked_as_the_environment_says(monkeypatch: pytest.MonkeyPatc
     assert proxy_for("https://far.example:9092") == "http://proxy.example:3128"
     assert proxy_for("https://near.example:9092") == ""
     assert proxy_for("https://127.0.0.2:9092") == ""
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    ["foo:bar", "socks5://10.0.0.2:1", "http://[::1", "http://", "http://a:99999", "http://a\x1b[2J:x"],
+)
+def test_what_is_no_proxy_is_a_sentence_that_says_what_to_do(
+    proxy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = make_server_files(tmp_path / "server", ("127.0.0.1",)).authority.read_bytes()
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("https_proxy", proxy)
+    for ask in (
+        lambda: ask_authority("https://far.example:1"),
+        lambda: Connection("https://far.example:1", "token", authority.decode()),
+        lambda: reach("far.example:1", authority),
+    ):
+        with pytest.raises(
+            AddressError, match=r"proxy that cannot be used.*name far\.example in NO_PROXY"
+        ) as told:
+            ask()
+        assert str(told.value).isprintable()
+
+
+def test_a_proxy_needs_no_scheme_and_its_password_is_not_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = make_server_files(tmp_path / "server", ("127.0.0.1",)).authority.read_bytes()
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    place = f"127.0.0.1:{free_port()}"
+    monkeypatch.setenv("https_proxy", f"ada:secret@{place}")
+    assert proxy_for("https://far.example:1") == f"http://ada:secret@{place}"
+    assert named_proxy("") == ""
+    for ask in (lambda: ask_authority("https://far.example:1"), lambda: reach("far.example:1", authority)):
+        with pytest.raises(AddressError, match=f"proxy http://{place}") as told:
+            ask()
+        assert "secret" not in str(told.value)
 
 
 def test_an_authority_is_read_or_refused_with_what_to_do(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ from cryptography import x509
 from contract.enrolment import Token
 from contract.errors import AddressError, InputError, StorageError
 from server.enrolment import Upkeep, invite, make_server
+from server.federation import Federation
 from server.line.certificates import authority_fingerprint, ending, make_server_files, server_files
+from server.line.processes import Processes
 from server.server_file import ServerFile, read_server_file
 from server.settings import ServerSettings
 from server.state.enrolments import Enrolments
@@ -58,6 +60,29 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="no server can be made there: Not a directory"):
         make_server(tmp_path / "file" / "home", FILE)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("certificates/ca.pem", "holds no certificate. Put the federation's authority"),
+        ("certificates/server.pem", "holds no certificate. Remove it"),
+        ("certificates/server.key", "not the key of the certificate in server.pem"),
+        ("superlink.secret", "holds no secret. Remove it"),
+    ],
+)
+def test_a_damaged_file_is_named_before_anything_starts(
+    settings: ServerSettings, name: str, words: str
+) -> None:
+    make_server(settings.home, FILE)
+    file = read_server_file(settings.home)
+    (settings.home / name).write_text("half\n")
+    with Processes(logs=settings.home / "logs") as processes:
+        federation = Federation(home=settings.home, settings=settings, processes=processes, file=file)
+        with pytest.raises(AddressError, match=words) as told:
+            federation.start_server()
+        assert told.value.where == str(settings.home / name)
+        assert not processes.process_ids()
 
 
 def test_a_token_leads_to_this_gateway_and_authority(settings: ServerSettings) -> None:

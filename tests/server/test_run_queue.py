@@ -17,6 +17,7 @@ from server.beside import working_beside
 from server.jobs.job import RangeQuestion, read_job
 from server.line.flower import ControlClient, RunState
 from server.run_queue import RunQueue, _work
+from server.state import submissions
 from server.state.storage import State, open_state
 from server.state.submissions import MOST_QUEUED, SubmissionRecord, Submissions
 from tests.server.federation import plan
@@ -86,11 +87,39 @@ def test_so_many_go_on_and_the_others_follow_in_their_order(
         queue.look()
     assert superlink.began == names[:2]
     assert queue.submissions.places("f") == {names[2]: 1, names[3]: 2}
-    superlink.ended[2**63 + 2] = "completed"
+    superlink.ended[2**63 + 1] = "completed"
     queue.look()
     assert superlink.began == names[:3]
-    assert queue.submissions.get(names[1]).state == "ended"  # type: ignore[union-attr]
+    assert queue.submissions.get(names[0]).state == "ended"  # type: ignore[union-attr]
     assert queue.submissions.places("f") == {names[3]: 1}
+
+
+def test_who_submits_many_keeps_nobody_waiting_for_all_of_them(
+    queue: RunQueue, superlink: FakeSuperLink
+) -> None:
+    many = add(queue, *["ada"] * 10)
+    queue.look()
+    queue.look()
+    assert superlink.began == many[:2]
+    first, second, other = add(queue, "ben", "ben", "cleo")
+    places = queue.submissions.places("f")
+    assert sorted(places, key=lambda name: places[name])[:5] == [first, other, second, many[2], many[3]]
+    for number in range(1, 4):
+        superlink.ended[2**63 + number] = "completed"
+        queue.look()
+        assert queue.submissions.places("f") != places
+    assert superlink.began[2:] == [first, many[2], second]  # of those who have none going on, the oldest
+
+
+def test_of_one_person_no_more_are_kept_in_an_hour(queue: RunQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submissions, "_MOST_IN_AN_HOUR", 3)
+    for name in add(queue, "ada", "ada", "ada"):
+        queue.submissions.stop(name, by="ada")
+    with pytest.raises(InputError, match="in the last hour"):
+        add(queue, "ada")
+    with pytest.raises(InputError, match="in the last hour"):
+        queue.submissions.resume(name)
+    add(queue, "ben")
 
 
 def test_another_federation_in_the_database_is_left_alone(queue: RunQueue, superlink: FakeSuperLink) -> None:

@@ -169,7 +169,7 @@ def test_a_log_to_which_two_processes_write_is_bounded_and_loses_no_recent_line(
 def test_a_log_whose_folder_forbids_it_is_written_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "_LARGEST", 100)
     monkeypatch.setattr(logs, "_shift", refuse)
-    handler = logs._RotatingFile(tmp_path / "agent.log")
+    handler = logs.RotatingFile(tmp_path / "agent.log")
     for number in range(10):
         handler.emit(logging.makeLogRecord({"msg": f"line {number} {'w' * 60}"}))
     handler.close()

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -23,6 +23,7 @@ from server.api.app import Api
 from server.line.processes import free_port
 from server.state.participation import SiteStatus, Step
 from server.state.records import RoundRecord
+from server.state.storage import State
 from tests.server.api.conftest import Served, serving
 
 SITES = ("north", "south")
@@ -80,6 +81,33 @@ def test_a_stream_that_was_cut_goes_on_with_what_came_after(served: Served, expe
         with asked.stream("/v1/runs/r1/events", after=rest[-1].id) as lines:
             again = list(read_events(lines))
         assert [type(one.content) for one in again] == [Run]  # whoever missed the end is told it
+
+
+def test_what_was_told_is_not_read_again(
+    served: Served, experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five times a second, for each of a person's streams: a long run would cost the server a processor."""
+    read: dict[str, list[int]] = {"rounds": [], "participation": []}
+    begin(served, experiment)
+    for number in (1, 2, 3):
+        finish_round(served, number)
+    for name, seen in read.items():
+        usual = getattr(State, name)
+
+        def spied(*given: Any, usual: Any = usual, seen: list[int] = seen, **more: Any) -> Any:
+            found = usual(*given, **more)
+            seen.append(len(found))
+            return found
+
+        monkeypatch.setattr(State, name, spied)
+    with (
+        connection(served, served.people.add("rita", "reviewer")) as asked,
+        asked.stream("/v1/runs/r1/events", after=f"3-{'9' * 18}") as lines,
+    ):
+        wait_for(lambda: len(read["rounds"]) > 2)
+        served.state.finish_run("r1", "succeeded")
+        assert isinstance(list(read_events(lines))[-1].content, Run)
+    assert {count for counts in read.values() for count in counts} == {0}
 
 
 @pytest.mark.parametrize("after", ["x", "1-2-3", "-1-0", "9" * 40 + "-1", "1-1\u0661"])

@@ -10,7 +10,9 @@ from collections import Counter
 import pytest
 
 from contract.experiment import Experiment
+from contract.mandate import make_signing_key, public_key_of, read_signing_key
 from server.gateway import visitors
+from terminal import logs
 from tests.server.api.conftest import Served
 
 
@@ -72,3 +74,16 @@ def test_strangers_do_not_write_the_log_full(served: Served) -> None:
         with contextlib.ExitStack() as crowd:
             assert _ask(served, b"no request at all\r\n\r\n", crowd) == b"HTTP/1.1 400"
     assert 0 < len(served.log.splitlines()) <= 61
+
+
+def test_nobody_with_a_token_writes_the_log_full(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_LARGEST", 2000)
+    key = {"key": public_key_of(read_signing_key(make_signing_key()))}
+    with served.client(served.people.add("ada", "scientist")) as ada:
+        for _ in range(200):
+            assert ada.post("/v1/signing-key", json=key).status_code == 200
+    kept = list((served.settings.home / "logs").glob("api.log*"))
+    assert len(kept) == 6
+    assert sum(file.stat().st_size for file in kept) < 6 * 2300
+    assert {file.stat().st_mode & 0o777 for file in kept} == {0o600}
+    assert "ada signs with" in served.log

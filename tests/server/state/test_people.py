@@ -30,6 +30,20 @@ def test_a_name_that_cannot_be_shown_is_refused(state: State, name: str) -> None
     assert People(state.database).all() == ()
 
 
+@pytest.mark.parametrize(
+    "name", ["Ada", "ada  b", "ADA B", "ada\u00a0b", "ａda b", "Policy", "policy", "e\u0301va", "É\u0056A"]
+)
+def test_a_name_that_is_taken_for_another_is_refused(state: State, name: str) -> None:
+    people = People(state.database)
+    for known in ("ada", "ada b", "éva"):
+        people.add(known, "reviewer")
+    with pytest.raises(InputError, match="is taken for"):
+        people.add(name, "reviewer")
+    people.revoke("ada")
+    people.add("ada", "reviewer")
+    people.add("adam", "reviewer")
+
+
 def test_tokens_are_256_bits_and_no_two_are_one(state: State) -> None:
     people = People(state.database)
     tokens = [people.add(f"p{number}", "reviewer") for number in range(20)]
