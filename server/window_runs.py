@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from contract.experiment import Experiment, Strategy
-from contract.names import name_run
+from contract.names import challenger_run, name_run
 from server.state.records import ParticipationRecord, RunRecord
 from server.state.storage import State
 
@@ -144,7 +144,7 @@ class Waiting:
             return
         self._looked = now
         run = self.state.run(self.run)
-        records = self.state.participation(f"{self.run}-challenger") or self.state.participation(self.run)
+        records = self.state.participation(challenger_run(self.run)) or self.state.participation(self.run)
         running = run is not None and run.status == "running"
         waits = waited_for(records, self.strategy) if running and records else ("", ())
         if waits != self._waits:
