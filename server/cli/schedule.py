@@ -51,23 +51,22 @@ def add(
     Give the windows as the sites' cards cut them. It goes on after a restart, and catches up with what closed
     meanwhile. A window whose check failed is tried again four times, later each time, and then not judged.
     """
-    from server.api.keeping import keep_schedule
+    from server.api.keeping import keep_schedule, schedule_of
     from server.cli.here import reading_here
     from terminal.experiment_files import read_experiment
     from terminal.schedule_tables import read_days, say_added
 
-    experiment, days = read_experiment(file), read_days(lag)
+    asked = schedule_of(
+        read_experiment(file),
+        every=every,
+        first=first,
+        lag=read_days(lag),
+        zone=zone,
+        cron=cron,
+        pace=rehearse,
+    )
     with reading_here() as reading:
-        added = keep_schedule(
-            experiment,
-            reading,
-            every=every,
-            first=first,
-            lag=days,
-            zone=zone,
-            cron=cron,
-            pace=rehearse,
-        )
+        added = keep_schedule(asked, reading)
     say_added(added, json=json)
 
 
