@@ -17,15 +17,24 @@ from __future__ import annotations
 
 import hashlib
 from base64 import b64decode, b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from contract.enrolment import key_fingerprint
 from contract.errors import InputError, MessageError
-from contract.experiment import Delta, Epsilon, Experiment
+from contract.experiment import LEAST_EPSILON, Delta, Epsilon, Experiment
 from contract.names import ColumnName, Digest, PersonName, RunName, WindowName
 from contract.standing import Standing
 
@@ -42,6 +51,7 @@ __all__ = [
     "mandate_for",
     "normal_key",
     "public_key_of",
+    "ranges_question",
     "read_mandate",
     "read_signing_key",
     "sign_mandate",
@@ -195,6 +205,22 @@ def mandate_for(
         standing=standing,
         ranges=ranges,
     )
+
+
+def ranges_question(features: Sequence[str], epsilon: float) -> Ranges:
+    """A question for ranges as a mandate covers it.
+
+    Raises:
+        InputError: no site answers such a one.
+    """
+    try:
+        return Ranges(features=tuple(sorted(features)), epsilon=epsilon)
+    except ValidationError as exc:
+        raise InputError(
+            "no site answers such a question for ranges",
+            where="ranges",
+            remedy=f"Name each feature once, at an ε of {LEAST_EPSILON:g} or more",
+        ) from exc
 
 
 def sign_mandate(mandate: Mandate, key: Ed25519PrivateKey) -> str:

@@ -20,7 +20,7 @@ from contract.federation_api import (
     SignedSchedule,
     Submitted,
 )
-from contract.mandate import Ranges
+from contract.mandate import ranges_question
 from contract.windows import Every, example_of
 from monitoring.schedule import Calendar
 from server.api.reading import Page, Reading
@@ -122,7 +122,7 @@ def ask_ranges(asked: RangeSubmission, reading: Reading, person: Person) -> Subm
         )
     question = RangeQuestion(features=tuple(asked.features), epsilon=asked.epsilon, share=asked.share)
     require_tellable(question, experiment, reading.cards(Page(limit=MOST_ITEMS)).cards)
-    signed = Ranges(features=tuple(sorted(asked.features)), epsilon=asked.epsilon) if asked.mandate else None
+    signed = ranges_question(asked.features, asked.epsilon) if asked.mandate else None
     added = reading.submissions.add(
         experiment,
         person=person.name,
