@@ -110,10 +110,8 @@ class Gate:
             LedgerError: the ledger cannot be written; no row was read.
             ReleaseError: what was computed is not such as a mechanism makes. The charge stands.
         """
-        self._ledger.require_not_declined(experiment.digest)
-        stored = self._ledger.stored_reply(request)
-        if stored is not None:  # perhaps to another experiment, under which it is asked for now
-            self._ledger.require_not_declined(self._ledger.answered(request))
+        stored = self.stored(request, experiment)
+        if stored is not None:
             return stored
         asked = self._ask_policy(experiment, plans, windows)
         require()
@@ -135,6 +133,18 @@ class Gate:
             **({"mandate": mandate} if mandate else {}),
         }
         return self._ledger.commit(request, plans[0].name, reply.to_bytes(), names)
+
+    def stored(self, request: str, experiment: Experiment) -> bytes | None:
+        """The reply to a request that was answered before; None where it was not.
+
+        Raises:
+            PolicyError: its experiment was declined or revoked since.
+        """
+        self._ledger.require_not_declined(experiment.digest)
+        stored = self._ledger.stored_reply(request)
+        if stored is not None:  # perhaps to another experiment, under which it is asked for now
+            self._ledger.require_not_declined(self._ledger.answered(request))
+        return stored
 
     def refuse(self, request: str, word: str) -> None:
         """Enter a refusal into the ledger, and so into the egress log.

@@ -6,8 +6,11 @@ the word `policy` before the card or the ledger is asked. Where it names none, t
 what was found.
 
 A mandate covers the rounds and the evaluations of one run, each once, as the experiment counts them: a
-round more would spend more than was signed. Drift checks, questions for ranges and the comparisons of a
-challenger are asked by the server's operator: no mandate covers them.
+round more would spend more than was signed. One for ranges covers that question. A standing one covers, for
+each window of a schedule, so many drift checks, trainings and comparisons (`contract.standing`): the name of
+each run follows from the mandate, and a request that was answered is answered from the ledger.
+
+That a window is over, and what it may still spend, card and ledger are asked afterwards.
 
 When it expires the site's own clock says. A clock may be wrong by `TOLERANCE`: so long after its end a
 mandate is still good.
@@ -24,7 +27,10 @@ from contract.enrolment import key_fingerprint
 from contract.errors import InputError, MessageError, PolicyError
 from contract.experiment import Experiment
 from contract.mandate import Mandate, authority_digest, mandate_for, read_mandate
-from contract.messages import Instruction
+from contract.messages import COMPARE, DRIFT_QUERY, RANGES_QUERY, Instruction
+from contract.names import challenger_run
+from contract.standing import Standing
+from contract.words import counted
 
 __all__ = ["TOLERANCE", "Found", "examine"]
 
@@ -47,6 +53,7 @@ class Found:
         name: whose it is, by the site's policy; empty where that names it not.
         digest: of the mandate; empty without one.
         expires: when it ends.
+        covers: what a standing one covers, in words; empty for any other.
         fault: why it does not cover what is asked, in words; empty where it does.
     """
 
@@ -54,6 +61,7 @@ class Found:
     name: str = ""
     digest: str = ""
     expires: datetime | None = None
+    covers: str = ""
     fault: str = "not signed"
 
     def require(self, policy: Policy, *, where: str) -> None:
@@ -111,6 +119,7 @@ def examine(
         name=policy.name_of(signed.key),
         digest=mandate.digest,
         expires=mandate.expires,
+        covers="" if mandate.standing is None else _words(mandate.standing),
     )
     try:
         authority = _known_authority(site_file)
@@ -118,14 +127,17 @@ def examine(
         return replace(found, fault=exc.what)
     asked = mandate_for(
         experiment,
-        run=instruction.run,
-        windows=instruction.windows,
+        run=mandate.run if mandate.standing else instruction.run,
+        windows=() if mandate.standing else instruction.windows,
         code=code,
         authority=authority or mandate.authority,
         scientist=mandate.scientist,
         expires=mandate.expires,
+        covers=mandate.standing or mandate.ranges,
     )
-    fault = _fault(mandate, asked, now or datetime.now(UTC)) or _not_of_run(experiment, kind, instruction)
+    fault = _fault(mandate, asked, now or datetime.now(UTC)) or _uncovered(
+        mandate, experiment, kind, instruction
+    )
     return replace(found, fault=fault)
 
 
@@ -157,8 +169,19 @@ def _fault(mandate: Mandate, asked: Mandate, now: datetime) -> str:
     return ""
 
 
+def _uncovered(mandate: Mandate, experiment: Experiment, kind: str, instruction: Instruction) -> str:
+    """Why it does not cover this question, whatever it says of the run; empty where it does."""
+    if mandate.standing is not None:
+        return _not_of_schedule(mandate.run, mandate.standing, experiment, kind, instruction)
+    if mandate.ranges is not None:
+        asked = (tuple(sorted(instruction.features)), instruction.epsilon)
+        is_same = kind == RANGES_QUERY and asked == (mandate.ranges.features, mandate.ranges.epsilon)
+        return "" if is_same else "signed for a question for ranges, and asked for another one"
+    return _not_of_run(experiment, kind, instruction)
+
+
 def _not_of_run(experiment: Experiment, kind: str, instruction: Instruction) -> str:
-    """Why a run of the experiment does not ask this; empty where it does.
+    """Why a training run of the experiment does not ask this; empty where it does.
 
     A site answers each request once, so what is asked here comes to the uses of the run's plans, and no more.
     """
@@ -172,3 +195,51 @@ def _not_of_run(experiment: Experiment, kind: str, instruction: Instruction) -> 
     return (
         "" if is_one else "signed for the rounds and evaluations of its experiment, and asked for another one"
     )
+
+
+def _not_of_schedule(
+    run: str, standing: Standing, experiment: Experiment, kind: str, instruction: Instruction
+) -> str:
+    """Why the schedule does not ask this; empty where it does.
+
+    A challenger's run is named by the window whose check led to it, which is the last that it is trained on.
+    """
+    if kind == RANGES_QUERY:
+        return f"signed for a schedule, and asked for '{kind}'"
+    window = instruction.windows[-1] if instruction.windows else ""
+    if not standing.covers(window):
+        return f"signed for {_words(standing)}, and asked for another window"
+    names = standing.runs(run, window)
+    is_check = kind == DRIFT_QUERY
+    if instruction.run not in (names if is_check else map(challenger_run, names)):
+        return f"signed for {_words(standing)}, and asked for another run"
+    if is_check:
+        return _not_a_check(standing, experiment, instruction)
+    return _not_a_retraining(standing, experiment, kind, instruction)
+
+
+def _not_a_retraining(standing: Standing, experiment: Experiment, kind: str, instruction: Instruction) -> str:
+    """Why a challenger is not trained or compared so; empty where it is."""
+    if not standing.may_train(instruction.windows[-1], instruction.windows, experiment):
+        return "signed for what the experiment retrains on, and asked for other windows"
+    if kind == COMPARE:
+        return "" if instruction.step == 1 else "signed for one comparison, and asked for another one"
+    return _not_of_run(experiment, kind, instruction)
+
+
+def _not_a_check(standing: Standing, experiment: Experiment, instruction: Instruction) -> str:
+    """Why the schedule makes no such drift check; empty where it does."""
+    if len(instruction.windows) != 1 or instruction.step != 0:
+        return "signed for one check of one window, and asked for another one"
+    (window,) = instruction.windows
+    try:
+        may = standing.may_compare(window, instruction.reference_windows, experiment)
+    except InputError as exc:
+        return exc.what
+    return "" if may else "signed for what its models are trained on, and asked for another reference"
+
+
+def _words(standing: Standing) -> str:
+    """Which windows it covers, and how often."""
+    times = counted(standing.tries, "time")
+    return f"{standing.first} to {standing.last}, each {standing.every} at most {times}"

@@ -121,7 +121,7 @@ class Policy(_Frozen):
         allow: what runs without asking.
         approved_experiments: the same as `allow.experiments` alone.
         scientists: the public keys of scientists, by the name that they have here. Where there are any,
-            nothing is answered but runs that one of these keys has signed (`clients.mandates`).
+            nothing is answered but what one of these keys has signed (`clients.mandates`).
     """
 
     epsilon_cap: Annotated[float, Field(ge=1e-3, le=1e4)] = 8.0

@@ -45,12 +45,19 @@ class Signature(BaseModel):
     key: Annotated[str, Field(max_length=200)]
     name: Annotated[str, Field(max_length=100)]
     expires: datetime | None
+    covers: Annotated[str, Field(max_length=300)] = ""
     fault: Annotated[str, Field(max_length=500)]
 
     @classmethod
     def of(cls, found: Found) -> Signature:
         """What is kept of it."""
-        return cls(key=found.key, name=found.name, expires=found.expires, fault=found.fault[:500])
+        return cls(
+            key=found.key,
+            name=found.name,
+            expires=found.expires,
+            covers=found.covers,
+            fault=found.fault[:500],
+        )
 
 
 class Request(BaseModel):

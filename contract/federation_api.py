@@ -44,6 +44,7 @@ __all__ = [
     "Schedule",
     "ScheduleAdded",
     "Schedules",
+    "SignedSchedule",
     "SigningKey",
     "Site",
     "SiteCard",
@@ -291,6 +292,7 @@ class Schedule(_Frozen):
         pace: seconds a window, where it rehearses on the past.
         windows: how many of them stand how.
         waits: what it does now, or waits for, in a sentence.
+        signed: who has signed it for which windows and until when, in words; empty where nobody has.
     """
 
     experiment: str
@@ -304,6 +306,7 @@ class Schedule(_Frozen):
     added: datetime
     windows: dict[str, int]
     waits: str = ""
+    signed: str = ""
 
 
 class NewSchedule(_Asked):
@@ -317,6 +320,7 @@ class NewSchedule(_Asked):
         zone: the time zone in which days begin.
         cron: when checks may begin; empty for at once.
         pace: seconds a window, to rehearse on the past; None for the calendar's own.
+        mandate: the standing one that whoever sends it has signed (`contract.mandate`); empty for nothing.
     """
 
     experiment: Annotated[str, Field(min_length=1, max_length=MOST_BODY)]
@@ -326,6 +330,13 @@ class NewSchedule(_Asked):
     zone: Annotated[str, Field(min_length=1, max_length=100)] = "UTC"
     cron: Annotated[str, Field(max_length=200)] = ""
     pace: Annotated[float, Field(ge=0.1, le=86_400)] | None = None
+    mandate: Annotated[str, Field(max_length=2 * MOST_MANDATE)] = ""
+
+
+class SignedSchedule(_Asked):
+    """A standing mandate for a schedule that is kept already, signed by whoever sends it."""
+
+    mandate: Annotated[str, Field(min_length=1, max_length=2 * MOST_MANDATE)]
 
 
 class ScheduleAdded(_Frozen):

@@ -1,4 +1,4 @@
-"""A mandate: what one run may do at the sites, said and signed by the scientist who submits it.
+"""A mandate: what may be done at the sites, said and signed by a scientist.
 
 A server passes it on and cannot change it. What is signed is `tidegate-mandate/1`, a line feed and the
 mandate's canonical JSON (RFC 8785). A text is read only if it is that form itself, byte for byte: of several
@@ -7,22 +7,36 @@ is good.
 
 It names the run, and a site answers each request of a run once: so there is no second run under it. It
 names the federation's authority, so it is good for no other server.
+
+There are three. That of a training run is of version 1. Of version 2 are that of a question for ranges, and
+the *standing* one: it covers each window of a schedule (`contract.standing`), and its run's name begins
+those of all its runs.
 """
 
 from __future__ import annotations
 
 import hashlib
 from base64 import b64decode, b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from contract.enrolment import key_fingerprint
 from contract.errors import InputError, MessageError
-from contract.experiment import Delta, Epsilon, Experiment
-from contract.names import Digest, PersonName, RunName, WindowName
+from contract.experiment import LEAST_EPSILON, Delta, Epsilon, Experiment
+from contract.names import ColumnName, Digest, PersonName, RunName, WindowName
+from contract.standing import Standing
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -30,12 +44,14 @@ if TYPE_CHECKING:
 __all__ = [
     "MOST_MANDATE",
     "Mandate",
+    "Ranges",
     "SignedMandate",
     "authority_digest",
     "make_signing_key",
     "mandate_for",
     "normal_key",
     "public_key_of",
+    "ranges_question",
     "read_mandate",
     "read_signing_key",
     "sign_mandate",
@@ -52,25 +68,36 @@ def _sorted(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+class Ranges(BaseModel):
+    """A question for the ranges of these features, in order, and what the answer may cost."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    features: Annotated[tuple[ColumnName, ...], Field(min_length=1, max_length=1000), AfterValidator(_sorted)]
+    epsilon: Epsilon
+
+
 class Mandate(BaseModel):
-    """What a run may do.
+    """What may be done.
 
     Attributes:
         authority: SHA-256 of the certificate of the federation's authority.
         scientist: who says so, as the server calls them.
-        run: the run's name.
+        run: the run's name; of a standing one, how the names of its runs begin.
         experiment: the experiment's digest.
         code: the hash of the code that may run.
         private: whether the run carries noise.
-        epsilon, delta: what it may spend on a data block of its training rows.
+        epsilon, delta: what a run may spend on a data block of its training rows.
         evaluation_epsilon: and on one of its held-out rows.
-        windows: whose rows it may use, in order; empty for all.
+        windows: whose rows it may use, in order; empty for all, and where it is a standing one.
         expires: when it ends, by the site's clock.
+        standing: what it covers of a schedule; None where it covers one run.
+        ranges: the question that it covers, and nothing else; None where it covers trainings.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 1
     authority: Digest
     scientist: PersonName
     run: RunName
@@ -82,17 +109,31 @@ class Mandate(BaseModel):
     evaluation_epsilon: Epsilon
     windows: Annotated[tuple[WindowName, ...], Field(max_length=1000), AfterValidator(_sorted)]
     expires: AwareDatetime
+    standing: Standing | None = None
+    ranges: Ranges | None = None
+
+    @model_validator(mode="after")
+    def _covers_one_thing(self) -> Self:
+        if self.standing is not None and (self.ranges is not None or self.windows):
+            raise ValueError("a standing mandate covers a schedule alone")
+        if self.version != _version(self.standing, self.ranges):
+            raise ValueError("this version says something else")
+        return self
 
     def canonical(self) -> bytes:
-        """Its one form, which is signed."""
+        """Its one form, which is signed; what version 1 does not have is left out."""
         import rfc8785
 
-        return rfc8785.dumps(self.model_dump(mode="json"))
+        return rfc8785.dumps(self.model_dump(mode="json", exclude_none=True))
 
     @property
     def digest(self) -> str:
         """SHA-256 of that form: its name in ledgers."""
         return hashlib.sha256(self.canonical()).hexdigest()
+
+
+def _version(standing: Standing | None, ranges: Ranges | None) -> Literal[1, 2]:
+    return 1 if standing is None and ranges is None else 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,15 +166,31 @@ def mandate_for(
     experiment: Experiment,
     *,
     run: str,
-    windows: tuple[str, ...],
     code: str,
     authority: str,
     scientist: str,
     expires: datetime,
+    windows: tuple[str, ...] = (),
+    covers: Standing | Ranges | None = None,
 ) -> Mandate:
-    """The mandate of one run of an experiment: what the experiment says, and no more."""
+    """The mandate of one run of an experiment: what the experiment says, and no more.
+
+    Args:
+        experiment: the plan.
+        run: the run's name, or how those of a schedule's runs begin.
+        code: the hash of the code that may run.
+        authority: SHA-256 of the certificate of the federation's authority.
+        scientist: who signs.
+        expires: when it ends.
+        windows: whose rows are used; empty for all.
+        covers: the schedule or the question; None for a training.
+    """
     privacy = experiment.privacy
+    standing, ranges = (covers, None) if isinstance(covers, Standing) else (None, covers)
+    if standing is not None:
+        standing = standing.model_copy(update={"drift_epsilon": experiment.drift.epsilon})
     return Mandate(
+        version=_version(standing, ranges),
         authority=authority,
         scientist=scientist,
         run=run,
@@ -145,7 +202,25 @@ def mandate_for(
         evaluation_epsilon=privacy.evaluation_epsilon,
         windows=tuple(sorted(set(windows))),
         expires=expires,
+        standing=standing,
+        ranges=ranges,
     )
+
+
+def ranges_question(features: Sequence[str], epsilon: float) -> Ranges:
+    """A question for ranges as a mandate covers it.
+
+    Raises:
+        InputError: no site answers such a one.
+    """
+    try:
+        return Ranges(features=tuple(sorted(features)), epsilon=epsilon)
+    except ValidationError as exc:
+        raise InputError(
+            "no site answers such a question for ranges",
+            where="ranges",
+            remedy=f"Name each feature once, at an ε of {LEAST_EPSILON:g} or more",
+        ) from exc
 
 
 def sign_mandate(mandate: Mandate, key: Ed25519PrivateKey) -> str:

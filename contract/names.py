@@ -29,6 +29,7 @@ __all__ = [
     "Value",
     "WindowName",
     "canonical",
+    "challenger_run",
     "is_inexact",
     "is_run_of",
     "name_run",
@@ -82,6 +83,11 @@ def is_run_of(experiment: str, run: str) -> bool:
     """
     begin, digits = f"{experiment}-", re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}", re.ASCII)
     return run.startswith(begin) and digits.fullmatch(run.removeprefix(begin)) is not None
+
+
+def challenger_run(run: str) -> str:
+    """The name of the training that a drift check's run may lead to."""
+    return f"{run}-challenger"
 
 
 def canonical(text: str, *, decimal: str = ".") -> str:

@@ -28,6 +28,7 @@ from contract.errors import RefusalCode, RegistryError
 from contract.experiment import Experiment
 from contract.json_values import finite
 from contract.messages import CHALLENGER, COMPARE, DRIFT_QUERY, Instruction, Reply
+from contract.names import challenger_run
 from contract.releases import DriftSummary
 from contract.verdicts import Verdict
 from contract.windows import places, season_of
@@ -297,7 +298,7 @@ def _retrain(
     training = replace(
         job,
         kind="train",
-        run=f"{job.run}-challenger",
+        run=challenger_run(job.run),
         windows=decision.windows,
         trigger=f"drift in window {job.window}: {decision.reason}",
     )

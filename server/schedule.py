@@ -229,7 +229,9 @@ class _Attempt:
             TakenOverError: another took the window over, because this process was away for too long.
         """
         state, window = self.checks.state, self.taken.window
-        runs = WindowRuns(state=state, experiment=self.experiment)
+        kept = [one for one in self.checks.schedules.all() if one.experiment == self.experiment.name]
+        mandate = kept[0].mandate if kept else ""
+        runs = WindowRuns(state=state, experiment=self.experiment, mandate=kept[0].signed if kept else None)
         state.end_dead_runs()
         last = runs.last(window)
         if last is not None and runs.is_over(window):
@@ -251,7 +253,10 @@ class _Attempt:
             self._go_on()
             waiting.look()
 
-        said = "" if follows else self._submit(runs.trigger(window), watch)
+        covered = runs.is_signed(window, self.run)
+        if mandate and not covered:
+            self._say("its mandate does not cover this check: sites that name scientists will refuse it")
+        said = "" if follows else self._submit(runs.trigger(window), mandate if covered else "", watch)
         while (run := state.run(self.run)) is not None and run.status == "running" and not said:
             watch()
             time.sleep(_PAUSE)
@@ -260,7 +265,7 @@ class _Attempt:
             raise RoundError((run.error if run is not None else "") or said or "its check left no result")
         return outcome_words(run)
 
-    def _submit(self, trigger: str, watch: Callable[[], None]) -> str:
+    def _submit(self, trigger: str, mandate: str, watch: Callable[[], None]) -> str:
         """Have the server check the window, and wait; why it did not, or an empty text."""
         job = Job(
             kind="cycle",
@@ -268,6 +273,7 @@ class _Attempt:
             experiment=self.experiment,
             window=self.taken.window,
             trigger=trigger,
+            mandate=mandate,
         )
         with closing(self.checks.control()) as control:
             number = control.submit(project_root(), job.to_run_config())

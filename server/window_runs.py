@@ -3,6 +3,9 @@
 A check that failed is made again. Under the name of the run that failed it is the same question: what a site
 has answered already it answers from its ledger, byte for byte, and is not charged again. With another
 experiment or another champion than before it is another question; it has a new name, and is charged.
+
+Where a scientist has signed the schedule, the names are those of the mandate's tries, in their order: sites
+that name scientists answer no others (`contract.standing`).
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from contract.experiment import Experiment, Strategy
-from contract.names import name_run
+from contract.mandate import Mandate
+from contract.names import challenger_run, name_run
 from server.state.records import ParticipationRecord, RunRecord
 from server.state.storage import State
 
@@ -32,10 +36,12 @@ class WindowRuns:
     Attributes:
         state: where they are written down.
         experiment: what is watched.
+        mandate: what a scientist has signed for it; None for nothing.
     """
 
     state: State
     experiment: Experiment
+    mandate: Mandate | None = None
 
     def trigger(self, window: str) -> str:
         """What started such a run: by this it is found again."""
@@ -65,10 +71,27 @@ class WindowRuns:
 
     def name(self, window: str) -> str:
         """Under which name the window is to be checked: the last run's, if it asks the same."""
-        run = self.last(window)
-        if run is None or run.experiment_digest != self.experiment.digest or self._is_replaced(run, window):
-            return name_run(f"{self.experiment.name}-{window}")
-        return run.name
+        run, signed = self.last(window), self._signed(window)
+        asks_same = (
+            run is not None
+            and run.experiment_digest == self.experiment.digest
+            and not self._is_replaced(run, window)
+        )
+        if run is not None and asks_same and (not signed or run.name in signed):
+            return run.name
+        left = (name for name in signed if self.state.run(name) is None)
+        return next(left, "") or name_run(f"{self.experiment.name}-{window}")
+
+    def is_signed(self, window: str, run: str) -> bool:
+        """Whether the mandate covers a check of the window under that name."""
+        return run in self._signed(window)
+
+    def _signed(self, window: str) -> tuple[str, ...]:
+        """The names under which the mandate lets the window be checked."""
+        mandate = self.mandate
+        if mandate is None or mandate.standing is None or mandate.experiment != self.experiment.digest:
+            return ()
+        return mandate.standing.runs(mandate.run, window) if mandate.standing.covers(window) else ()
 
     def _is_judged(self, window: str) -> bool:
         return any(verdict.window == window for verdict in self.state.verdicts(self.experiment.name))
@@ -144,7 +167,7 @@ class Waiting:
             return
         self._looked = now
         run = self.state.run(self.run)
-        records = self.state.participation(f"{self.run}-challenger") or self.state.participation(self.run)
+        records = self.state.participation(challenger_run(self.run)) or self.state.participation(self.run)
         running = run is not None and run.status == "running"
         waits = waited_for(records, self.strategy) if running and records else ("", ())
         if waits != self._waits:

@@ -7,9 +7,14 @@ from collections.abc import Mapping, Sequence
 
 from contract.errors import InputError
 from contract.federation_api import Schedule, ScheduleAdded, WindowCheck
+from contract.mandate import read_mandate
+from contract.windows import condensed
+from contract.words import counted
 from terminal.output import print_json, print_table, say
 
-__all__ = ["read_days", "say_added", "say_removed", "say_waits", "show_schedules"]
+__all__ = ["read_days", "say_added", "say_removed", "say_signed", "say_waits", "show_schedules"]
+
+UNSIGNED = "sites that name scientists take no part. A scientist signs it with `tidegate schedule sign FILE`."
 
 
 def show_schedules(
@@ -35,7 +40,7 @@ def show_schedules(
         say("Nothing is scheduled: `tidegate schedule add FILE --every week` watches an experiment.")
         return
     print_table(
-        ("experiment", "every", "from", "lag", "done", "not judged", "now"),
+        ("experiment", "every", "from", "lag", "done", "not judged", "signed", "now"),
         [
             (
                 one.experiment,
@@ -44,6 +49,7 @@ def show_schedules(
                 f"{one.lag} d",
                 one.windows.get("done", 0),
                 one.windows.get("not judged", 0),
+                one.signed or "no",
                 one.waits,
             )
             for one in schedules
@@ -76,9 +82,31 @@ def say_added(added: ScheduleAdded, *, json: bool) -> None:
         return
     one = added.schedule
     say(f"'{one.experiment}' is watched, {one.every} by {one.every}, from {one.first} on.")
+    say(_signed(one))
     if added.closed:
         say(f"{added.closed} of its windows have closed already and are checked first.")
     say(one.waits)
+
+
+def say_signed(one: Schedule, mandate: str, *, json: bool) -> None:
+    """That a schedule is signed: what was signed is read from the mandate itself, which was made here."""
+    if json:
+        print_json(one.model_dump())
+        return
+    signed = read_mandate(mandate).mandate
+    if signed.standing is not None:
+        covered, trained = signed.standing, ", ".join(condensed(signed.standing.reference)) or "all rows"
+        say(
+            f"'{one.experiment}' is signed: {covered.first} to {covered.last}, each {covered.every} at most "
+            f"{counted(covered.tries, 'time')}, against {trained}; until {signed.expires:%Y-%m-%d}."
+        )
+
+
+def _signed(one: Schedule) -> str:
+    """Who has signed it, or what follows where nobody has."""
+    if one.signed:
+        return f"signed {one.signed}"
+    return f"Not signed: {UNSIGNED}"
 
 
 def say_waits(one: Schedule, *, json: bool) -> None:

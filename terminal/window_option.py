@@ -8,7 +8,7 @@ import typer
 
 from contract.windows import expanded
 
-__all__ = ["WindowNames"]
+__all__ = ["SignDays", "TrainedOn", "WindowNames"]
 
 
 def _expand(names: list[str] | None) -> list[str]:
@@ -24,3 +24,19 @@ WindowNames = Annotated[
     ),
 ]
 """Of which windows the rows are used; none is named for all rows."""
+
+TrainedOn = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trained-on",
+        callback=_expand,
+        help="The first version was trained on this window; A..B as with run. Without: on all rows.",
+    ),
+]
+"""What the model in service was trained on, which checks compare with."""
+
+SignDays = Annotated[
+    int,
+    typer.Option(min=1, max=366, help="At the server: so long sites take your signature of the schedule."),
+]
+"""How long a standing mandate holds."""

@@ -383,6 +383,7 @@ def _show_signature(signature: Signature | None) -> None:
         say(signature.fault if signature is not None and signature.fault else "not signed", "yellow")
         return
     until = "" if signature.expires is None else f", until {signature.expires:%Y-%m-%d %H:%M} UTC"
+    until += f", for {signature.covers}" if signature.covers else ""
     if signature.name:
         say(f"signed by '{signature.name}' of your policy{until}")
     else:

@@ -21,6 +21,7 @@ from clients.ledger.plan import WHOLE, Plan, Split
 from contract.errors import MessageError, PolicyError
 from contract.experiment import LEAST_EPSILON, Experiment
 from contract.messages import DRIFT_QUERY, RANGES_QUERY, Instruction
+from contract.names import challenger_run
 
 __all__ = [
     "ALL_ROWS",
@@ -106,7 +107,7 @@ def run_plans(run: str, experiment: Experiment, windows: tuple[str, ...], split:
 
 def retraining_plans(experiment: Experiment, instruction: Instruction, split: Split) -> list[Plan]:
     """What a training on the windows of a drift check would take, with its comparison to the champion."""
-    retraining = replace(instruction, run=f"{instruction.run}-challenger")
+    retraining = replace(instruction, run=challenger_run(instruction.run))
     plans = run_plans(retraining.run, experiment, instruction.windows, split)
     return [*plans, compare_plan(experiment, retraining, split)]
 

@@ -28,6 +28,7 @@ THERE: Mapping[str, Mapping[str, Command]] = {
         "pause": schedule.pause,
         "resume": schedule.resume,
         "remove": schedule.remove,
+        "sign": schedule.sign,
     },
     "sites": {"list": sites.list_sites, "cards": sites.cards},
 }

@@ -8,6 +8,9 @@ import typer
 
 __all__ = ["ask_there"]
 
+_SIGN_DAYS = 14
+"""So long sites take the signature of a question, which may wait for an approval."""
+
 
 def ask_there(
     file: Path, *, epsilon: float, share: float, windows: list[str], write: Path | None, json: bool
@@ -29,6 +32,7 @@ def ask_there(
     from contract.federation_api import RangeSubmission, Submitted
     from scientist.cli.runs import ended_run
     from scientist.connected import connect, request_of, understood
+    from scientist.signing import UNSIGNED, active_signer
     from terminal.new_files import require_new
     from terminal.output import say
     from terminal.range_files import give_ranges, read_unranged
@@ -46,6 +50,12 @@ def ask_there(
     remedy = "Nothing was asked and nothing charged"
     asked = request_of(RangeSubmission, given, where="ranges", remedy=remedy)
     with connect() as connection:
+        signer = active_signer(_SIGN_DAYS)
+        if signer is None and not json:
+            say(UNSIGNED, "yellow")
+        if signer is not None:
+            mandate = signer.ranges(unranged.experiment, windows, asked.features, epsilon)
+            asked = asked.model_copy(update={"mandate": mandate})
         submitted = connection.post("/v1/ranges", Submitted, asked)
         if not json:
             say(f"question '{submitted.run}' is submitted")

@@ -147,6 +147,7 @@ def run_there(experiment: Experiment, windows: list[str], *, json: bool, days: i
     from contract.errors import InputError
     from contract.federation_api import MOST_BODY, MOST_WINDOWS, Submission, Submitted
     from scientist.connected import connect
+    from scientist.signing import UNSIGNED, active_signer
     from terminal.output import say
 
     text = experiment.model_dump_json()
@@ -156,25 +157,15 @@ def run_there(experiment: Experiment, windows: list[str], *, json: bool, days: i
             remedy=f"Half a MB and {MOST_WINDOWS:,} windows are the most",
         )
     with connect() as connection:
-        mandate = _signed(experiment, windows, days)
+        signer = active_signer(days)
+        mandate = "" if signer is None else signer.run(experiment, windows)
         if not mandate and not json:
-            say("It is not signed: connect again, which makes you a key. Some sites may refuse it.", "yellow")
+            say(UNSIGNED, "yellow")
         asked = Submission(experiment=text, windows=windows, mandate=mandate)
         submitted = connection.post("/v1/runs", Submitted, asked)
         if not json:
             say(f"run '{submitted.run}' is submitted")
         watch_run(connection, submitted.run, json=json)
-
-
-def _signed(experiment: Experiment, windows: list[str], days: int) -> str:
-    """What the profile's owner signs; empty where the profile is of a time before there were keys."""
-    from scientist.profiles import Profiles
-    from scientist.settings import read_settings
-    from scientist.signing import sign_run
-
-    profiles = Profiles(read_settings())
-    key = profiles.signing_key()
-    return "" if key is None else sign_run(experiment, windows, profile=profiles.read(), key=key, days=days)
 
 
 def watch_run(connection: Connection, name: str, *, json: bool) -> None:

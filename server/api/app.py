@@ -1,7 +1,8 @@
 """What people may ask a server over HTTPS, and who may ask what.
 
-Everybody reads. A scientist submits runs, and stops and resumes their own. An operator may do that with every
-run, and keeps the schedules. A reviewer puts versions into service: those who train do not also approve.
+Everybody reads. A scientist submits runs, stops and resumes their own, and signs schedules. An operator may
+do that with every run, and keeps the schedules. A reviewer puts versions into service: those who train do
+not also approve.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response, Stream
 
 from contract.enrolment import key_fingerprint
 from contract.errors import AddressError, InputError, RegistryError, StorageError, TidegateError
-from contract.experiment import Experiment
 from contract.experiment_file import parse_experiment_json
 from contract.federation_api import (
     MOST_ITEMS,
@@ -45,6 +45,7 @@ from contract.federation_api import (
     Schedule,
     ScheduleAdded,
     Schedules,
+    SignedSchedule,
     SigningKey,
     SiteCard,
     Sites,
@@ -56,17 +57,18 @@ from contract.federation_api import (
     Whoami,
     WindowChecks,
 )
-from contract.mandate import mandate_for, normal_key, read_mandate
-from contract.names import ExperimentName, RunName, SiteName, WindowName, is_run_of
+from contract.mandate import normal_key
+from contract.names import ExperimentName, RunName, SiteName, WindowName
 from contract.roles import Role
 from server.api.door import MLFLOW, PERSON, SESSION, Door, Failures, refusal
 from server.api.events import Events, read_cursor
-from server.api.keeping import add_schedule, ask_ranges, resume_run
+from server.api.keeping import add_schedule, ask_ranges, resume_run, sign_schedule
 from server.api.mlflow_proxy import MlflowProxy
 from server.api.page_routes import page_routes
 from server.api.promotion import move_champion
 from server.api.reading import Page, Reading
 from server.api.session import Sessions
+from server.api.signatures import signed_run
 from server.state.people import People, Person
 from server.state.schedules import Schedules as KeptSchedules
 
@@ -371,6 +373,20 @@ async def add(request: Request, api: _Answers, person: _Operator) -> ScheduleAdd
     return await run_in_threadpool(add_schedule, asked, api.reading, person)
 
 
+@_router.post(
+    "/schedules/{experiment}/sign",
+    summary="Sign a schedule",
+    status_code=202,
+    response_model=Schedule,
+    openapi_extra=_body(SignedSchedule),
+)
+async def sign(experiment: ExperimentName, request: Request, api: _Answers, person: _Submitter) -> Schedule:
+    """A standing mandate goes with each request of a schedule, in the place of one's own earlier one."""
+    body = await request.body()
+    asked = await run_in_threadpool(_parsed, SignedSchedule, body)
+    return await run_in_threadpool(sign_schedule, experiment, asked, api.reading, person)
+
+
 @_router.post("/schedules/{experiment}/pause", summary="Pause a schedule", status_code=202)
 def pause(experiment: ExperimentName, api: _Answers, person: _Operator) -> Schedule:
     """No window is checked until it is resumed; what closes meanwhile is checked then."""
@@ -482,7 +498,7 @@ def _submit(api: Api, person: Person, body: bytes) -> Submitted:
         person=person.name,
         federation=reading.federation,
         windows=asked.windows,
-        run=_signed_run(asked, experiment, person),
+        run=signed_run(asked.mandate, experiment, person, windows=tuple(asked.windows)),
         mandate=asked.mandate,
     )
     api.asked.set()
@@ -524,38 +540,6 @@ def _found(found: Found | None, what: str) -> Found:
     if found is None:
         raise _RefusedError(404, f"there is no such {what}", remedy=_LISTED[what])
     return found
-
-
-def _signed_run(asked: Submission, experiment: Experiment, person: Person) -> str:
-    """The name of the run in the mandate that came with it; empty where none came.
-
-    Sites look at a mandate themselves. What they would refuse is refused here first, and said in words.
-
-    Raises:
-        InputError: it is for something else, or somebody else's.
-    """
-    if not asked.mandate:
-        return ""
-    signed = read_mandate(asked.mandate)
-    mandate = signed.mandate
-    meant = mandate_for(
-        experiment,
-        run=mandate.run,
-        windows=tuple(asked.windows),
-        code=mandate.code,
-        authority=mandate.authority,
-        scientist=person.name,
-        expires=mandate.expires,
-    )
-    if mandate != meant or not is_run_of(experiment.name, mandate.run):
-        raise InputError("the mandate is for something else than what is submitted", where="mandate")
-    if signed.key != person.signing_key:
-        raise InputError(
-            f"the mandate is signed with {signed.fingerprint}, which is not the key that you registered",
-            where="mandate",
-            remedy="Connect again: tidegate connect URL",
-        )
-    return mandate.run
 
 
 def _keep_signing_key(api: Api, person: Person, body: bytes) -> Whoami:

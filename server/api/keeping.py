@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
 from starlette.exceptions import HTTPException
@@ -11,57 +11,89 @@ from starlette.exceptions import HTTPException
 from contract.errors import InputError
 from contract.experiment import Experiment, NumericFeature
 from contract.experiment_file import parse_experiment_json
-from contract.federation_api import MOST_ITEMS, NewSchedule, RangeSubmission, ScheduleAdded, Submitted
+from contract.federation_api import (
+    MOST_ITEMS,
+    NewSchedule,
+    RangeSubmission,
+    Schedule,
+    ScheduleAdded,
+    SignedSchedule,
+    Submitted,
+)
+from contract.mandate import ranges_question
 from contract.windows import Every, example_of
 from monitoring.schedule import Calendar
 from server.api.reading import Page, Reading
+from server.api.signatures import require_signed_schedule, signed_run
 from server.api.tellable import require_tellable
 from server.jobs.job import RangeQuestion
 from server.state.people import Person
 from server.state.records import ScheduleRecord
 from server.state.schedules import Schedules
 
-__all__ = ["add_schedule", "ask_ranges", "keep_schedule", "resume_run"]
+__all__ = ["add_schedule", "ask_ranges", "keep_schedule", "resume_run", "schedule_of", "sign_schedule"]
 
 _log = logging.getLogger("tidegate.api")
 
 
 def add_schedule(asked: NewSchedule, reading: Reading, person: Person) -> ScheduleAdded:
-    """Keep a schedule that a person sent. Errors as with `keep_schedule`.
+    """Keep a schedule that a person sent.
 
     Raises:
-        InputError: the experiment is wrong.
+        InputError: the experiment or the calendar is wrong, the experiment has a schedule, or what they
+            signed is something else.
     """
     experiment = parse_experiment_json(asked.experiment, where="experiment")
-    calendar = asked.model_dump(exclude={"experiment"})
-    added = keep_schedule(experiment, reading, **calendar)
+    record = schedule_of(experiment, **asked.model_dump(exclude={"experiment", "mandate"}))
+    if asked.mandate:
+        require_signed_schedule(asked.mandate, record, person, reading.state)
+    added = keep_schedule(replace(record, mandate=asked.mandate), reading)
     _log.info("%s adds the schedule of %s", person.name, experiment.name)
     return added
 
 
-def keep_schedule(
-    experiment: Experiment,
-    reading: Reading,
-    *,
-    every: Every,
-    first: str,
-    lag: int,
-    zone: str,
-    cron: str,
-    pace: float | None,
-) -> ScheduleAdded:
-    """Keep a schedule; see `NewSchedule`.
+def sign_schedule(experiment: str, asked: SignedSchedule, reading: Reading, person: Person) -> Schedule:
+    """Keep a scientist's standing mandate with a schedule.
 
     Raises:
-        InputError: the calendar is wrong, or the experiment has a schedule.
+        InputError: there is no such schedule, or they signed something else.
+        HTTPException: another scientist's mandate holds.
     """
-    now = datetime.now(UTC)
-    today = Calendar(every=every, first=example_of(every), zone=zone).window_at(now)
-    record = ScheduleRecord.of(
+    kept = Schedules(reading.state.database)
+    schedule = kept.get(experiment)
+    earlier = schedule.signed
+    holds = earlier is not None and earlier.expires > datetime.now(UTC)
+    if earlier is not None and holds and person.role != "operator" and earlier.scientist != person.name:
+        raise HTTPException(403, f"{earlier.scientist} has signed it: they or an operator may sign it anew")
+    require_signed_schedule(asked.mandate, schedule, person, reading.state)
+    kept.sign(experiment, asked.mandate)
+    _log.info("%s signs the schedule of %s", person.name, experiment)
+    return reading.schedule(kept.get(experiment))
+
+
+def schedule_of(
+    experiment: Experiment, *, every: Every, first: str, lag: int, zone: str, cron: str, pace: float | None
+) -> ScheduleRecord:
+    """A schedule that begins now, unsigned; see `NewSchedule`.
+
+    Raises:
+        InputError: the calendar is wrong.
+    """
+    today = Calendar(every=every, first=example_of(every), zone=zone).window_at(datetime.now(UTC))
+    return ScheduleRecord.of(
         experiment, every=every, first=first or today, lag=lag, zone=zone, cron=cron, pace=pace
     )
-    Schedules(reading.state.database).add(record)
-    return ScheduleAdded(schedule=reading.schedule(record), closed=len(record.calendar.due(now)))
+
+
+def keep_schedule(schedule: ScheduleRecord, reading: Reading) -> ScheduleAdded:
+    """Keep a schedule.
+
+    Raises:
+        InputError: the experiment has one.
+    """
+    Schedules(reading.state.database).add(schedule)
+    closed = len(schedule.calendar.due(datetime.now(UTC)))
+    return ScheduleAdded(schedule=reading.schedule(schedule), closed=closed)
 
 
 def ask_ranges(asked: RangeSubmission, reading: Reading, person: Person) -> Submitted:
@@ -69,7 +101,7 @@ def ask_ranges(asked: RangeSubmission, reading: Reading, person: Person) -> Subm
 
     Raises:
         InputError: the experiment is wrong, or has no such features, or not as much ε; or the noise hides
-            what is asked for.
+            what is asked for; or something else was signed.
     """
     experiment = parse_experiment_json(asked.experiment, where="experiment")
     numeric = {item.name for item in experiment.task.features if isinstance(item, NumericFeature)}
@@ -90,12 +122,15 @@ def ask_ranges(asked: RangeSubmission, reading: Reading, person: Person) -> Subm
         )
     question = RangeQuestion(features=tuple(asked.features), epsilon=asked.epsilon, share=asked.share)
     require_tellable(question, experiment, reading.cards(Page(limit=MOST_ITEMS)).cards)
+    signed = ranges_question(asked.features, asked.epsilon) if asked.mandate else None
     added = reading.submissions.add(
         experiment,
         person=person.name,
         federation=reading.federation,
         windows=asked.windows,
         question=asdict(question),
+        run=signed_run(asked.mandate, experiment, person, windows=tuple(asked.windows), ranges=signed),
+        mandate=asked.mandate,
     )
     _log.info("%s asks for ranges, as run %s", person.name, added.run)
     return Submitted(run=added.run, place=reading.submissions.places(reading.federation).get(added.run, 0))

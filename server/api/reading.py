@@ -213,6 +213,7 @@ class Reading:
             added=one.added,
             windows=_counts([check.state for check in checks]),
             waits=waits_for(one, self.state, datetime.now(UTC)),
+            signed=_signed_words(one),
         )
 
     def checks(self, experiment: str, page: Page) -> WindowChecks:
@@ -285,6 +286,16 @@ class Reading:
                 known = None
             self._connected = time.monotonic(), known
             return known
+
+
+def _signed_words(schedule: ScheduleRecord) -> str:
+    """Who has signed a schedule, for which windows and until when; empty where nobody has."""
+    mandate = schedule.signed
+    if mandate is None or mandate.standing is None:
+        return ""
+    span = f"{mandate.standing.first} to {mandate.standing.last}"
+    ended = " (over)" if mandate.expires < datetime.now(UTC) else ""
+    return f"by {mandate.scientist} for {span}, until {mandate.expires:%Y-%m-%d}{ended}"
 
 
 def _card_of(site: AdmittedSite, asked: Enrolment | None) -> SiteCard:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from contract.windows import Every
+from terminal.window_option import SignDays, TrainedOn
 
 __all__ = ["app"]
 
@@ -22,7 +23,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
-def add(
+def add(  # noqa: PLR0913, PLR0917 - a command's options
     file: Annotated[Path, typer.Argument(help="The experiment file.")],
     every: Annotated[Every, typer.Option(help="How long a window is.")] = "week",
     lag: Annotated[
@@ -44,34 +45,56 @@ def add(
         float | None,
         typer.Option(help="Rehearse on the past: one of the closed windows every so many seconds."),
     ] = None,
+    trained_on: TrainedOn = None,
+    sign_days: SignDays = 90,
     json: Json = False,
 ) -> None:
     """Keep a schedule: each window is checked once it has closed, and the retraining policy does the rest.
 
     Give the windows as the sites' cards cut them. It goes on after a restart, and catches up with what closed
     meanwhile. A window whose check failed is tried again four times, later each time, and then not judged.
+    At the server of your profile you sign it, for sites that name the scientists whom they trust.
     """
-    from server.api.keeping import keep_schedule
+    from server.api.keeping import keep_schedule, schedule_of
     from server.cli.acts import note_act
     from server.cli.here import reading_here
     from server.settings import read_settings
     from terminal.experiment_files import read_experiment
     from terminal.schedule_tables import read_days, say_added
 
-    experiment, days = read_experiment(file), read_days(lag)
+    asked = schedule_of(
+        read_experiment(file),
+        every=every,
+        first=first,
+        lag=read_days(lag),
+        zone=zone,
+        cron=cron,
+        pace=rehearse,
+    )
     with reading_here() as reading:
-        added = keep_schedule(
-            experiment,
-            reading,
-            every=every,
-            first=first,
-            lag=days,
-            zone=zone,
-            cron=cron,
-            pace=rehearse,
-        )
-    note_act(read_settings().home, f"adds the schedule of {experiment.name}")
+        added = keep_schedule(asked, reading)
+    note_act(read_settings().home, f"adds the schedule of {asked.experiment.name}")
     say_added(added, json=json)
+
+
+@app.command()
+def sign(
+    file: Annotated[Path, typer.Argument(help="The experiment file, as it was when the schedule was added.")],
+    first: Annotated[
+        str,
+        typer.Option(help="The first window that your signature covers; otherwise the present one."),
+    ] = "",
+    trained_on: TrainedOn = None,
+    sign_days: SignDays = 90,
+    json: Json = False,
+) -> None:
+    """Sign a schedule that the server of your profile keeps: its checks, retrainings and comparisons.
+
+    Sites that name scientists answer nothing of an unsigned one. Sign again before it ends.
+    """
+    from contract.errors import InputError
+
+    raise InputError("one signs at the server of a profile", remedy="Connect: tidegate connect URL")
 
 
 @app.command("list")

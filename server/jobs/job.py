@@ -52,7 +52,7 @@ class Job:
         window: for `cycle`, the window that has closed.
         trigger: who or what started it, in words for the passport.
         question: for `ranges`, what is asked.
-        mandate: for `train`, what the scientist has signed (`contract.mandate`); empty without.
+        mandate: what a scientist has signed for it (`contract.mandate`); empty without.
     """
 
     kind: _Kind

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
 from contract.experiment import Experiment
+from contract.mandate import Mandate, read_mandate
 from contract.windows import Every
 from monitoring.schedule import Calendar
 from server.state.participation import SiteState
@@ -271,6 +272,7 @@ class ScheduleRecord:
         every, first, lag, zone, cron, pace: see `monitoring.schedule.Calendar`.
         paused: nothing of it is checked for now; what closes meanwhile is checked later.
         added: when, from which a pace counts.
+        mandate: the standing one that a scientist signed (`contract.mandate`); empty where nobody did.
     """
 
     experiment: str
@@ -283,6 +285,7 @@ class ScheduleRecord:
     pace: float | None
     paused: bool
     added: datetime
+    mandate: str = ""
 
     @classmethod
     def of(
@@ -328,6 +331,15 @@ class ScheduleRecord:
             pace=self.pace,
             start=self.added,
         )
+
+    @property
+    def signed(self) -> Mandate | None:
+        """The mandate, read; None where there is none.
+
+        Raises:
+            MessageError: it was changed in the database.
+        """
+        return read_mandate(self.mandate).mandate if self.mandate else None
 
     @property
     def plan(self) -> Experiment:

@@ -55,7 +55,7 @@ class Schedules:
         names = [column for column in tables.schedules.c if column.name != "id"]
         with self._database.read() as connection:
             found = connection.execute(select(*names).order_by(tables.schedules.c.id))
-            return tuple(ScheduleRecord(**row._mapping) for row in found)
+            return tuple(ScheduleRecord(**{**row._mapping, "mandate": row.mandate or ""}) for row in found)
 
     def get(self, experiment: str) -> ScheduleRecord:
         """The schedule of an experiment.
@@ -67,6 +67,19 @@ class Schedules:
         if experiment not in known:
             raise _unknown(experiment, list(known))
         return known[experiment]
+
+    def sign(self, experiment: str, mandate: str) -> None:
+        """Keep a standing mandate with a schedule, in the place of an earlier one.
+
+        Raises:
+            InputError: it has no schedule.
+        """
+        table = tables.schedules
+        with self._database.write() as connection:
+            changed = update(table).where(table.c.experiment == experiment).values(mandate=mandate)
+            if connection.execute(changed).rowcount:
+                return
+        self.get(experiment)
 
     def pause(self, experiment: str, *, paused: bool) -> None:
         """Check none of its windows until it goes on; a check in progress ends as it would.

@@ -51,7 +51,7 @@ __all__ = [
     "window_checks",
 ]
 
-HEAD = "0008"
+HEAD = "0009"
 """The newest revision under `migrations/versions`."""
 
 metadata = MetaData(
@@ -259,6 +259,7 @@ schedules = Table(
     Column("pace", Float),
     Column("paused", Boolean, nullable=False),
     Column("added", Moment, nullable=False),
+    Column("mandate", Text),
 )
 
 window_checks = Table(

@@ -148,11 +148,16 @@ def change_each_value(text: str) -> dict[str, str]:
         "windows": ["w1", "w2"],
         "expires": "2999-01-01T00:00:00Z",
         "version": 2,
-    }
+        "standing": {
+            "every": "week", "first": "2026-W01", "last": "2026-W09", "tries": 1, "drift_epsilon": 0.5,
+            "reference": [],
+        },
+        "ranges": {"features": ["level"], "epsilon": 1},
+    }  # fmt: skip
     found = {}
     for name, value in wanted.items():
         mandate = json.loads(outer["mandate"])
-        assert mandate[name] != value
+        assert mandate.get(name) != value
         spelled = json.dumps(mandate | {name: value}, sort_keys=True, separators=(",", ":"))
         found[name] = json.dumps(outer | {"mandate": spelled})
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from pydantic import ValidationError
 from clients.mandates import TOLERANCE, Found, examine
 from clients.policy import Policy
 from contract.errors import PolicyError
+from contract.experiment import Experiment
 from contract.experiment_file import parse_experiment
 from contract.mandate import mandate_for, public_key_of, sign_mandate
 from contract.messages import Instruction
+from contract.standing import Standing
 from server.line.certificates import make_server_files
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
@@ -43,9 +46,9 @@ def found(text: str | None = None, *, site: Path = Path("nowhere/site.toml"), **
     return examine(signed() if text is None else text, site_file=site, **asked | more)
 
 
-def signed(key: Ed25519PrivateKey = KEY, **more: Any) -> str:
+def signed(key: Ed25519PrivateKey = KEY, plan: Experiment = PLAN, **more: Any) -> str:
     values = {"run": "r", "windows": ("w1", "w2"), "code": CODE, "authority": "a" * 64, "scientist": "Ada L."}
-    return sign_mandate(mandate_for(PLAN, **values | {"expires": NOW} | more), key)
+    return sign_mandate(mandate_for(plan, **values | {"expires": NOW} | more), key)
 
 
 def test_what_is_signed_is_covered_whatever_the_order_of_its_windows() -> None:
@@ -73,6 +76,35 @@ def test_what_is_not_covered_is_said_and_refused(asked: dict[str, Any], words: s
     with pytest.raises(PolicyError, match=f"signed by 'ada', but .*{words}"):
         one.require(PINNED, where="here")
     one.require(Policy(), where="here")  # a site that names nobody works as before
+
+
+def test_of_a_standing_mandate_it_is_said_what_it_covers() -> None:
+    weeks = Standing(every="week", first="2026-W02", last="2026-W09", tries=2, drift_epsilon=0.5)
+    check = Instruction(run="r-2026-W02-1", windows=("2026-W02",))
+    text = signed(windows=(), covers=weeks)
+    asked = {"text": text, "kind": "query.drift", "instruction": check}
+    one = found(**asked)
+    assert (one.fault, one.covers) == ("", "2026-W02 to 2026-W09, each week at most 2 times")
+    other = replace(check, windows=("2026-W10",))
+    assert found(**asked | {"instruction": other}).fault == (
+        "signed for 2026-W02 to 2026-W09, each week at most 2 times, and asked for another window"
+    )
+    assert (
+        "another reference"
+        in found(**asked | {"instruction": replace(check, reference_windows=("x",))}).fault
+    )
+
+
+def test_a_reference_without_a_season_is_a_fault_and_no_error() -> None:
+    values = PLAN.model_dump() | {"task": PLAN.task.model_dump() | {"time": "day"}}
+    seasonal = Experiment.model_validate(values | {"drift": {"reference": "same-season"}})
+    weeks = Standing(
+        every="week", first="2026-W02", last="2026-W09", tries=2, drift_epsilon=0.5, reference=("base",)
+    )
+    text = signed(windows=(), covers=weeks, plan=seasonal)
+    check = Instruction(run="r-2026-W02-1", windows=("2026-W02",), reference_windows=("base",))
+    one = found(text, kind="query.drift", instruction=check, experiment=seasonal)
+    assert "no season" in one.fault
 
 
 def test_the_clock_of_a_site_may_be_wrong_a_little() -> None:

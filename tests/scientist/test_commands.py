@@ -16,8 +16,14 @@ import pytest
 from contract.errors import InputError
 from contract.experiment import Experiment, NumericFeature
 from contract.experiment_file import parse_experiment
-from contract.federation_api import Sites
+from contract.federation_api import SigningKey, Sites, Whoami
+from contract.mandate import Ranges, read_mandate
+from contract.names import is_run_of
+from contract.windows import window_of
 from scientist.connected import connect
+from scientist.profiles import Profiles
+from scientist.settings import read_settings
+from scientist.signing import active_signer, public_key
 from server.state.records import RunStatus
 from server.state.schedules import Schedules
 from tests.hostile import HOSTILE, require_harmless
@@ -141,6 +147,67 @@ def test_an_operator_keeps_schedules(standing: Standing, tidegate: Command, tmp_
         assert told.count("\n") == 1
     assert "'other' has no schedule" in tidegate("schedule", "pause", "other", code=2)
     assert "olga adds the schedule of other" in standing.served.log
+
+
+def keyed(standing: Standing, name: str, role: str) -> str:
+    """Connect as that person, who has a key as `tidegate connect` makes it; the public key."""
+    standing.connect(name, role)
+    key = public_key(Profiles(read_settings()).make_signing_key("there"))
+    with connect() as connection:
+        connection.post("/v1/signing-key", Whoami, SigningKey(key=key))
+    return key
+
+
+def test_a_schedule_is_signed_by_whoever_adds_it_or_by_a_scientist_later(
+    standing: Standing, tidegate: Command, tmp_path: Path
+) -> None:
+    keyed(standing, "olga", "operator")
+    file, kept = plan_file(standing, tmp_path), Schedules(standing.served.state.database)
+    told = tidegate("schedule", "add", file, "--every", "week", "--first", "2026-W05")
+    assert "signed by olga for 2026-W05 to " in told
+    assert "'other' is watched no more." in tidegate("schedule", "remove", "other")
+    standing.connect("otto", "operator")
+    told = tidegate("schedule", "add", file, "--every", "week")
+    assert "Not signed: sites that name scientists take no part" in told
+    assert "you have no key to sign with" in tidegate("schedule", "sign", file, code=2)
+    key = keyed(standing, "ada", "scientist")
+    told = tidegate("schedule", "sign", file, "--first", "2026-W05", "--trained-on", "2026-W01..2026-W04")
+    assert "'other' is signed: 2026-W05 to " in told
+    assert "each week at most 2 times, against 2026-W01..2026-W04; until " in told
+    signed = read_mandate(kept.get("other").mandate)
+    standing_one = signed.mandate.standing
+    assert standing_one is not None
+    assert (signed.key, signed.mandate.scientist, standing_one.first) == (key, "ada", "2026-W05")
+    assert standing_one.reference == ("2026-W01", "2026-W02", "2026-W03", "2026-W04")
+    found = json.loads(tidegate("schedule", "list", "other", "--json"))[0]["signed"]
+    assert found.startswith(f"by ada for 2026-W05 to {standing_one.last}, until ")
+    today = window_of(datetime.now(UTC).date(), "week")
+    assert f"signed: {today} to " in tidegate("schedule", "sign", file)
+    for wrong, words in (
+        (("--first", "2026-13"), "is no week"),
+        (("--first", "2999-W01"), "Give more --sign-days"),
+        (("--trained-on", "w1", "--trained-on", "w1"), "named twice"),
+        (("--trained-on", "no\x1bwindow"), "no windows"),
+    ):
+        told = tidegate("schedule", "sign", file, *wrong, code=2)
+        assert (words in told, told.count("\n")) == (True, 1), told
+    changed = plan_file(standing, tmp_path)
+    changed.write_text(f"{changed.read_text()}[drift]\nepsilon = 0.4\n")
+    assert "for something else" in tidegate("schedule", "sign", changed, code=2)
+    standing.here()
+    assert "one signs at the server of a profile" in tidegate("schedule", "sign", file, code=2)
+
+
+def test_a_question_for_ranges_is_signed(standing: Standing, tidegate: Command, tmp_path: Path) -> None:
+    keyed(standing, "ada", "scientist")
+    file = plan_file(standing, tmp_path, name="asks", unranged=True)
+    told = tidegate("ranges", file, "--epsilon", "0.0001", code=2)
+    assert "no site answers such a question" in told
+    signer = active_signer(3)
+    assert signer is not None
+    mandate = read_mandate(signer.ranges(standing.experiment, ["w2", "w1"], ["x1", "x0"], 0.25)).mandate
+    assert mandate.ranges == Ranges(features=("x0", "x1"), epsilon=0.25)
+    assert (mandate.windows, is_run_of("fake-ranges", mandate.run)) == (("w1", "w2"), True)
 
 
 def test_a_reviewer_promotes_and_goes_back_with_a_reason(standing: Standing, tidegate: Command) -> None:

@@ -14,7 +14,7 @@ from contract.errors import InputError
 from contract.mandate import read_mandate
 from scientist.profiles import Profile, Profiles, require_name
 from scientist.settings import read_settings
-from scientist.signing import public_key, sign_run
+from scientist.signing import Signer, public_key
 from server.line.certificates import authority_fingerprint, make_server_files
 from tests.server.federation import plan
 
@@ -128,7 +128,8 @@ def test_what_is_signed_says_what_the_experiment_says_and_no_more(tmp_path: Path
     key, experiment = profiles(tmp_path).make_signing_key("here"), plan()
     authority = make_server_files(tmp_path, ["127.0.0.1"]).authority
     profile = PROFILE.model_copy(update={"authority": authority.read_text()})
-    signed = read_mandate(sign_run(experiment, ["w2", "w1"], profile=profile, key=key, days=3))
+    signer = Signer(profile=profile, key=key, days=3)
+    signed = read_mandate(signer.run(experiment, ["w2", "w1"]))
     mandate, privacy = signed.mandate, experiment.privacy
     assert signed.key == public_key(key)
     assert (mandate.experiment, mandate.windows) == (experiment.digest, ("w1", "w2"))

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import server.schedule
 from contract.errors import AddressError
 from contract.experiment import Experiment
+from contract.mandate import mandate_for, sign_mandate
+from contract.standing import Standing
 from server.line.flower import RunState
 from server.schedule import WindowChecks, has_champion, run_schedules
 from server.settings import ServerSettings
@@ -35,9 +38,11 @@ class Server:
 
     def __init__(self, state: State, *acts: Callable[[str], None]) -> None:
         self.state, self.acts, self.asked = state, list(acts), list[tuple[str, str]]()
+        self.mandates: list[str] = []
 
     def submit(self, _: Path, config: Mapping[str, str]) -> int:
         self.asked.append((config["window"], config["run"]))
+        self.mandates.append(config["mandate"])
         if self.state.run(config["run"]) is None:
             experiment = Experiment.model_validate_json(config["experiment"])
             self.state.start_run(
@@ -93,6 +98,25 @@ def the_check(schedules: Schedules) -> WindowCheck:
 
 def put_into_service(state: State) -> None:
     state.record_decision("fake", window="", kind="promote", subject="version 1", by="p", reason="r")
+
+
+def test_what_was_signed_goes_with_the_checks_that_it_covers(state: State, schedules: Schedules) -> None:
+    weeks = Standing(every="week", first="2026-W01", last="2026-W01", tries=1, drift_epsilon=0.5)
+    mandate = mandate_for(
+        plan(quorum=2), run="fake-1", code="c" * 64, authority="a" * 64, scientist="ada",
+        expires=datetime.now(UTC) + timedelta(days=1), covers=weeks,
+    )  # fmt: skip
+    signed = sign_mandate(mandate, Ed25519PrivateKey.generate())
+    keep(schedules)
+    schedules.sign("fake", signed)
+    server = Server(state)
+    server.acts = [server.finds(), server.finds()]
+    checks, said = checks_of(state, server)
+    schedules.enter("fake", [(week, datetime.now(UTC)) for week in ("2026-W01", "2026-W02")])
+    assert [checks.check(plan(quorum=2)) is not None for _ in range(2)] == [True, True]
+    assert server.asked[0] == ("2026-W01", "fake-1-2026-W01-1")
+    assert server.mandates == [signed, ""]
+    assert "fake, window 2026-W02: its mandate does not cover this check" in " ".join(said)
 
 
 def test_a_window_is_checked_by_the_server_and_is_done(state: State, schedules: Schedules) -> None:

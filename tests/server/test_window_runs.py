@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import UTC, datetime
 
 import pytest
 
 from contract.experiment import Experiment
+from contract.mandate import mandate_for
+from contract.standing import Standing
 from server.state.participation import SiteStatus, Step
 from server.state.records import RunRecord
 from server.state.storage import State
@@ -46,6 +49,36 @@ def test_a_check_that_failed_is_made_again_under_its_name(runs: WindowRuns) -> N
     assert not runs.is_over("w2")
     assert runs.name("w2") == "one"
     assert runs.last("w20") is None
+
+
+def test_of_a_signed_schedule_the_tries_have_the_names_that_were_signed(state: State) -> None:
+    experiment = plan(quorum=2, round_timeout=600.0)
+    weeks = Standing(every="week", first="2026-W02", last="2026-W09", tries=2, drift_epsilon=0.5)
+    mandate = mandate_for(
+        experiment, run="fake-1", code="c" * 64, authority="a" * 64, scientist="ada",
+        expires=datetime(2026, 12, 1, tzinfo=UTC), covers=weeks,
+    )  # fmt: skip
+    runs = WindowRuns(state=state, experiment=experiment, mandate=mandate)
+
+    def fail() -> str:
+        name = runs.name("2026-W02")
+        trigger = runs.trigger("2026-W02")
+        if state.run(name) is None:
+            state.start_run(name, experiment=experiment, job="cycle", trigger=trigger, code_hash="c0de")
+            state.finish_run(name, "failed")
+        return name
+
+    assert [fail(), fail()] == ["fake-1-2026-W02-1"] * 2  # the same question
+    promote(state, "2026-W01")
+    assert [fail(), fail()] == ["fake-1-2026-W02-2"] * 2
+    promote(state, "2026-W01")
+    more = fail()
+    assert (more.startswith("fake-2026-W02-"), runs.is_signed("2026-W02", more)) == (True, False)
+    assert runs.is_signed("2026-W02", "fake-1-2026-W02-2")
+    for window in ("2026-W01", "2026-W10"):
+        assert not runs.name(window).startswith("fake-1-")
+    other = WindowRuns(state=state, experiment=plan(quorum=1), mandate=mandate)
+    assert not other.name("2026-W03").startswith("fake-1-")
 
 
 def test_another_question_has_another_name(runs: WindowRuns) -> None:

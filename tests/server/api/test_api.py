@@ -23,8 +23,9 @@ import server.api.door
 from contract.errors import InputError
 from contract.experiment import Experiment
 from contract.federation_api import MOST_BODY
-from contract.mandate import Mandate, mandate_for, public_key_of, sign_mandate
+from contract.mandate import Mandate, Ranges, mandate_for, public_key_of, sign_mandate
 from contract.names import name_run
+from contract.standing import Standing
 from server.registry.registry import Registry
 from server.state.records import ScheduleRecord
 from server.state.schedules import Schedules
@@ -41,7 +42,7 @@ def test_every_endpoint_asks_for_a_token_and_the_right_role(served: Served, expe
     with served.client() as nobody:
         paths = nobody.get("/openapi.json").json()["paths"]
         listed = [(method.upper(), path) for path, methods in paths.items() for method in methods]
-        assert len(listed) == 25
+        assert len(listed) == 26
         assert all(path.startswith("/v1/") for _, path in listed)
         assert {path for method, path in listed if method == "POST"} == set(WRITERS)
         for method, path in listed:
@@ -67,6 +68,8 @@ def test_every_endpoint_asks_for_a_token_and_the_right_role(served: Served, expe
                 expected = {403} if not allowed or (own and method == "POST") else {200, 202}
                 if path.endswith("/stop") and expected != {403}:
                     expected = {409}
+                if path.endswith("/sign") and expected != {403}:
+                    expected = {400}  # nobody has signed it
                 assert answer.status_code in expected, (role, method, path, answer.text)
 
 
@@ -77,6 +80,7 @@ WRITERS = {
     "/v1/runs/{name}/stop": ("scientist", "operator"),
     "/v1/runs/{name}/resume": ("scientist", "operator"),
     "/v1/schedules": ("operator",),
+    "/v1/schedules/{experiment}/sign": ("scientist", "operator"),
     "/v1/schedules/{experiment}/pause": ("operator",),
     "/v1/schedules/{experiment}/resume": ("operator",),
     "/v1/schedules/{experiment}/remove": ("operator",),
@@ -88,6 +92,7 @@ BODIES: dict[str, Callable[[Experiment], dict[str, Any]]] = {
     "/v1/signing-key": lambda _: {"key": public_key_of(KEY)},
     "/v1/ranges": lambda experiment: submission(experiment, features=["x0"], epsilon=0.1, share=0.01),
     "/v1/schedules": lambda experiment: {"experiment": experiment.model_dump_json(), "every": "week"},
+    "/v1/schedules/{experiment}/sign": lambda _: {"mandate": "x"},
     "/v1/models/{model}/versions/{version}/promote": lambda _: {"reason": "better"},
     "/v1/models/{model}/versions/{version}/rollback": lambda _: {"reason": "worse"},
 }
@@ -411,6 +416,99 @@ def mandate(experiment: Experiment, **more: Any) -> Mandate:
     values = {"run": name_run(experiment.name), "windows": ("w1",), "scientist": "ada", "code": "c" * 64}
     expires = datetime.now(UTC) + timedelta(days=1)
     return mandate_for(experiment, **{**values, "authority": "a" * 64, "expires": expires, **more})
+
+
+WEEKS = Standing(every="week", first="2026-W05", last="2026-W20", tries=2, drift_epsilon=0.5)
+
+
+def of_schedule(experiment: Experiment, key: Ed25519PrivateKey = KEY, **more: Any) -> str:
+    return sign_mandate(mandate(experiment, **{"windows": (), "covers": WEEKS, **more}), key)
+
+
+def test_a_schedule_is_signed_when_it_is_added_or_later(served: Served, experiment: Experiment) -> None:
+    kept = Schedules(served.state.database)
+    new = {"experiment": experiment.model_dump_json(), "every": "week", "first": "2026-W05"}
+    other = Ed25519PrivateKey.generate()
+    with served.client(served.people.add("ada", "operator")) as ada:
+        signed = of_schedule(experiment)
+        early = ada.post("/v1/schedules", json={**new, "mandate": signed})
+        assert "not the key that you registered" in early.json()["what"]
+        ada.post("/v1/signing-key", json={"key": public_key_of(KEY)})
+        added = ada.post("/v1/schedules", json={**new, "mandate": signed})
+        assert added.json()["schedule"]["signed"].startswith("by ada for 2026-W05 to 2026-W20, until ")
+        assert kept.get("fake").mandate == signed
+        wrong = {
+            "a run's": of_schedule(experiment, covers=None),
+            "another's name": of_schedule(experiment, scientist="eve"),
+            "another experiment": of_schedule(experiment.model_copy(update={"name": "other"})),
+            "another kind of window": of_schedule(
+                experiment,
+                covers=WEEKS.model_copy(update={"every": "month", "first": "2026-01", "last": "2026-02"}),
+            ),
+            "a run's name of any kind": of_schedule(experiment, run="fake-2026-W05"),
+        }
+        for one in wrong.values():
+            refused = ada.post("/v1/schedules/fake/sign", json={"mandate": one})
+            assert (refused.status_code, "something else" in refused.json()["what"]) == (400, True)
+        assert ada.post("/v1/schedules/never/sign", json={"mandate": signed}).status_code == 400
+        assert kept.get("fake").mandate == signed
+    with served.client(served.people.add("bea", "scientist")) as bea:
+        bea.post("/v1/signing-key", json={"key": public_key_of(other)})
+        theirs = of_schedule(experiment, other, scientist="bea")
+        refused = bea.post("/v1/schedules/fake/sign", json={"mandate": theirs})
+        assert (refused.status_code, refused.json()["what"][:16]) == (403, "ada has signed i")
+        kept.sign("fake", of_schedule(experiment, expires=datetime.now(UTC) - timedelta(days=1)))
+        assert bea.get("/v1/schedules").json()["schedules"][0]["signed"].endswith("(over)")
+        told = bea.post("/v1/schedules/fake/sign", json={"mandate": theirs})
+        assert (told.status_code, told.json()["signed"][:6]) == (202, "by bea")
+    assert kept.get("fake").mandate == theirs
+
+
+def test_a_mandate_that_does_not_cover_the_model_in_service_is_refused(
+    served: Served, experiment: Experiment
+) -> None:
+    watched(served, experiment, kept=True)
+    state = served.state
+    state.start_run("first", experiment=experiment, job="train", trigger="t", code_hash="c0de")
+    state.link_run(
+        "first", model_version=1, result=json.dumps({"windows": ["2026-W01", "2026-W02", "2026-W03"]})
+    )
+    state.record_decision("fake", window="", kind="promote", subject="version 1", by="p", reason="r")
+    with served.client(served.people.add("ada", "scientist")) as ada:
+        ada.post("/v1/signing-key", json={"key": public_key_of(KEY)})
+        refused = ada.post("/v1/schedules/fake/sign", json={"mandate": of_schedule(experiment)}).json()
+        assert "was trained on 2026-W01..2026-W03" in refused["what"]
+        assert refused["remedy"] == "Sign with --trained-on 2026-W01..2026-W03"
+        trained = ("2026-W01", "2026-W02", "2026-W03")
+        good = of_schedule(experiment, covers=WEEKS.model_copy(update={"reference": trained}))
+        assert ada.post("/v1/schedules/fake/sign", json={"mandate": good}).status_code == 202
+
+
+def test_a_question_for_ranges_is_signed_as_it_is_asked(served: Served, experiment: Experiment) -> None:
+    asked = {"features": ["x0"], "epsilon": 0.1, "share": 0.01}
+    served.state.admit_site("north", federation="standing", node_id=1, key="k", stated_rows=50)
+    run = name_run(f"{experiment.name}-ranges")
+
+    def signed(**more: Any) -> str:
+        ranges = Ranges(features=("x0",), epsilon=0.1)
+        return sign_mandate(mandate(experiment, **{"run": run, "covers": ranges, **more}), KEY)
+
+    with served.client(served.people.add("ada", "scientist")) as ada:
+        ada.post("/v1/signing-key", json={"key": public_key_of(KEY)})
+        body = submission(experiment, windows=["w1"], **asked)
+        for wrong in (
+            signed(covers=Ranges(features=("x0",), epsilon=0.2)),
+            signed(covers=Ranges(features=("x1",), epsilon=0.1)),
+            signed(covers=None),
+            signed(run=name_run(experiment.name)),
+        ):
+            assert "something else" in ada.post("/v1/ranges", json={**body, "mandate": wrong}).json()["what"]
+        good = signed()
+        told = ada.post("/v1/ranges", json={**body, "mandate": good})
+        assert told.json().get("run") == run, told.text
+    kept = served.submissions.get(run)
+    assert kept is not None
+    assert kept.mandate == good
 
 
 def test_a_signed_run_has_the_name_that_was_signed_and_keeps_its_mandate(
