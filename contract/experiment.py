@@ -228,6 +228,11 @@ class Model(_Frozen):
 class Strategy(_Frozen):
     """How rounds are run and aggregated (Flower's own strategies).
 
+    Where `learning_rate` is left out, a recipe (`contract.recipe`) chooses it, and with it those of `name`,
+    `rounds`, `server_momentum`, `average_last`, `evaluate_every` and `privacy.clipping_norm` that are left
+    out too, from public facts alone: features, model, stated rows, ε and δ. `tidegate run` says what it
+    chose, and sites are asked for those numbers. Otherwise, and for `cnn`, the defaults below hold.
+
     Attributes:
         name: what the server makes of the sites' updates: `fedavg` (McMahan et al., 2017), `fedavgm` with
             momentum (Hsu et al., 2019), `fedprox` (Li et al., 2020), `fedadam` and `fedyogi` (Reddi et al.,
@@ -256,6 +261,7 @@ class Strategy(_Frozen):
         quorum: how many sites a round needs to be connected, and to answer.
         round_timeout: seconds that a round waits for the quorum; then the run fails.
         grace: seconds for the other sites once the quorum has answered; at least twice as long as that took.
+        reason: for readers; the recipe writes here what it chose and why.
     """
 
     name: Literal["fedavg", "fedavgm", "fedprox", "fedadam", "fedyogi"] = "fedavg"
@@ -275,6 +281,8 @@ class Strategy(_Frozen):
     quorum: Count = 2
     round_timeout: Seconds = 600.0
     grace: Seconds = 10.0
+    # left out of the JSON where empty: the digest of a plan that says all itself stays what it was
+    reason: Annotated[Prose, Field(exclude_if=lambda value: value == "")] = ""
 
     @model_validator(mode="after")
     def _combined(self) -> Self:

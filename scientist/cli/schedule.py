@@ -25,12 +25,15 @@ def add(
 ) -> None:
     """Keep a schedule."""
     from contract.federation_api import NewSchedule, ScheduleAdded
+    from scientist.cli.sites import with_all_settings
     from scientist.connected import connect, request_of
     from terminal.experiment_files import read_experiment
+    from terminal.output import say_recipe
     from terminal.schedule_tables import read_days, say_added
 
+    experiment = with_all_settings(read_experiment(file))
     given = {
-        "experiment": read_experiment(file).model_dump_json(),
+        "experiment": experiment.model_dump_json(),
         "every": every,
         "first": first,
         "lag": read_days(lag),
@@ -41,6 +44,7 @@ def add(
     asked = request_of(NewSchedule, given, where="schedule add", remedy="Correct that")
     with connect() as connection:
         added = connection.post("/v1/schedules", ScheduleAdded, asked)
+    say_recipe(experiment, silent=json)
     say_added(added, json=json)
 
 

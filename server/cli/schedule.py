@@ -52,11 +52,12 @@ def add(
     meanwhile. A window whose check failed is tried again four times, later each time, and then not judged.
     """
     from server.api.keeping import keep_schedule
-    from server.cli.here import reading_here
+    from server.cli.here import reading_here, with_all_settings
     from terminal.experiment_files import read_experiment
+    from terminal.output import say_recipe
     from terminal.schedule_tables import read_days, say_added
 
-    experiment, days = read_experiment(file), read_days(lag)
+    experiment, days = with_all_settings(read_experiment(file)), read_days(lag)
     with reading_here() as reading:
         added = keep_schedule(
             experiment,
@@ -68,6 +69,7 @@ def add(
             cron=cron,
             pace=rehearse,
         )
+    say_recipe(experiment, silent=json)
     say_added(added, json=json)
 
 
