@@ -147,15 +147,23 @@ class Label(_Frozen):
     Attributes:
         column: the card's name of the column, which is categorical.
         classes: its values; the last of two is the positive one.
+        positive_share: roughly how often the positive one of two comes, where that is public knowledge and
+            far from a half; never from the data. The model's bias begins there: less has to be learnt.
     """
 
     column: ColumnName
     classes: tuple[Value, ...] = Field(default=("0", "1"), max_length=10_000)
+    # left out of the JSON where not stated: an older file keeps its digest
+    positive_share: Annotated[
+        float | None, Field(ge=1e-4, le=1 - 1e-4, exclude_if=lambda value: value is None)
+    ] = None
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
             raise ValueError("classes must be at least two distinct values")
+        if self.positive_share is not None and len(self.classes) != 2:
+            raise ValueError("positive_share goes with two classes")
         return self
 
 

@@ -143,8 +143,12 @@ def measure(told: Callable[[int, str], None] = lambda _done, _what: None) -> lis
     cases: list[tuple[str, Callable[[], EncodedRows]]] = [
         *((name, lambda name=name: load(name)) for name in SETS),
         *(
-            (f"{name}, {_RARE_SHARE:.0%} positive", lambda name=name: rare(load(name), _RARE_SHARE, 0))
+            (
+                f"{name}, {_RARE_SHARE:.0%} positive{', which is stated' if stated else ''}",
+                lambda name=name, stated=stated: rare(load(name), _RARE_SHARE, 0, stated=stated),
+            )
             for name in ("bank-marketing", "credit-default", "online-shoppers", "rand-health")
+            for stated in (False, True)
         ),
     ]
     for number, (name, rows) in enumerate(cases):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,12 +91,23 @@ def load(name: str) -> EncodedRows:
     return SETS[name]()
 
 
-def rare(rows: EncodedRows, share: float, seed: int) -> EncodedRows:
-    """The same rows with so many positives left out that they are this share of what remains."""
+def rare(rows: EncodedRows, share: float, seed: int, *, stated: bool = False) -> EncodedRows:
+    """The same rows with so many positives left out that they are this share of what remains.
+
+    Args:
+        rows: all rows of a set.
+        share: below theirs.
+        seed: of which are left out.
+        stated: whether the task says the share in public.
+    """
     positive = np.flatnonzero(rows.labels == 1)
     kept = round(share / (1 - share) * float((rows.labels == 0).sum()))
     left = np.random.default_rng(seed).permutation(positive)[:kept]
-    return rows.rows(np.sort(np.concatenate([np.flatnonzero(rows.labels == 0), left])))
+    some = rows.rows(np.sort(np.concatenate([np.flatnonzero(rows.labels == 0), left])))
+    if not stated:
+        return some
+    label = rows.task.label.model_copy(update={"positive_share": share})
+    return replace(some, task=rows.task.model_copy(update={"label": label}))
 
 
 def _shipped(name: str, neighbours: int = 1) -> EncodedRows:
