@@ -147,15 +147,23 @@ class Label(_Frozen):
     Attributes:
         column: the card's name of the column, which is categorical.
         classes: its values; the last of two is the positive one.
+        positive_share: roughly how often the positive one of two comes, where that is public knowledge and
+            far from a half; never from the data. The model's bias begins there: less has to be learnt.
     """
 
     column: ColumnName
     classes: tuple[Value, ...] = Field(default=("0", "1"), max_length=10_000)
+    # left out of the JSON where not stated: an older file keeps its digest
+    positive_share: Annotated[
+        float | None, Field(ge=1e-4, le=1 - 1e-4, exclude_if=lambda value: value is None)
+    ] = None
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
             raise ValueError("classes must be at least two distinct values")
+        if self.positive_share is not None and len(self.classes) != 2:
+            raise ValueError("positive_share goes with two classes")
         return self
 
 
@@ -228,6 +236,11 @@ class Model(_Frozen):
 class Strategy(_Frozen):
     """How rounds are run and aggregated (Flower's own strategies).
 
+    Where `learning_rate` is left out, a recipe (`contract.recipe`) chooses it, and with it those of `name`,
+    `rounds`, `server_momentum`, `average_last`, `evaluate_every` and `privacy.clipping_norm` that are left
+    out too, from public facts alone: features, model, stated rows, ε and δ. `tidegate run` says what it
+    chose, and sites are asked for those numbers. Otherwise, and for `cnn`, the defaults below hold.
+
     Attributes:
         name: what the server makes of the sites' updates: `fedavg` (McMahan et al., 2017), `fedavgm` with
             momentum (Hsu et al., 2019), `fedprox` (Li et al., 2020), `fedadam` and `fedyogi` (Reddi et al.,
@@ -256,6 +269,7 @@ class Strategy(_Frozen):
         quorum: how many sites a round needs to be connected, and to answer.
         round_timeout: seconds that a round waits for the quorum; then the run fails.
         grace: seconds for the other sites once the quorum has answered; at least twice as long as that took.
+        reason: for readers; the recipe writes here what it chose and why.
     """
 
     name: Literal["fedavg", "fedavgm", "fedprox", "fedadam", "fedyogi"] = "fedavg"
@@ -275,6 +289,8 @@ class Strategy(_Frozen):
     quorum: Count = 2
     round_timeout: Seconds = 600.0
     grace: Seconds = 10.0
+    # left out of the JSON where empty: the digest of a plan that says all itself stays what it was
+    reason: Annotated[Prose, Field(exclude_if=lambda value: value == "")] = ""
 
     @model_validator(mode="after")
     def _combined(self) -> Self:

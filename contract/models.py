@@ -67,7 +67,8 @@ def initial_arrays(
     experiment: Experiment, rng: np.random.Generator
 ) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
     """First values: zero for a linear model and for biases, one for norms,
-    uniform in ±1/sqrt(fan-in) otherwise (LeCun et al., 1998)."""
+    uniform in ±1/sqrt(fan-in) otherwise (LeCun et al., 1998). The bias of the output begins where the public
+    share of positives, if it is stated, has it."""
     arrays = {}
     for name, shape in model_shapes(experiment).items():
         if experiment.model.kind == "linear" or name.endswith("bias"):
@@ -78,4 +79,8 @@ def initial_arrays(
             bound = 1 / math.sqrt(math.prod(shape[1:]))
             values = rng.uniform(-bound, bound, shape)
         arrays[name] = values.astype(np.float32)
+    share = experiment.task.label.positive_share
+    if share is not None:
+        *_, output_bias = arrays.values()
+        output_bias[:] = math.log(share / (1 - share))
     return arrays

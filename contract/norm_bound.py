@@ -30,11 +30,10 @@ from typing import Any
 import numpy as np
 
 from contract.experiment import Experiment
-from contract.gaussian import FORESEEN, gaussian_delta
+from contract.gaussian import gaussian_multiplier
 
 __all__ = [
     "ROWS_OVER_STATED",
-    "gaussian_multiplier",
     "greatest_normal",
     "l2_norm",
     "update_bound",
@@ -86,22 +85,6 @@ def l2_norm(arrays: Iterable[np.ndarray[Any, Any]]) -> float:
 def greatest_normal(count: int) -> float:
     """What none of `count` standard normal numbers passes, but for a chance of 2 · exp(-u)."""
     return math.sqrt(2 * (_U + math.log(max(1, count))))
-
-
-def gaussian_multiplier(epsilon: float, delta: float, times: int) -> float:
-    """The noise multiplier with which `times` Gaussian mechanisms, unsampled, are (ε, δ) together.
-
-    Exact (Balle and Wang, 2018, theorem 8): together they are one with √times over it. At the share of
-    δ that a site's ledger counts what was foreseen with.
-    """
-    delta *= FORESEEN
-    low, high = 0.0, 1.0
-    while gaussian_delta(epsilon, high) < delta:
-        low, high = high, 2 * high
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if gaussian_delta(epsilon, middle) < delta else (low, middle)
-    return math.sqrt(times) / low if low else math.inf
 
 
 def _most_rows(stated_rows: int, rate: float) -> float:

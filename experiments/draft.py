@@ -26,12 +26,10 @@ from contract.words import counted
 __all__ = ["Offer", "draft", "labels", "variant"]
 
 _TRY = """\
+Settings of training need no table: `tidegate run` chooses them for these features, rows and ε.
 Keys that are most often changed, with their defaults; docs/experiment.md has all of them:
 [model]
 kind = "linear"        # or "mlp", with hidden = [32]
-[strategy]
-rounds = 20
-learning_rate = 1.0
 [drift]
 epsilon = 0.5          # of one check, on the rows of its window"""
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from contract.errors import ApprovalError, DataError, InputError, RoundError
 from contract.experiment import Experiment
+from contract.recipe import needs_recipe, with_recipe
 from contract.words import counted, verb
 from server.jobs.job import Job, RangeQuestion
 from server.settings import ServerSettings
@@ -37,6 +38,7 @@ __all__ = [
     "require_sites",
     "run_experiment",
     "sites_for",
+    "with_all_settings",
 ]
 
 Runtime = Literal["inline", "simulation", "deployment"]
@@ -117,6 +119,19 @@ def sites_for(experiment: Experiment, given: Sequence[Path], home: Path) -> list
     paths = prepare_sites(experiment.data, folder)
     done.write_text("\n".join(path.parent.name for path in paths), encoding="utf-8")
     return paths
+
+
+def with_all_settings(experiment: Experiment, sites: Sequence[Path]) -> Experiment:
+    """The experiment, with what it leaves to the recipe (`contract.recipe`) chosen for these sites.
+
+    Raises:
+        SiteConfigError: a site.toml is missing or wrong.
+    """
+    from clients.site_config import read_site_config
+
+    if not needs_recipe(experiment):
+        return experiment
+    return with_recipe(experiment, [read_site_config(path).stated_rows for path in sites])
 
 
 def require_sites(experiment: Experiment, sites: Sequence[Path]) -> None:

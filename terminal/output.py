@@ -12,7 +12,7 @@ import logging
 import math
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unicodedata import category
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType
@@ -24,6 +24,9 @@ from rich.text import Text
 
 from contract.epsilon import delta_words, epsilon_words
 from contract.outside import shown
+
+if TYPE_CHECKING:
+    from contract.experiment import Experiment
 
 __all__ = [
     "METRICS",
@@ -37,6 +40,7 @@ __all__ = [
     "print_uncut",
     "quiet_flower",
     "say",
+    "say_recipe",
     "table_of",
     "times",
 ]
@@ -69,6 +73,12 @@ errors = Screen(stderr=True)
 def say(sentence: object, style: str = "") -> None:
     """A sentence on standard output; a terminal breaks it where it is too long."""
     console.print(Text(shown(sentence, limit=_SENTENCE), style), soft_wrap=True)
+
+
+def say_recipe(experiment: Experiment, *, silent: bool = False) -> None:
+    """What was chosen for an experiment that leaves settings to the recipe, and why."""
+    if experiment.strategy.reason and not silent:
+        say(experiment.strategy.reason)
 
 
 def print_json(value: object) -> None:

@@ -15,7 +15,7 @@ __all__ = ["bench"]
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="What to measure: privacy, rounds or installation.")],
+    name: Annotated[str, typer.Argument(help="What to measure: privacy, rounds, installation or utility.")],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure, and say whether each goal is met or missed. Exit code 0 whether they are or not."""
@@ -32,6 +32,7 @@ def bench(
         "privacy": _privacy,
         "rounds": _rounds,
         "installation": _installation,
+        "utility": _utility,
     }
     if name not in benches:
         raise InputError(
@@ -83,3 +84,9 @@ def _installation(_steps: Steps) -> list[Measurement]:
     from experiments.benchmarks import installation
 
     return installation.measure()
+
+
+def _utility(steps: Steps) -> list[Measurement]:
+    from experiments.benchmarks import utility
+
+    return utility.measure(steps.show)

@@ -45,13 +45,23 @@ def run(
 
     if runtime is None and not site and resume is None and is_connected():
         from scientist.cli.runs import run_there
+        from scientist.cli.sites import with_all_settings as with_settings_there
         from terminal.experiment_files import read_experiment
+        from terminal.output import say_recipe
 
-        run_there(read_experiment(file), list(window or ()), json=json, days=sign_days)
+        plan = with_settings_there(read_experiment(file))
+        say_recipe(plan, silent=json)
+        run_there(plan, list(window or ()), json=json, days=sign_days)
         return
     runtime = runtime or "inline"
     from contract.names import name_run
-    from experiments.federated_run import Request, named_runtime, run_experiment, sites_for
+    from experiments.federated_run import (
+        Request,
+        named_runtime,
+        run_experiment,
+        sites_for,
+        with_all_settings,
+    )
     from server.settings import apply_quiet_environment, read_settings
     from terminal.experiment_files import read_experiment
     from terminal.output import (
@@ -63,12 +73,16 @@ def run(
         print_table,
         quiet_flower,
         say,
+        say_recipe,
     )
 
     apply_quiet_environment()
     engine = named_runtime(runtime)
-    experiment = read_experiment(file)
     settings = read_settings()
+    experiment = read_experiment(file)
+    sites = sites_for(experiment, site or [], settings.home)
+    experiment = with_all_settings(experiment, sites)
+    say_recipe(experiment, silent=json)
     quiet_flower()
     name = resume or name_run(experiment.name)
     steps = Steps(experiment.name, experiment.strategy.rounds, silent=json)
@@ -77,7 +91,7 @@ def run(
             Request(
                 experiment=experiment,
                 run=name,
-                sites=sites_for(experiment, site or [], settings.home),
+                sites=sites,
                 settings=settings,
                 runtime=engine,
                 windows=tuple(window or ()),
@@ -92,7 +106,7 @@ def run(
     finally:
         steps.close()
     if json:
-        print_json(result)
+        print_json({**result, "recipe": experiment.strategy.reason or None})
         return
     print_table(
         metrics_headings(result),

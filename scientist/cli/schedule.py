@@ -28,12 +28,14 @@ def add(  # noqa: PLR0913 - a command's options
 ) -> None:
     """Sign a schedule and have it kept."""
     from contract.federation_api import NewSchedule, ScheduleAdded
+    from scientist.cli.sites import with_all_settings
     from scientist.connected import connect, request_of
     from scientist.signing import active_signer
     from terminal.experiment_files import read_experiment
+    from terminal.output import say_recipe
     from terminal.schedule_tables import read_days, say_added
 
-    experiment, first = read_experiment(file), first or _window_now(every, zone)
+    experiment, first = with_all_settings(read_experiment(file)), first or _window_now(every, zone)
     given = {
         "experiment": experiment.model_dump_json(),
         "every": every,
@@ -52,6 +54,7 @@ def add(  # noqa: PLR0913 - a command's options
             )
             asked = asked.model_copy(update={"mandate": mandate})
         added = connection.post("/v1/schedules", ScheduleAdded, asked)
+    say_recipe(experiment, silent=json)
     say_added(added, json=json)
 
 
@@ -67,12 +70,13 @@ def sign(*, file: Path, first: str, trained_on: list[str] | None, sign_days: int
 
     from contract.errors import InputError
     from contract.federation_api import Schedule, SignedSchedule
+    from scientist.cli.sites import with_all_settings
     from scientist.connected import connect, path_of
     from scientist.signing import active_signer
     from terminal.experiment_files import read_experiment
     from terminal.schedule_tables import say_signed
 
-    experiment = read_experiment(file)
+    experiment = with_all_settings(read_experiment(file))
     with connect() as connection:
         kept = _kept(connection, experiment.name)
         signer = active_signer(sign_days)

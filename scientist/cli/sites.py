@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from contract.experiment import Experiment
     from contract.federation_api import SiteCard
 
-__all__ = ["all_cards", "cards", "list_sites"]
+__all__ = ["all_cards", "cards", "list_sites", "with_all_settings"]
 
 _CARDS = 50
 """Of a page: that is the most that a server gives."""
@@ -44,3 +45,12 @@ def all_cards() -> list[SiteCard]:
 
     with connect() as connection:
         return [one for page in connection.pages("/v1/cards", Cards, limit=_CARDS) for one in page.cards]
+
+
+def with_all_settings(experiment: Experiment) -> Experiment:
+    """The experiment, with what it leaves to the recipe (`contract.recipe`) chosen for the server's sites."""
+    from contract.recipe import needs_recipe, with_recipe
+
+    if not needs_recipe(experiment):
+        return experiment
+    return with_recipe(experiment, [one.stated_rows for one in all_cards() if one.stated_rows])

@@ -32,6 +32,7 @@ def check(
     from datetime import UTC, datetime
 
     from contract.errors import InputError, RoundError
+    from server.cli.here import with_all_settings
     from server.cycle import champion_of
     from server.federation import running_control
     from server.schedule import WindowChecks
@@ -51,6 +52,7 @@ def check(
 
     with open_known_state(settings.state_url) as state:
         champion_of(experiment.name, state)  # says what to do where there is none
+        experiment = with_all_settings(experiment)
         checks = WindowChecks(state=state, control=lambda: running_control(settings), stop=stop, say=tell)
         checks.schedules.enter(experiment.name, [(window, datetime.now(UTC))])
         came = checks.check(experiment, window)

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    from contract.experiment import Experiment
     from server.api.reading import Page, Reading
 
-__all__ = ["pages", "reading_here"]
+__all__ = ["pages", "reading_here", "with_all_settings"]
 
 
 class _Paged(Protocol):
@@ -55,3 +56,18 @@ def pages(ask: Callable[[Page], PageOf]) -> Iterator[PageOf]:
         if not page.more:
             return
         skip += MOST_ITEMS
+
+
+def with_all_settings(experiment: Experiment) -> Experiment:
+    """The experiment, with what it leaves to the recipe (`contract.recipe`) chosen for the admitted sites.
+
+    Raises:
+        InputError: it leaves something to the recipe, and there is no server here.
+    """
+    from contract.recipe import needs_recipe, with_recipe
+
+    if not needs_recipe(experiment):
+        return experiment
+    with reading_here() as reading:
+        sites = [one for page in pages(reading.sites) for one in page.sites]
+    return with_recipe(experiment, [one.stated_rows for one in sites if one.admitted and one.stated_rows])

@@ -57,23 +57,20 @@ def add(  # noqa: PLR0913, PLR0917 - a command's options
     """
     from server.api.keeping import keep_schedule, schedule_of
     from server.cli.acts import note_act
-    from server.cli.here import reading_here
+    from server.cli.here import reading_here, with_all_settings
     from server.settings import read_settings
     from terminal.experiment_files import read_experiment
+    from terminal.output import say_recipe
     from terminal.schedule_tables import read_days, say_added
 
+    experiment = with_all_settings(read_experiment(file))
     asked = schedule_of(
-        read_experiment(file),
-        every=every,
-        first=first,
-        lag=read_days(lag),
-        zone=zone,
-        cron=cron,
-        pace=rehearse,
+        experiment, every=every, first=first, lag=read_days(lag), zone=zone, cron=cron, pace=rehearse
     )
     with reading_here() as reading:
         added = keep_schedule(asked, reading)
-    note_act(read_settings().home, f"adds the schedule of {asked.experiment.name}")
+    note_act(read_settings().home, f"adds the schedule of {experiment.name}")
+    say_recipe(experiment, silent=json)
     say_added(added, json=json)
 
 

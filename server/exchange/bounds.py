@@ -17,7 +17,8 @@ import numpy as np
 
 from contract.errors import ReleaseError
 from contract.experiment import Experiment
-from contract.norm_bound import ROWS_OVER_STATED, gaussian_multiplier, greatest_normal
+from contract.gaussian import gaussian_multiplier
+from contract.norm_bound import ROWS_OVER_STATED, greatest_normal
 from contract.releases import COMPARISON_SENSITIVITY, Array
 from monitoring.binning import l2_sensitivity
 

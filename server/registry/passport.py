@@ -203,6 +203,7 @@ def _plan(experiment: Experiment, rounds: int) -> str:
             f"learning rate {strategy.learning_rate:g}"
             + (", updates of 8 bits a parameter" if is_quantized(experiment) else ""),
         ),
+        *([("why these settings", _text(strategy.reason))] if strategy.reason else []),
         ("placement", f"{place.tier} (data {place.data_sensitivity}, answer within {place.latency_ms:g} ms)"),
     ]
     return "## Plan\n\n" + _table(("what", "value"), rows)

@@ -18,9 +18,10 @@ from clients.mechanisms.training import LocalSteps, train_locally
 from clients.rows.table import Table
 from contract.errors import ReleaseError
 from contract.experiment import Experiment, Model, Privacy, Strategy
+from contract.gaussian import gaussian_multiplier
 from contract.messages import Instruction, Reply
 from contract.models import initial_arrays
-from contract.norm_bound import gaussian_multiplier, greatest_normal, update_bound
+from contract.norm_bound import greatest_normal, update_bound
 from contract.releases import ModelUpdate, Spent
 from server.exchange.checks import check_update
 from terminal.experiment_files import read_experiment

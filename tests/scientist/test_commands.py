@@ -19,6 +19,7 @@ from contract.experiment_file import parse_experiment
 from contract.federation_api import SigningKey, Sites, Whoami
 from contract.mandate import Ranges, read_mandate
 from contract.names import is_run_of
+from contract.recipe import needs_recipe, with_recipe
 from contract.windows import window_of
 from scientist.connected import connect
 from scientist.profiles import Profiles
@@ -26,6 +27,7 @@ from scientist.settings import read_settings
 from scientist.signing import active_signer, public_key
 from server.state.records import RunStatus
 from server.state.schedules import Schedules
+from terminal.experiment_files import read_experiment
 from tests.hostile import HOSTILE, require_harmless
 from tests.scientist.conftest import Standing
 
@@ -136,6 +138,12 @@ def test_an_operator_keeps_schedules(standing: Standing, tidegate: Command, tmp_
     file = plan_file(standing, tmp_path)
     told = tidegate("schedule", "add", file, "--every", "month", "--first", "2026-01", "--lag", "2d")
     assert "'other' is watched, month by month, from 2026-01 on." in told
+    kept = Experiment.model_validate_json(
+        Schedules(standing.served.state.database).get("other").experiment_json
+    )
+    assert kept.strategy.reason in " ".join(told.split())  # what the recipe chose is what is kept
+    assert not needs_recipe(kept)
+    assert kept == with_recipe(read_experiment(file), [5000, 5000])
     assert "waits for a first version" in told
     assert "has a schedule" in tidegate("schedule", "add", file, code=2)
     assert "paused" in tidegate("schedule", "pause", "other")
