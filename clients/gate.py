@@ -35,6 +35,7 @@ from clients.site_config import Policy
 from contract.errors import ApprovalError, PolicyError, ReleaseError, SilentError, TidegateError
 from contract.experiment import Experiment
 from contract.messages import Anchor, Reply
+from contract.regression import ErrorSums, Scores
 from contract.releases import (
     MOST_VALUES,
     Comparison,
@@ -53,8 +54,8 @@ class Releases:
     """What a mechanism made, before the gate has looked at it."""
 
     update: ModelUpdate | None = None
-    scores: ScoreHistogram | None = None
-    challenger_scores: ScoreHistogram | None = None
+    scores: Scores | None = None
+    challenger_scores: Scores | None = None
     comparison: Comparison | None = None
     drift: DriftSummary | None = None
     reference: ReferenceCounts | None = None
@@ -249,19 +250,19 @@ def _mechanism(plan: Plan) -> str:
 
 def _check(releases: Releases) -> None:
     values = {name: value for name, value in vars(releases).items() if value is not None}
-    expected = {
-        "update": ModelUpdate,
-        "scores": ScoreHistogram,
-        "challenger_scores": ScoreHistogram,
-        "comparison": Comparison,
-        "drift": DriftSummary,
-        "reference": ReferenceCounts,
-        "ranges": RangeSummary,
+    expected: dict[str, tuple[type, ...]] = {
+        "update": (ModelUpdate,),
+        "scores": (ScoreHistogram, ErrorSums),
+        "challenger_scores": (ScoreHistogram, ErrorSums),
+        "comparison": (Comparison,),
+        "drift": (DriftSummary,),
+        "reference": (ReferenceCounts,),
+        "ranges": (RangeSummary,),
     }
     if not values:
         raise ReleaseError("there is nothing to release")
     for name, value in values.items():
-        if type(value) is not expected[name]:
+        if type(value) not in expected[name]:
             raise ReleaseError(f"'{name}' is not a release of the contract")
         numbers = _numbers(value)
         if sum(number.size for number in numbers) > MOST_VALUES:
@@ -270,11 +271,15 @@ def _check(releases: Releases) -> None:
             raise ReleaseError(f"'{name}' holds a number that is not finite")
 
 
-def _numbers(release: object) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
+def _numbers(  # noqa: PLR0911 - a line a release
+    release: object,
+) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
     if isinstance(release, ModelUpdate):
         return [np.asarray(array) for array in (*release.arrays.values(), *release.steps.values())]
     if isinstance(release, ScoreHistogram):
         return [release.negative, release.positive]
+    if isinstance(release, ErrorSums):
+        return [release.sums, np.array([release.span])]
     if isinstance(release, Comparison):
         return [np.array([release.gain, release.rows])]
     if isinstance(release, RangeSummary):

@@ -24,7 +24,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contract.errors import CardError, InputError
-from contract.experiment import CALENDAR, SEASONAL, CategoricalFeature, Experiment, NumericFeature
+from contract.experiment import CALENDAR, SEASONAL, CategoricalFeature, Experiment, Label, NumericFeature
 from contract.names import ColumnName, Prose, Value
 from contract.windows import Every, example_of, first_day, is_window, next_window
 
@@ -351,15 +351,19 @@ class Card(_Frozen):
                     complaints += _outside(feature, column)
             elif isinstance(feature, CategoricalFeature) and isinstance(column, CategoricalColumn):
                 complaints += _strange(feature.name, feature.categories, column)
-        label = experiment.task.label
-        column = self.column(label.column)
-        if not isinstance(column, CategoricalColumn):
-            offered = [item.name for item in self.columns if isinstance(item, CategoricalColumn)]
-            meant = _nearest(label.column, offered)
-            complaints.append(f"the card offers no categorical column '{label.column}' for the label{meant}")
-        else:
-            complaints += _strange(label.column, label.classes, column)
-        return complaints
+        return [*complaints, *self._label(experiment.task.label)]
+
+    def _label(self, label: Label) -> list[str]:
+        column, numeric = self.column(label.column), label.range
+        if numeric is not None and isinstance(column, NumericColumn):
+            return _outside(numeric, column)
+        if numeric is None and isinstance(column, CategoricalColumn):
+            if len(column.categories) == 1:
+                return [f"'{label.column}' has one category on the card, so there is nothing to predict"]
+            return _strange(label.column, label.classes, column)
+        kind = CategoricalColumn if numeric is None else NumericColumn
+        meant = _nearest(label.column, [item.name for item in self.columns if isinstance(item, kind)])
+        return [f"the card offers no {label.kind} column '{label.column}' for the label{meant}"]
 
     def _width(self, experiment: Experiment) -> list[str]:
         """Each category is a column of the table: many that the card has not would cost memory a row.

@@ -43,6 +43,7 @@ def sentences(details: list[ErrorDetails], kind: type[BaseModel], values: dict[s
 
 def _causes(details: list[ErrorDetails]) -> list[ErrorDetails]:
     """Without what only follows: a list whose one item is wrong is not also too short."""
+    details = [one for one in details if one["type"] != "default_factory_not_called"]  # its key is wrong
     return [
         detail
         for detail in details

@@ -16,7 +16,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Collection, Iterable
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -59,6 +59,9 @@ CALENDAR = (
     "week or quarter; or leave drift.reference out"
 )
 
+_OF_CLASSES = ("log_loss", "brier", "auc", "accuracy")
+_OF_NUMBERS = ("mae", "rmse")
+
 _NARROWEST = 1e-9
 """A range is at least so wide, over its greater end: a narrower one has no place for a float32."""
 _MOST_PARAMETERS = 250_000_000
@@ -66,6 +69,10 @@ _MOST_PARAMETERS = 250_000_000
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _UNLESS(default: object) -> Any:  # noqa: N802 - read as a part of the field's type
+    return Field(exclude_if=lambda value: value == default)
 
 
 class NumericFeature(_Frozen):
@@ -139,32 +146,64 @@ class CategoricalFeature(_Frozen):
 Feature = Annotated[NumericFeature | CategoricalFeature, Field(discriminator="kind")]
 
 
+def _classes(label: dict[str, Any]) -> tuple[str, ...]:
+    return () if label.get("kind") == "numeric" else ("0", "1")
+
+
 class Label(_Frozen):
     """The column to predict.
 
     A row whose label is missing, or none of the classes, is left out of training and evaluation.
 
     Attributes:
-        column: the card's name of the column, which is categorical.
-        classes: its values; the last of two is the positive one.
+        column: the card's name of the column.
+        kind: `categorical` predicts a class, `numeric` a number (regression).
+        classes: the values of a categorical label; the last of two is the positive one.
         positive_share: roughly how often the positive one of two comes, where that is public knowledge and
             far from a half; never from the data. The model's bias begins there: less has to be learnt.
+        low, high: the public range of a numeric label, as a feature has one. A label outside is clamped, or
+            its row left out, as `task.out_of_range` says.
+        loss: of a numeric label: the `squared` error, or that of Huber (1964), in which a large error weighs
+            less.
+        huber_threshold: for `huber`, the error from which on it weighs less, as a share of the range.
     """
 
+    # what a categorical label has not is left out of the JSON: an older file keeps its digest
     column: ColumnName
-    classes: tuple[Value, ...] = Field(default=("0", "1"), max_length=10_000)
-    # left out of the JSON where not stated: an older file keeps its digest
-    positive_share: Annotated[
-        float | None, Field(ge=1e-4, le=1 - 1e-4, exclude_if=lambda value: value is None)
-    ] = None
+    kind: Annotated[Literal["categorical", "numeric"], _UNLESS("categorical")] = "categorical"
+    classes: tuple[Value, ...] = Field(
+        default_factory=_classes, max_length=10_000, json_schema_extra={"default": ["0", "1"]}
+    )
+    positive_share: Annotated[float | None, Field(ge=1e-4, le=1 - 1e-4), _UNLESS(None)] = None
+    low: Annotated[Number | None, _UNLESS(None)] = None
+    high: Annotated[Number | None, _UNLESS(None)] = None
+    loss: Annotated[Literal["squared", "huber"], _UNLESS("squared")] = "squared"
+    huber_threshold: Annotated[float, Field(ge=1e-3, le=1), _UNLESS(0.1)] = 0.1
 
     @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes must be at least two distinct values")
+    def _whole(self) -> Self:
+        if self.kind == "categorical":
+            if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
+                raise ValueError("classes must be at least two distinct values")
+            if (self.low, self.high, self.loss) != (None, None, "squared"):
+                raise ValueError("low, high and loss are for a number: add kind = 'numeric'")
+        elif self.classes:
+            raise ValueError("classes are for a categorical label: leave them out")
+        else:
+            self._as_feature()
         if self.positive_share is not None and len(self.classes) != 2:
             raise ValueError("positive_share goes with two classes")
         return self
+
+    @property
+    def range(self) -> NumericFeature | None:
+        """The range of a numeric label, in the form that a feature's has; None for a categorical one."""
+        return None if self.kind == "categorical" else self._as_feature()
+
+    def _as_feature(self) -> NumericFeature:
+        if self.low is None or self.high is None:
+            raise ValueError("a numeric label needs its public range: write low and high")
+        return NumericFeature(name=self.column, kind="numeric", low=self.low, high=self.high)
 
 
 class Task(_Frozen):
@@ -475,12 +514,13 @@ class Gate(_Frozen):
     """The acceptance rule for a challenger, on the same recent rows at every site.
 
     Attributes:
-        metric: what champion and challenger are compared by.
-        min_improvement: how much better the pooled metric must be.
+        metric: what champion and challenger are compared by; left out, `log_loss`, or `mae` where the label
+            is numeric.
+        min_improvement: how much better the pooled metric must be; of a number in its own unit.
         max_site_regression: how much worse that of any site may be.
     """
 
-    metric: Literal["log_loss", "brier", "auc", "accuracy"] = "log_loss"
+    metric: Literal["log_loss", "brier", "auc", "accuracy", "mae", "rmse"] = "log_loss"
     min_improvement: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     max_site_regression: Annotated[float, Field(ge=0, le=1e6)] = 0.05
 
@@ -545,11 +585,24 @@ class Experiment(_Frozen):
                     f"model.image has {channels * height * width} values, "
                     f"the task has {self.task.width} inputs"
                 )
-        widths = (self.task.width, *self.model.hidden, len(self.task.label.classes))
+        self._judge_by_a_metric_of_the_label()
+        widths = (self.task.width, *self.model.hidden, max(1, len(self.task.label.classes)))
         parameters = sum((before + 1) * after for before, after in itertools.pairwise(widths))
         if self.model.kind == "mlp" and parameters > _MOST_PARAMETERS:
             raise ValueError(f"the model has {parameters:,} parameters, and may have {_MOST_PARAMETERS:,}")
         return self
+
+    def _judge_by_a_metric_of_the_label(self) -> None:
+        fitting = _OF_CLASSES if self.task.label.kind == "categorical" else _OF_NUMBERS
+        if self.gate.metric in fitting:
+            return
+        if "metric" in self.gate.model_fields_set:
+            raise ValueError(
+                f"gate.metric = '{self.gate.metric}' is none of a {self.task.label.kind} label: "
+                f"must be {' or '.join(fitting)}"
+            )
+        # the model is frozen once it is made; what was left out is filled in before
+        self.__dict__["gate"] = self.gate.model_copy(update={"metric": fitting[0]})
 
     @property
     def digest(self) -> str:

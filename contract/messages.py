@@ -33,6 +33,7 @@ from contract.errors import MessageError, ReleaseError
 from contract.experiment import Experiment
 from contract.models import model_shapes
 from contract.names import ColumnName, RunName, WindowName
+from contract.regression import Scores
 from contract.releases import (
     READ_WHOLE,
     Comparison,
@@ -40,7 +41,6 @@ from contract.releases import (
     ModelUpdate,
     RangeSummary,
     ReferenceCounts,
-    ScoreHistogram,
     Spent,
 )
 
@@ -214,8 +214,8 @@ class Reply:
     spent_in_total: Spent
     private: bool = True
     update: ModelUpdate | None = None
-    scores: ScoreHistogram | None = None
-    challenger_scores: ScoreHistogram | None = None
+    scores: Scores | None = None
+    challenger_scores: Scores | None = None
     comparison: Comparison | None = None
     drift: DriftSummary | None = None
     reference: ReferenceCounts | None = None

@@ -22,8 +22,8 @@ CNN_CHANNELS = (16, 32)
 
 
 def outputs(classes: int) -> int:
-    """Number of model outputs: one logit for two classes, else one a class."""
-    return 1 if classes == 2 else classes
+    """Number of model outputs: one for a number (no classes), one logit for two classes, else one a class."""
+    return 1 if classes in (0, 2) else classes
 
 
 def parameter_shapes(model: Model, *, inputs: int, classes: int) -> dict[str, tuple[int, ...]]:

@@ -57,6 +57,7 @@ def needs_recipe(experiment: Experiment) -> bool:
     return (
         "learning_rate" not in experiment.strategy.model_fields_set
         and experiment.model.kind in _NOISE_IN_SCORE
+        and experiment.task.label.kind == "categorical"
         and experiment.strategy.name not in ("fedadam", "fedyogi")
     )
 

@@ -58,12 +58,18 @@ class _Found:
     why_not: str = ""
 
 
-def labels(offers: Mapping[str, Offer]) -> tuple[str, ...]:
-    """The columns that can be predicted: categorical at every site, two classes or more."""
+def labels(offers: Mapping[str, Offer], *, numbers: bool = True) -> tuple[str, ...]:
+    """The columns that can be predicted at every site: of two classes or more, or numbers with a range.
+
+    Args:
+        offers: by the site's name.
+        numbers: whether numbers are among them.
+    """
     return tuple(
         found.name
         for found in _columns(offers)
-        if isinstance(found.feature, CategoricalFeature) and len(found.feature.categories) > 1
+        if isinstance(found.feature, CategoricalFeature)
+        or (numbers and found.feature is not None and not found.unranged)
     )
 
 
@@ -81,7 +87,7 @@ def draft(offers: Mapping[str, Offer], *, name: str, label: str, features: Colle
             which column is a person or tells the time.
     """
     columns = {found.name: found for found in _columns(offers)}
-    classes = _classes(columns, label, offers)
+    predicted = _predicted(columns, label, offers)
     wanted = list(dict.fromkeys(features)) or [one for one in columns if one != label]
     taken = (
         [_taken(columns, one, label, offers) for one in wanted]
@@ -104,7 +110,7 @@ def draft(offers: Mapping[str, Offer], *, name: str, label: str, features: Colle
         if one.feature is None:
             _comment(document, f"Left out: '{one.name}' {one.why_not}.")
     document["name"] = name
-    document["task"] = _task(offers, label, classes, chosen)
+    document["task"] = _task(offers, predicted, chosen)
     document["privacy"] = _privacy(offers)
     if len(offers) == 1:
         document["strategy"] = {"quorum": 1}
@@ -212,15 +218,15 @@ def _numeric(name: str, columns: Sequence[NumericColumn], meanings: tuple[str, .
     return _Found(name=name, feature=feature, meanings=meanings)
 
 
-def _classes(columns: Mapping[str, _Found], label: str, offers: Mapping[str, Offer]) -> tuple[str, ...]:
+def _predicted(columns: Mapping[str, _Found], label: str, offers: Mapping[str, Offer]) -> Feature:
     found = columns.get(label)
-    if found is not None and isinstance(found.feature, CategoricalFeature):
-        return found.feature.categories
+    if found is not None and found.feature is not None and not found.unranged:
+        return found.feature
     can = ", ".join(f"'{one}'" for one in labels(offers)) or "none"
     if found is None:
         what = "no site offers it"
     else:
-        what = f"it {found.why_not or 'is numeric, and a label is categorical'}"
+        what = f"it {found.why_not or 'is numeric, and no card states its range (low and high)'}"
     raise InputError(
         f"'{label}' cannot be predicted: {what}",
         where="the cards",
@@ -245,7 +251,7 @@ def _taken(columns: Mapping[str, _Found], name: str, label: str, offers: Mapping
     )
 
 
-def _task(offers: Mapping[str, Offer], label: str, classes: Sequence[str], chosen: Sequence[_Found]) -> Table:
+def _task(offers: Mapping[str, Offer], label: Feature, chosen: Sequence[_Found]) -> Table:
     task = tomlkit.table()
     time = _agreed(
         {site: offer.card.time.column if offer.card.time else None for site, offer in offers.items()}, "time"
@@ -263,8 +269,12 @@ def _task(offers: Mapping[str, Offer], label: str, classes: Sequence[str], chose
     if person is not None:
         task["person"] = person
         task["person"].comment("whose a row is: all rows of one are protected together")
-    task["label"] = {"column": label, "classes": list(classes)}
-    task["label"]["classes"].comment("the last of two is the positive one")
+    if isinstance(label, CategoricalFeature):
+        task["label"] = {"column": label.name, "classes": list(label.categories)}
+        task["label"]["classes"].comment("the last of two is the positive one")
+    else:
+        task["label"] = {"column": label.name, "kind": "numeric", "low": label.low, "high": label.high}
+        task["label"]["high"].comment("a value outside the range is clamped to it")
     features = tomlkit.aot()
     for one in chosen:
         features.append(_feature(one))

@@ -59,12 +59,12 @@ def feature_bins(task: Task, bins: int) -> tuple[FeatureBins, ...]:
 
     A numeric feature has `bins` cells, of equal width after its transform, and
     one for missing. A categorical one has a cell a category, one for undeclared
-    values and one for missing; the label the same, with its classes. A label that is
-    missing is not yet known, and says nothing of the labels that are.
+    values and one for missing; the label the same, with its classes or its range. A label that
+    is missing is not yet known, and says nothing of the labels that are.
     """
     features = (FeatureBins(feature=item.name, cells=_cells(item, bins)) for item in task.features)
-    label = FeatureBins(feature=task.label.column, cells=_categories(task.label.classes))
-    return (*features, label)
+    label = _cells(task.label.range, bins) if task.label.range else _categories(task.label.classes)
+    return (*features, FeatureBins(feature=task.label.column, cells=label))
 
 
 def count_features(frame: pd.DataFrame, task: Task, bins: int) -> dict[str, Array]:
@@ -85,7 +85,11 @@ def count_features(frame: pd.DataFrame, task: Task, bins: int) -> dict[str, Arra
             remedy="Deliver every column that the task declares",
         )
     counts = {feature.name: _count(_index(frame[feature.name], feature, bins)) for feature in task.features}
-    counts[task.label.column] = _count(_category_index(frame[task.label.column], task.label.classes))
+    label = frame[task.label.column]
+    numeric = task.label.range
+    counts[task.label.column] = _count(
+        _numeric_index(label, numeric, bins) if numeric else _category_index(label, task.label.classes)
+    )
     return counts
 
 

@@ -310,10 +310,10 @@ def _answer(
 
 
 def _numeric(reference: pd.DataFrame, current: pd.DataFrame, task: Task) -> tuple[str, ...]:
-    """Numeric features that hold a finite number in both windows."""
+    """Numeric features, and the label if it is one, that hold a finite number in both windows."""
     return tuple(
         feature.name
-        for feature in task.features
+        for feature in (*task.features, task.label.range)
         if isinstance(feature, NumericFeature)
         and all(np.isfinite(_numbers(frame[feature.name])).any() for frame in (reference, current))
     )
@@ -323,7 +323,7 @@ def _prepared(frame: pd.DataFrame, task: Task, numeric: tuple[str, ...]) -> pd.D
     import pandas as pd
 
     columns: dict[str, object] = {}
-    for feature in task.features:
+    for feature in (*task.features, *filter(None, [task.label.range])):
         column = frame[feature.name]
         if feature.name in numeric:
             columns[feature.name] = _numbers(column)
@@ -331,7 +331,8 @@ def _prepared(frame: pd.DataFrame, task: Task, numeric: tuple[str, ...]) -> pd.D
             columns[feature.name] = np.where(np.isfinite(_numbers(column)), "present", MISSING)
         else:
             columns[feature.name] = _categories(column)
-    columns[task.label.column] = _categories(frame[task.label.column])
+    if task.label.range is None:
+        columns[task.label.column] = _categories(frame[task.label.column])
     return pd.DataFrame(columns)
 
 

@@ -28,7 +28,7 @@ from flwr.serverapp.strategy import FedAvg
 from contract.experiment import Experiment
 from contract.messages import Instruction, Reply, arrays_to_record, packed_limit
 from contract.models import initial_arrays, model_shapes
-from contract.releases import Metrics, ScoreHistogram
+from contract.regression import Measured, Scores
 from server.exchange.answers import Answers, Patience
 from server.exchange.asking import Question, SiteMemory, ask, require
 from server.exchange.bounds import ReplySize
@@ -77,8 +77,8 @@ class RoundReport:
     asked: tuple[str, ...]
     counted: tuple[str, ...]
     failures: Mapping[str, str]
-    site_metrics: Mapping[str, Metrics]
-    overall: Metrics | None
+    site_metrics: Mapping[str, Measured]
+    overall: Measured | None
     epsilon: Mapping[str, float]
     seconds: float
 
@@ -113,8 +113,8 @@ class TrainingResult:
     """
 
     arrays: Arrays
-    site_metrics: Mapping[str, Metrics]
-    overall: Metrics | None
+    site_metrics: Mapping[str, Measured]
+    overall: Measured | None
     replies: Mapping[str, Reply]
     counted: Mapping[str, int]
     rounds: int
@@ -144,13 +144,13 @@ def train(training: Training, grid: Grid, memory: Memory, rng: np.random.Generat
     return _evaluate_result(training, checkpoint, grid, memory, last)
 
 
-def pooled(scores: Mapping[str, ScoreHistogram]) -> Metrics | None:
+def pooled(scores: Mapping[str, Scores]) -> Measured | None:
     """Metrics over the rows of all sites: counts are added, metrics never averaged.
 
     No site is more than a share of the sum (`server.exchange.weights`).
     """
     weights = row_weights({site: histogram.rows for site, histogram in scores.items()})
-    counts = [histogram.times(weights[site]) for site, histogram in scores.items()]
+    counts = [found.times(weights[site]) for site, found in scores.items()]
     return functools.reduce(operator.add, counts).metrics() if counts else None
 
 
@@ -263,5 +263,5 @@ def _evaluate_result(
     )
 
 
-def _scores(answers: Answers) -> dict[str, ScoreHistogram]:
+def _scores(answers: Answers) -> dict[str, Scores]:
     return {site: reply.scores for site, reply in answers.replies.items() if reply.scores is not None}

@@ -23,18 +23,19 @@ from rich.table import Table
 from rich.text import Text
 
 from contract.epsilon import delta_words, epsilon_words
+from contract.figures import Figure, figures_of
 from contract.outside import shown
 
 if TYPE_CHECKING:
     from contract.experiment import Experiment
 
 __all__ = [
-    "METRICS",
     "Screen",
     "Steps",
     "cell",
     "console",
     "figure",
+    "figures_of_run",
     "print_json",
     "print_table",
     "print_uncut",
@@ -45,7 +46,6 @@ __all__ = [
     "times",
 ]
 
-METRICS = ("log_loss", "brier", "auc", "accuracy")
 _SENTENCE = 5000
 _ENDLESS = 100_000
 """The width of a table that no terminal bounds, in columns."""
@@ -222,19 +222,30 @@ def metrics_headings(summary: Mapping[str, Any]) -> tuple[str, ...]:
     """Of `metrics_rows`, with the δ at which each ε holds."""
     deltas = sorted({delta_words(spent["delta"]) for spent in summary["privacy"].values()})
     at = f" (δ {', '.join(deltas)})" if summary["private"] and deltas else ""
-    scores = ("log loss", "Brier", "AUC", "accuracy")
-    return ("site", "rounds", *scores, f"ε in run{at}", f"ε in total{at}")
+    return (
+        "site",
+        "rounds",
+        *(one.word for one in figures_of_run(summary)),
+        f"ε in run{at}",
+        f"ε in total{at}",
+    )
+
+
+def figures_of_run(summary: Mapping[str, Any]) -> tuple[Figure, ...]:
+    """The figures that a run's result has; one that was stored before there were others does not say."""
+    return figures_of(summary.get("figures", ()))
 
 
 def hidden_metrics(summary: Mapping[str, Any]) -> bool:
     """Whether a run's result has no metric of all sites that is a number."""
-    found = (summary["metrics"]["overall"].get(name) for name in METRICS)
+    found = (summary["metrics"]["overall"].get(one.name) for one in figures_of_run(summary))
     return all(value is None or not math.isfinite(value) for value in found)
 
 
 def metrics_rows(summary: Mapping[str, Any]) -> list[tuple[object, ...]]:
     """Rows of a run's result: a site each, then all sites."""
     rows: list[tuple[object, ...]] = []
+    figures = figures_of_run(summary)
     for site, spent in sorted(summary["privacy"].items()):
         metrics = summary["metrics"]["sites"].get(site, {})
         private = summary["private"]
@@ -242,7 +253,7 @@ def metrics_rows(summary: Mapping[str, Any]) -> list[tuple[object, ...]]:
             (
                 site,
                 f"{summary['rounds_counted'].get(site, 0)} of {summary['rounds']}",
-                *(figure(metrics.get(name)) for name in METRICS),
+                *(figure(metrics.get(one.name)) for one in figures),
                 epsilon_words(spent["epsilon_in_run"]) if private else Text("not private", "red"),
                 epsilon_words(spent["epsilon_in_total"]) if private else Text("∞", "red"),
             )
@@ -252,7 +263,7 @@ def metrics_rows(summary: Mapping[str, Any]) -> list[tuple[object, ...]]:
         (
             "all sites",
             "",
-            *(figure(overall.get(name)) for name in METRICS),
+            *(figure(overall.get(one.name)) for one in figures),
             "",
             "",
         )

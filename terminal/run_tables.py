@@ -9,7 +9,8 @@ from rich.text import Text
 
 from contract.epsilon import epsilon_words
 from contract.federation_api import RunDetail
-from terminal.output import METRICS, figure, print_json, print_table, say
+from contract.figures import Figure
+from terminal.output import figure, figures_of_run, print_json, print_table, say
 
 __all__ = ["show_results"]
 
@@ -21,9 +22,11 @@ def show_results(runs: Sequence[RunDetail], *, json: bool) -> None:
     if json:
         print_json([one.model_dump(mode="json") for one in runs])
         return
+    ended = [one.result for one in runs if one.result] or [{}]
+    figures = tuple(dict.fromkeys(shown for result in ended for shown in figures_of_run(result)))
     print_table(
-        ("run", "status", "version", "rounds", "sites", "log loss", "Brier", "AUC", "accuracy", "ε in run"),
-        [(one.run.name, one.run.status, *_figures(one)) for one in runs],
+        ("run", "status", "version", "rounds", "sites", *(shown.word for shown in figures), "ε in run"),
+        [(one.run.name, one.run.status, *_figures(one, figures)) for one in runs],
         unbroken=("status", "version", "rounds"),
     )
     say(
@@ -32,16 +35,16 @@ def show_results(runs: Sequence[RunDetail], *, json: bool) -> None:
     )
 
 
-def _figures(one: RunDetail) -> tuple[object, ...]:
+def _figures(one: RunDetail, figures: Sequence[Figure]) -> tuple[object, ...]:
     run, result = one.run, one.result
     known = (run.model_version or "–", f"{run.rounds} of {run.of}" if run.of else "–")
     if result is None or not result.keys() >= _KEYS:
-        return (*known, *("–",) * (2 + len(METRICS)))
+        return (*known, *("–",) * (2 + len(figures)))
     overall = result["metrics"]["overall"]
     return (
         *known,
         len(result["privacy"]),
-        *(figure(overall.get(name)) for name in METRICS),
+        *(figure(overall.get(shown.name)) for shown in figures),
         _most_spent(result),
     )
 

@@ -24,7 +24,10 @@ def card_for(
             lines += _column(feature.name, "numeric", low=feature.low, high=feature.high)
         else:
             lines += _column(feature.name, "categorical", categories=list(feature.categories))
-    lines += _column(task.label.column, "categorical", categories=list(task.label.classes))
+    if task.label.range is not None:
+        lines += _column(task.label.column, "numeric", low=task.label.low, high=task.label.high)
+    else:
+        lines += _column(task.label.column, "categorical", categories=list(task.label.classes))
     return "\n".join(lines) + "\n"
 
 

@@ -39,7 +39,7 @@ from __future__ import annotations
 import copy
 import functools
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from itertools import accumulate, pairwise
@@ -50,7 +50,7 @@ from torch import Tensor, nn
 
 from clients.mechanisms.blocks import BLOCK, one_thread
 from clients.mechanisms.derivatives import LossOf, derivatives, own_parameters, watched
-from clients.mechanisms.models import Layers, LogLoss
+from clients.mechanisms.models import Layers, LogLoss, RowLoss
 from clients.mechanisms.processors import processors
 from clients.mechanisms.row_gradients import GREATEST, RowGradients, Rows, of_layer
 from contract.errors import InputError
@@ -193,7 +193,7 @@ def clipped_sum(
 
 
 class BatchSum:
-    """What `clipped_sum` gives for the log loss, of one batch after the other, as a site trains.
+    """What `clipped_sum` gives, of one batch after the other, as a site trains.
 
     Its calls have exactly `block` rows and run on one thread each, several side by side. The threads, and a
     module with the same parameters for each, are made once; its `with` block ends the threads.
@@ -203,10 +203,11 @@ class BatchSum:
     Args:
         module: one that `supports` accepts.
         block: of public facts alone: `clients.mechanisms.blocks.block_rows`.
+        loss: of a batch, by its labels.
     """
 
-    def __init__(self, module: nn.Module, block: int) -> None:
-        self._block = block
+    def __init__(self, module: nn.Module, block: int, loss: Callable[[Tensor], RowLoss] = LogLoss) -> None:
+        self._block, self._loss = block, loss
         self._modules = [module]
         self._sums = Sums(trainable(module))
         self._pool: ThreadPoolExecutor | None = None
@@ -253,7 +254,7 @@ class BatchSum:
 
     def _add(self, module: nn.Module, parts: list[tuple[Tensor, Tensor]], clipping_norm: float) -> None:
         for inputs, labels in parts:
-            _add_clipped(module, inputs, LogLoss(labels), clipping_norm, self._sums, self._block)
+            _add_clipped(module, inputs, self._loss(labels), clipping_norm, self._sums, self._block)
 
 
 def clipped_sum_of_rows(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from clients.mechanisms.blocks import BLOCK, in_blocks
-from clients.mechanisms.models import Layers, LogLoss
+from clients.mechanisms.models import Layers, RowLoss
 
 __all__ = ["Derivative", "LossOf", "derivatives", "own_parameters", "row_losses", "watched"]
 
@@ -103,8 +103,8 @@ def row_losses(loss_of: LossOf, outputs: Tensor, rows: int, block: int = BLOCK) 
     Raises:
         ValueError: `loss_of` does not give one loss a row.
     """
-    if isinstance(loss_of, LogLoss):
-        return LogLoss(in_blocks(loss_of.labels, block))(outputs)
+    if isinstance(loss_of, RowLoss):
+        return loss_of.of(in_blocks(loss_of.labels, block))(outputs)
     losses = loss_of(outputs[:rows])
     if losses.shape != (rows,):
         raise ValueError("loss_of must give one loss a row")
@@ -113,9 +113,9 @@ def row_losses(loss_of: LossOf, outputs: Tensor, rows: int, block: int = BLOCK) 
 
 def _of_losses(loss_of: LossOf, outputs: Tensor, rows: int, block: int) -> tuple[Tensor, Tensor]:
     """The losses of the rows, and their derivative by the outputs."""
-    if isinstance(loss_of, LogLoss):
+    if isinstance(loss_of, RowLoss):
         with torch.no_grad():
-            derivative = LogLoss(in_blocks(loss_of.labels, block)).derivative(outputs)
+            derivative = loss_of.of(in_blocks(loss_of.labels, block)).derivative(outputs)
             return row_losses(loss_of, outputs, rows, block), derivative
     losses = row_losses(loss_of, outputs.requires_grad_(), rows, block)
     (gradient,) = torch.autograd.grad(losses.sum(), outputs)

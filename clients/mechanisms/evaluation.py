@@ -9,6 +9,9 @@ Each row counts by itself: whatever the model's arrays and the rows hold, a row 
 one cell of a histogram, and its losses are made finite before they are subtracted,
 clipped and added, on the grid of every noise, so that the sum is exact. Its scores do
 not depend on which other rows are scored beside it (`clients.mechanisms.blocks`).
+
+Of a numeric label there are sums of bounded powers of its error in place of a histogram
+(`contract.regression`), with the same sensitivity.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from clients.mechanisms.noise import NormalSource, noisy, require_deviation
 from clients.mechanisms.places import require_same_bits
 from clients.rows.table import Table
 from contract.experiment import Experiment
+from contract.regression import ErrorSums, Scores, weighed
 from contract.releases import (
     COMPARISON_SENSITIVITY,
     SCORE_BINS,
@@ -51,13 +55,17 @@ def evaluate(
     *,
     noise_multiplier: float,
     noise: NormalSource,
-) -> ScoreHistogram:
+) -> Scores:
     """Count the scores of the rows, with noise of `noise_multiplier` (L2 sensitivity 1) in each count.
+
+    Of a numeric label the errors are summed.
 
     Raises:
         InputError: the noise is none, whatever the rows are.
     """
     require_deviation(noise_multiplier, noise)
+    if experiment.task.label.kind == "numeric":
+        return _summed(*_errors(arrays, table, experiment), experiment, noise_multiplier, noise)
     score, outcome, _ = _scored(arrays, table, experiment)
     return _released(score, outcome, experiment, noise_multiplier, noise)
 
@@ -70,29 +78,36 @@ def compare(
     *,
     noise_multiplier: float,
     noise: NormalSource,
-) -> tuple[ScoreHistogram, ScoreHistogram, Comparison]:
+) -> tuple[Scores, Scores, Comparison]:
     """Both score histograms and the paired difference of the losses that the gate's metric names.
 
     The joint L2 sensitivity is `COMPARISON_SENSITIVITY`, so the noise in each
     number is that many times `noise_multiplier`. Differences of the log loss, or
-    of the Brier score when the gate judges by it, are clipped to [-1, 1].
+    of the Brier score when the gate judges by it, are clipped to [-1, 1]. Of a
+    numeric label there are sums in place of the histograms, and differences of the
+    absolute error as a share of the label's range, which lie there by themselves.
 
     Raises:
         InputError: the noise is none, whatever the rows are.
     """
     deviation = noise_multiplier * COMPARISON_SENSITIVITY
     require_deviation(deviation, noise)
+    if experiment.task.label.kind == "numeric":
+        champion_error, truth = _errors(champion, table, experiment)
+        error, _ = _errors(challenger, table, experiment)
+        return (
+            _summed(champion_error, truth, experiment, deviation, noise),
+            _summed(error, truth, experiment, deviation, noise),
+            _compared(champion_error - error, deviation, noise),
+        )
     champion_score, champion_outcome, champion_loss = _scored(champion, table, experiment)
     score, outcome, loss = _scored(challenger, table, experiment)
     if experiment.gate.metric == "brier":
         champion_loss, loss = (champion_score - champion_outcome) ** 2, (score - outcome) ** 2
-    differences = np.clip(champion_loss - loss, -1.0, 1.0)
-    gain = float(np.rint(differences * 2**20).sum() / 2**20)  # on the grid of every noise
-    released = noisy(np.array([gain, float(len(loss))]), deviation, noise)
     return (
         _released(champion_score, champion_outcome, experiment, deviation, noise),
         _released(score, outcome, experiment, deviation, noise),
-        Comparison(gain=float(released[0]), rows=float(released[1]), noise_deviation=deviation),
+        _compared(champion_loss - loss, deviation, noise),
     )
 
 
@@ -130,6 +145,39 @@ def require_places(experiment: Experiment) -> None:
         InputError: see `clients.mechanisms.places.require_same_bits`.
     """
     require_same_bits(experiment, _AT_ONCE, training=False)
+
+
+def _compared(differences: Array, deviation: float, noise: NormalSource) -> Comparison:
+    clipped = np.clip(differences, -1.0, 1.0)
+    gain = float(np.rint(clipped * 2**20).sum() / 2**20)  # on the grid of every noise
+    released = noisy(np.array([gain, float(len(differences))]), deviation, noise)
+    return Comparison(gain=float(released[0]), rows=float(released[1]), noise_deviation=deviation)
+
+
+def _errors(
+    arrays: Mapping[str, np.ndarray[Any, Any]], table: Table, experiment: Experiment
+) -> tuple[Array, Array]:
+    """Each row's absolute error, and its label less the middle of the range: both as shares of the range."""
+    module = module_for(experiment, arrays).eval()
+    found: list[Tensor] = []
+    with torch.no_grad(), one_thread():
+        for features in torch.split(torch.from_numpy(table.features), _AT_ONCE):
+            found.append(module(in_blocks(features, _AT_ONCE))[: len(features), 0])
+    predicted = np.clip(np.nan_to_num(np.asarray(torch.cat(found), dtype=np.float64), nan=0.0), -1.0, 1.0)
+    truth = table.labels.astype(np.float64)
+    return np.abs(predicted - truth) / 2, truth / 2
+
+
+def _summed(
+    errors: Array, truth: Array, experiment: Experiment, deviation: float, noise: NormalSource
+) -> ErrorSums:
+    label = experiment.task.label.range
+    assert label is not None  # the caller has looked  # noqa: S101
+    return ErrorSums(
+        sums=noisy(weighed(errors, truth).sum(axis=0), deviation, noise),
+        noise_deviation=deviation,
+        span=label.high - label.low,
+    )
 
 
 def _scored(

@@ -7,17 +7,31 @@ on one record at a time, so that a record's gradient is its own.
 from __future__ import annotations
 
 import itertools
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from contract.experiment import Experiment, Model
+from contract.experiment import Experiment, Label, Model
 from contract.models import CNN_CHANNELS, outputs
 
-__all__ = ["Layers", "LogLoss", "arrays_of", "build_module", "load_arrays", "losses", "module_for", "scores"]
+__all__ = [
+    "Layers",
+    "LogLoss",
+    "NumberLoss",
+    "RowLoss",
+    "arrays_of",
+    "build_module",
+    "load_arrays",
+    "loss_for",
+    "losses",
+    "module_for",
+    "scores",
+]
 
 
 class Layers(nn.Module):
@@ -87,11 +101,27 @@ def arrays_of(module: nn.Module) -> dict[str, np.ndarray[Any, np.dtype[np.float3
     return {name: value.detach().numpy().copy() for name, value in module.state_dict().items()}
 
 
-class LogLoss:
-    """The log loss of each row of a batch, and its derivative."""
+class RowLoss(ABC):
+    """The loss of each row of a batch, and its derivative, which depends on that row alone."""
 
     def __init__(self, labels: Tensor) -> None:
         self.labels = labels
+
+    def of(self, labels: Tensor) -> Self:
+        """The same loss of other rows."""
+        return type(self)(labels)
+
+    @abstractmethod
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Loss of each row, shape (rows,)."""
+
+    @abstractmethod
+    def derivative(self, logits: Tensor) -> Tensor:
+        """Of each row's loss by the module's outputs, in their shape."""
+
+
+class LogLoss(RowLoss):
+    """The log loss of each row of a batch."""
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Log loss of each row, shape (rows,)."""
@@ -107,6 +137,44 @@ class LogLoss:
         found = torch.softmax(logits, dim=1)
         found[torch.arange(len(logits)), self.labels] -= 1
         return found
+
+
+class NumberLoss(RowLoss):
+    """Of a predicted number: half the square of the error as a share of the label's range, or Huber's (1964).
+
+    Outputs and labels have the range mapped to [-1, 1], so the error is half their difference. Then the loss
+    is curved as much as the log loss is at most, and the same learning rates suit both.
+
+    Args:
+        labels: float32 of shape (rows,), in [-1, 1].
+        threshold: from which share of the range on an error's weight is bounded; infinity for none.
+    """
+
+    def __init__(self, labels: Tensor, threshold: float = math.inf) -> None:
+        super().__init__(labels)
+        self.threshold = threshold
+
+    def of(self, labels: Tensor) -> Self:
+        """The same loss of other rows."""
+        return type(self)(labels, self.threshold)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Loss of each row, shape (rows,)."""
+        error = (logits[:, 0] - self.labels) / 2
+        bounded = error.clamp(-self.threshold, self.threshold)
+        return bounded * (error - bounded / 2)
+
+    def derivative(self, logits: Tensor) -> Tensor:
+        """Of each row's loss by the output, shape (rows, 1)."""
+        error = (logits - self.labels[:, None]) / 2
+        return error.clamp_(-self.threshold, self.threshold).div_(2)
+
+
+def loss_for(label: Label, labels: Tensor) -> RowLoss:
+    """The loss that a model of this label is trained by, of rows with these labels."""
+    if label.kind == "categorical":
+        return LogLoss(labels)
+    return NumberLoss(labels, label.huber_threshold if label.loss == "huber" else math.inf)
 
 
 def losses(logits: Tensor, labels: Tensor) -> Tensor:

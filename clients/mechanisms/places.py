@@ -14,9 +14,9 @@ from torch import Tensor
 
 from clients.mechanisms.blocks import in_blocks, one_thread
 from clients.mechanisms.derivatives import derivatives
-from clients.mechanisms.models import LogLoss, build_module, losses, scores
+from clients.mechanisms.models import build_module, loss_for, losses, scores
 from contract.errors import InputError
-from contract.experiment import Experiment, Model
+from contract.experiment import Experiment, Label, Model
 
 __all__ = ["require_same_bits"]
 
@@ -40,7 +40,7 @@ def require_same_bits(experiment: Experiment, block: int, *, training: bool) -> 
         InputError: on this machine a row's bits depend on the rows beside it. No row was read for it.
     """
     task = experiment.task
-    if not _same_bits(experiment.model, task.width, len(task.label.classes), block, training):
+    if not _same_bits(experiment.model, task.width, task.label, block, training):
         raise InputError(
             "this machine's libraries give a row other bits where it lies elsewhere in a batch, so that no "
             "release of this model would be as private as stated",
@@ -49,23 +49,29 @@ def require_same_bits(experiment: Experiment, block: int, *, training: bool) -> 
 
 
 @functools.lru_cache(maxsize=256)
-def _same_bits(model: Model, width: int, classes: int, block: int, training: bool) -> bool:
+def _same_bits(model: Model, width: int, label: Label, block: int, training: bool) -> bool:
     with torch.random.fork_rng(devices=[]), one_thread():
         torch.manual_seed(0)
-        module = build_module(model, inputs=width, classes=classes).eval()
-        rows, labels = torch.randn(block, width), torch.randint(0, classes, (block,))
+        module = build_module(model, inputs=width, classes=len(label.classes)).eval()
+        rows = torch.randn(block, width)
+        if label.kind == "numeric":
+            labels = 2 * torch.rand(block) - 1
+        else:
+            labels = torch.randint(0, len(label.classes), (block,))
 
         def bits(inputs: Tensor, of: Tensor) -> list[Tensor]:
             found = _trained(inputs, of) if training else _evaluated(inputs, of)
             return [part[: len(inputs)] for part in found]
 
         def _trained(inputs: Tensor, of: Tensor) -> list[Tensor]:
-            total, layers = derivatives(module, inputs, LogLoss(of), block)
+            total, layers = derivatives(module, inputs, loss_for(label, of), block)
             return [total, *(part for _, _, given, slope in layers for part in (given, slope))]
 
         def _evaluated(inputs: Tensor, of: Tensor) -> list[Tensor]:
             with torch.no_grad():
                 logits, filled = module(in_blocks(inputs, block)), in_blocks(of, block)
+                if label.kind == "numeric":
+                    return [logits, loss_for(label, filled)(logits)]
                 return [logits, losses(logits, filled), *scores(logits, filled)]
 
         room = torch.empty(rows.numel() + _ASIDE)

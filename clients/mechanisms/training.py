@@ -47,7 +47,7 @@ from clients.mechanisms.clipping import (
     trainable,
 )
 from clients.mechanisms.derivatives import LossOf, row_losses
-from clients.mechanisms.models import LogLoss, arrays_of, build_module, losses, module_for
+from clients.mechanisms.models import RowLoss, arrays_of, build_module, loss_for, module_for
 from clients.mechanisms.noise import NormalSource, add_noise, deviation_for, require_deviation
 from clients.mechanisms.places import require_same_bits
 from clients.mechanisms.sampling import poisson_sample, require_rate
@@ -108,6 +108,7 @@ def train_locally(
     module = module_for(experiment, arrays)
     size = sum(parameter.numel() for parameter in module.parameters())
     parameters = trainable(module)
+    loss = functools.partial(loss_for, experiment.task.label)
     deviation = deviation_for(
         steps.noise_multiplier,
         privacy.rows_per_person * privacy.clipping_norm * (1 + SLACK),
@@ -120,9 +121,9 @@ def train_locally(
     with one_thread(), ExitStack() as held:
         take_sum: _TakeSum
         if supports(module, torch.zeros(1, experiment.task.width)):
-            take_sum = held.enter_context(BatchSum(module, block_rows(expected_rows, size)))
+            take_sum = held.enter_context(BatchSum(module, block_rows(expected_rows, size), loss))
         else:
-            take_sum = functools.partial(_sum_by_opacus, module, Sums(parameters))
+            take_sum = functools.partial(_sum_by_opacus, module, Sums(parameters), loss)
         for inputs, labels in _poisson_batches(table, privacy.sampling_rate, strategy.local_steps):
             sums = take_sum(inputs, labels, privacy.clipping_norm)
             add_noise([sums.flat.numpy()], deviation, noise)
@@ -143,7 +144,7 @@ def train_without_privacy(
         drawn = rng.random(len(table.labels)) < experiment.privacy.sampling_rate
         inputs, labels = _tensors(table)
         expected = max(1.0, experiment.privacy.sampling_rate * len(table.labels))
-        loss = losses(module(inputs[drawn]), labels[drawn]).sum()
+        loss = loss_for(experiment.task.label, labels[drawn])(module(inputs[drawn])).sum()
         gradients = torch.autograd.grad(loss, list(parameters.values()))
         _pull(parameters, start, strategy)
         descend(parameters, dict(zip(parameters, gradients, strict=True)), strategy.learning_rate / expected)
@@ -197,15 +198,20 @@ def _poisson_batches(table: Table, rate: float, count: int) -> Iterator[tuple[Te
 
 
 def _sum_by_opacus(
-    module: nn.Module, into: Sums, inputs: Tensor, labels: Tensor, clipping_norm: float
+    module: nn.Module,
+    into: Sums,
+    loss: Callable[[Tensor], RowLoss],
+    inputs: Tensor,
+    labels: Tensor,
+    clipping_norm: float,
 ) -> Sums:
     """What `BatchSum` returns, for any module that Opacus takes apart, in parts."""
     if len(inputs) <= MOST_ROWS:
-        return _clipped_sum_by_opacus(module, inputs, LogLoss(labels), clipping_norm, into)
+        return _clipped_sum_by_opacus(module, inputs, loss(labels), clipping_norm, into)
     total = Sums(into.by_name)
     total.cleared(torch.float64)
     for part, some in zip(torch.split(inputs, MOST_ROWS), torch.split(labels, MOST_ROWS), strict=True):
-        total.flat.add_(_clipped_sum_by_opacus(module, part, LogLoss(some), clipping_norm, into).flat)
+        total.flat.add_(_clipped_sum_by_opacus(module, part, loss(some), clipping_norm, into).flat)
     return total
 
 

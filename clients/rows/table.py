@@ -22,7 +22,7 @@ import numpy.typing as npt
 from clients.rows.persons import numbered, rows_within_limit
 from clients.rows.rows import Rows
 from contract.card import Card, CategoricalColumn
-from contract.experiment import CategoricalFeature, Experiment, NumericFeature
+from contract.experiment import CategoricalFeature, Experiment, NumericFeature, Task
 
 __all__ = ["Fit", "Table", "prepare"]
 
@@ -57,14 +57,15 @@ class Table:
 
     Attributes:
         features: float32 [n, task.width], each value in [0, 1], or in [-1, 1] as the task scales.
-        labels: int64 [n], the place of the label in the task's classes.
+        labels: int64 [n], the place of the label in the task's classes; float32 [n] of a numeric label, its
+            range mapped to [-1, 1].
         person: int64 [n], equal for rows of one person and distinct otherwise; None where a record
             is the privacy unit.
         fit: how the rows fit that it was made of.
     """
 
     features: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
+    labels: npt.NDArray[Any]
     person: npt.NDArray[np.int64] | None = None
     fit: Fit = field(default_factory=Fit)
 
@@ -119,11 +120,7 @@ def prepare(rows: Rows, experiment: Experiment, card: Card) -> Table:
             encoded.append(_number(values, feature, fitting, leave_out_outside=refuses))
         else:
             encoded.append(_category(values, feature, _declared(card, feature.name), fitting))
-    label = task.label
-    labels = _places(rows.frame[label.column].to_numpy(), label.classes, _declared(card, label.column))
-    absent = _is_none(rows.frame[label.column].to_numpy())
-    fitting.leave_out(label.column, "no label", absent)
-    fitting.leave_out(label.column, "a label that is none of the classes", (labels < 0) & ~absent)
+    labels = _labels(rows.frame[task.label.column].to_numpy(), task, card, fitting)
     person = None
     if experiment.privacy.unit == "person" and rows.person is not None:
         unnamed = _is_none(rows.person)
@@ -144,14 +141,34 @@ def prepare(rows: Rows, experiment: Experiment, card: Card) -> Table:
     return table if fitting.fits.all() else table.rows(fitting.fits)
 
 
+def _labels(
+    values: npt.NDArray[Any], task: Task, card: Card, fitting: _Fitting
+) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
+    label = task.label
+    if label.range is not None:
+        refuses = task.out_of_range == "leave-out"
+        found = _number(values, label.range, fitting, leave_out_outside=refuses, absent="no label")
+        return 2 * found[:, 0] - 1
+    places = _places(values, label.classes, _declared(card, label.column))
+    absent = _is_none(values)
+    fitting.leave_out(label.column, "no label", absent)
+    fitting.leave_out(label.column, "a label that is none of the classes", (places < 0) & ~absent)
+    return places
+
+
 def _number(
-    values: npt.NDArray[Any], feature: NumericFeature, fitting: _Fitting, *, leave_out_outside: bool
+    values: npt.NDArray[Any],
+    feature: NumericFeature,
+    fitting: _Fitting,
+    *,
+    leave_out_outside: bool,
+    absent: str = "a missing value",
 ) -> npt.NDArray[np.float32]:
     """One column in [0, 1]."""
     values = values.astype(np.float64)
     missing = np.isnan(values)
     if feature.missing is None:
-        fitting.leave_out(feature.name, "a missing value", missing)
+        fitting.leave_out(feature.name, absent, missing)
     else:
         fitting.note(fitting.filled, feature.name, missing)
     values = np.where(missing, feature.low if feature.missing is None else feature.missing, values)

@@ -108,15 +108,19 @@ def _offers_of_federation(names: list[str]) -> Mapping[str, Offer]:
 
 
 def _chosen_label(offers: Mapping[str, Offer]) -> str:
-    """The only column that can be predicted, or the one that the person chooses."""
+    """The only column with classes, or else the one that the person chooses."""
     from contract.errors import InputError
     from contract.outside import shown
     from experiments.draft import labels
 
     can = labels(offers)
-    if len(can) == 1:
-        return can[0]
-    listed = ", ".join(shown(one) for one in can[:20]) or "none: every one is numeric, or not offered by all"
+    alone = labels(offers, numbers=False) or can
+    if len(alone) == 1:
+        return alone[0]
+    listed = (
+        ", ".join(shown(one) for one in can[:20])
+        or "none: no column is offered by all with a range or two categories"
+    )
     if not can or not sys.stdin.isatty():
         raise InputError(
             f"no column to predict is named; these can be: {listed}",

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from contract.federation_api import Round, Run, RunDetail, Site
+from contract.figures import figures_of
 from contract.verdicts import Verdict
 from server.api.drift_picture import draw, word
 from server.api.markup import Content, Html, moment, table, tag
@@ -119,19 +120,24 @@ def _running(detail: RunDetail) -> Html:
 
 
 def _rounds(rounds: Sequence[Round]) -> Html:
-    rows = [
+    shown = [one for one in figures_of(_names(rounds)) if one.name in ("log_loss", "auc", "mae", "r2")]
+    rows: list[tuple[Html | str | int | None, ...]] = [
         (
             one.number,
             ", ".join(one.counted) or "–",
             "; ".join(f"{site}: {reason}" for site, reason in one.failures.items()) or "–",
-            figure(_overall(one, "log_loss")),
-            figure(_overall(one, "auc")),
+            *(figure(_overall(one, item.name)) for item in shown),
             f"{one.seconds:.1f}",
         )
         for one in rounds[-5:][::-1]
     ]
-    headings = ("round", "counted", "not counted", "log loss", "AUC", "seconds")
+    headings = ("round", "counted", "not counted", *(item.word for item in shown), "seconds")
     return table("Finished rounds, the last five", headings, rows, empty="No round is finished yet.")
+
+
+def _names(rounds: Sequence[Round]) -> set[str]:
+    found = (one.metrics.get("overall") for one in rounds)
+    return {name for overall in found if isinstance(overall, dict) for name in overall}
 
 
 def _overall(one: Round, name: str) -> float | None:

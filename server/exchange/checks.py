@@ -25,7 +25,8 @@ from contract.messages import Reply
 from contract.models import model_shapes
 from contract.norm_bound import greatest_normal, l2_norm, update_bound
 from contract.quantization import distance, is_quantized, step_shapes
-from contract.releases import SCORE_BINS, FeatureCounts, RangeCounts, ScoreHistogram, Spent
+from contract.regression import GREATEST, WEIGHTS, ErrorSums, Scores
+from contract.releases import SCORE_BINS, FeatureCounts, RangeCounts, Spent
 from contract.verdicts import POOLED
 from monitoring.binning import feature_bins
 from server.exchange.bounds import (
@@ -60,6 +61,7 @@ _LARGEST_PARAMETER = 1e9
 _CHARGED_AGAIN = 10
 """How many times its plan a run may have cost a site: an answer that a crash took is charged again."""
 _LARGEST_EPSILON = 1e9
+_LARGEST_SUM = 1e18
 
 
 def check_public(
@@ -135,7 +137,7 @@ def check_update(reply: Reply, experiment: Experiment, model: Arrays) -> None:
 
 
 def check_scores(reply: Reply, experiment: Experiment) -> None:
-    """The evaluation of a model is the histogram that the plan asks for.
+    """The evaluation of a model is the histogram that the plan asks for, or the sums.
 
     Args:
         reply: what came; `check_public` has passed it.
@@ -147,7 +149,7 @@ def check_scores(reply: Reply, experiment: Experiment) -> None:
     if reply.scores is None:
         raise ReleaseError("scores refused: there are none")
     deviation = evaluation_deviation(experiment, experiment.strategy.evaluations)
-    _check_histogram(reply.scores, reply, experiment, deviation)
+    _check_scores(reply.scores, reply, experiment, deviation)
 
 
 def check_comparison(reply: Reply, experiment: Experiment) -> None:
@@ -159,8 +161,8 @@ def check_comparison(reply: Reply, experiment: Experiment) -> None:
     deviation = comparison_deviation(experiment)
     if reply.scores is None or reply.challenger_scores is None or reply.comparison is None:
         raise ReleaseError("scores refused: a comparison has two evaluations and a paired difference")
-    for histogram in (reply.scores, reply.challenger_scores):
-        _check_histogram(histogram, reply, experiment, deviation)
+    for scores in (reply.scores, reply.challenger_scores):
+        _check_scores(scores, reply, experiment, deviation)
     found = reply.comparison
     require_deviation([found.noise_deviation], deviation)
     most, noise = most_rows(reply.stated_rows), deviation * greatest_normal(2)
@@ -252,15 +254,32 @@ def _check_arrays(arrays: Arrays, shapes: Mapping[str, tuple[int, ...]], dtype: 
             raise ReleaseError(f"update refused: it holds a number above {_LARGEST_PARAMETER:g}")
 
 
-def _check_histogram(
-    histogram: ScoreHistogram, reply: Reply, experiment: Experiment, deviation: float
-) -> None:
+def _check_scores(scores: Scores, reply: Reply, experiment: Experiment, deviation: float) -> None:
+    if isinstance(scores, ErrorSums):
+        _check_sums(scores, reply, experiment, deviation)
+        return
+    histogram = scores
+    if experiment.task.label.range is not None:
+        raise ReleaseError("scores refused: they are of classes, and the task's label is a number")
     if len(histogram.negative) != SCORE_BINS:
         raise ReleaseError(f"scores refused: {len(histogram.negative):,} bins, where {SCORE_BINS} are agreed")
     if histogram.binary != (len(experiment.task.label.classes) == 2):
         raise ReleaseError("scores refused: they are of a task of another number of classes")
     require_deviation([histogram.noise_deviation], deviation)
     require_counts(np.concatenate([histogram.negative, histogram.positive]), reply.stated_rows, deviation)
+
+
+def _check_sums(found: ErrorSums, reply: Reply, experiment: Experiment, deviation: float) -> None:
+    label = experiment.task.label.range
+    if label is None:
+        raise ReleaseError("scores refused: they are of a number, and the task's label has classes")
+    if not math.isclose(found.span, label.high - label.low):
+        raise ReleaseError("scores refused: they are of a label of another range")
+    require_deviation([found.noise_deviation], deviation)
+    noise = deviation * greatest_normal(len(found.sums))
+    most = most_rows(reply.stated_rows) * WEIGHTS * GREATEST + noise
+    if not (np.abs(found.sums) <= np.minimum(most, _LARGEST_SUM)).all() or found.sums[:4].min() < -noise:
+        raise ReleaseError("scores refused: a sum is none that rows and noise can make")
 
 
 def _shapes(features: Collection[FeatureCounts], side: str) -> list[tuple[str, tuple[int, ...]]]:

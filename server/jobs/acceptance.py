@@ -3,8 +3,9 @@
 For log loss and the Brier score the sites release a paired difference, whose
 noise is known, so the rule can ask for more than luck: the gain must exceed
 `min_improvement` by 1.64 standard errors of the noise (one chance in twenty),
-and a site counts as worse only where the noise cannot explain it. AUC and
-accuracy are compared from the two histograms as they are.
+and a site counts as worse only where the noise cannot explain it; so it is
+with the mean absolute error of a number. AUC, accuracy and RMSE are compared
+from the two evaluations as they are.
 """
 
 from __future__ import annotations
@@ -16,13 +17,18 @@ from functools import reduce
 from operator import add
 
 from contract.experiment import Gate
+from contract.figures import OF_CLASSES, OF_NUMBERS
 from contract.messages import Reply
-from contract.releases import Comparison, Metrics, ScoreHistogram
+from contract.regression import ErrorSums, Measured, Scores
+from contract.releases import Comparison
 from server.exchange.weights import row_weights
 
 __all__ = ["Acceptance", "judge"]
 
 _ONE_IN_TWENTY = 1.645
+_PAIRED = ("log_loss", "brier", "mae")
+"""Metrics that the sites release a paired difference of."""
+_FIGURES = {figure.name: figure for figure in (*OF_CLASSES, *OF_NUMBERS)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +41,14 @@ class Acceptance:
         by_site, overall: metrics of (champion, challenger) on the same rows.
         gain: mean gain a row, over all sites; positive where the challenger is better.
         error: standard error of `gain` that the noise causes; 0 where it is not known.
-        comparisons: the paired differences that the sites released.
+        comparisons: the paired differences that the sites released, of a number as a share of its range.
         overall_comparison: their sum, in which no site weighs more than it may (`server.exchange.weights`).
     """
 
     accepted: bool
     reason: str
-    by_site: Mapping[str, tuple[Metrics, Metrics]]
-    overall: tuple[Metrics, Metrics] | None
+    by_site: Mapping[str, tuple[Measured, Measured]]
+    overall: tuple[Measured, Measured] | None
     gain: float
     error: float
     comparisons: Mapping[str, Comparison]
@@ -62,9 +68,11 @@ def judge(replies: Mapping[str, Reply], gate: Gate) -> Acceptance:
     weights = row_weights({site: comparison.rows for site, comparison in comparisons.items()})
     together = [comparison.times(weights[site]) for site, comparison in comparisons.items()]
     overall_comparison = reduce(add, together) if together else None
-    if gate.metric in ("log_loss", "brier") and overall_comparison is not None:
-        gain, error = _gain(overall_comparison)
-        gains = {site: _gain(comparison) for site, comparison in comparisons.items()}
+    if gate.metric in _PAIRED and overall_comparison is not None:
+        spans = (champion.span for champion, _ in pairs.values() if isinstance(champion, ErrorSums))
+        unit = next(spans, 1.0)
+        gain, error = _gain(overall_comparison, unit)
+        gains = {site: _gain(comparison, unit) for site, comparison in comparisons.items()}
     else:
         gain, error = _difference(overall, gate.metric), 0.0
         gains = {site: (_difference(pair, gate.metric), 0.0) for site, pair in by_site.items()}
@@ -86,19 +94,19 @@ def judge(replies: Mapping[str, Reply], gate: Gate) -> Acceptance:
     )
 
 
-def _gain(comparison: Comparison) -> tuple[float, float]:
-    return comparison.mean_gain, comparison.error
+def _gain(comparison: Comparison, unit: float) -> tuple[float, float]:
+    return unit * comparison.mean_gain, unit * comparison.error
 
 
-def _difference(pair: tuple[Metrics, Metrics] | None, metric: str) -> float:
-    """How much better the challenger is: lower is better for the losses, higher for the rest."""
+def _difference(pair: tuple[Measured, Measured] | None, metric: str) -> float:
+    """How much better the challenger is."""
     if pair is None:
         return math.nan
     champion, challenger = (float(getattr(metrics, metric)) for metrics in pair)
-    return champion - challenger if metric in ("log_loss", "brier") else challenger - champion
+    return challenger - champion if _FIGURES[metric].higher else champion - challenger
 
 
-def _pooled(pairs: Mapping[str, tuple[ScoreHistogram, ScoreHistogram]]) -> tuple[Metrics, Metrics] | None:
+def _pooled(pairs: Mapping[str, tuple[Scores, Scores]]) -> tuple[Measured, Measured] | None:
     if not pairs:
         return None
     weights = row_weights({site: max(one.rows, other.rows) for site, (one, other) in pairs.items()})
@@ -110,7 +118,7 @@ def _pooled(pairs: Mapping[str, tuple[ScoreHistogram, ScoreHistogram]]) -> tuple
 def _reason(
     gate: Gate, gain: float, error: float, enough: bool, worse: Mapping[str, float], sites: int
 ) -> str:
-    name = {"log_loss": "log loss", "brier": "Brier score", "auc": "AUC"}.get(gate.metric, gate.metric)
+    name = "Brier score" if gate.metric == "brier" else _FIGURES[gate.metric].word
     measured = (
         f"{name} better by {gain:.4f} ± {error:.4f} a row over {sites} sites "
         f"(needed: {gate.min_improvement:g})"

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from contract.messages import Anchor
-from contract.releases import Metrics
+from contract.regression import Measured
 from server.rounds import RoundReport
 from server.state.participation import SiteStatus, Step
 from server.state.records import RoundRecord
@@ -151,7 +151,7 @@ class RunMemory:
 
 
 def metric_names(
-    site_metrics: Mapping[str, Metrics], overall: Metrics | None, epsilon: Mapping[str, float]
+    site_metrics: Mapping[str, Measured], overall: Measured | None, epsilon: Mapping[str, float]
 ) -> dict[str, float]:
     """MLflow's names for the figures of a round or an evaluation."""
     named = {

@@ -21,8 +21,9 @@ from flwr.serverapp import Grid
 
 from contract.errors import InputError, TidegateError
 from contract.experiment import NumericFeature
+from contract.figures import figures_for
 from contract.json_values import finite
-from contract.releases import Metrics
+from contract.regression import Measured
 from server.code import server_code_hash
 from server.jobs.ending import recorded_end
 from server.jobs.job import Job
@@ -188,9 +189,11 @@ def _publish(job: Job, result: TrainingResult, mlflow_run: str, services: Servic
             schema=_schema(job),
             source=f"site {site}",
         )
-    curves = _curves(rounds)
+    followed = figures_for(job.experiment.task.label)[0].name
+    curves = _curves(rounds, followed)
     if curves:
-        registry.log_figure_bytes(mlflow_run, learning_curve(curves, title=job.run), "learning-curve.png")
+        plot = learning_curve(curves, title=job.run, metric=followed)
+        registry.log_figure_bytes(mlflow_run, plot, "learning-curve.png")
     if result.site_metrics:
         plot = site_metrics(result.site_metrics, title=f"{job.run}: held-out rows")
         registry.log_figure_bytes(mlflow_run, plot, "site-metrics.png")
@@ -216,14 +219,14 @@ def _publish_sites(run: str, mlflow_run: str, services: Services) -> None:
     services.registry.log_text(mlflow_run, json.dumps(rows, indent=1), "sites.json")
 
 
-def _curves(rounds: Sequence[RoundRecord]) -> dict[str, list[tuple[float, float]]]:
-    """Log loss by round, a line a site and one for all."""
+def _curves(rounds: Sequence[RoundRecord], metric: str) -> dict[str, list[tuple[float, float]]]:
+    """A metric by round, a line a site and one for all."""
     curves: dict[str, list[tuple[float, float]]] = {}
     for record in rounds:
         figures = {**record.metrics["sites"], "all sites": record.metrics["overall"] or {}}
         for name, metrics in figures.items():
-            if metrics.get("log_loss") is not None:
-                curves.setdefault(name, []).append((record.round, metrics["log_loss"]))
+            if metrics.get(metric) is not None:
+                curves.setdefault(name, []).append((record.round, metrics[metric]))
     return curves
 
 
@@ -299,6 +302,7 @@ def summary(job: Job, result: TrainingResult, version: int, mlflow_run: str, sta
         "mlflow_run": mlflow_run,
         "private": job.experiment.privacy.private,
         "windows": list(job.windows),
+        "figures": [figure.name for figure in figures_for(job.experiment.task.label)],
         "metrics": {
             "overall": _figures(result.overall),
             "sites": {site: _figures(metrics) for site, metrics in result.site_metrics.items()},
@@ -319,7 +323,7 @@ def summary(job: Job, result: TrainingResult, version: int, mlflow_run: str, sta
     }
 
 
-def _figures(metrics: Metrics | None) -> dict[str, float]:
+def _figures(metrics: Measured | None) -> dict[str, float]:
     return {} if metrics is None else metrics.as_dict()
 
 
@@ -329,7 +333,7 @@ def _schema(job: Job) -> dict[str, str]:
         feature.name: "double" if isinstance(feature, NumericFeature) else "string"
         for feature in task.features
     }
-    return {**kinds, task.label.column: "string"}
+    return {**kinds, task.label.column: "double" if task.label.range else "string"}
 
 
 def _declared_digest(job: Job, site: str) -> str:

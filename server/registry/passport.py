@@ -15,15 +15,16 @@ from datetime import datetime
 from decimal import ROUND_CEILING, Decimal
 from itertools import pairwise
 
-from contract.experiment import Experiment, NumericFeature, Strategy
+from contract.experiment import Experiment, Label, NumericFeature, Strategy
+from contract.figures import Figure, figures_for
 from contract.outside import shown
 from contract.quantization import is_quantized
-from contract.releases import Comparison, Metrics, Spent
+from contract.regression import Measured
+from contract.releases import Comparison, Spent
 from server.state.participation import runs_of
 
 __all__ = ["ModelComparison", "Passport", "SitePassport", "render", "size_band"]
 
-FIGURES = {"log_loss": "log loss", "brier": "Brier", "auc": "AUC", "accuracy": "accuracy"}
 _LONGEST = 2000
 """Characters of a text from outside."""
 _BLOCK = re.compile(r"^[-+=]")
@@ -56,7 +57,7 @@ class SitePassport:
     spent_in_run: Spent | None = None
     spent_in_total: Spent | None = None
     mechanism: str = ""
-    metrics: Metrics | None = None
+    metrics: Measured | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +72,8 @@ class ModelComparison:
     """
 
     champion_version: int
-    by_site: Mapping[str, tuple[Metrics, Metrics]]
-    overall: tuple[Metrics, Metrics] | None
+    by_site: Mapping[str, tuple[Measured, Measured]]
+    overall: tuple[Measured, Measured] | None
     decision: str
     by: str
     reason: str
@@ -97,7 +98,7 @@ class Passport:
     code_hash: str
     rounds: int
     sites: Mapping[str, SitePassport]
-    overall: Metrics | None
+    overall: Measured | None
     windows: tuple[str, ...] = ()
     comparison: ModelComparison | None = None
 
@@ -138,7 +139,7 @@ def render(passport: Passport) -> str:
         _sites(passport),
         _privacy(passport),
         _metrics(passport),
-        _comparison(passport.comparison),
+        _comparison(passport.comparison, passport.experiment.task.label),
         _provenance(passport),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -179,11 +180,17 @@ def _summary(passport: Passport) -> str:
                 ("trigger", _text(passport.trigger)),
                 ("trained", f"{passport.trained:%Y-%m-%d %H:%M} UTC"),
                 ("data windows", _text(", ".join(passport.windows)) or "whole data sets"),
-                ("predicts", f"{_code(task.label.column)}, one of {_text(', '.join(task.label.classes))}"),
+                ("predicts", f"{_code(task.label.column)}, {_values(task.label)}"),
             ],
         ),
     ]
     return "\n\n".join(lines)
+
+
+def _values(label: Label) -> str:
+    if label.range is not None:
+        return f"a number from {label.range.low:g} to {label.range.high:g}"
+    return f"one of {_text(', '.join(label.classes))}"
 
 
 def _plan(experiment: Experiment, rounds: int) -> str:
@@ -277,23 +284,24 @@ def _epsilon(spent: Spent) -> str:
 
 
 def _metrics(passport: Passport) -> str:
-    rows = [(_text(name), *_figures(site.metrics)) for name, site in sorted(passport.sites.items())]
-    rows.append(("**all sites**", *_figures(passport.overall)))
+    figures = figures_for(passport.experiment.task.label)
+    rows = [(_text(name), *_figures(site.metrics, figures)) for name, site in sorted(passport.sites.items())]
+    rows.append(("**all sites**", *_figures(passport.overall, figures)))
+    made = "sums of errors" if passport.experiment.task.label.range else "counts of scores"
     note = (
-        "Computed on held-out rows from noisy counts of scores. ± is one standard error: of that noise, "
+        f"Computed on held-out rows from noisy {made}. ± is one standard error: of that noise, "
         "which weighs most at small sites, and of the finite number of rows."
         if passport.private
-        else "Computed on held-out rows from counts of scores. ± is one standard error, of the finite number "
-        "of rows."
+        else f"Computed on held-out rows from {made}. ± is one standard error, of the finite number of rows."
     )
-    return "\n\n".join(["## Metrics", _table(("site", *FIGURES.values()), rows), note])
+    return "\n\n".join(["## Metrics", _table(("site", *(figure.word for figure in figures)), rows), note])
 
 
-def _figures(metrics: Metrics | None) -> tuple[str, ...]:
-    return tuple(_figure(metrics, name) for name in FIGURES)
+def _figures(metrics: Measured | None, figures: Iterable[Figure]) -> tuple[str, ...]:
+    return tuple(_figure(metrics, figure.name) for figure in figures)
 
 
-def _figure(metrics: Metrics | None, name: str) -> str:
+def _figure(metrics: Measured | None, name: str) -> str:
     value = math.nan if metrics is None else float(getattr(metrics, name))
     if metrics is None or not math.isfinite(value):
         return "–"
@@ -301,15 +309,16 @@ def _figure(metrics: Metrics | None, name: str) -> str:
     return f"{value:.3f} ± {error:.3f}" if math.isfinite(error) else f"{value:.3f}"
 
 
-def _comparison(comparison: ModelComparison | None) -> str:
+def _comparison(comparison: ModelComparison | None, label: Label) -> str:
     if comparison is None:
         return "## Against the champion\n\nThere was no champion to compare with."
+    figures = figures_for(label)
     rows = [
-        (_text(name), *_pair(pair), _gain(comparison.gains.get(name)))
+        (_text(name), *_pair(pair, figures), _gain(comparison.gains.get(name)))
         for name, pair in sorted(comparison.by_site.items())
     ]
     if comparison.overall is not None:
-        rows.append(("**all sites**", *_pair(comparison.overall), _gain(comparison.overall_gain)))
+        rows.append(("**all sites**", *_pair(comparison.overall, figures), _gain(comparison.overall_gain)))
     decision = f"**{_text(comparison.decision)}**, by {_text(comparison.by)}: {_text(comparison.reason)}"
     heading = f"## Against the champion (version {comparison.champion_version})"
     note = (
@@ -318,13 +327,17 @@ def _comparison(comparison: ModelComparison | None) -> str:
         "It decides: the two models' figures carry noise of their own, and may differ by less than their "
         "errors where the paired gain is clear."
     )
-    headings = ("site", *FIGURES.values(), "paired gain")
+    if label.range is not None:
+        note += " Here the loss is the absolute error as a share of the label's range."
+    headings = ("site", *(figure.word for figure in figures), "paired gain")
     return "\n\n".join([heading, decision, _table(headings, rows), note])
 
 
-def _pair(pair: tuple[Metrics, Metrics]) -> tuple[str, ...]:
+def _pair(pair: tuple[Measured, Measured], figures: Iterable[Figure]) -> tuple[str, ...]:
     champion, challenger = pair
-    return tuple(f"{_figure(champion, figure)} → {_figure(challenger, figure)}" for figure in FIGURES)
+    return tuple(
+        f"{_figure(champion, figure.name)} → {_figure(challenger, figure.name)}" for figure in figures
+    )
 
 
 def _gain(gain: Comparison | None) -> str:

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from contract.releases import Metrics
+from contract.figures import OF_CLASSES, OF_NUMBERS, figures_of
+from contract.regression import Measured
 from terminal.figures import COLOURS, GREY, MARKERS, lettering, make_figure, name_ends
 
 if TYPE_CHECKING:
@@ -28,12 +29,7 @@ __all__ = [
     "story",
 ]
 
-FIGURES = {
-    "log_loss": "Log loss (lower is better)",
-    "brier": "Brier score (lower is better)",
-    "auc": "AUC (higher is better)",
-    "accuracy": "Accuracy (higher is better)",
-}
+_AXES = {figure.name: figure.axis for figure in (*OF_CLASSES, *OF_NUMBERS)}
 Curve = Sequence[tuple[float, float]]
 """Points (x, y); one whose y is not finite is left out."""
 
@@ -62,23 +58,25 @@ def learning_curve(rounds: Mapping[str, Curve], *, title: str, metric: str = "lo
     Args:
         rounds: points (round, value) by the line's name.
         title: of the plot, such as the run's name.
-        metric: a field of `Metrics`.
+        metric: a field of `Metrics` or `RegressionMetrics`.
     """
     figure, (axes,) = make_figure(title, width=8, height=4.5, panels=1)
     _lines(axes, rounds, thick="all sites")
     axes.set_xlabel("Round")
-    axes.set_ylabel(FIGURES[metric])
+    axes.set_ylabel(_AXES[metric])
     _whole_numbers(axes)
     return _png(figure)
 
 
-def site_metrics(metrics_by_site: Mapping[str, Metrics], *, title: str) -> bytes:
-    """Four panels of one dot a site, with its value beside it and a line of one standard error each way."""
+def site_metrics(metrics_by_site: Mapping[str, Measured], *, title: str) -> bytes:
+    """A panel a figure: a dot a site, with its value and a line of one standard error each way."""
     names = list(metrics_by_site)[::-1]
+    figures = figures_of(name for metrics in metrics_by_site.values() for name in vars(metrics))
     figure, panels = make_figure(
-        title, width=11, height=1.8 + 0.45 * len(names), panels=len(FIGURES), share_y=True
+        title, width=11, height=1.8 + 0.45 * len(names), panels=len(figures), share_y=True
     )
-    for axes, (name, label) in zip(panels, FIGURES.items(), strict=True):
+    for axes, shown in zip(panels, figures, strict=True):
+        name = shown.name
         errors = [metrics_by_site[site].errors for site in names]
         _dots(
             axes,
@@ -86,7 +84,7 @@ def site_metrics(metrics_by_site: Mapping[str, Metrics], *, title: str) -> bytes
             [float(getattr(metrics_by_site[site], name)) for site in names],
             [math.nan if error is None else float(getattr(error, name)) for error in errors],
         )
-        axes.set_title(label.replace(" (", "\n("), fontsize=10)
+        axes.set_title(shown.axis.replace(" (", "\n("), fontsize=10)
     return _png(figure)
 
 
@@ -135,7 +133,7 @@ def story(weeks: Mapping[str, Sequence[WeekFigures]], *, title: str, markers: Se
             line: [(item.week, float(getattr(item, name))) for item in items] for line, items in weeks.items()
         }
         _lines(axes, curves)
-        axes.set_ylabel(FIGURES[name].replace(" (", "\n("))
+        axes.set_ylabel(_AXES[name].replace(" (", "\n("))
         for marker in markers:
             axes.axvline(marker.week, color=GREY, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
     _name_markers(panels[0], markers)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import re
 import subprocess
 import tomllib
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +26,7 @@ from clients.rows.draft import draft_card
 from clients.rows.rows import rows_of
 from clients.rows.suitability import WindowFit, suitability
 from clients.site_config import DataSource, SiteConfig, marked_lines
-from contract.card import CategoricalColumn, NumericColumn
+from contract.card import Card, CategoricalColumn, NumericColumn
 from contract.errors import DataError, InputError
 from contract.experiment import Experiment
 from experiments.data.layout import card_of
@@ -568,3 +570,35 @@ def test_counts_by_column_window_and_person() -> None:
     asked = suitability(rows, experiment, card, ("2026-09",))
     assert asked.windows == (WindowFit(window="2026-09", train=0, train_kept=0, holdout=0, holdout_kept=0),)
     assert asked.there == ("2026-01", "2026-02")
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ({"column": "age", "low": 0, "high": 100}, ""),
+        (
+            {"column": "age", "low": -1, "high": 100},
+            r"range of 'age' is \[-1, 100\], and on the card \[0, 100\]",
+        ),
+        ({"column": "ag", "low": 0, "high": 100}, "no numeric column 'ag' for the label .did you mean 'age'"),
+        ({"column": "ill", "low": 0, "high": 1}, "no numeric column 'ill' for the label"),
+    ],
+)
+def test_a_numeric_label_is_a_number_of_the_card_within_its_range(label: dict[str, Any], words: str) -> None:
+    card = Card.model_validate(
+        {
+            "columns": [
+                {"name": "age", "kind": "numeric", "low": 0, "high": 100},
+                {"name": "cost", "kind": "numeric", "low": 0, "high": 9},
+                {"name": "ill", "kind": "categorical", "categories": ["0", "1"]},
+                {"name": "alive", "kind": "categorical", "categories": ["1"]},
+            ]
+        }
+    )
+    features = [{"name": "cost", "kind": "numeric", "low": 0, "high": 9}]
+    task = {"label": {"kind": "numeric", **label}, "features": features}
+    found = "; ".join(card.complaints(Experiment.model_validate({"name": "x", "task": task})))
+    assert re.search(words, found) if words else not found
+    task["label"] = {"column": "alive"}
+    (complaint,) = card.complaints(Experiment.model_validate({"name": "x", "task": task}))
+    assert complaint == "'alive' has one category on the card, so there is nothing to predict"

@@ -43,6 +43,13 @@ def test_every_column_that_all_offer_alike_is_taken() -> None:
     assert "windows such as 2026-02" in text
 
 
+def test_a_number_is_predicted_within_the_range_that_every_card_has_room_for() -> None:
+    offers = {"a": offer(AGE, ILL), "b": offer(AGE | {"low": 18, "high": 150}, ILL, CRP)}
+    assert labels(offers) == ("age", "ill")
+    label = read(draft(offers, name="x", label="age")).task.label
+    assert (label.kind, label.low, label.high, label.classes) == ("numeric", 18, 120, ())
+
+
 def test_a_range_is_one_that_every_card_has_room_for() -> None:
     wide, narrow = AGE | {"low": -5, "high": 90}, AGE | {"low": 18, "high": 150}
     experiment = read(draft({"a": offer(wide, ILL), "b": offer(narrow, ILL)}, name="x", label="ill"))
@@ -91,7 +98,7 @@ def test_one_category_and_ranges_apart_tell_nothing() -> None:
 @pytest.mark.parametrize(
     ("label", "features", "words"),
     [
-        ("age", (), "'age' cannot be predicted: it is numeric, and a label is categorical"),
+        ("crp", (), "'crp' cannot be predicted: it is numeric, and no card states its range"),
         ("nothing", (), "'nothing' cannot be predicted: no site offers it"),
         ("site", (), "'site' cannot be predicted: it has one category, so it tells nothing"),
         ("ill", ("nothing",), "feature 'nothing' is on no card"),
@@ -102,7 +109,7 @@ def test_one_category_and_ranges_apart_tell_nothing() -> None:
 def test_what_cannot_be_asked_for_is_one_sentence(label: str, features: tuple[str, ...], words: str) -> None:
     site = {"name": "site", "kind": "categorical", "categories": ["here"]}
     with pytest.raises(InputError, match=words):
-        draft({"a": offer(AGE, ILL, site)}, name="x", label=label, features=features)
+        draft({"a": offer(AGE, ILL, CRP, site)}, name="x", label=label, features=features)
 
 
 def test_cards_that_disagree_on_the_person_or_the_time_make_no_experiment() -> None:
@@ -120,7 +127,7 @@ def test_a_person_is_the_unit_and_delta_is_below_one_in_the_rows() -> None:
 
 
 def test_labels_are_the_columns_with_classes_at_every_site() -> None:
-    assert labels({"a": offer(AGE, ILL, WARD), "b": offer(ILL, AGE)}) == ("ill",)
+    assert labels({"a": offer(AGE, ILL, WARD), "b": offer(ILL, AGE)}, numbers=False) == ("ill",)
 
 
 @given(st.text(min_size=1, max_size=60))

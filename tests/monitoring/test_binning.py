@@ -109,3 +109,11 @@ def test_cells_are_named_on_the_scale_of_the_data() -> None:
 def test_a_column_that_is_not_there_is_named() -> None:
     with pytest.raises(DataError, match="column 'plan' is missing"):
         count_features(table([]).drop(columns="plan"), TASK, 3)
+
+
+def test_a_numeric_label_has_the_cells_of_its_range() -> None:
+    label = Label(column="visits", kind="numeric", low=0, high=10)
+    task = TASK.model_copy(update={"label": label})
+    assert feature_bins(task, 2)[-1].cells == ("[0, 5)", "[5, 10]", "missing")
+    counts = count_features(table([(1, 1, "1", value) for value in (0, 7, 99, None, "x")]), task, 2)
+    assert counts["visits"].tolist() == [1, 2, 2]

@@ -205,3 +205,40 @@ def test_a_hundred_thousand_rows_of_twenty_columns_take_seconds() -> None:
     found = table(data, *numbers, *wards, card=card)
     assert time.process_time() - began < 4
     assert found.features.shape == (100_000, 28)
+
+
+NUMBERS = card_of(*CARD.model_dump()["columns"], numeric("days", 0, 100))
+DAYS = Label(column="days", kind="numeric", low=0, high=10)
+
+
+@pytest.mark.parametrize(
+    ("out_of_range", "labels", "fit"),
+    [
+        ("clamp", [-1.0, 1.0], {"clamped": {"days": 1}, "left_out": {"days": {"no label": 1}}}),
+        (
+            "leave-out",
+            [-1.0],
+            {"left_out": {"days": {"no label": 1, "a value outside its range": 1}}},
+        ),
+    ],
+)
+def test_a_numeric_label_is_mapped_to_its_range(
+    out_of_range: Any, labels: list[float], fit: dict[str, Any]
+) -> None:
+    task = Task(label=DAYS, features=(AGE,), out_of_range=out_of_range)
+    found = prepare(
+        rows(frame(days=[0.0, 25.0, None]), NUMBERS), Experiment(name="small", task=task), NUMBERS
+    )
+    assert found.labels.tolist() == labels
+    assert found.labels.dtype == np.float32
+    assert found.fit == Fit(rows=3, kept=len(labels), **fit)
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e400", "text", "", -1e308])
+def test_any_value_of_a_numeric_label_is_bounded_or_left_out(value: object) -> None:
+    task = Task(label=DAYS, features=(AGE,))
+    found = prepare(
+        rows(frame(days=[value, 5.0, 5.0]), NUMBERS), Experiment(name="small", task=task), NUMBERS
+    )
+    assert (np.abs(found.labels) <= 1).all()
+    assert found.labels[-2:].tolist() == [0, 0]

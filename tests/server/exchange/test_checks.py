@@ -16,9 +16,10 @@ from clients.mechanisms.drift import drift_deviation as deviation_of_drift
 from clients.mechanisms.noise import NoNoise, NormalSource, SystemNoise, noisy
 from clients.mechanisms.ranges import ranges_deviation as deviation_of_ranges
 from contract.errors import ReleaseError
-from contract.experiment import Drift, Experiment, Privacy
+from contract.experiment import Drift, Experiment, Label, Privacy
 from contract.messages import Instruction, Reply
 from contract.range_grid import CELLS
+from contract.regression import ErrorSums, weighed
 from contract.releases import (
     SCORE_BINS,
     Comparison,
@@ -300,3 +301,68 @@ def test_words_for_a_person() -> None:
     assert advice("never heard of") == ""
     assert runs_of([]) == ""
     assert runs_of([4, 3, 7]) == "3–4, 7"
+
+
+def of_a_number(**label: Any) -> Experiment:
+    made = private()
+    numeric = Label(**{"column": "days", "kind": "numeric", "low": 0, "high": 20, **label})
+    return made.model_copy(update={"task": made.task.model_copy(update={"label": numeric})})
+
+
+def error_sums(deviation: float, rows: int = 100, **changed: Any) -> ErrorSums:
+    errors, labels = np.full(rows, 0.2), np.linspace(-0.5, 0.5, rows)
+    sums = noisy(weighed(errors, labels).sum(axis=0), deviation, SystemNoise())
+    return ErrorSums(**{"sums": sums, "noise_deviation": deviation, "span": 20.0, **changed})
+
+
+def test_the_sums_of_an_honest_site_pass() -> None:
+    experiment = of_a_number()
+    deviation = deviation_at_a_site(experiment)
+    for _ in range(50):
+        check_scores(reply(scores=error_sums(deviation)), experiment)
+    sent = reply(
+        scores=error_sums(2 * deviation_at_a_comparison(experiment)),
+        challenger_scores=error_sums(2 * deviation_at_a_comparison(experiment)),
+        comparison=Comparison(
+            gain=3.0, rows=100.0, noise_deviation=2 * deviation_at_a_comparison(experiment)
+        ),
+    )
+    check_comparison(sent, experiment)
+
+
+def deviation_at_a_comparison(experiment: Experiment) -> float:
+    return compare_plan(experiment, Instruction(run="r"), SPLIT).noise_multiplier
+
+
+WRONG_SUMS: dict[str, Callable[[ErrorSums], ScoreHistogram | ErrorSums]] = {
+    "a histogram": lambda sent: histogram(sent.noise_deviation),
+    "another range": lambda sent: replace(sent, span=21.0),
+    "less noise": lambda sent: replace(sent, noise_deviation=sent.noise_deviation / 2),
+    "not a number": lambda sent: replace(sent, sums=np.full_like(sent.sums, math.nan)),
+    "no rows at all": lambda sent: replace(sent, sums=-1e6 * np.ones_like(sent.sums)),
+    "rows without end": lambda sent: replace(sent, sums=1e9 * np.ones_like(sent.sums)),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_SUMS)
+def test_sums_that_no_rows_make_are_refused(name: str) -> None:
+    experiment = of_a_number()
+    wrong = WRONG_SUMS[name](error_sums(deviation_at_a_site(experiment)))
+    with pytest.raises(ReleaseError, match="scores refused"):
+        check_scores(reply(scores=wrong), experiment)
+
+
+def test_sums_for_a_label_of_classes_are_refused() -> None:
+    experiment = private()
+    with pytest.raises(ReleaseError, match="the task's label has classes"):
+        check_scores(reply(scores=error_sums(deviation_at_a_site(experiment))), experiment)
+
+
+def test_sums_come_back_from_a_message_as_they_were() -> None:
+    sent = reply(scores=error_sums(3.0))
+    (found,) = [Reply.from_bytes(sent.to_bytes()).scores]
+    assert isinstance(found, ErrorSums)
+    assert found.sums.tolist() == sent.scores.sums.tolist()  # type: ignore[union-attr]
+    short = sent.to_bytes().replace(b'"span"', b'"spam"')
+    with pytest.raises(ReleaseError, match="does not understand"):
+        Reply.from_bytes(short)

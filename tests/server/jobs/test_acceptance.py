@@ -10,6 +10,7 @@ import pytest
 
 from contract.experiment import Gate
 from contract.messages import Reply
+from contract.regression import ErrorSums, weighed
 from contract.releases import Comparison, ScoreHistogram, Spent
 from server.jobs.acceptance import judge
 
@@ -143,3 +144,31 @@ def test_what_is_not_a_number_is_never_accepted(metric: Any, replies: dict[str, 
     assert math.isnan(found.gain)
     assert not found.accepted
     assert found.reason.startswith("not accepted")
+
+
+def numbers(champion: float, challenger: float, gain: float = 0.0) -> Reply:
+    """A hundred rows with these errors, of a label from 0 to 20."""
+
+    def sums(error: float) -> ErrorSums:
+        added = weighed(np.full(100, error), np.linspace(-0.5, 0.5, 100)).sum(axis=0)
+        return ErrorSums(sums=added, noise_deviation=0.0, span=20.0)
+
+    paired = Comparison(gain=gain, rows=100, noise_deviation=0.0)
+    return reply(scores=sums(champion), challenger_scores=sums(challenger), comparison=paired)
+
+
+def test_the_error_of_a_number_is_judged_in_its_own_unit() -> None:
+    replies = {"north": numbers(0.3, 0.2, gain=10.0), "south": numbers(0.3, 0.25, gain=5.0)}
+    found = judge(replies, Gate(metric="mae", min_improvement=1.4))
+    assert found.accepted
+    assert found.gain == pytest.approx(1.5)  # .075 of the range
+    assert found.reason.startswith("accepted: MAE better by 1.5000")
+    assert not judge(replies, Gate(metric="mae", min_improvement=1.6)).accepted
+    worse = judge({**replies, "west": numbers(0.2, 0.3, gain=-10.0)}, Gate(metric="mae"))
+    assert "at west by 2.0000" in worse.reason
+
+
+def test_rmse_is_compared_as_it_is() -> None:
+    found = judge({"north": numbers(0.3, 0.2)}, Gate(metric="rmse"))
+    assert found.gain == pytest.approx(2.0, abs=1e-3)
+    assert found.accepted

@@ -1,0 +1,58 @@
+"""The figures of a model, in the order in which they are shown: of classes, or of a number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from contract.experiment import Label
+
+__all__ = ["OF_CLASSES", "OF_NUMBERS", "Figure", "figures_for", "figures_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One of them.
+
+    Attributes:
+        name: as in `Metrics` and `RegressionMetrics`, and in what is stored.
+        word: the heading of a column.
+        title: of a plot's axis or panel.
+        higher: whether more is better.
+    """
+
+    name: str
+    word: str
+    title: str
+    higher: bool = False
+
+    @property
+    def axis(self) -> str:
+        """The title, and which way is better."""
+        return f"{self.title} ({'higher' if self.higher else 'lower'} is better)"
+
+
+OF_CLASSES = (
+    Figure(name="log_loss", word="log loss", title="Log loss"),
+    Figure(name="brier", word="Brier", title="Brier score"),
+    Figure(name="auc", word="AUC", title="AUC", higher=True),
+    Figure(name="accuracy", word="accuracy", title="Accuracy", higher=True),
+)
+OF_NUMBERS = (
+    Figure(name="mae", word="MAE", title="Mean absolute error"),
+    Figure(name="rmse", word="RMSE", title="Root mean squared error"),
+    Figure(name="r2", word="R²", title="R²", higher=True),
+)
+
+
+def figures_for(label: Label) -> tuple[Figure, ...]:
+    """Those of a model that predicts this label; the first is what a run is followed by."""
+    return OF_CLASSES if label.kind == "categorical" else OF_NUMBERS
+
+
+def figures_of(names: Iterable[str]) -> tuple[Figure, ...]:
+    """Those of a number where one of them is among the names, else those of classes."""
+    found = set(names)
+    return OF_NUMBERS if any(figure.name in found for figure in OF_NUMBERS) else OF_CLASSES
