@@ -67,7 +67,10 @@ def open_known_state(url: str) -> State:
         InputError: there is no state database.
         StorageError: see `server.state.database.open_database`.
     """
-    remedy = "Go to the operator's folder, or name its place with TIDEGATE_HOME or TIDEGATE_STATE_URL"
+    remedy = (
+        "Go to the operator's folder, or name its place with TIDEGATE_HOME or TIDEGATE_STATE_URL; "
+        "to ask a server elsewhere, connect: tidegate connect URL"
+    )
     require_known(url, "there is no server here", remedy=remedy)
     return open_state(url)
 

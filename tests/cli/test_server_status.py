@@ -199,6 +199,7 @@ def test_an_operator_says_which_rows_a_site_must_state(
     [
         (("server", "status"), "there is no server here"),
         (("server", "sites"), "there is no server here"),
+        (("sites", "list"), "connect: tidegate connect URL"),
         (("drift", "list", "rand-health"), "there is no server here"),
         (("drift", "show", "rand-health", "w1"), "there is no server here"),
         (("models", "list", "rand-health"), "there are no models here"),
