@@ -6,12 +6,14 @@ every exchange.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import logging
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +31,7 @@ from clients.rows.values import FORM
 from clients.rows.zone_rules import rules_of
 from clients.site_config import SiteConfig, holdout_key, read_site_config
 from contract.card import Card
-from contract.errors import CardError, LedgerError
+from contract.errors import CardError, LedgerError, TidegateError
 from contract.experiment import Experiment
 from contract.words import counted, verb
 
@@ -244,6 +246,14 @@ def close_site(path: Path) -> None:
         known = _open.pop(Path(os.path.realpath(path)), None)
         if known is not None:
             known.ledger.close()
+
+
+@atexit.register
+def _close_sites() -> None:
+    """At the end of the process, bring what each ledger holds into its one file: somebody may copy that."""
+    for path in list(_open):
+        with suppress(TidegateError):  # a file that is locked or on a full disk: what lies beside it holds it
+            close_site(path)
 
 
 def _require_ledger_of_used_site(config: SiteConfig) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from contract.collector import collect_rarely
 from server.registry.registry import Registry
 from server.settings import read_settings
 
@@ -32,6 +33,7 @@ def connect_apart(registry: Registry) -> None:
 
 def main() -> None:
     """Connect to what the environment names."""
+    collect_rarely()
     settings = read_settings()
     Registry(settings.tracking_uri, settings.artifact_root).connect()
 
