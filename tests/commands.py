@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.forked import run_forked
 from tests.mlflow_database import lay_mlflow_database
 
 __all__ = ["plain_environment", "tidegate"]
@@ -21,13 +22,16 @@ def plain_environment() -> dict[str, str]:
 def tidegate(
     place: Path, *arguments: str, before: Callable[[], None] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in the folder; `before` runs in the new process ahead of it."""
+    """Run a command in the folder; `before` runs ahead of it in a process that starts from nothing."""
     if arguments[0] == "run":
         lay_mlflow_database(place / "mlruns" / "mlflow.db")
+    environment = {**plain_environment(), "OMP_NUM_THREADS": "1"}
+    if before is None:
+        return run_forked(place, arguments, environment, timeout=600)
     return subprocess.run(
         [sys.executable, "-m", "experiments.cli.main", *arguments],
         cwd=place,
-        env={**plain_environment(), "OMP_NUM_THREADS": "1"},
+        env=environment,
         capture_output=True,
         text=True,
         timeout=600,

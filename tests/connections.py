@@ -13,13 +13,15 @@ import psutil
 HOOK = """\
 import os, sys
 
-def _watch(event, arguments, _log=os.environ.get("TIDEGATE_TEST_CONNECTIONS")):
-    if _log is None or event not in ("socket.connect", "socket.getaddrinfo"):
+_log, _own = (os.environ.get(name, "") for name in ("TIDEGATE_TEST_CONNECTIONS", "TIDEGATE_TEST_OWN"))
+
+def _watch(event, arguments, _log=_log, _own=_own):
+    if not _log or event not in ("socket.connect", "socket.getaddrinfo"):
         return
     target = arguments[1] if event == "socket.connect" else arguments[0]
     host = target[0] if isinstance(target, tuple) else target
     host = host.decode() if isinstance(host, bytes) else host
-    names = ("None", "localhost", "::1", "0.0.0.0", "", *os.environ["TIDEGATE_TEST_OWN"].split(","))
+    names = ("None", "localhost", "::1", "0.0.0.0", "", *_own.split(","))
     local = str(host).startswith(("127.", "/", "\\0")) or str(host) in names
     if not local:
         with open(_log, "a") as file:

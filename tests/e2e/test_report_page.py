@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,12 @@ from monitoring.report import write_report
 from monitoring.report_page import safe_page
 from tests.e2e.browser import needs_browser, see
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300), needs_browser]
-pytest.importorskip("evidently")
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(300),
+    needs_browser,
+    pytest.mark.skipif(find_spec("evidently") is None, reason="Evidently is not installed"),
+]
 
 RUN = "document.documentElement.dataset.ran = 'yes'; fetch('ADDRESS')"
 

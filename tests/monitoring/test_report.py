@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from contract.experiment import CategoricalFeature, Drift, Label, NumericFeature
 from monitoring.report import DRAWN_ROWS, LocalFindings, take_window, write_report
 from tests.hostile import HOSTILE
 
-pytest.importorskip("evidently")
+pytestmark = pytest.mark.skipif(find_spec("evidently") is None, reason="Evidently is not installed")
 
 TASK = Task(
     label=Label(column="visits"),

@@ -1,0 +1,176 @@
+"""`tidegate …` in processes that are forked from one which has imported what commands import.
+
+A command's imports take up to four seconds of a processor, and tests that read what commands say start
+hundreds. Each is still a process of its own: with its own folder, environment, output, memory and end.
+Tests of how a program starts, and of what it imports, start it anew.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["run_forked"]
+
+_LIBRARIES = (
+    "clients.mechanisms.evaluation",
+    "clients.mechanisms.training",
+    "experiments.cli.main",
+    "experiments.federated_run",
+    "experiments.runtimes.inline",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.tracking",
+    "pandas",
+    "pyarrow",
+    "server.app",
+)
+_LONGEST_ORDER = 2**20
+_lock = threading.Lock()
+_codes: list[Any] = []
+"""What this command ends with."""
+
+
+def run_forked(
+    place: Path, arguments: Sequence[str], environment: Mapping[str, str], timeout: float
+) -> subprocess.CompletedProcess[str]:
+    """Run `tidegate` with the arguments in the folder, and wait for its end.
+
+    Raises:
+        subprocess.TimeoutExpired: it took longer, and was killed.
+    """
+    order = {"place": str(place), "arguments": list(arguments), "environment": dict(environment)}
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        answer, theirs = os.pipe()
+        files = [stdout.fileno(), stderr.fileno(), theirs]
+        with _lock:
+            socket.send_fds(_parent()[0], [json.dumps(order).encode()], files)
+        os.close(theirs)
+        code = _wait(answer, timeout, arguments)
+        stdout.seek(0)
+        stderr.seek(0)
+        return subprocess.CompletedProcess(["tidegate", *arguments], code, stdout.read(), stderr.read())
+
+
+def _wait(answer: int, timeout: float, arguments: Sequence[str]) -> int:
+    """The exit code, which follows the process's number once it has ended."""
+    told, end = b"", time.monotonic() + timeout
+    with os.fdopen(answer, "rb", buffering=0) as line:
+        while select.select([line], [], [], max(0.0, end - time.monotonic()))[0]:
+            if not (more := line.read(100)):
+                _, code = told.split()
+                return int(code)
+            told += more
+    os.kill(int(told), signal.SIGKILL)
+    raise subprocess.TimeoutExpired(["tidegate", *arguments], timeout)
+
+
+@functools.cache
+def _parent() -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """The parent of this test process's commands, and the line to it; it ends when the line does."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.forked", str(theirs.fileno())],
+            cwd=Path(__file__).resolve().parents[1],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+    return ours, process
+
+
+def main() -> None:
+    """Import, then be the parent of commands; in each forked process, be its command."""
+    line = socket.socket(fileno=int(sys.argv[1]))
+    atexit.register(_end)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    importlib.import_module("contract.collector").collect_rarely()
+    for name in _LIBRARIES:
+        importlib.import_module(name)
+    gc.freeze()
+    order, (stdout, stderr, answer) = _forked(line)
+    line.close()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _leave_one_that_waits(answer)
+    for ours, standard in ((stdout, 1), (stderr, 2)):
+        os.dup2(ours, standard)
+        os.close(ours)
+    _become(order)
+
+
+def _forked(line: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """Fork for each order that comes; return in the forked process alone, with the order and its files."""
+    while True:
+        order, files, _, _ = socket.recv_fds(line, _LONGEST_ORDER, 3)
+        if not order:
+            _reap(0)
+            os._exit(0)
+        if os.fork() == 0:
+            return json.loads(order), files
+        for file in files:
+            os.close(file)
+        _reap(os.WNOHANG)
+
+
+def _reap(options: int) -> None:
+    with contextlib.suppress(ChildProcessError):  # there is none
+        while os.waitpid(-1, options)[0]:
+            pass
+
+
+def _leave_one_that_waits(answer: int) -> None:
+    """Fork once more: the process that was there tells the new one's number, and how it ended."""
+    if process := os.fork():
+        os.write(answer, f"{process}\n".encode())
+        _, status = os.waitpid(process, 0)
+        os.write(answer, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+        os._exit(0)
+    os.close(answer)
+
+
+def _become(order: dict[str, Any]) -> None:
+    program = importlib.import_module("experiments.cli.main")
+    os.chdir(order["place"])
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    sys.path[0] = order["place"]
+    sys.argv = [str(program.__file__), *order["arguments"]]
+    try:
+        program.main()
+    except SystemExit as exc:
+        _codes.append(exc.code)
+        raise
+    except BaseException:
+        _codes.append(1)
+        raise
+
+
+def _end() -> None:
+    """Last of all: to take apart what a command shares with its parent costs a third of a second."""
+    code = _codes[-1] if _codes else 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else code is not None)
+
+
+if __name__ == "__main__":
+    main()
