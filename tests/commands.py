@@ -27,7 +27,7 @@ def tidegate(
         lay_mlflow_database(place / "mlruns" / "mlflow.db")
     environment = {**plain_environment(), "OMP_NUM_THREADS": "1"}
     if before is None:
-        return run_forked(place, arguments, environment, timeout=600)
+        return run_forked(place, arguments, environment)
     return subprocess.run(
         [sys.executable, "-m", "experiments.cli.main", *arguments],
         cwd=place,

@@ -40,7 +40,9 @@ _LIBRARIES = (
     "mlflow.tracking",
     "pandas",
     "pyarrow",
+    "scientist.connected",
     "server.app",
+    "server.federation",
 )
 _LONGEST_ORDER = 2**20
 _lock = threading.Lock()
@@ -49,7 +51,7 @@ _codes: list[Any] = []
 
 
 def run_forked(
-    place: Path, arguments: Sequence[str], environment: Mapping[str, str], timeout: float
+    place: Path, arguments: Sequence[str], environment: Mapping[str, str], timeout: float = 900
 ) -> subprocess.CompletedProcess[str]:
     """Run `tidegate` with the arguments in the folder, and wait for its end.
 

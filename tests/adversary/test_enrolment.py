@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -38,6 +38,7 @@ from server.settings import ServerSettings
 from server.state.enrolments import Enrolments
 from server.state.storage import open_state
 from tests.commands import plain_environment
+from tests.forked import run_forked
 
 pytestmark = pytest.mark.e2e
 
@@ -76,19 +77,10 @@ class World:
 
     def start(self, *arguments: str | Path, cwd: Path | None = None, **more: str) -> subprocess.Popen[str]:
         """A command as a process of its own."""
-        settings = self.federation.settings
-        environment = {
-            **plain_environment(),
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(Path(__file__).parents[2]),
-            "TIDEGATE_HOME": str(settings.home),
-            "TIDEGATE_STATE_URL": settings.state_url,
-            **more,
-        }
         process = subprocess.Popen(
             [sys.executable, "-m", "experiments.cli.main", *map(str, arguments)],
             cwd=cwd or self.folder,
-            env=environment,
+            env=self.environment(more),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -97,13 +89,23 @@ class World:
         self.started.append(process)
         return process
 
+    def environment(self, more: Mapping[str, str]) -> dict[str, str]:
+        settings = self.federation.settings
+        return {
+            **plain_environment(),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "TIDEGATE_HOME": str(settings.home),
+            "TIDEGATE_STATE_URL": settings.state_url,
+            **more,
+        }
+
     def run(self, *arguments: str | Path, code: int = 0, **more: str) -> str:
         """A command that must end so; what it wrote on standard output, or on standard error if it failed."""
-        out, said = self.start(*arguments, **more).communicate(timeout=600)
-        process = self.started.pop()
-        assert process.returncode == code, (process.returncode, out, said)
-        assert "Traceback" not in said
-        return said if code else out
+        done = run_forked(self.folder, [str(one) for one in arguments], self.environment(more))
+        assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+        assert "Traceback" not in done.stderr
+        return done.stderr if code else done.stdout
 
     def server(self, *arguments: str, code: int = 0) -> str:
         return self.run("server", *arguments, code=code)

@@ -19,6 +19,7 @@ from server.line.processes import free_port
 from server.registry.registry import Registry
 from tests.commands import plain_environment
 from tests.failure.conftest import home_of, plan
+from tests.forked import run_forked
 from tests.runtimes.conftest import make_site
 
 pytestmark = pytest.mark.e2e
@@ -75,10 +76,7 @@ class Standing:
             self.server = None
 
     def operator(self, *arguments: str) -> str:
-        done = subprocess.run(
-            [*TIDEGATE, *arguments], cwd=self.folder, env=self.environment(),
-            capture_output=True, text=True, check=False, timeout=600,
-        )  # fmt: skip
+        done = run_forked(self.folder, arguments, self.environment())
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -116,11 +114,8 @@ class Scientist:
         return {**plain_environment(), "XDG_CONFIG_HOME": str(self.folder / "config")}
 
     def runs(self, *arguments: str, code: int = 0, token: str = "") -> str:
-        done = subprocess.run(
-            [*TIDEGATE, *arguments], cwd=self.folder, capture_output=True, text=True, check=False,
-            timeout=900, env={**self.environment(), **({"TIDEGATE_TOKEN": token} if token else {})},
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        environment = {**self.environment(), **({"TIDEGATE_TOKEN": token} if token else {})}
+        done = run_forked(self.folder, arguments, environment)
         assert done.returncode == code, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
         return done.stdout + done.stderr if code else done.stdout

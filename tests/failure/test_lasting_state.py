@@ -11,7 +11,6 @@ import shlex
 import shutil
 import sqlite3
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from tests.failure.conftest import lay_out
 from tests.failure.federation import HurtFederation
 from tests.failure.line import Line
 from tests.failure.test_schedule import TEXT
+from tests.forked import run_forked
 from tests.mlflow_database import lay_mlflow_database
 from tests.postgres import ROLE_WITH_PASSWORD, postgres
 
@@ -63,15 +63,8 @@ class Server:
     def tidegate(self, *arguments: str, code: int = 0) -> str:
         """Run a command in the folder, as the operator does; give what it printed."""
         extra = {"TIDEGATE_STATE_URL": self.state_url} if self.state_url else {}
-        done = subprocess.run(
-            [sys.executable, "-m", "experiments.cli.main", *arguments],
-            cwd=self.place,
-            env={**plain_environment(), "OMP_NUM_THREADS": "1", **extra},
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
+        environment = {**plain_environment(), "OMP_NUM_THREADS": "1", **extra}
+        done = run_forked(self.place, arguments, environment)
         self.said.append(done.stdout + done.stderr)
         assert done.returncode == code, (arguments, done.stdout, done.stderr)
         return done.stdout

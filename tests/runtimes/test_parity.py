@@ -19,6 +19,7 @@ from server.settings import ServerSettings
 from tests.commands import plain_environment
 from tests.e2e.test_people import TIDEGATE, Scientist, Standing
 from tests.failure.conftest import Arrays
+from tests.forked import run_forked
 from tests.runtimes.conftest import SMALL, make_site
 
 pytestmark = pytest.mark.e2e
@@ -58,10 +59,7 @@ class StandingFederation(Standing):
 
     def site(self, *arguments: str | Path, code: int = 0) -> str:
         """An administrator's command, which ends so; all that it says."""
-        done = subprocess.run(
-            [*TIDEGATE, "site", *map(str, arguments)], cwd=self.folder, env=plain_environment(),
-            capture_output=True, text=True, check=False, timeout=600,
-        )  # fmt: skip
+        done = run_forked(self.folder, ("site", *map(str, arguments)), plain_environment())
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 
