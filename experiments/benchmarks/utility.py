@@ -183,7 +183,11 @@ def measure_one(
                 note=f"AUC {ours:.3f} ± {spread:.3f} by split, over {pooled:.3f} of pooled logistic "
                 f"regression without privacy; {plan.strategy.rounds} rounds, step "
                 f"{plan.strategy.learning_rate:g}, clipping norm {plan.privacy.clipping_norm:g}"
-                + ("; the recipe was chosen on this set" if name in _CHOSEN_ON else ""),
+                + (
+                    "; the recipe was chosen on this set"
+                    if name.split(",", maxsplit=1)[0] in _CHOSEN_ON
+                    else ""
+                ),
             )
         )
     return found
