@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["cost"]
 
+_OPEN = (
+    "of the run's plan: not known yet. The file leaves settings of training to a recipe, which chooses them for "
+    "the run's sites; the cost is the same. Approve what `tidegate site requests` shows"
+)
 _SETTINGS = {"train": "privacy.epsilon", "evaluate": "privacy.evaluation_epsilon"}
 """The key that fixes what each purpose costs."""
 
@@ -40,6 +44,7 @@ def cost(
     from clients.ledger.plans import run_plans
     from clients.site import open_site
     from contract.json_values import finite
+    from contract.recipe import needs_recipe
     from terminal.experiment_files import read_experiment
     from terminal.output import print_json
 
@@ -59,7 +64,7 @@ def cost(
             {
                 "site": site.config.name,
                 "experiment": experiment.name,
-                "digest": experiment.digest,
+                "digest": None if needs_recipe(experiment) else experiment.digest,
                 "private": experiment.privacy.private,
                 "cap": vars(site.ledger.cap),
                 "blocks": [finite(vars(item)) for item in costs],
@@ -136,6 +141,7 @@ def _show(
     waits: str,
 ) -> None:
     from contract.epsilon import delta_words, epsilon_words
+    from contract.recipe import needs_recipe
     from terminal.output import print_table, say
 
     cap, delta = site.ledger.cap, experiment.privacy.delta
@@ -174,7 +180,7 @@ def _show(
         say("NOT PRIVATE: this experiment would leave no guarantee.", "bold red")
     for sentence in _sentences(room, experiment, cap):
         say(sentence)
-    say(f"digest {experiment.digest}")
+    say(f"digest {_OPEN if needs_recipe(experiment) else experiment.digest}")
     passed = [item.block for item in costs if not item.fits]
     why = [f"the policy does not allow it ({refusal})"] if refusal else []
     why += [f"the cap would be passed on {', '.join(passed)}"] if passed else []

@@ -44,7 +44,7 @@ def test_a_draft_of_two_sites_can_be_run(tidegate: Command, place: Path) -> None
             "no site is named, and there is no profile of a server",
         ),
         (("x.toml", "--site", "away/site.toml"), "no such file"),
-        (("x.toml", *BOTH, "--label", "age"), "'age' cannot be predicted"),
+        (("x.toml", *BOTH, "--label", "agee"), "'agee' cannot be predicted"),
         (("x.toml", *BOTH, "--label", "ill", "--feature", "size"), "feature 'size' is on no card"),
         (("north/site.toml", *BOTH), "there is a file already"),
         (("away/x.toml", *BOTH, "--label", "ill"), "cannot be written"),

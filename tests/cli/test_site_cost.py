@@ -35,6 +35,7 @@ low = 0
 high = 120
 [strategy]
 rounds = 4
+learning_rate = 1.0
 evaluate_every = 2
 [privacy]
 epsilon = 2.0
@@ -253,6 +254,15 @@ def test_what_the_policy_would_refuse_is_said_beside_the_cost(
     assert found["fits"] is False
     assert [block["then"] for block in found["blocks"]] == [None, None]
     assert "NOT PRIVATE" in cost(code=1)
+
+
+def test_what_is_left_to_the_recipe_has_no_digest_yet_and_the_same_cost(cost: Cost, place: Path) -> None:
+    stated = told(cost)
+    change(place, "learning_rate = 1.0\n", "")
+    found = told(cost)
+    assert (found["digest"], len(stated["digest"])) == (None, 64)
+    assert found["blocks"] == stated["blocks"]
+    assert "digest of the run's plan: not known yet" in " ".join(cost().split())
 
 
 def test_nobody_is_told_to_ask_for_more_than_the_cap(cost: Cost, place: Path) -> None:
