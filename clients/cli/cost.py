@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["cost"]
 
 _OPEN = (
-    "of the run's plan: not known yet. The file leaves settings of training to a recipe, which chooses them for "
-    "the run's sites; the cost is the same. Approve what `tidegate site requests` shows"
+    "of the run's plan: not known yet. The file leaves settings of training to a recipe, which chooses them "
+    "for the run's sites; the cost is the same. Approve what `tidegate site requests` shows"
 )
 _SETTINGS = {"train": "privacy.epsilon", "evaluate": "privacy.evaluation_epsilon"}
 """The key that fixes what each purpose costs."""
