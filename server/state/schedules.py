@@ -74,12 +74,7 @@ class Schedules:
         Raises:
             InputError: it has no schedule.
         """
-        table = tables.schedules
-        with self._database.write() as connection:
-            changed = update(table).where(table.c.experiment == experiment).values(mandate=mandate)
-            if connection.execute(changed).rowcount:
-                return
-        self.get(experiment)
+        self._set(experiment, mandate=mandate)
 
     def pause(self, experiment: str, *, paused: bool) -> None:
         """Check none of its windows until it goes on; a check in progress ends as it would.
@@ -87,12 +82,15 @@ class Schedules:
         Raises:
             InputError: it has no schedule.
         """
+        self._set(experiment, paused=paused)
+
+    def _set(self, experiment: str, **values: object) -> None:
         table = tables.schedules
         with self._database.write() as connection:
-            changed = update(table).where(table.c.experiment == experiment).values(paused=paused)
+            changed = update(table).where(table.c.experiment == experiment).values(**values)
             if connection.execute(changed).rowcount:
                 return
-        self.get(experiment)
+        self.get(experiment)  # which says that there is none
 
     def remove(self, experiment: str) -> None:
         """Forget a schedule, and the windows that wait for a check; what became of others stays.
