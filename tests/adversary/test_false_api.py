@@ -118,7 +118,11 @@ def connected(
 
 
 @pytest.mark.parametrize("role", ["scientist", "reviewer"])
-@pytest.mark.parametrize("key", [EVIL, "ssh-ed25519 !", HOSTILE.replace("\ud800", ""), None])
+@pytest.mark.parametrize(
+    "key",
+    [EVIL, "ssh-ed25519 !", HOSTILE.replace("\ud800", ""), None],
+    ids=["another key", "no key", "hostile text", "none"],
+)
 def test_no_server_says_which_key_is_a_scientist_s(
     server: Liar, connected: Command, tmp_path: Path, key: str | None, role: str
 ) -> None:
