@@ -17,14 +17,13 @@ decided stands, and the policy sees no later window than the first time.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
-from contract.errors import RefusalCode, RegistryError
+from contract.errors import RefusalCode
 from contract.experiment import Experiment
 from contract.json_values import finite
 from contract.messages import CHALLENGER, COMPARE, DRIFT_QUERY, Instruction, Reply
@@ -41,23 +40,15 @@ from server.exchange.bounds import ReplySize
 from server.exchange.checks import check_comparison, check_drift, check_public
 from server.exchange.weights import row_weights
 from server.jobs.acceptance import Acceptance, judge
+from server.jobs.champion import Champion, champion_of, follow_decisions
 from server.jobs.ending import recorded_end
 from server.jobs.job import Job
 from server.jobs.training_job import Services, TrainedModel, open_record, run_training, write_passport
 from server.registry.passport import ModelComparison
-from server.registry.registry import CHAMPION
 from server.state.records import DecisionRecord
 from server.state.storage import State
 
 __all__ = ["Champion", "champion_of", "run_cycle"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Champion:
-    """The version in service, and the windows that it was trained on."""
-
-    version: int
-    windows: tuple[str, ...]
 
 
 def run_cycle(job: Job, services: Services) -> None:
@@ -102,7 +93,7 @@ def _entered(job: Job, state: State) -> DecisionRecord | None:
 def _finish_entered(job: Job, entered: DecisionRecord, champion: Champion, services: Services) -> None:
     """Nobody is asked again: the alias follows the decisions, and the run's result is what they say."""
     state, name = services.state, job.experiment.name
-    services.registry.set_alias(name, CHAMPION, champion.version)
+    follow_decisions(name, state, services.registry)
     decided = [item for item in state.decisions(name) if (item.window, item.kind) == (job.window, "retrain")]
     outcome: dict[str, Any] = {
         "window": job.window,
@@ -127,27 +118,6 @@ def _of_verdict(verdict: Verdict) -> dict[str, Any]:
         "rests_on": verdict.rests_on,
         "drifted": {site.site: list(site.drifted) for site in verdict.sites if site.alarm},
     }
-
-
-def champion_of(model: str, state: State) -> Champion:
-    """The version that the last promotion or rollback put into service.
-
-    Raises:
-        RegistryError: there was none.
-    """
-    for decision in reversed(state.decisions(model)):
-        version = re.fullmatch(r"version (\d+)", decision.subject)
-        if decision.kind in ("promote", "rollback") and version:
-            number = int(version[1])
-            results = [
-                json.loads(run.result)
-                for run in state.runs(model)
-                if run.model_version == number and run.result
-            ]
-            return Champion(version=number, windows=tuple(results[-1].get("windows", ())) if results else ())
-    raise RegistryError(
-        f"model '{model}' has no champion to watch", remedy="Train a first version with `tidegate run`"
-    )
 
 
 def _ask_for_drift(job: Job, champion: Champion, services: Services) -> Answers:
@@ -353,7 +323,7 @@ def _enter(
         reason=acceptance.reason,
     )
     if acceptance.accepted:
-        services.registry.set_alias(name, CHAMPION, challenger.version)
+        follow_decisions(name, services.state, services.registry)
     comparison = ModelComparison(
         champion_version=champion.version,
         by_site=acceptance.by_site,

@@ -26,8 +26,8 @@ from contract.experiment import Experiment
 from contract.words import counted
 from monitoring.schedule import run_clock
 from server.beside import working_beside
-from server.cycle import champion_of
 from server.federation import project_root, running_control
+from server.jobs.champion import champion_of
 from server.jobs.job import Job
 from server.line.flower import ControlClient
 from server.settings import ServerSettings

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from contract.errors import InputError
-from server.registry.registry import CHAMPION, Registry
+from server.jobs.champion import follow_decisions
+from server.registry.registry import Registry
 from server.state.storage import State
 
 __all__ = ["move_champion", "require_recordable"]
@@ -37,7 +38,7 @@ def move_champion(
             f"there is no version {version} of '{model}'", remedy=f"See `tidegate models list {model}`"
         )
     state.record_decision(model, window="", kind=kind, subject=f"version {version}", by=by, reason=reason)
-    registry.set_alias(model, CHAMPION, version)
+    follow_decisions(model, state, registry)
 
 
 def require_recordable(where: str, text: str, most: int = 200) -> None:

@@ -14,7 +14,7 @@ from contract.mandate import Mandate, Ranges, SignedMandate, mandate_for, read_m
 from contract.names import is_run_of
 from contract.standing import Standing
 from contract.windows import condensed
-from server.cycle import champion_of
+from server.jobs.champion import champion_of
 from server.state.people import Person
 from server.state.records import ScheduleRecord
 from server.state.storage import State

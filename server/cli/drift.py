@@ -33,8 +33,8 @@ def check(
 
     from contract.errors import InputError, RoundError
     from server.cli.here import with_all_settings
-    from server.cycle import champion_of
     from server.federation import running_control
+    from server.jobs.champion import champion_of
     from server.schedule import WindowChecks
     from server.settings import apply_quiet_environment, read_settings
     from server.state.storage import open_known_state

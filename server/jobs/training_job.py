@@ -25,6 +25,7 @@ from contract.figures import figures_for
 from contract.json_values import finite
 from contract.regression import Measured
 from server.code import server_code_hash
+from server.jobs.champion import follow_decisions
 from server.jobs.ending import recorded_end
 from server.jobs.job import Job
 from server.jobs.memory import Publish, RunMemory, Waits, Watch, metric_names
@@ -32,7 +33,7 @@ from server.jobs.mlflow_run import MlflowRun
 from server.jobs.passports import passport_of
 from server.registry.passport import ModelComparison, render
 from server.registry.plots import learning_curve, privacy_spent, site_metrics
-from server.registry.registry import CHAMPION, Registry
+from server.registry.registry import Registry
 from server.rounds import Training, TrainingResult, train
 from server.state.participation import advice, kind_of, runs_of, told
 from server.state.records import RoundRecord, RunRecord, RunStatus
@@ -256,7 +257,7 @@ def _register(
             by="policy",
             reason="the first version of a model is its champion",
         )
-        registry.set_alias(name, CHAMPION, version)
+        follow_decisions(name, services.state, registry)
     return version
 
 

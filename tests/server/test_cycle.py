@@ -20,8 +20,9 @@ from contract.windows import places
 from experiments.runtimes.inline import InlineGrid
 from monitoring.policy import WindowOutcome
 from server.api.overview import spending_of
-from server.cycle import Champion, _budget, _last_retraining, champion_of, run_cycle
+from server.cycle import _budget, _last_retraining, run_cycle
 from server.exchange.answers import Answers
+from server.jobs.champion import Champion, champion_of
 from server.jobs.job import Job
 from server.jobs.training_job import Services
 from server.line.flower import assume_identity

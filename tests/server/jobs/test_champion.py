@@ -1,0 +1,40 @@
+"""The alias follows the decisions, also where two are taken at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from server.api.promotion import move_champion
+from server.registry.registry import CHAMPION
+from server.state.records import VersionRecord
+from server.state.storage import State
+
+
+class Slow:
+    """Stands for MLflow; does something else before it sets an alias for the first time."""
+
+    def __init__(self, meanwhile: Callable[[], None]) -> None:
+        self.aliases: dict[str, int] = {}
+        self._meanwhile: Callable[[], None] | None = meanwhile
+
+    def versions(self, _model: str) -> tuple[VersionRecord, ...]:
+        return tuple(
+            VersionRecord(version=number, run_id="", description="", tags={}, aliases=()) for number in (1, 2)
+        )
+
+    def set_alias(self, _model: str, alias: str, version: int) -> None:
+        meanwhile, self._meanwhile = self._meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+        self.aliases[alias] = version
+
+
+def test_of_two_promotions_at_one_moment_the_later_decision_is_in_service(state: State) -> None:
+    def other() -> None:
+        move_champion("m", 2, "promote", state, registry, by="Bo", reason="better at all sites")
+
+    registry: Any = Slow(other)
+    move_champion("m", 1, "promote", state, registry, by="Al", reason="better at one")
+    assert [item.subject for item in state.decisions("m")] == ["version 1", "version 2"]
+    assert registry.aliases == {CHAMPION: 2}
