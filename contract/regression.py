@@ -138,8 +138,8 @@ class ErrorSums:
         """MAE, RMSE and R² of the rows, with their standard errors by the delta method.
 
         A figure that its noise hides is NaN: all where the noise in the number of rows is above a third of
-        it; RMSE where that in the mean square is above the mean square, and R² where that in the label's
-        variance is above a third of it.
+        it; MAE where its noise is above half of it; RMSE where that in the mean square is above the mean
+        square, and R² where that in the label's variance is above a third of it.
         """
         noise = self.noise_deviation / WEIGHTS
         rows = self.rows
@@ -161,9 +161,12 @@ class ErrorSums:
 
     @staticmethod
     def _mae(mean: Array, noise: Array, rows: float) -> tuple[float, float]:
-        mae = min(1.0, max(0.0, float(mean[1])))
+        mae = min(1.0, float(mean[1]))
+        hidden = math.hypot(float(noise[1]), mae * float(noise[0]))
+        if mae < 2 * hidden or mae < 0:
+            return math.nan, math.nan
         variance = max(0.0, float(mean[2]) - mae**2) / rows
-        return mae, math.sqrt(variance + float(noise[1]) ** 2 + (mae * float(noise[0])) ** 2)
+        return mae, math.hypot(math.sqrt(variance), hidden)
 
     @staticmethod
     def _rmse(mean: Array, noise: Array, rows: float) -> tuple[float, float]:

@@ -253,7 +253,7 @@ def metrics_rows(summary: Mapping[str, Any]) -> list[tuple[object, ...]]:
             (
                 site,
                 f"{summary['rounds_counted'].get(site, 0)} of {summary['rounds']}",
-                *(figure(metrics.get(one.name)) for one in figures),
+                *(_measured(metrics, one.name) for one in figures),
                 epsilon_words(spent["epsilon_in_run"]) if private else Text("not private", "red"),
                 epsilon_words(spent["epsilon_in_total"]) if private else Text("∞", "red"),
             )
@@ -263,12 +263,17 @@ def metrics_rows(summary: Mapping[str, Any]) -> list[tuple[object, ...]]:
         (
             "all sites",
             "",
-            *(figure(overall.get(one.name)) for one in figures),
+            *(_measured(overall, one.name) for one in figures),
             "",
             "",
         )
     )
     return rows
+
+
+def _measured(metrics: Mapping[str, float], name: str) -> str:
+    """One of a site's figures; a dash only where the site has not evaluated."""
+    return "too noisy" if "rows" in metrics and metrics.get(name) is None else figure(metrics.get(name))
 
 
 def _visible(text: str) -> str:

@@ -215,7 +215,7 @@ def test_a_site_named_twice(place: Path) -> None:
 def test_a_run_whose_metrics_the_noise_hides_says_why(place: Path) -> None:
     done = tidegate(place, "run", "experiment.toml", "--site", "site.toml")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("–") >= 4
+    assert done.stdout.count("too noisy") >= 4
     assert "No metric can be told: the noise hides it. More held-out rows, or a larger" in done.stdout
 
 

@@ -105,7 +105,11 @@ def test_a_figure_that_its_noise_hides_is_none() -> None:
     few = ErrorSums(sums=clear.sums, noise_deviation=200.0, span=10.0).metrics()
     assert all(math.isnan(value) for value in (few.mae, few.rmse, few.r2))
     assert few.as_dict() == {"rows": 1000}
-    some = ErrorSums(sums=clear.sums, noise_deviation=30.0, span=10.0).metrics()
+    hidden = ErrorSums(sums=clear.sums, noise_deviation=40.0, span=10.0).metrics()
+    assert math.isnan(hidden.mae), "an error of 1.0, give or take as much"
+    below = np.where(np.arange(len(WEIGHTS)) == 1, -1.0, clear.sums)
+    assert math.isnan(ErrorSums(sums=below, noise_deviation=1.0, span=10.0).metrics().mae), "and never 0.0"
+    some = ErrorSums(sums=clear.sums, noise_deviation=27.0, span=10.0).metrics()
     assert math.isfinite(some.mae)
     assert math.isnan(some.rmse)
     assert math.isnan(some.r2)
