@@ -43,6 +43,7 @@ low = 80
 high = 180
 [strategy]
 rounds = 2
+learning_rate = 1.0
 quorum = 2
 [privacy]
 unit = "person"
