@@ -19,15 +19,15 @@ def require_new(path: Path) -> None:
         raise _taken(path)
 
 
-def write_new(path: Path, text: str) -> None:
-    """Write a new file.
+def write_new(path: Path, content: str | bytes) -> None:
+    """Write a new file; a text in UTF-8.
 
     Raises:
         InputError: there is one of that name, or it cannot be written.
     """
     try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
+        with path.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
     except FileExistsError as exc:
         raise _taken(path) from exc
     except OSError as exc:

@@ -1,0 +1,144 @@
+"""What `tidegate models fetch` and `predict` do with a version's files, wherever they came from."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from contract.errors import InputError
+from contract.model_version import SUMS_FILE, sums_of
+from contract.names import MISSING_TEXTS
+from contract.words import counted
+from terminal.new_files import require_new, write_new
+from terminal.output import figure, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from serving.prediction import Predictor
+
+__all__ = ["RowFile", "predict_rows", "write_version"]
+
+_SHOWN = 20
+_UNFIT = "not as many values as the header has"
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowFile:
+    """A CSV file of rows.
+
+    Attributes:
+        path: of the file.
+        separator: between columns.
+        decimal: the decimal sign.
+        missing: texts that stand for a missing value, beside an empty one, `NA` and `NaN`.
+    """
+
+    path: Path
+    separator: str = ","
+    decimal: str = "."
+    missing: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.separator) != 1 or self.separator in '"\r\n':
+            raise InputError("not one character", where="--separator", remedy="Give one such as ';'")
+        if self.decimal not in (".", ",") or self.decimal == self.separator:
+            raise InputError(
+                "'.' or ',', and not the separator", where="--decimal", remedy="Give one of the two"
+            )
+
+
+def write_version(model: str, version: int, files: Mapping[str, bytes], folder: Path | None) -> None:
+    """Write the files of a version into a new folder, their hashes last.
+
+    Raises:
+        InputError: there is a file or folder of that name, or it cannot be made.
+    """
+    folder = folder or Path(f"{model}-{version}")
+    require_new(folder)
+    try:
+        folder.mkdir()
+    except OSError as exc:
+        raise InputError(
+            f"cannot be made: {exc.strerror}", where=str(folder), remedy="Name a folder in one that exists"
+        ) from exc
+    for name, content in files.items():
+        write_new(folder / name, content)
+    write_new(folder / SUMS_FILE, sums_of(files))
+    say(f"version {version} of '{model}' is in {folder}")
+
+
+def predict_rows(
+    model: str, version: int, files: Mapping[str, bytes], rows: RowFile, *, out: Path | None, json: bool
+) -> None:
+    """Predict for each row of a file: into a new file, as JSON, or the first ones as a table.
+
+    Raises:
+        InputError: the rows lack a feature's column, or a file cannot be read or written.
+    """
+    from serving.model_folder import read_model
+    from serving.prediction import Predictor
+
+    if out is not None:
+        require_new(out)
+    where = f"{model} version {version}"
+    experiment, arrays = read_model(files, where=where)
+    found = list(_predicted(Predictor(experiment=experiment, arrays=arrays), rows))
+    without = sum(row["prediction"] is None for row in found)
+    if out is not None:
+        write_new(out, _as_csv(found))
+    if json:
+        told = {"model": model, "version": version, "rows": len(found), "without": without}
+        print_json(told | ({"file": str(out)} if out else {"predictions": found}))
+        return
+    if out is None and found:
+        headings = [name for name in found[0] if name != "reason"] + ["reason"]
+        print_table(headings, ([_shown(row[name]) for name in headings] for row in islice(found, _SHOWN)))
+        if len(found) > _SHOWN:
+            say(f"{len(found) - _SHOWN:,} more; `--out FILE` writes all.")
+    place = f" in {out}" if out else ""
+    say(
+        f"{counted(len(found) - without, 'prediction')}{place} by {where}; {counted(without, 'row')} without."
+    )
+
+
+def _predicted(predictor: Predictor, rows: RowFile) -> Iterator[Row]:
+    from serving.csv_rows import read_batches
+
+    number = 0
+    for batch in read_batches(rows.path, separator=rows.separator):
+        columns = predictor.predict(
+            batch.columns, missing=(*MISSING_TEXTS, *rows.missing), decimal=rows.decimal
+        ).columns()
+        told = zip(*(values.tolist() for values in columns.values()), strict=True)
+        for fits in batch.fits.tolist():
+            number += 1
+            values = dict(zip(columns, next(told), strict=True)) if fits else dict.fromkeys(columns)
+            yield {"row": number, **_without_nan(values), **({} if fits else {"reason": _UNFIT})}
+
+
+def _without_nan(values: Row) -> Row:
+    return {
+        name: None if isinstance(value, float) and math.isnan(value) else value
+        for name, value in values.items()
+    }
+
+
+def _as_csv(rows: list[Row]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["row", "prediction", "reason"])
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _shown(value: object) -> object:
+    if isinstance(value, float):
+        return figure(value)
+    return "–" if value is None else value
