@@ -70,6 +70,11 @@ class Predictor:
         experiment, arrays = read_folder(folder)
         return cls(experiment=experiment, arrays=arrays)
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """The names of the columns of its predictions."""
+        return ("prediction", *map(probability_column, self.experiment.task.label.classes), "reason")
+
     def predict(
         self,
         columns: Mapping[str, Column],

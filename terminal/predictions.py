@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-import io
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import islice
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from contract.errors import InputError
 from contract.model_version import SUMS_FILE, sums_of
 from contract.names import MISSING_TEXTS
 from contract.words import counted
-from terminal.new_files import require_new, write_new
+from terminal.new_files import new_file, require_new, write_new
 from terminal.output import figure, print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -89,23 +88,46 @@ def predict_rows(
         require_new(out)
     where = f"{model} version {version}"
     experiment, arrays = read_model(files, where=where)
-    found = list(_predicted(Predictor(experiment=experiment, arrays=arrays), rows))
-    without = sum(row["prediction"] is None for row in found)
-    if out is not None:
-        write_new(out, _as_csv(found))
+    predictor = Predictor(experiment=experiment, arrays=arrays)
+    found = _kept(predictor, rows, out, most=None if json else _SHOWN)
     if json:
-        told = {"model": model, "version": version, "rows": len(found), "without": without}
-        print_json(told | ({"file": str(out)} if out else {"predictions": found}))
+        told = {"model": model, "version": version, "rows": found.rows, "without": found.without}
+        print_json(told | ({"file": str(out)} if out else {"predictions": found.first}))
         return
-    if out is None and found:
-        headings = [name for name in found[0] if name != "reason"] + ["reason"]
-        print_table(headings, ([_shown(row[name]) for name in headings] for row in islice(found, _SHOWN)))
-        if len(found) > _SHOWN:
-            say(f"{len(found) - _SHOWN:,} more; `--out FILE` writes all.")
+    if found.first:
+        headings = ("row", *predictor.told)
+        print_table(headings, ([_shown(row[name]) for name in headings] for row in found.first))
+        if found.rows > len(found.first):
+            say(f"{found.rows - len(found.first):,} more; `--out FILE` writes all.")
     place = f" in {out}" if out else ""
-    say(
-        f"{counted(len(found) - without, 'prediction')}{place} by {where}; {counted(without, 'row')} without."
-    )
+    made = counted(found.rows - found.without, "prediction")
+    say(f"{made}{place} by {where}; {counted(found.without, 'row')} without.")
+
+
+@dataclass(kw_only=True)
+class _Found:
+    """How many rows there were, how many of them without a prediction, and those that are shown."""
+
+    rows: int = 0
+    without: int = 0
+    first: list[Row] = field(default_factory=list)
+
+
+def _kept(predictor: Predictor, rows: RowFile, out: Path | None, *, most: int | None) -> _Found:
+    """Go through the rows, which may be too many to be held: into a file, or the first ones into a list."""
+    found = _Found()
+    with nullcontext() if out is None else new_file(out) as file:
+        writer = None if file is None else csv.DictWriter(file, fieldnames=("row", *predictor.told))
+        if writer is not None:
+            writer.writeheader()
+        for row in _predicted(predictor, rows):
+            found.rows += 1
+            found.without += row["prediction"] is None
+            if writer is not None:
+                writer.writerow(row)
+            elif most is None or len(found.first) < most:
+                found.first.append(row)
+    return found
 
 
 def _predicted(predictor: Predictor, rows: RowFile) -> Iterator[Row]:
@@ -128,14 +150,6 @@ def _without_nan(values: Row) -> Row:
         name: None if isinstance(value, float) and math.isnan(value) else value
         for name, value in values.items()
     }
-
-
-def _as_csv(rows: list[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["row", "prediction", "reason"])
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _shown(value: object) -> object:

@@ -76,6 +76,9 @@ def test_a_file_takes_all_and_none_is_written_over(
         "models", "predict", "fake", 2, rows, "--out", "out.csv", code=2
     )
     assert Path("out.csv").read_bytes() == before
+    rows.write_text(rows.read_text() + "x" * 200_000 + "\n")
+    assert "not a CSV file" in tidegate("models", "predict", "fake", 2, rows, "--out", "half.csv", code=2)
+    assert not Path("half.csv").exists()
     assert "there is a file already" in tidegate("models", "fetch", "fake", 2, "out.csv", code=2)
     assert "there is a file already" in tidegate("models", "fetch", "fake", 2, tmp_path, code=2)
 

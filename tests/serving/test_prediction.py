@@ -183,6 +183,12 @@ def test_no_rows_have_no_predictions() -> None:
     found = predict(experiment(), frame().head(0))
     assert found.prediction.tolist() == []
     assert list(found.columns()) == ["prediction", "probability_no", "probability_yes", "reason"]
+    assert predictor(experiment()).told == tuple(found.columns())
+
+
+def test_a_frame_is_taken_as_it_is() -> None:
+    made, raw = experiment(), frame()
+    assert predictor(made).predict(raw).reason.tolist() == ["", "", ""]  # type: ignore[arg-type]
 
 
 def test_a_feature_without_a_column_is_named() -> None:
