@@ -27,13 +27,13 @@ from clients.rows.late_rows import UsedWindows
 from clients.rows.rows import Rows, read_rows
 from clients.rows.sources import check_source, source_files
 from clients.rows.table import Fit, Table, prepare
-from clients.rows.values import FORM
 from clients.rows.zone_rules import rules_of
 from clients.site_config import SiteConfig, holdout_key, read_site_config
 from contract.card import Card
 from contract.errors import CardError, LedgerError, TidegateError
 from contract.experiment import Experiment
 from contract.words import counted, verb
+from serving.values import FORM
 
 __all__ = ["Site", "close_site", "open_site", "split_of"]
 

@@ -26,7 +26,7 @@ from clients.policy import Policy
 from contract.card import Card
 from contract.errors import SiteConfigError
 from contract.experiment_file import parse_toml
-from contract.names import SiteName
+from contract.names import MISSING_TEXTS, SiteName
 from contract.words import counted, verb
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class DataSource(_Frozen):
     decimal: Literal[".", ","] = "."
     encoding: str = _UTF_8
     line_breaks: bool = False
-    na_values: tuple[str, ...] = ("", "NA", "NaN")
+    na_values: tuple[str, ...] = MISSING_TEXTS
     missing: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     url: str | None = None
     table: str | None = None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 __all__ = ["BUNDLED_PACKAGES", "code_hash", "is_bundled", "read_code"]
 
-BUNDLED_PACKAGES = ("contract", "terminal", "clients", "monitoring", "server")
+BUNDLED_PACKAGES = ("contract", "serving", "terminal", "clients", "monitoring", "server")
 """What Flower's app bundle carries of the tree, without the folders in `_AT_HOME`."""
 
 _AT_HOME = frozenset({"api", "cli", "gateway"})

@@ -18,6 +18,7 @@ from contract.roles import Role
 from contract.windows import Every
 
 __all__ = [
+    "MOST_ARRAYS",
     "MOST_BODY",
     "MOST_ITEMS",
     "MOST_WINDOWS",
@@ -27,6 +28,7 @@ __all__ = [
     "Decision",
     "Decisions",
     "Model",
+    "ModelFiles",
     "ModelVersion",
     "Models",
     "NewSchedule",
@@ -64,6 +66,8 @@ __all__ = [
 RunStatus = Literal["queued", "starting", "running", "succeeded", "partial", "failed", "stopped", "refused"]
 """`queued` until others have ended; `starting` until the server's process has begun it."""
 
+MOST_ARRAYS = 2**25
+"""Bytes of a model's arrays that are sent."""
 MOST_BODY = 2**20
 """Bytes of a request's body."""
 MOST_ITEMS = 200
@@ -424,6 +428,20 @@ class Versions(_Frozen):
 
     versions: tuple[Version, ...] = Field(max_length=MOST_ITEMS)
     more: bool
+
+
+class ModelFiles(_Frozen):
+    """What a prediction by a version depends on; in JSON both are base64.
+
+    Attributes:
+        experiment: the file `experiment.json`.
+        arrays: the file `arrays.npz`.
+    """
+
+    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+
+    experiment: Annotated[bytes, Field(max_length=2**24)]
+    arrays: Annotated[bytes, Field(max_length=MOST_ARRAYS)]
 
 
 class Promotion(_Asked):

@@ -19,6 +19,7 @@ from pydantic import AfterValidator, Field
 __all__ = [
     "EXACT",
     "IN_WORDS",
+    "MISSING_TEXTS",
     "ColumnName",
     "Digest",
     "ExperimentName",
@@ -37,6 +38,9 @@ __all__ = [
 
 EXACT = 2**53
 """From here on a float (IEEE 754, 64 bits) has one value for several whole numbers."""
+
+MISSING_TEXTS = ("", "NA", "NaN")
+"""What stands for a missing value in a text, where nobody says otherwise."""
 
 _WHOLE = re.compile(r"([+-]?\d+)\.0*", re.ASCII)
 _WITH_COMMA = re.compile(r"([+-]?\d+)[.,]0*", re.ASCII)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 from contract.errors import InputError
 
-__all__ = ["require_new", "write_new"]
+__all__ = ["new_file", "require_new", "write_new"]
 
 
 def require_new(path: Path) -> None:
@@ -19,15 +22,25 @@ def require_new(path: Path) -> None:
         raise _taken(path)
 
 
-def write_new(path: Path, text: str) -> None:
-    """Write a new file.
+def write_new(path: Path, content: str | bytes) -> None:
+    """Write a new file; a text in UTF-8.
 
     Raises:
         InputError: there is one of that name, or it cannot be written.
     """
+    with new_file(path, "xb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def new_file(path: Path, mode: str = "x") -> Iterator[IO[Any]]:
+    """A new file to write to; it is gone again if that fails.
+
+    Raises:
+        InputError: there is one of that name, or it cannot be made.
+    """
     try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
+        file: IO[Any] = path.open(mode) if "b" in mode else path.open(mode, encoding="utf-8", newline="")
     except FileExistsError as exc:
         raise _taken(path) from exc
     except OSError as exc:
@@ -36,6 +49,12 @@ def write_new(path: Path, text: str) -> None:
             where=str(path),
             remedy="Name a file in a folder that exists",
         ) from exc
+    try:
+        with file:
+            yield file
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _taken(path: Path) -> InputError:

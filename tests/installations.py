@@ -21,7 +21,9 @@ __all__ = ["OURS", "libraries", "megabytes", "modules", "tidegate_with"]
 
 _ROOT = Path(__file__).resolve().parents[1]
 _PROJECT = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-OURS = frozenset({"clients", "contract", "experiments", "monitoring", "scientist", "server", "terminal"})
+OURS = frozenset(
+    {"clients", "contract", "experiments", "monitoring", "scientist", "server", "serving", "terminal"}
+)
 
 
 @cache

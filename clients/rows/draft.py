@@ -34,12 +34,12 @@ from clients.rows.guesses import (
 from clients.rows.parts import instead
 from clients.rows.sources import column_names, other_encodings, read_source, source_files
 from clients.rows.unfit_lines import UnfitLines, sentences
-from clients.rows.values import numbers, texts
 from clients.site_config import REPLACE, SiteConfig
 from contract.card import Card, CategoricalColumn
 from contract.errors import DataError
 from contract.outside import shown
 from contract.words import counted
+from serving.values import numbers, texts
 
 if TYPE_CHECKING:
     import pandas as pd

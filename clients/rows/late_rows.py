@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clients.rows.rows import Rows, record_digests
-from clients.rows.values import FORM
 from contract.errors import DataError
 from contract.outside import shown
 from contract.words import counted
+from serving.values import FORM
 
 if TYPE_CHECKING:
     from clients.site_config import SiteConfig

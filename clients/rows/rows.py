@@ -27,10 +27,10 @@ import numpy.typing as npt
 
 from clients.rows.sources import read_source
 from clients.rows.unfit_lines import UnfitLines
-from clients.rows.values import dates, numbers, texts
 from clients.site_config import DataSource, SiteConfig
 from contract.card import Card, CategoricalColumn, NumericColumn
 from contract.windows import window_of
+from serving.values import dates, numbers, texts
 
 if TYPE_CHECKING:
     import pandas as pd

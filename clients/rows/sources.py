@@ -7,7 +7,7 @@ fail: a line that does not fit the header is left out and counted, a byte that i
 its own value. What fails then is a disk or a database, and not a row.
 
 Columns have the card's names, whatever the source calls them; their values are as the source
-holds them (`clients.rows.values` reads them). Every error names the site and the file.
+holds them (`serving.values` reads them). Every error names the site and the file.
 """
 
 from __future__ import annotations

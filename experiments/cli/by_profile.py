@@ -19,6 +19,8 @@ THERE: Mapping[str, Mapping[str, Command]] = {
     "models": {
         "list": models.list_versions,
         "show": models.show,
+        "fetch": models.fetch,
+        "predict": models.predict,
         "promote": models.promote,
         "rollback": models.rollback,
     },

@@ -1,6 +1,7 @@
 """Which installation a command needs, told once a library turns out to be missing.
 
 pip install tidegate[scientist]    connect, run and runs at a server
+pip install tidegate[predict]      models predict at a server, the model that MLflow loads
 pip install tidegate[site]         tidegate site
 pip install tidegate[server]       tidegate server, schedule, drift, models
 pip install tidegate[all]          training on this machine, demo, data, audit, bench
@@ -17,7 +18,7 @@ __all__ = ["missing_library"]
 
 _ON_THE_WAY = ("__main__", "experiments.cli.main", "experiments.cli.by_profile")
 """What calls every command, whatever it needs."""
-_EXTRA_OF = {"clients": "site", "server": "server", "experiments": "all"}
+_EXTRA_OF = {"clients": "site", "server": "server", "experiments": "all", "serving": "predict"}
 """The extra that a package needs; `contract`, `terminal` and `monitoring` need what their caller does."""
 _AT_A_SERVER = "A run at a server needs no more than `tidegate connect`"
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["list_versions", "promote", "rollback", "show"]
+from pathlib import Path
+
+__all__ = ["fetch", "list_versions", "predict", "promote", "rollback", "show"]
 
 
 def list_versions(*, model: str, json: bool) -> None:
@@ -28,6 +30,31 @@ def show(*, model: str, version: int, json: bool) -> None:
     show_passport(found, json=json)
 
 
+def fetch(*, model: str, version: int, folder: Path | None) -> None:
+    """Write a version's files into a new folder."""
+    from terminal.predictions import write_version
+
+    write_version(model, version, _files(model, version), folder)
+
+
+def predict(
+    *,
+    model: str,
+    version: int,
+    file: Path,
+    out: Path | None,
+    separator: str,
+    decimal: str,
+    missing: list[str] | None,
+    json: bool,
+) -> None:
+    """Predict for each row of a file, on this machine."""
+    from terminal.predictions import RowFile, predict_rows
+
+    rows = RowFile(path=file, separator=separator, decimal=decimal, missing=tuple(missing or ()))
+    predict_rows(model, version, _files(model, version), rows, out=out, json=json)
+
+
 def promote(*, model: str, version: int, by: str, reason: str, json: bool) -> None:
     """Make a version the champion."""
     _move(model, version, "promote", by, reason, json=json)
@@ -36,6 +63,25 @@ def promote(*, model: str, version: int, by: str, reason: str, json: bool) -> No
 def rollback(*, model: str, version: int, by: str, reason: str, json: bool) -> None:
     """Go back to an earlier version."""
     _move(model, version, "rollback", by, reason, json=json)
+
+
+def _files(model: str, version: int) -> dict[str, bytes]:
+    """A version's files, compared with the hashes of its record."""
+    from contract.errors import TidegateError
+    from contract.federation_api import ModelFiles, Version
+    from contract.model_version import ARRAYS_FILE, EXPERIMENT_FILE, require_registered
+    from scientist.connected import connect, path_of
+
+    path = f"{path_of('models', model)}/versions/{version}"
+    with connect() as connection:
+        record = connection.get(path, Version)
+        sent = connection.get(f"{path}/files", ModelFiles)
+    files = {ARRAYS_FILE: sent.arrays, EXPERIMENT_FILE: sent.experiment}
+    for name, content in files.items():
+        require_registered(
+            name, content, record.tags, error=TidegateError, where=f"{model} version {version}"
+        )
+    return files
 
 
 def _move(model: str, version: int, kind: str, by: str, reason: str, *, json: bool) -> None:

@@ -35,6 +35,7 @@ from contract.federation_api import (
     NO_SUCH_PATH,
     Cards,
     Decisions,
+    ModelFiles,
     Models,
     NewSchedule,
     Problem,
@@ -437,6 +438,12 @@ def versions(model: ExperimentName, api: _Answers, page: _Paged, _who: _Reader) 
 def version(model: ExperimentName, version: _Number, api: _Answers, _who: _Reader) -> Version:
     """With its passport."""
     return _found(api.reading.version(model, version), "version")
+
+
+@_router.get("/models/{model}/versions/{version}/files", summary="The files of a model version")
+def files(model: ExperimentName, version: _Number, api: _Answers, _who: _Reader) -> ModelFiles:
+    """Experiment and arrays: what a prediction depends on. The version's tags have their hashes."""
+    return _found(api.reading.files(model, version), "version")
 
 
 @_router.post(

@@ -14,14 +14,16 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from contract.card import Card
-from contract.errors import AddressError, RoundError
+from contract.errors import AddressError, InputError, RoundError
 from contract.experiment import Experiment
 from contract.federation_api import (
+    MOST_ARRAYS,
     MOST_ITEMS,
     Cards,
     Decision,
     Decisions,
     Model,
+    ModelFiles,
     Models,
     ModelVersion,
     Participation,
@@ -43,6 +45,7 @@ from contract.federation_api import (
     WindowChecks,
 )
 from contract.json_values import finite
+from contract.model_version import ARRAYS_FILE, EXPERIMENT_FILE
 from server.line.flower import ControlClient
 from server.registry.registry import CHAMPION, Registry
 from server.schedule import waits_for
@@ -264,6 +267,24 @@ class Reading:
         with self.lock:
             known = self.registry.versions(model)
         return next((version_of(one, one.description) for one in known if one.version == number), None)
+
+    def files(self, model: str, number: int) -> ModelFiles | None:
+        """What a prediction by a version depends on; None if there is none of that number.
+
+        Raises:
+            InputError: the model is too large for an answer.
+        """
+        with self.lock:
+            if all(one.version != number for one in self.registry.versions(model)):
+                return None
+            found = self.registry.files(model, number)
+        if len(found[ARRAYS_FILE]) > MOST_ARRAYS:
+            raise InputError(
+                f"the arrays are longer than the {MOST_ARRAYS:,} bytes that are sent",
+                where=f"{model} version {number}",
+                remedy="Take them from the version's page in MLflow",
+            )
+        return ModelFiles(experiment=found[EXPERIMENT_FILE], arrays=found[ARRAYS_FILE])
 
     def decisions(self, experiment: str | None, page: Page) -> Decisions:
         """Decisions, newest first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -39,6 +40,38 @@ def show(model: Model, version: Version, json: Json = False) -> None:
     if not found:
         raise no_version(model, version)
     show_passport(_told(found[0], found[0].description), json=json)
+
+
+@app.command()
+def fetch(
+    model: Model,
+    version: Version,
+    folder: Annotated[Path | None, typer.Argument(help="A new folder; else NAME-VERSION.")] = None,
+) -> None:
+    """Write a version's arrays and experiment into a new folder, with their hashes."""
+    from terminal.predictions import write_version
+
+    write_version(model, version, _files(model, version), folder)
+
+
+@app.command()
+def predict(
+    model: Model,
+    version: Version,
+    file: Annotated[Path, typer.Argument(help="A CSV file with a column for each feature.")],
+    out: Annotated[Path | None, typer.Option(help="A new CSV file for the predictions.")] = None,
+    separator: Annotated[str, typer.Option(help="Between the file's columns.")] = ",",
+    decimal: Annotated[str, typer.Option(help="The file's decimal sign.")] = ".",
+    missing: Annotated[
+        list[str] | None, typer.Option(help="What else stands for a missing value; repeat for several.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Predict for each row of a file. Nothing leaves this machine."""
+    from terminal.predictions import RowFile, predict_rows
+
+    rows = RowFile(path=file, separator=separator, decimal=decimal, missing=tuple(missing or ()))
+    predict_rows(model, version, _files(model, version), rows, out=out, json=json)
 
 
 @app.command()
@@ -102,6 +135,15 @@ def _move(
         move_champion(model, version, kind, state, registry, by=by, reason=reason)
     note_act(settings.home, f"enters for '{by}': {kind} of {model}, version {version}")
     say_champion(model, version, kind=kind, by=by, json=json)
+
+
+def _files(model: str, version: int) -> dict[str, bytes]:
+    from terminal.model_tables import no_version
+
+    registry = _registry()
+    if all(one.version != version for one in registry.versions(model)):
+        raise no_version(model, version)
+    return registry.files(model, version)
 
 
 def _told(record: VersionRecord, description: str | None) -> ApiVersion:

@@ -1,8 +1,16 @@
-"""A model version's files: `arrays.npz`, and `experiment.json` that says how to use them."""
+"""A model version's files: `arrays.npz`, and `experiment.json` that says how to use them.
+
+Beside them lies what MLflow needs to load the version as a model that predicts: `MLmodel` and an example of
+its input. It names our own loader (`serving.pyfunc`), states the columns and is written here, so that a run
+need not import MLflow's model flavours, which takes longer than all else that a registration does. There is
+no list of requirements: MLflow would fetch a package of our name from whatever index is at hand.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import io
+import json
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,36 +19,107 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.errors import RegistryError
-from contract.experiment import Experiment
+from contract.experiment import Experiment, NumericFeature, Task
+from contract.model_version import (
+    ARRAYS_FILE,
+    EXPERIMENT_FILE,
+    HASH_TAGS,
+    SUMS_FILE,
+    require_registered,
+    sha256,
+    sums_of,
+)
+from serving.prediction import probability_column
 
-__all__ = ["SHA256_TAG", "read_model", "write_model"]
+__all__ = ["read_files", "read_model", "write_model"]
 
-SHA256_TAG = "tidegate.arrays_sha256"
-ARRAYS_FILE = "arrays.npz"
-EXPERIMENT_FILE = "experiment.json"
+_EXAMPLE_FILE = "input_example.json"
 
 
-def write_model(folder: Path, arrays: Mapping[str, npt.NDArray[Any]], experiment: Experiment) -> str:
-    """Write both files; gives the SHA-256 of the arrays' bytes."""
-    path = folder / ARRAYS_FILE
-    with path.open("wb") as file:
+def write_model(
+    folder: Path, arrays: Mapping[str, npt.NDArray[Any]], experiment: Experiment, *, about: Mapping[str, Any]
+) -> dict[str, str]:
+    """Write a version's files; gives the tags with the hashes of what a prediction depends on.
+
+    Args:
+        folder: is there.
+        arrays: by name.
+        experiment: theirs.
+        about: what else `MLmodel` says, such as MLflow's version.
+    """
+    with (folder / ARRAYS_FILE).open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
     (folder / EXPERIMENT_FILE).write_text(experiment.model_dump_json(indent=2), encoding="utf-8")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    files = {name: (folder / name).read_bytes() for name in HASH_TAGS}
+    (folder / SUMS_FILE).write_text(sums_of(files), encoding="utf-8")
+    (folder / _EXAMPLE_FILE).write_text(json.dumps(_example(experiment.task)), encoding="utf-8")
+    (folder / "MLmodel").write_text(
+        json.dumps(_described(experiment.task) | dict(about), indent=2), encoding="utf-8"
+    )
+    return {tag: sha256(files[name]) for name, tag in HASH_TAGS.items()}
 
 
-def read_model(folder: Path, *, digest: str, where: str) -> dict[str, npt.NDArray[Any]]:
+def read_files(folder: Path, *, tags: Mapping[str, str], where: str) -> dict[str, bytes]:
+    """The files that a prediction depends on, by name.
+
+    Raises:
+        RegistryError: the bytes are not those that were registered.
+    """
+    return {name: _registered(folder, name, tags, where) for name in HASH_TAGS}
+
+
+def read_model(folder: Path, *, tags: Mapping[str, str], where: str) -> dict[str, npt.NDArray[Any]]:
     """Read the arrays, never unpickling.
 
     Raises:
         RegistryError: the bytes are not those that were registered.
     """
-    path = folder / ARRAYS_FILE
-    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-        raise RegistryError(
-            "the model's arrays are not those that were registered",
-            where=where,
-            remedy="Do not serve it; restore the artifact or roll back to another version",
-        )
-    with np.load(path, allow_pickle=False) as arrays:
+    content = _registered(folder, ARRAYS_FILE, tags, where)
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
+
+
+def _registered(folder: Path, name: str, tags: Mapping[str, str], where: str) -> bytes:
+    path = folder / name
+    content = path.read_bytes() if path.is_file() else b""
+    require_registered(name, content, tags, error=RegistryError, where=where)
+    return content
+
+
+def _described(task: Task) -> dict[str, Any]:
+    """What `MLmodel` says; JSON is YAML too."""
+    number = task.label.range is not None
+    outputs = [{"name": "prediction", "type": "double" if number else "string", "required": False}]
+    for name in task.label.classes:
+        outputs.append({"name": probability_column(name), "type": "double", "required": False})
+    outputs.append({"name": "reason", "type": "string", "required": True})
+    return {
+        "artifact_path": "model",
+        "flavors": {
+            "python_function": {
+                "loader_module": "serving.pyfunc",
+                "python_version": platform.python_version(),  # MLflow warns without
+            }
+        },
+        "signature": {"inputs": json.dumps(_inputs(task)), "outputs": json.dumps(outputs), "params": None},
+        "saved_input_example_info": {
+            "artifact_path": _EXAMPLE_FILE,
+            "pandas_orient": "split",
+            "type": "dataframe",
+        },
+    }
+
+
+def _inputs(task: Task) -> list[dict[str, Any]]:
+    """The features. Any type may come: our preprocessing reads each value by the site's rule, where MLflow
+    would refuse a file's whole numbers for a `string` and for a `double`."""
+    return [{"name": feature.name, "type": "any", "required": True} for feature in task.features]
+
+
+def _example(task: Task) -> dict[str, Any]:
+    """One row from public ranges and categories alone: the middle of each, or the first."""
+    row = [
+        (feature.low + feature.high) / 2 if isinstance(feature, NumericFeature) else feature.categories[0]
+        for feature in task.features
+    ]
+    return {"columns": [feature.name for feature in task.features], "data": [row]}

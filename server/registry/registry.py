@@ -8,7 +8,7 @@ Learned about MLflow 3.17, and built on here:
 - `log_batch` costs 14 ms on SQLite for 25 metrics, nearly all of it fixed. Metrics are
   therefore collected for at most half a second: slow rounds are written at once, fast
   ones together, and the last by `finish_run`.
-- A model version may point at `runs:/ID/model`, a folder without an `MLmodel` file.
+- A model version may point at `runs:/ID/model`; of the folder's `MLmodel` file it reads nothing then.
 - With SQLAlchemy 2.1 it warns of a deprecated loader strategy; the warning is dropped here.
 - A client of a server that is away retries for minutes. The address is tried first.
 """
@@ -32,7 +32,7 @@ import numpy.typing as npt
 from contract.errors import AddressError, RegistryError, StorageError
 from contract.experiment import Experiment
 from server.registry.locations import follow_move
-from server.registry.model_files import SHA256_TAG, read_model, write_model
+from server.registry.model_files import read_files, read_model, write_model
 from server.registry.params import flatten, key_of
 from server.settings import apply_quiet_environment
 from server.state.records import RunStatus, VersionRecord
@@ -201,17 +201,20 @@ class Registry:
         A run has one version: registered twice, after a kill, it gives the first.
         """
         with self._mlflow() as client:
+            from mlflow.version import VERSION
+
             self._registered_model(client, name, experiment.task.description)
             for found in client.search_model_versions(f"name='{name}' and run_id='{run_id}'"):
                 return int(found.version)
             with tempfile.TemporaryDirectory() as folder:
-                digest = write_model(Path(folder), model_arrays, experiment)
+                about = {"run_id": run_id, "mlflow_version": VERSION}
+                hashes = write_model(Path(folder), model_arrays, experiment, about=about)
                 client.log_artifacts(run_id, folder, "model")
             version = client.create_model_version(
                 name,
                 f"runs:/{run_id}/model",
                 run_id,
-                tags={**(tags or {}), SHA256_TAG: digest},
+                tags={**(tags or {}), **hashes},
                 description=description,
             )
             return int(version.version)
@@ -261,7 +264,14 @@ class Registry:
         with self._mlflow() as client, tempfile.TemporaryDirectory() as folder:
             found = client.get_model_version(name, str(version))
             path = Path(client.download_artifacts(str(found.run_id), "model", folder))
-            return read_model(path, digest=found.tags.get(SHA256_TAG, ""), where=f"{name} version {version}")
+            return read_model(path, tags=found.tags, where=f"{name} version {version}")
+
+    def files(self, name: str, version: int) -> dict[str, bytes]:
+        """What a prediction by a version depends on, by the file's name; as the registered hashes have it."""
+        with self._mlflow() as client, tempfile.TemporaryDirectory() as folder:
+            found = client.get_model_version(name, str(version))
+            path = Path(client.download_artifacts(str(found.run_id), "model", folder))
+            return read_files(path, tags=found.tags, where=f"{name} version {version}")
 
     def finish_run(self, run_id: str, status: RunStatus) -> None:
         """Write what waits and end the run; the tag `tidegate.status` holds our own word for it."""

@@ -23,6 +23,10 @@ def test_the_scientists_installation_is_small() -> None:
     assert megabytes(names) <= 60
 
 
+def test_predicting_needs_numpy_and_no_more() -> None:
+    assert libraries("predict") - libraries("scientist") == {"numpy"}
+
+
 def test_the_sides_are_apart() -> None:
     site, server, both = libraries("site"), libraries("server"), libraries("all")
     assert {"torch", "opacus", "evidently", "dp-accounting"} <= site - server
@@ -33,7 +37,13 @@ def test_the_sides_are_apart() -> None:
 
 @pytest.mark.parametrize(
     ("package", "extra"),
-    [("scientist", "scientist"), ("clients", "site"), ("server", "server"), ("experiments", "all")],
+    [
+        ("scientist", "scientist"),
+        ("serving", "predict"),
+        ("clients", "site"),
+        ("server", "server"),
+        ("experiments", "all"),
+    ],
 )
 def test_no_package_imports_what_its_installation_lacks(package: str, extra: str) -> None:
     lacking = {

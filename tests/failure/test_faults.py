@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from contract.code import BUNDLED_PACKAGES
 from server.federation import project_root
 from server.jobs.job import Job
 from server.line.flower import TOO_LONG, TOO_MANY_PARTS
@@ -333,7 +334,7 @@ def test_a_server_with_other_code_is_refused_at_every_site_and_pays_nothing(
 def copy_of_the_project(folder: Path) -> Path:
     """The project as it would be after an update of the server alone."""
     root = project_root()
-    for package in ("contract", "terminal", "clients", "monitoring", "server"):
+    for package in BUNDLED_PACKAGES:
         shutil.copytree(root / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(root / file, folder)

@@ -64,6 +64,11 @@ class Standing:
         self.patch.setenv("MLFLOW_TRACKING_URI", self.served.settings.tracking_uri)
         self.patch.setenv("TIDEGATE_ARTIFACT_ROOT", str(self.served.settings.artifact_root))
 
+    def served_files(self, model: str, version: int) -> dict[str, bytes]:
+        """What the registry has of a version."""
+        settings = self.served.settings
+        return Registry(settings.tracking_uri, settings.artifact_root).files(model, version)
+
     @property
     def federation(self) -> str:
         return running_federation(self.served.settings)
@@ -118,7 +123,10 @@ def _fill(standing: Standing) -> None:
     registry = Registry(served.settings.tracking_uri, served.settings.artifact_root)
     for number in (1, 2):
         run = registry.start_run(experiment, run_name=f"run-{number}")
-        arrays = {"layers.0.weight": np.full((1, 3), number, np.float32)}
+        arrays = {
+            "layers.0.weight": np.full((1, 3), number, np.float32),
+            "layers.0.bias": np.zeros(1, np.float32),
+        }
         tags = {"tidegate.run": f"run-{number}", "tidegate.windows": '["w1"]', "tidegate.private": "yes"}
         registry.register(
             "fake", run, arrays, experiment=experiment, description=f"# Passport {number}", tags=tags

@@ -18,7 +18,6 @@ from clients.ledger.plans import ranges_plan
 from clients.mechanisms.noise import NoNoise
 from clients.mechanisms.ranges import noisy_range_counts, ranges_deviation
 from clients.rows.rows import Rows
-from clients.rows.values import numbers
 from clients.site import open_site
 from contract.errors import InputError, ReleaseError
 from contract.experiment import Experiment
@@ -28,6 +27,7 @@ from contract.range_grid import CELLS, MISSING_CELL, cells_of
 from contract.releases import RangeSummary
 from experiments.runtimes.inline import InlineGrid
 from server.line.flower import assume_identity
+from serving.values import numbers
 from tests.cards import card_for
 
 SPLIT = Split(name="", lasting=True)

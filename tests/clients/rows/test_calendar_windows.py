@@ -14,12 +14,12 @@ import pytest
 from pydantic import ValidationError
 
 from clients.rows.rows import Rows, read_rows
-from clients.rows.values import dates
 from clients.site import split_of
 from clients.site_config import DataSource
 from contract.card import Card, Time
 from contract.errors import CardError
 from contract.experiment import Experiment, Label, NumericFeature, Task
+from serving.values import dates
 from tests.rows_of_a_site import KEY, card_of, numeric, one_of, site
 
 COLUMNS = (numeric("age", 0, 120), one_of("ill", "0", "1"))

@@ -6,6 +6,7 @@ of 2**53 or more that came as a float is missing: it may have been another one, 
 A category that the card declares is that category, letter by letter, even if it looks like a missing
 value (`NA`, Namibia) or like a number with decimals. A *number* is a finite one, or it is missing.
 
+Training and prediction read values here, so that both read them alike.
 Each value is read by itself: what others there are beside it changes nothing about it. None makes
 reading fail: what cannot be read counts as missing, and the administrator is told how often
 (`tidegate site check`).
@@ -19,17 +20,14 @@ import re
 import zoneinfo
 from collections.abc import Callable, Iterable
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from contract.names import EXACT, canonical, is_inexact
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["FORM", "dates", "numbers", "texts"]
+__all__ = ["FORM", "Column", "dates", "numbers", "texts"]
 
 FORM = 2
 """Raise it with every change of what is read from a value: it deals records anew (`Site.split`)."""
@@ -45,8 +43,21 @@ _TRUTH = {"True": 1.0, "true": 1.0, "TRUE": 1.0, "False": 0.0, "false": 0.0, "FA
 """A table of booleans has them as numbers; in a CSV file they are words."""
 
 
+class Column(Protocol):
+    """A column as its source holds it: of a data frame, or an array."""
+
+    @property
+    def dtype(self) -> Any: ...  # noqa: D102 - as numpy and pandas have it
+
+    def tolist(self) -> Any: ...  # noqa: D102
+
+    def __len__(self) -> int: ...
+
+    def __array__(self) -> npt.NDArray[Any]: ...
+
+
 def texts(
-    column: pd.Series[Any], *, missing: Iterable[str], declared: Iterable[str] = (), decimal: str = "."
+    column: Column, *, missing: Iterable[str], declared: Iterable[str] = (), decimal: str = "."
 ) -> npt.NDArray[np.object_]:
     """The column's texts; None where a value is missing.
 
@@ -81,7 +92,7 @@ def texts(
 
 
 def numbers(
-    column: pd.Series[Any], *, missing: Iterable[str], decimal: str = "."
+    column: Column, *, missing: Iterable[str], decimal: str = "."
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """The column's numbers, NaN where there is none; and which values were neither that nor missing.
 
@@ -92,7 +103,7 @@ def numbers(
     """
     absent = frozenset(missing)
     if column.dtype.kind == "f":  # a table of numbers: nothing to parse
-        values = column.to_numpy(dtype=np.float64)
+        values = np.asarray(column, dtype=np.float64)
     else:
         read = (
             _parsed(value, absent, decimal) if type(value) is str else _number(value, absent, decimal)
@@ -106,7 +117,7 @@ def numbers(
 
 
 def dates(
-    column: pd.Series[Any], *, missing: Iterable[str], zone: str, form: str | None = None
+    column: Column, *, missing: Iterable[str], zone: str, form: str | None = None
 ) -> tuple[npt.NDArray[np.object_], int]:
     """The column's days in a time zone, None where there is none; and how many values were no dates.
 
@@ -167,7 +178,7 @@ def _parsed(text: str, absent: frozenset[str], decimal: str) -> float:
     return number if math.isfinite(number) else math.inf
 
 
-def _mapped(column: pd.Series[Any], read: Callable[[object], str | None]) -> npt.NDArray[np.object_]:
+def _mapped(column: Column, read: Callable[[object], str | None]) -> npt.NDArray[np.object_]:
     """Each value read, equal texts once. Other equal values may read otherwise, as 1.50 and 1.5 do."""
     values, found = column.tolist(), np.empty(len(column), dtype=object)
     texts = {value for value in values if type(value) is str}

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from clients.rows.values import numbers, texts
 from contract.names import canonical
+from serving.values import numbers, texts
 
 NAN = math.nan
 MISSING = ("", "NA", "NaN")

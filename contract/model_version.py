@@ -1,0 +1,59 @@
+"""The files of a registered model version, and the tags that hold their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from contract.errors import TidegateError
+
+__all__ = [
+    "ARRAYS_FILE",
+    "EXPERIMENT_FILE",
+    "HASH_TAGS",
+    "SUMS_FILE",
+    "require_registered",
+    "sha256",
+    "sums_of",
+]
+
+ARRAYS_FILE = "arrays.npz"
+EXPERIMENT_FILE = "experiment.json"
+SUMS_FILE = "SHA256SUMS"
+
+HASH_TAGS: Mapping[str, str] = {
+    ARRAYS_FILE: "tidegate.arrays_sha256",
+    EXPERIMENT_FILE: "tidegate.experiment_sha256",
+}
+"""Of what a prediction depends on: the tag of a version that has the file's SHA-256."""
+
+_PLAIN = {
+    ARRAYS_FILE: "arrays are not those that were",
+    EXPERIMENT_FILE: "experiment is not the one that was",
+}
+
+
+def sha256(content: bytes) -> str:
+    """The hash in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sums_of(files: Mapping[str, bytes]) -> str:
+    """The text of `SHA256SUMS` for these files, in the form of the program `sha256sum`."""
+    return "".join(f"{sha256(content)}  {name}\n" for name, content in files.items())
+
+
+def require_registered(
+    name: str, content: bytes, tags: Mapping[str, str], *, error: type[TidegateError], where: str
+) -> None:
+    """Refuse a file that is not the one of a version, whose tags these are.
+
+    Raises:
+        TidegateError: of the given kind.
+    """
+    if sha256(content) != tags.get(HASH_TAGS[name]):
+        raise error(
+            f"the model's {_PLAIN[name]} registered",
+            where=where,
+            remedy="Do not serve it; restore the artifact or roll back to another version",
+        )
