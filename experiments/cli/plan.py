@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +16,13 @@ if TYPE_CHECKING:
     from contract.experiment import Experiment
     from experiments.planning.costs import SiteCost
     from experiments.planning.errors import ExpectedError
+    from experiments.planning.planted import PlantedResult
     from experiments.planning.sites import PlannedSite
 
 __all__ = ["plan"]
 
+_LEAST_KEPT = 0.5
+"""Of what can be learnt: with less, most of an effect is lost in noise."""
 _SITE_LEVEL = 0.75
 """AUC of the imagined model for which a site's own error is told."""
 
@@ -30,6 +34,10 @@ def plan(
         typer.Option(help="A site.toml; repeat. Without: the sites of your server, or of the data set."),
     ] = None,
     window: WindowNames = None,
+    curve: Annotated[bool, typer.Option("--curve", help="Also at a quarter to four times the ε.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw that curve into this .png or .svg; needs tidegate[server].")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """What a run would cost each site, and how well its result could be told. Nothing is spent.
@@ -44,16 +52,22 @@ def plan(
     from terminal.output import print_json
 
     stated, windows = read_experiment(file), tuple(window or ())
+    if plot is not None:
+        _require_picture(stated, plot)
     sites = _sites(stated, site or [])
     experiment = with_recipe(stated, [one.stated_rows for one in sites])
     costs = [site_cost(experiment, one, windows) for one in sites]
     errors = expected_errors(experiment, [one.held_out_rows for one in sites])
     own = [expected_errors(experiment, [one.held_out_rows], levels=(_SITE_LEVEL,)) for one in sites]
+    learnt = _learnt(stated, sites, curve=curve or plot is not None, silent=json)
     warnings = [*refusals(experiment, sites, windows), *_unpaid(sites, costs), *doubts(experiment, sites)]
+    warnings += _too_noisy(experiment, learnt)
+    if plot is not None:
+        _draw(experiment, learnt, plot)
     if json:
-        print_json(_as_json(experiment, sites, costs, errors, own, warnings))
+        print_json(_as_json(experiment, sites, costs, errors, own, learnt, warnings))
     else:
-        _show(experiment, sites, costs, errors, own, warnings)
+        _show(experiment, sites, costs, errors, own, learnt, warnings)
 
 
 def _sites(experiment: Experiment, files: list[Path]) -> list[PlannedSite]:
@@ -100,12 +114,74 @@ def _unpaid(sites: Sequence[PlannedSite], costs: Sequence[SiteCost]) -> list[str
     ]
 
 
+def _learnt(
+    stated: Experiment, sites: Sequence[PlannedSite], *, curve: bool, silent: bool
+) -> list[PlantedResult]:
+    """What the noise leaves of a planted effect, at the experiment's ε or along a curve."""
+    from experiments.planning.planted import FACTORS, REPEATS, can_be_planted, planted_result
+    from terminal.output import Steps, quiet_flower
+
+    if not can_be_planted(stated):
+        return []
+    quiet_flower()
+    factors = FACTORS if curve and stated.privacy.private else (1.0,)
+    steps = Steps("training on rows with a planted effect", len(factors) * REPEATS, silent=silent)
+    done = itertools.count(1)
+    try:
+        return [
+            planted_result(stated, sites, factor=one, told=lambda: steps.show(next(done))) for one in factors
+        ]
+    finally:
+        steps.close()
+
+
+def _too_noisy(experiment: Experiment, learnt: Sequence[PlantedResult]) -> list[str]:
+    return [
+        f"The model would learn little: of an effect that is there it reaches AUC {one.auc:.2f} at "
+        f"privacy.epsilon = {one.epsilon:g}, and {one.without_privacy:.2f} could be reached without privacy."
+        for one in learnt
+        if one.epsilon == experiment.privacy.epsilon and one.kept < _LEAST_KEPT
+    ]
+
+
+def _require_picture(stated: Experiment, file: Path) -> None:
+    """Before any work is done for it."""
+    from contract.errors import InputError
+    from experiments.planning.planted import can_be_planted
+
+    if file.suffix.lower() not in (".png", ".svg"):
+        raise InputError("a plot is a .png or an .svg", where=str(file), remedy="Name the file so")
+    if not file.parent.is_dir():
+        raise InputError(
+            "its folder is missing", where=str(file), remedy="Name a file in a folder that exists"
+        )
+    if not can_be_planted(stated) or not stated.privacy.private:
+        raise InputError(
+            "there is no curve of this experiment: it is of two classes, a linear or mlp model, and privacy",
+            where="--plot",
+            remedy="Leave --plot out",
+        )
+
+
+def _draw(experiment: Experiment, learnt: Sequence[PlantedResult], file: Path) -> None:
+    from experiments.planning.curve_plot import plot_curve
+
+    picture = plot_curve(
+        learnt,
+        name=experiment.name,
+        stated=experiment.privacy.epsilon,
+        kind="png" if file.suffix.lower() == ".png" else "svg",
+    )
+    file.write_bytes(picture)
+
+
 def _as_json(
     experiment: Experiment,
     sites: Sequence[PlannedSite],
     costs: Sequence[SiteCost],
     errors: Sequence[ExpectedError],
     own: Sequence[Sequence[ExpectedError]],
+    learnt: Sequence[PlantedResult],
     warnings: Sequence[str],
 ) -> dict[str, Any]:
     from contract.json_values import finite
@@ -135,6 +211,7 @@ def _as_json(
             for site, cost, of_site in zip(sites, costs, own, strict=True)
         ],
         "errors": [_error_json(error) for error in errors],
+        "planted_effect": [{**finite(vars(one)), "kept": one.kept} for one in learnt],
         "warnings": list(warnings),
     }
 
@@ -154,6 +231,7 @@ def _show(
     costs: Sequence[SiteCost],
     errors: Sequence[ExpectedError],
     own: Sequence[Sequence[ExpectedError]],
+    learnt: Sequence[PlantedResult],
     warnings: Sequence[str],
 ) -> None:
     from contract.words import counted
@@ -177,11 +255,37 @@ def _show(
         _error_rows(errors),
         title=f"Standard errors over about {sum(site.held_out_rows for site in sites):,} held-out rows",
     )
+    _show_learnt(experiment, learnt)
     if not privacy.private:
         say("NOT PRIVATE: this run would give no guarantee.", "bold red")
     for warning in warnings:
         say(f"WARNING: {warning}", "yellow")
     say("Nothing was spent.")
+
+
+def _show_learnt(experiment: Experiment, learnt: Sequence[PlantedResult]) -> None:
+    from terminal.output import print_table, say
+
+    if not learnt:
+        say(
+            "What noise leaves of an effect is not simulated here: it is for two classes, and a linear or "
+            "mlp model."
+        )
+        return
+    print_table(
+        ("ε", "AUC", "without privacy", "learnt of what can be", "rounds"),
+        (
+            (
+                f"{one.epsilon:g}" if experiment.privacy.private else "∞",
+                f"{one.auc:.3f} ± {one.spread:.3f}",
+                f"{one.without_privacy:.3f}",
+                f"{'█' * round(20 * min(1.0, max(0.0, one.kept)))} {max(0.0, one.kept):.0%}",
+                one.rounds,
+            )
+            for one in learnt
+        ),
+        title="What noise leaves of an effect planted in imagined rows: what rows and ε allow, no forecast",
+    )
 
 
 def _site_headings(experiment: Experiment) -> tuple[str, ...]:

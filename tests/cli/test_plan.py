@@ -75,3 +75,32 @@ def test_what_is_wrong_is_one_sentence(
     told = tidegate("plan", *arguments, code=2)
     assert words in told
     assert told.count("\n") == 1
+
+
+def test_the_curve_goes_from_noise_to_what_can_be_learnt(tidegate: Command, place: Path) -> None:
+    text = (place / "left.toml").read_text()
+    (place / "noisy.toml").write_text(text.replace("epsilon = 2.0", "epsilon = 0.4"))
+    found = json.loads(tidegate("plan", "noisy.toml", *BOTH, "--plot", "curve.png", "--json"))
+    curve = found["planted_effect"]
+    assert [one["epsilon"] for one in curve] == [0.1, 0.2, 0.4, 0.8, 1.6]
+    assert curve[0]["kept"] < curve[-1]["kept"]
+    assert (place / "curve.png").read_bytes().startswith(b"\x89PNG")
+    (alone,) = json.loads(tidegate("plan", "left.toml", *BOTH, "--json"))["planted_effect"]
+    assert alone["epsilon"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("file", "plot", "words"),
+    [
+        ("small.toml", "curve.jpg", "a plot is a .png or an .svg"),
+        ("small.toml", "away/curve.png", "its folder is missing"),
+        ("plain.toml", "curve.png", "there is no curve of this experiment"),
+    ],
+)
+def test_a_picture_that_cannot_be_is_refused_at_once(
+    tidegate: Command, place: Path, file: str, plot: str, words: str
+) -> None:
+    text = (place / "small.toml").read_text()
+    (place / "plain.toml").write_text(text.replace("private = true", "private = false"))
+    assert words in tidegate("plan", file, *BOTH, "--plot", plot, code=2)
+    assert not (place / plot).exists()
