@@ -47,7 +47,7 @@ def plan(
     from contract.recipe import with_recipe
     from experiments.planning.costs import site_cost
     from experiments.planning.errors import expected_errors
-    from experiments.planning.warnings import doubts, refusals
+    from experiments.planning.warnings import doubts, hidden_auc, refusals
     from terminal.experiment_files import read_experiment
     from terminal.output import print_json
 
@@ -61,7 +61,7 @@ def plan(
     own = [expected_errors(experiment, [one.held_out_rows], levels=(_SITE_LEVEL,)) for one in sites]
     learnt = _learnt(stated, sites, curve=curve or plot is not None, silent=json)
     warnings = [*refusals(experiment, sites, windows), *_unpaid(sites, costs), *doubts(experiment, sites)]
-    warnings += _too_noisy(experiment, learnt)
+    warnings += [*hidden_auc(experiment, sites), *_too_noisy(experiment, learnt)]
     if plot is not None:
         _draw(experiment, learnt, plot)
     if json:

@@ -14,7 +14,7 @@ from contract.gaussian import gaussian_multiplier
 from contract.words import counted, verb
 from experiments.planning.sites import PlannedSite
 
-__all__ = ["doubts", "evaluation_noise", "hidden_share", "positive_share", "refusals"]
+__all__ = ["doubts", "evaluation_noise", "hidden_auc", "hidden_share", "positive_share", "refusals"]
 
 _COUNTS = 20
 """Of each outcome in a score histogram (`contract.releases.SCORE_BINS`; that module needs numpy)."""
@@ -26,24 +26,35 @@ _SHARE_NEEDED = 0.05
 
 
 def refusals(
-    experiment: Experiment, sites: Sequence[PlannedSite], windows: Sequence[str] = ()
+    experiment: Experiment,
+    sites: Sequence[PlannedSite],
+    windows: Sequence[str] = (),
+    *,
+    admitted: int | None = None,
 ) -> tuple[str, ...]:
-    """What sites would refuse, or the server, a sentence each."""
+    """What sites would refuse, or the server, a sentence each.
+
+    Args:
+        experiment: the plan.
+        sites: that have stated their rows.
+        windows: whose rows are used; none for all.
+        admitted: how many sites there are, with those that have stated nothing yet.
+    """
     found = []
     for site in sites:
         if site.card is None:
             continue
         complaints = site.card.complaints(experiment, windows=windows, today=site.card.today)
         found += [f"Site {site.name} would refuse the run: {one}." for one in complaints]
-    quorum = experiment.strategy.quorum
-    if len(sites) < quorum:
-        there = f"{counted(len(sites), 'site')} {verb(len(sites), 'is', 'are')} there"
+    quorum, number = experiment.strategy.quorum, len(sites) if admitted is None else admitted
+    if number < quorum:
+        there = f"{counted(number, 'site')} {verb(number, 'is', 'are')} there"
         found.append(f"No round could end: {there}, and strategy.quorum is {quorum}.")
     return tuple(found)
 
 
 def doubts(experiment: Experiment, sites: Sequence[PlannedSite]) -> tuple[str, ...]:
-    """Why the run would not learn, or could not say what it learnt, a sentence each."""
+    """Why the run would not learn, or could not say at all what it learnt, a sentence each."""
     if not sites:
         return ()
     found = [*_one_class(experiment, sites), *_large_delta(experiment, sites)]
@@ -124,27 +135,47 @@ def _hidden_signal(experiment: Experiment, sites: Sequence[PlannedSite]) -> list
 
 
 def _hidden_figures(experiment: Experiment, sites: Sequence[PlannedSite]) -> list[str]:
-    if experiment.task.label.kind == "numeric":
-        return []
-    rows, share = sum(site.held_out_rows for site in sites), positive_share(experiment)
-    rarer = min(share, 1 - share) if len(experiment.task.label.classes) == 2 else 1.0
+    return _hidden("No metric could be told", experiment, sites, _rows_for_any)
 
-    def needed(epsilon: float) -> tuple[float, float]:
-        noise = evaluation_noise(experiment, epsilon) * math.sqrt(len(sites))
-        everything = max(1.0, _HIDDEN * noise * math.sqrt(2 * _COUNTS))
-        return everything, max(everything, _HIDDEN * noise * math.sqrt(_COUNTS) / rarer)
 
-    stated = experiment.privacy.evaluation_epsilon
-    for_any, for_auc = needed(stated)
-    if rows >= for_auc:
+def hidden_auc(experiment: Experiment, sites: Sequence[PlannedSite]) -> list[str]:
+    """Whether the AUC alone could not be told, where other figures can; the model may still learn."""
+    if not experiment.privacy.private or not sites or _hidden_figures(experiment, sites):
         return []
-    enough = _least_epsilon(lambda more: rows >= needed(more)[1], stated)
-    what = "No metric could be told" if rows < for_any else "AUC could not be told"
+    return _hidden("AUC could not be told", experiment, sites, _rows_for_auc)
+
+
+def _hidden(
+    what: str,
+    experiment: Experiment,
+    sites: Sequence[PlannedSite],
+    needed: Callable[[Experiment, float, int], float],
+) -> list[str]:
+    """Of a numeric label the errors of a plan say it."""
+    rows, stated = sum(site.held_out_rows for site in sites), experiment.privacy.evaluation_epsilon
+    if experiment.task.label.kind == "numeric" or rows >= needed(experiment, stated, len(sites)):
+        return []
+    enough = _least_epsilon(lambda more: rows >= needed(experiment, more, len(sites)), stated)
+    at_least = math.ceil(needed(experiment, stated, len(sites)))
     return [
         f"{what}: at privacy.evaluation_epsilon = {stated:g} the noise hides about "
         f"{counted(rows, 'held-out row')} at {counted(len(sites), 'site')}. "
-        f"{_remedy('privacy.evaluation_epsilon', enough, math.ceil(for_auc), 'held-out rows')}"
+        f"{_remedy('privacy.evaluation_epsilon', enough, at_least, 'held-out rows')}"
     ]
+
+
+def _rows_for_any(experiment: Experiment, epsilon: float, sites: int) -> float:
+    """Held-out rows that are at least needed for any figure."""
+    noise = evaluation_noise(experiment, epsilon) * math.sqrt(sites)
+    return max(1.0, _HIDDEN * noise * math.sqrt(2 * _COUNTS))
+
+
+def _rows_for_auc(experiment: Experiment, epsilon: float, sites: int) -> float:
+    """The same for the AUC, which needs as much of the rarer outcome by itself."""
+    share = positive_share(experiment)
+    rarer = min(share, 1 - share) if len(experiment.task.label.classes) == 2 else 0.5
+    noise = evaluation_noise(experiment, epsilon) * math.sqrt(sites)
+    return max(_rows_for_any(experiment, epsilon, sites), _HIDDEN * noise * math.sqrt(_COUNTS) / rarer)
 
 
 def _remedy(key: str, epsilon: float | None, rows: int, what: str) -> str:
