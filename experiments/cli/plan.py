@@ -46,7 +46,7 @@ def plan(
     """
     from contract.recipe import with_recipe
     from experiments.planning.costs import site_cost
-    from experiments.planning.errors import expected_errors
+    from experiments.planning.errors import errors_by_site, expected_errors
     from experiments.planning.warnings import doubts, hidden_auc, refusals
     from terminal.experiment_files import read_experiment
     from terminal.output import print_json
@@ -57,8 +57,9 @@ def plan(
     sites = _sites(stated, site or [])
     experiment = with_recipe(stated, [one.stated_rows for one in sites])
     costs = [site_cost(experiment, one, windows) for one in sites]
-    errors = expected_errors(experiment, [one.held_out_rows for one in sites])
-    own = [expected_errors(experiment, [one.held_out_rows], levels=(_SITE_LEVEL,)) for one in sites]
+    held_out = [one.held_out_rows for one in sites]
+    errors = expected_errors(experiment, held_out)
+    own = errors_by_site(experiment, held_out, level=_SITE_LEVEL)
     learnt = _learnt(stated, sites, curve=curve or plot is not None, silent=json)
     warnings = [*refusals(experiment, sites, windows), *_unpaid(sites, costs), *doubts(experiment, sites)]
     warnings += [*hidden_auc(experiment, sites), *_too_noisy(experiment, learnt)]
@@ -157,7 +158,7 @@ def _require_picture(stated: Experiment, file: Path) -> None:
         )
     if not can_be_planted(stated) or not stated.privacy.private:
         raise InputError(
-            "there is no curve of this experiment: it is of two classes, a linear or mlp model, and privacy",
+            "there is no curve of this experiment: it is for two classes, a small model, and privacy",
             where="--plot",
             remedy="Leave --plot out",
         )
@@ -269,7 +270,7 @@ def _show_learnt(experiment: Experiment, learnt: Sequence[PlantedResult]) -> Non
     if not learnt:
         say(
             "What noise leaves of an effect is not simulated here: it is for two classes, and a linear or "
-            "mlp model."
+            "mlp model of at most 2,000 parameters."
         )
         return
     print_table(

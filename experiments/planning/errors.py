@@ -27,12 +27,14 @@ from contract.releases import SCORE_BINS, ScoreHistogram
 from experiments.planning.warnings import evaluation_noise, positive_share
 from server.exchange.weights import row_weights
 
-__all__ = ["LEVELS", "ExpectedError", "expected_errors"]
+__all__ = ["LEVELS", "ExpectedError", "errors_by_site", "expected_errors"]
 
 LEVELS = (0.6, 0.75, 0.9)
 """AUCs of models for which errors are drawn; of a number the R² is that of 2 · AUC - 1."""
 
-_DRAWS = 400
+_DRAWS, _FEWEST_DRAWS = 400, 60
+_RELEASES = 4000
+"""Drawn for one level at most: with many sites fewer draws do, as a spread is rough by nature."""
 _RIGHT = 0.7
 """Of more than two classes, the share of rows that the imagined model gets right."""
 _SPREAD = 1 / 6
@@ -67,7 +69,12 @@ class ExpectedError:
 
 
 def expected_errors(
-    experiment: Experiment, held_out: Sequence[int], *, levels: Sequence[float] = LEVELS, seed: int = 0
+    experiment: Experiment,
+    held_out: Sequence[int],
+    *,
+    levels: Sequence[float] = LEVELS,
+    draws: int = _DRAWS,
+    seed: int = 0,
 ) -> tuple[ExpectedError, ...]:
     """Of every figure over the rows of all sites together, at each level.
 
@@ -75,21 +82,34 @@ def expected_errors(
         experiment: the plan, with all settings chosen: noise grows with the number of evaluations.
         held_out: how many rows each site evaluates on.
         levels: AUCs.
+        draws: at each level; less with many sites.
         seed: of the draws; no data is in them.
     """
     rng = np.random.default_rng(seed)
     rows = [max(0, number) for number in held_out]
-    deviation = evaluation_noise(experiment)
-    return tuple(found for level in levels for found in _at_level(experiment, rows, deviation, level, rng))
+    times = min(draws, max(_FEWEST_DRAWS, _RELEASES // max(1, len(rows))))
+    return tuple(found for level in levels for found in _at_level(experiment, rows, level, times, rng))
+
+
+def errors_by_site(
+    experiment: Experiment, held_out: Sequence[int], *, level: float
+) -> list[tuple[ExpectedError, ...]]:
+    """Of every figure over the rows of each site alone, at one level; arguments as of `expected_errors`."""
+    draws = max(_FEWEST_DRAWS, _RELEASES // max(1, len(held_out)))
+    by_rows = {
+        rows: expected_errors(experiment, [rows], levels=(level,), draws=min(_DRAWS, draws))
+        for rows in set(held_out)
+    }
+    return [by_rows[rows] for rows in held_out]
 
 
 def _at_level(
-    experiment: Experiment, rows: Sequence[int], deviation: float, level: float, rng: np.random.Generator
+    experiment: Experiment, rows: Sequence[int], level: float, draws: int, rng: np.random.Generator
 ) -> list[ExpectedError]:
-    numeric = experiment.task.label.kind == "numeric"
+    numeric, deviation = experiment.task.label.kind == "numeric", evaluation_noise(experiment)
     draw = _sums_of(experiment, 2 * level - 1, rng) if numeric else _histogram_of(experiment, level, rng)
     plain, told = [], []
-    for _ in range(_DRAWS):
+    for _ in range(draws):
         releases = [draw(number) for number in rows]
         plain.append(_pooled(releases).metrics())
         told.append(_pooled([_noisy(one, deviation, rng) for one in releases]).metrics())

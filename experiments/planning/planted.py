@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.experiment import CategoricalFeature, Experiment, Task
+from contract.models import model_shapes
 from contract.recipe import with_recipe
 from experiments.benchmarks.utility import auc_of, pooled_auc, train
 from experiments.benchmarks.utility_sets import EncodedRows
@@ -34,6 +35,9 @@ REPEATS = 5
 _MOST_ROWS, _MOST_SITES = 6_000, 8
 """That are trained on; with more, these stand for all, with less noise or more."""
 _HELD_OUT = 4_000
+_MOST_PARAMETERS = 2_000
+_LEAST_SHARE = 1e-6
+"""Of the noise: with less, none is to be seen."""
 _STRENGTH = 1.5
 """Standard deviation of the weighted sum, in log odds: an AUC of about .8."""
 
@@ -62,8 +66,10 @@ class PlantedResult:
 
 
 def can_be_planted(experiment: Experiment) -> bool:
-    """Whether there is a planted effect for such a label and model: two classes, linear or mlp."""
-    return len(experiment.task.label.classes) == 2 and experiment.model.kind in ("linear", "mlp")
+    """Whether there is a planted effect for such a label and model: two classes, linear or mlp, not large."""
+    if len(experiment.task.label.classes) != 2 or experiment.model.kind not in ("linear", "mlp"):
+        return False
+    return sum(math.prod(shape) for shape in model_shapes(experiment).values()) <= _MOST_PARAMETERS
 
 
 def planted_result(
@@ -88,13 +94,14 @@ def planted_result(
     rows = [site.stated_rows for site in sites]
     plan = with_recipe(stated.model_copy(update={"privacy": privacy}), rows)
     sizes, share = _sizes(rows)
+    seen = plan.privacy.private and share > _LEAST_SHARE
     private, plain = [], []
     for repeat in range(REPEATS):
         rng = np.random.default_rng([seed, repeat])
         both = planted_rows(plan.task, [*sizes, _HELD_OUT], rng, positive=positive_share(plan))
         held = both.site == len(sizes)
         training, held_out = both.rows(~held), both.rows(held)
-        model = train(plan, training, rng, share_of_noise=share if plan.privacy.private else 0.0)
+        model = train(plan, training, rng, share_of_noise=share if seen else 0.0)
         private.append(auc_of(model, held_out))
         plain.append(max(pooled_auc(training, held_out)))
         told()

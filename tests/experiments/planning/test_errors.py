@@ -13,7 +13,7 @@ from clients.ledger.plans import run_plans
 from clients.mechanisms.noise import SystemNoise, noisy
 from contract.experiment import Experiment
 from contract.releases import SCORE_BINS, ScoreHistogram
-from experiments.planning.errors import ExpectedError, expected_errors
+from experiments.planning.errors import ExpectedError, errors_by_site, expected_errors
 from experiments.planning.warnings import evaluation_noise
 from server.rounds import pooled
 
@@ -101,6 +101,13 @@ def test_a_number_and_many_classes_have_theirs() -> None:
     assert of(expected_errors(classes, [2000], levels=(0.75,)), "accuracy").value == pytest.approx(
         0.7, abs=0.05
     )
+
+
+def test_a_site_alone_knows_less_than_all_together() -> None:
+    together = of(expected_errors(experiment(), [600, 300, 600], levels=(0.75,)), "auc").error
+    alone = [of(found, "auc").error for found in errors_by_site(experiment(), [600, 300, 600], level=0.75)]
+    assert alone[0] == alone[2]
+    assert together < alone[0] < alone[1]
 
 
 def test_the_same_plan_says_the_same_twice() -> None:

@@ -7,7 +7,7 @@ import statistics
 import numpy as np
 import pytest
 
-from contract.experiment import Experiment
+from contract.experiment import Experiment, Model
 from experiments.benchmarks.utility import auc_of, train
 from experiments.planning import planted
 from experiments.planning.curve_plot import plot_curve
@@ -94,9 +94,16 @@ def test_rows_are_as_a_site_scales_them(scaling: str, low: int) -> None:
     assert np.bincount(rows.site).tolist() == [400, 100]
 
 
+def test_a_federation_of_any_size_is_stood_for() -> None:
+    found = planted_result(experiment(), sites(10**9, *[10**6] * 20))
+    assert found.kept > 0.9
+
+
 def test_other_labels_and_models_have_none() -> None:
     assert can_be_planted(experiment())
     assert not can_be_planted(experiment(label={"classes": ["a", "b", "c"]}))
+    large = experiment().model_copy(update={"model": Model(kind="mlp", hidden=(500, 500))})
+    assert not can_be_planted(large)
     assert not can_be_planted(experiment(label={"kind": "numeric", "low": 0.0, "high": 1.0}))
 
 
