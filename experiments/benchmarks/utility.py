@@ -53,17 +53,21 @@ def ready_plan(rows: EncodedRows, epsilon: float, model: Model | None = None) ->
     return with_recipe(stated, sizes)
 
 
-def train(plan: Experiment, rows: EncodedRows, rng: np.random.Generator) -> Arrays:
+def train(
+    plan: Experiment, rows: EncodedRows, rng: np.random.Generator, *, share_of_noise: float = 1.0
+) -> Arrays:
     """The model of a private run: each site's real noise, from the operating system's entropy.
 
     Args:
         plan: of `ready_plan`, on the same rows.
         rows: those of training.
         rng: for the first values of a network.
+        share_of_noise: that is added, where the rows stand for others: a tenth of the rows with a tenth of
+            the noise learn what all would.
     """
     from clients.ledger.plan import Split
     from clients.ledger.plans import train_plan
-    from clients.mechanisms.noise import SystemNoise
+    from clients.mechanisms.noise import NoNoise, SystemNoise
     from clients.mechanisms.training import LocalSteps, train_locally
     from clients.rows.table import Table
     from contract.messages import Instruction, Reply
@@ -74,6 +78,7 @@ def train(plan: Experiment, rows: EncodedRows, rng: np.random.Generator) -> Arra
 
     assume_identity(1)  # Flower's strategies address messages, which nobody sends
     noise = train_plan(plan, Instruction(run="r", step=1), Split(name="s", lasting=True)).noise_multiplier
+    noise *= share_of_noise
     spent = Spent(
         epsilon=plan.privacy.epsilon, delta=plan.privacy.delta, unit="record", method="PLD", block="all/train"
     )
@@ -83,7 +88,7 @@ def train(plan: Experiment, rows: EncodedRows, rng: np.random.Generator) -> Arra
         )
         for site in np.unique(rows.site)
     }
-    strategy, source = build_strategy(plan.strategy), SystemNoise()
+    strategy, source = build_strategy(plan.strategy), SystemNoise() if noise else NoNoise()
     model: Any = initial_arrays(plan, rng)
     kept = max(1, round(plan.strategy.average_last * plan.strategy.rounds))
     total = {name: np.zeros(value.shape) for name, value in model.items()}

@@ -20,7 +20,7 @@ from contract.collector import collect_rarely
 from contract.errors import InputError, TidegateError
 from contract.outside import shown
 from contract.transport import ask_directly_here
-from experiments.cli import audit, bench, data, demo, new, ranges, run
+from experiments.cli import audit, bench, data, demo, new, plan, ranges, run
 from experiments.cli.by_profile import THERE, by_profile, either
 from experiments.cli.installation import missing_library
 from scientist.cli import connect, runs
@@ -60,6 +60,7 @@ def _options(
 
 app.command()(run.run)
 app.command()(new.new)
+app.command()(plan.plan)
 app.command()(ranges.ranges)
 app.command()(connect.connect)
 app.command()(connect.disconnect)

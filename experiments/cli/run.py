@@ -38,23 +38,20 @@ def run(
     sign_days: Annotated[
         int, typer.Option(min=1, max=366, help="At the server: so long sites take your signature of the run.")
     ] = 14,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask whether to run what `tidegate plan` warns of.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="End with one JSON object.")] = False,
 ) -> None:
     """Train across the sites and register a model version: at the server of your profile, or here."""
     from scientist.connected import is_connected
 
     if runtime is None and not site and resume is None and is_connected():
-        from scientist.cli.runs import run_there
-        from scientist.cli.sites import with_all_settings as with_settings_there
-        from terminal.experiment_files import read_experiment
-        from terminal.output import say_recipe
-
-        plan = with_settings_there(read_experiment(file))
-        say_recipe(plan, silent=json)
-        run_there(plan, list(window or ()), json=json, days=sign_days)
+        _run_there(file, window or [], sign_days=sign_days, yes=yes, json=json)
         return
     runtime = runtime or "inline"
     from contract.names import name_run
+    from experiments.cli.confirmation import confirm_here
     from experiments.federated_run import (
         Request,
         named_runtime,
@@ -83,6 +80,8 @@ def run(
     sites = sites_for(experiment, site or [], settings.home)
     experiment = with_all_settings(experiment, sites)
     say_recipe(experiment, silent=json)
+    if resume is None:
+        confirm_here(experiment, sites, yes=yes)
     quiet_flower()
     name = resume or name_run(experiment.name)
     steps = Steps(experiment.name, experiment.strategy.rounds, silent=json)
@@ -129,6 +128,20 @@ def run(
         f"run {result['run']}, {result['seconds']['total']:.1f} s. "
         f"Open the passport with: tidegate models show {result['model']} {result['version']}"
     )
+
+
+def _run_there(file: Path, windows: list[str], *, sign_days: int, yes: bool, json: bool) -> None:
+    """At the server of the profile, which needs no heavy library here."""
+    from experiments.cli.confirmation import confirm_there
+    from scientist.cli.runs import run_there
+    from scientist.cli.sites import with_all_settings
+    from terminal.experiment_files import read_experiment
+    from terminal.output import say_recipe
+
+    plan = with_all_settings(read_experiment(file))
+    say_recipe(plan, silent=json)
+    confirm_there(plan, windows, yes=yes)
+    run_there(plan, list(windows), json=json, days=sign_days)
 
 
 def _again(

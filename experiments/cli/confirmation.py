@@ -1,0 +1,55 @@
+"""Asks before a run is paid for that could not succeed. Needs no heavy library."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from contract.experiment import Experiment
+
+__all__ = ["confirm_here", "confirm_there"]
+
+
+def confirm_here(experiment: Experiment, sites: Sequence[Path], *, yes: bool) -> None:
+    """Ask about a run at these site.toml files; what they would refuse they say themselves.
+
+    Raises:
+        Exit: whoever is asked says no.
+    """
+    from experiments.planning.sites import of_files
+    from experiments.planning.warnings import doubts
+
+    _confirm(doubts(experiment, of_files(sites, drafts=True)), yes=yes)
+
+
+def confirm_there(experiment: Experiment, windows: Sequence[str], *, yes: bool) -> None:
+    """Ask about a run at the server of the profile.
+
+    Raises:
+        Exit: whoever is asked says no.
+    """
+    from experiments.planning.sites import of_cards
+    from experiments.planning.warnings import doubts, refusals
+    from scientist.cli.sites import all_cards
+
+    cards = all_cards()
+    sites = of_cards(cards)
+    refused = refusals(experiment, sites, windows, admitted=len(cards))
+    _confirm((*refused, *doubts(experiment, sites)), yes=yes)
+
+
+def _confirm(warnings: Sequence[str], *, yes: bool) -> None:
+    """Say the warnings; a person at a terminal is asked, and a script goes on."""
+    from contract.outside import shown
+    from terminal.output import errors
+
+    for warning in warnings:
+        errors.print(shown(f"WARNING: {warning}", limit=5000), style="yellow", soft_wrap=True)
+    if not warnings or yes or not sys.stdin.isatty():
+        return
+    if not typer.confirm("Run it all the same?", err=True):
+        errors.print("Not run: nothing was spent. `tidegate plan` says more.")
+        raise typer.Exit(1)

@@ -1,0 +1,87 @@
+"""What a planned run would cost each site at most; and what its ledger has left, where that lies here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from clients.ledger.chain import Cap
+from clients.ledger.cost import BlockCost, block_costs
+from clients.ledger.plan import Plan, Split, side_of
+from clients.ledger.plans import run_plans
+from clients.ledger.spending import Spending
+from contract.experiment import Experiment
+from experiments.planning.sites import PlannedSite
+
+__all__ = ["SiteCost", "site_cost"]
+
+_RUN = "(a new run)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteCost:
+    """What one run costs one site at most.
+
+    Attributes:
+        train, evaluate: ε that a training row and a held-out row pay, at the experiment's δ; infinite where
+            it is not private. A row that may change its side pays for both.
+        cap: the site's limit on a block; None where its site.toml lies elsewhere.
+        blocks: what each data block would have paid with all before, at the cap's δ; none then either.
+    """
+
+    train: float
+    evaluate: float
+    cap: Cap | None = None
+    blocks: tuple[BlockCost, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        """Whether the caps that are known allow it."""
+        return all(block.fits for block in self.blocks)
+
+
+def site_cost(experiment: Experiment, site: PlannedSite, windows: Sequence[str] = ()) -> SiteCost:
+    """Of one site. Nothing is entered into its ledger, and none is begun.
+
+    Raises:
+        LedgerError: the ledger that lies here cannot be read.
+    """
+    lasting = site.card is not None and site.card.lasting_sides
+    plans = run_plans(_RUN, experiment, tuple(windows), Split(name="planned", lasting=lasting))
+    train, evaluate = _alone(experiment, plans)
+    if site.file is None:
+        return SiteCost(train=train, evaluate=evaluate)
+    cap, blocks = _with_before(experiment, site, tuple(windows), plans)
+    return SiteCost(train=train, evaluate=evaluate, cap=cap, blocks=blocks)
+
+
+def _alone(experiment: Experiment, plans: Sequence[Plan]) -> tuple[float, float]:
+    """What a row on either side pays for this run, were nothing else ever charged."""
+    privacy = experiment.privacy
+    if not privacy.private:
+        return math.inf, math.inf
+    spent = Spending(Cap(epsilon=privacy.epsilon, delta=privacy.delta)).would_spend(plans)
+    sides = {side_of(block): one.epsilon for block, one in spent.items()}  # windows pay alike
+    return sides["train"], sides["holdout"]
+
+
+def _with_before(
+    experiment: Experiment, site: PlannedSite, windows: tuple[str, ...], plans: Sequence[Plan]
+) -> tuple[Cap, tuple[BlockCost, ...]]:
+    from clients.site import open_site
+    from clients.site_config import read_site_config
+
+    assert site.file is not None  # noqa: S101 - the caller has looked
+    config = read_site_config(site.file)
+    cap = Cap(epsilon=config.policy.epsilon_cap, delta=config.policy.delta_cap)
+    if config.storage.folder.exists():
+        opened = open_site(site.file)
+        opened.ledger.verify()
+        plans = run_plans(_RUN, experiment, windows, opened.split)
+        return cap, block_costs(opened.ledger, plans)
+    spent = Spending(cap).would_spend(plans)
+    return cap, tuple(
+        BlockCost(block=block, now=0.0, then=one.epsilon, method=one.method, fits=cap.holds(one.epsilon))
+        for block, one in sorted(spent.items())
+    )

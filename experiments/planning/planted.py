@@ -1,0 +1,163 @@
+"""What noise leaves of an effect that is there: training as a run does it, on rows drawn from public facts.
+
+Each feature is drawn evenly over its range or its categories. A row's label follows from a weighted sum of
+its features and chance, so that a model that knew the weights would reach an AUC of about .8. Sites, server
+and noise are a run's own (`experiments.benchmarks.utility.train`), and so are the settings; beside it stands
+logistic regression without privacy on the same rows. Real rows are not even, and their effect is another one:
+this says what rows, sites, ε and settings allow, not what will come out.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from contract.experiment import CategoricalFeature, Experiment, Task
+from contract.models import model_shapes
+from contract.recipe import with_recipe
+from experiments.benchmarks.utility import auc_of, pooled_auc, train
+from experiments.benchmarks.utility_sets import EncodedRows
+from experiments.planning.sites import PlannedSite
+from experiments.planning.warnings import positive_share
+
+__all__ = ["FACTORS", "REPEATS", "PlantedResult", "can_be_planted", "planted_result", "planted_rows"]
+
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Times the experiment's ε, of a curve."""
+REPEATS = 5
+"""With new rows, a new effect and new noise each."""
+
+_MOST_ROWS, _MOST_SITES = 6_000, 8
+"""That are trained on; with more, these stand for all, with less noise or more."""
+_HELD_OUT = 4_000
+_MOST_PARAMETERS = 2_000
+_LEAST_SHARE = 1e-6
+"""Of the noise: with less, none is to be seen."""
+_STRENGTH = 1.5
+"""Standard deviation of the weighted sum, in log odds: an AUC of about .8."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlantedResult:
+    """What a model reached on rows with a planted effect.
+
+    Attributes:
+        epsilon: of training.
+        auc, spread: mean and standard deviation over repeats, with new rows and new noise each.
+        without_privacy: of logistic regression on the same rows.
+        rounds: that the plan has at this ε.
+    """
+
+    epsilon: float
+    auc: float
+    spread: float
+    without_privacy: float
+    rounds: int
+
+    @property
+    def kept(self) -> float:
+        """The share of what can be learnt that is learnt in spite of the noise, from 0 (chance) on."""
+        return (self.auc - 0.5) / (self.without_privacy - 0.5)
+
+
+def can_be_planted(experiment: Experiment) -> bool:
+    """Whether there is a planted effect for such a label and model: two classes, linear or mlp, not large."""
+    if len(experiment.task.label.classes) != 2 or experiment.model.kind not in ("linear", "mlp"):
+        return False
+    return sum(math.prod(shape) for shape in model_shapes(experiment).values()) <= _MOST_PARAMETERS
+
+
+def planted_result(
+    stated: Experiment,
+    sites: Sequence[PlannedSite],
+    *,
+    factor: float = 1.0,
+    seed: int = 0,
+    told: Callable[[], None] = lambda: None,
+) -> PlantedResult:
+    """Train on planted rows at so many times the experiment's ε, with and without privacy.
+
+    Args:
+        stated: the experiment as its file has it: what it leaves to the recipe is chosen for each ε.
+        sites: that state their rows.
+        factor: of ε.
+        seed: of rows; noise comes from the system.
+        told: is called after each repeat.
+    """
+    epsilon = stated.privacy.epsilon * factor
+    privacy = stated.privacy.model_copy(update={"epsilon": epsilon})
+    rows = [site.stated_rows for site in sites]
+    plan = with_recipe(stated.model_copy(update={"privacy": privacy}), rows)
+    sizes, share = _sizes(rows)
+    seen = plan.privacy.private and share > _LEAST_SHARE
+    private, plain = [], []
+    for repeat in range(REPEATS):
+        rng = np.random.default_rng([seed, repeat])
+        both = planted_rows(plan.task, [*sizes, _HELD_OUT], rng, positive=positive_share(plan))
+        held = both.site == len(sizes)
+        training, held_out = both.rows(~held), both.rows(held)
+        model = train(plan, training, rng, share_of_noise=share if seen else 0.0)
+        private.append(auc_of(model, held_out))
+        plain.append(max(pooled_auc(training, held_out)))
+        told()
+    return PlantedResult(
+        epsilon=epsilon,
+        auc=statistics.mean(private),
+        spread=statistics.stdev(private),
+        without_privacy=statistics.mean(plain),
+        rounds=plan.strategy.rounds,
+    )
+
+
+def planted_rows(
+    task: Task, sizes: Sequence[int], rng: np.random.Generator, *, positive: float
+) -> EncodedRows:
+    """Rows of sites of these sizes, with one effect in all of them.
+
+    Args:
+        task: its features are drawn; two classes.
+        sizes: of the sites.
+        rng: of rows, effect and chance.
+        positive: the share of positives.
+    """
+    count = sum(sizes)
+    features = np.concatenate([_drawn(feature, task, count, rng) for feature in task.features], axis=1)
+    score = features @ rng.normal(size=features.shape[1])
+    score = _STRENGTH * (score - score.mean()) / (score.std() or 1.0) + rng.logistic(size=count)
+    return EncodedRows(
+        task=task,
+        features=features.astype(np.float32),
+        labels=(score > np.quantile(score, 1 - positive)).astype(np.int64),
+        site=np.repeat(np.arange(len(sizes)), sizes).astype(np.int64),
+        group=np.arange(count),
+    )
+
+
+def _drawn(feature: object, task: Task, count: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """A feature's columns, scaled as a site scales them."""
+    if isinstance(feature, CategoricalFeature):
+        categories = len(feature.categories)
+        unit = np.eye(categories)[rng.integers(0, categories, count)]
+    else:
+        unit = rng.random((count, 1))
+    return 2 * unit - 1 if task.scaling == "symmetric" else unit
+
+
+def _sizes(rows: Sequence[int]) -> tuple[list[int], float]:
+    """Rows of the sites that are trained on, and the share of the noise that they get.
+
+    As many times less noise as there are fewer rows leaves the noise in a step what it was; and as noise of K
+    sites adds up to √K times that of one, fewer sites get more each.
+    """
+    shrink = min(1.0, _MOST_ROWS / sum(rows))
+    if len(rows) <= _MOST_SITES:
+        sizes = [max(1, round(shrink * one)) for one in rows]
+        return sizes, sum(sizes) / sum(rows)
+    each = max(1, round(shrink * sum(rows) / _MOST_SITES))
+    sizes = [each] * _MOST_SITES
+    return sizes, sum(sizes) / sum(rows) * math.sqrt(len(rows) / _MOST_SITES)

@@ -1,0 +1,116 @@
+"""A planted effect is learnt where rows and ε allow it, and not where they do not."""
+
+from __future__ import annotations
+
+import statistics
+
+import numpy as np
+import pytest
+
+from contract.experiment import Experiment, Model
+from experiments.benchmarks.utility import auc_of, train
+from experiments.planning import planted
+from experiments.planning.curve_plot import plot_curve
+from experiments.planning.planted import PlantedResult, can_be_planted, planted_result, planted_rows
+from experiments.planning.sites import PlannedSite
+from terminal.output import quiet_flower
+
+FEATURES = [
+    *({"name": f"x{number}", "kind": "numeric", "low": 0, "high": 9} for number in range(4)),
+    {"name": "ward", "kind": "categorical", "categories": ["a", "b", "c"]},
+]
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    quiet_flower()
+
+
+def experiment(
+    *, scaling: str = "unit", label: dict[str, object] | None = None, **privacy: object
+) -> Experiment:
+    task = {"label": {"column": "ill", **(label or {})}, "features": FEATURES, "scaling": scaling}
+    stated = {"epsilon": 3.0, **privacy}
+    return Experiment.model_validate(
+        {"name": "small", "task": task, "privacy": stated, "strategy": {"rounds": 20}}
+    )
+
+
+def sites(*rows: int) -> list[PlannedSite]:
+    return [PlannedSite(name=f"site-{number}", stated_rows=one) for number, one in enumerate(rows)]
+
+
+def test_what_rows_allow_is_learnt() -> None:
+    found = planted_result(experiment(), sites(1500, 900, 600))
+    assert 0.75 < found.without_privacy < 0.9
+    assert 0.9 < found.kept < 1.05
+
+
+def test_what_noise_hides_is_not() -> None:
+    found = planted_result(experiment(epsilon=0.05), sites(60, 50, 40))
+    assert found.without_privacy > 0.7
+    assert found.kept < 0.5
+
+
+def test_without_privacy_nothing_is_lost() -> None:
+    found = planted_result(experiment(private=False), sites(300, 200))
+    assert found.kept > 0.9
+
+
+def test_fewer_rows_and_sites_with_their_share_of_noise_stand_for_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there = sites(*[250] * 12)
+    stand_in = planted_result(experiment(epsilon=0.3), there)
+    monkeypatch.setattr(planted, "_MOST_SITES", 12)
+    whole = planted_result(experiment(epsilon=0.3), there)
+    monkeypatch.setattr(planted, "_MOST_ROWS", 1000)
+    fewer = planted_result(experiment(epsilon=0.3), there)
+    for found in (stand_in, fewer):
+        assert found.kept == pytest.approx(whole.kept, abs=0.12)
+
+
+def test_a_share_of_the_noise_is_less_noise() -> None:
+    from contract.recipe import with_recipe
+
+    plan = with_recipe(experiment(epsilon=0.2), [300, 300])
+    rng = np.random.default_rng(1)
+    rows = planted_rows(plan.task, [300, 300, 2000], rng, positive=0.5)
+    training, held_out = rows.rows(rows.site < 2), rows.rows(rows.site == 2)
+    noisy, clear = (
+        statistics.mean(auc_of(train(plan, training, rng, share_of_noise=share), held_out) for _ in range(4))
+        for share in (1.0, 0.0)
+    )
+    assert clear > noisy + 0.03
+
+
+@pytest.mark.parametrize(("scaling", "low"), [("unit", 0), ("symmetric", -1)])
+def test_rows_are_as_a_site_scales_them(scaling: str, low: int) -> None:
+    rng = np.random.default_rng(1)
+    rows = planted_rows(experiment(scaling=scaling).task, [400, 100], rng, positive=0.1)
+    assert rows.features.shape == (500, 7)
+    assert (rows.features.min().round(), rows.features.max().round()) == (low, 1)
+    assert rows.labels.mean() == pytest.approx(0.1, abs=0.01)
+    assert np.bincount(rows.site).tolist() == [400, 100]
+
+
+def test_a_federation_of_any_size_is_stood_for() -> None:
+    found = planted_result(experiment(), sites(10**9, *[10**6] * 20))
+    assert found.kept > 0.9
+
+
+def test_other_labels_and_models_have_none() -> None:
+    assert can_be_planted(experiment())
+    assert not can_be_planted(experiment(label={"classes": ["a", "b", "c"]}))
+    large = experiment().model_copy(update={"model": Model(kind="mlp", hidden=(500, 500))})
+    assert not can_be_planted(large)
+    assert not can_be_planted(experiment(label={"kind": "numeric", "low": 0.0, "high": 1.0}))
+
+
+@pytest.mark.parametrize(("kind", "begins"), [("png", b"\x89PNG"), ("svg", b"<?xml")])
+def test_the_curve_is_drawn(kind: str, begins: bytes) -> None:
+    curve = [
+        PlantedResult(epsilon=epsilon, auc=auc, spread=0.02, without_privacy=0.82, rounds=60)
+        for epsilon, auc in ((0.5, 0.6), (1.0, 0.7), (2.0, 0.8))
+    ]
+    assert plot_curve(curve, name="small $x$", stated=1.0, kind=kind).startswith(begins)  # type: ignore[arg-type]
