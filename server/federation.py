@@ -65,8 +65,8 @@ class Federation:
         settings: where the server keeps its state.
         processes: its children.
         port: of the SuperLink; 0 takes a free one.
-        lasting: whether the SuperLink keeps its state in a file. Without, it keeps it in
-            memory and a round takes half the time; runs resume from our own checkpoints anyway.
+        lasting: whether the sites' registrations outlive the SuperLink. Its runs never do: they go on from
+            our own checkpoints, under their names.
         announced: whether other commands of this home find it; not so where it ends with one run, beside a
             server that stands.
         file: how others reach it: then it has a gateway; None for this machine alone.

@@ -66,15 +66,18 @@ class RunQueue:
     def adopt(self) -> None:
         """Submit again what an earlier server had begun and not ended."""
         for one in self.submissions.active(self.federation):
-            record = self.state.run(one.run)
-            if one.stopped_by:
-                self._end_at_superlink(one)
-                self.submissions.settle(one, f"stopped by {one.stopped_by}")
-            elif record is None or record.status in _UNFINISHED or one.is_resumed(record):
-                self._end_at_superlink(one)
-                self._submit(one, "goes on")
-            else:
-                self.submissions.settle(one)
+            self._take_up(one)
+
+    def _take_up(self, one: SubmissionRecord) -> None:
+        record = self.state.run(one.run)
+        if one.stopped_by:
+            self._end_at_superlink(one)
+            self.submissions.settle(one, f"stopped by {one.stopped_by}")
+        elif record is None or record.status in _UNFINISHED or one.is_resumed(record):
+            self._end_at_superlink(one)
+            self._submit(one, "goes on")
+        else:
+            self.submissions.settle(one)
 
     def look(self) -> bool:
         """See what has ended or is to be stopped, and submit what is next; whether any goes on or waits."""
@@ -105,6 +108,9 @@ class RunQueue:
                 self.submissions.settle(one, str(exc))
             return
         if not stands.finished:
+            return
+        if stands.lost:
+            self._take_up(one)
             return
         words = f"stopped by {one.stopped_by}" if one.stopped_by else ""
         if not stands.completed and not words:

@@ -16,7 +16,6 @@ import copy
 import functools
 import hashlib
 import logging
-import math
 import sys
 import time
 import tomllib
@@ -56,7 +55,6 @@ __all__ = [
     "quicken_grid",
     "run_superlink",
     "silence_telemetry",
-    "spare_database",
 ]
 
 NO_ANSWER = frozenset(
@@ -88,10 +86,8 @@ _SIDE_BY_SIDE = 3
 _DATABASE_PATIENCE = 60_000
 """Milliseconds that the SuperLink waits for its database while another part is written: Flower's five seconds
 are too few for a long one, and what it then answers with ends the run."""
-_DEAD_TASKS_EVERY = 1.0
-"""Seconds."""
-_FINISHED, _DISMISSED = "finished", "unregistered"
-"""Of a run, and of a key."""
+_FINISHED, _LOST, _DISMISSED = "finished", "lost", "unregistered"
+"""Of a run, of one that no SuperLink knows, and of a key."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +107,11 @@ class RunState:
     def completed(self) -> bool:
         """Whether it has ended well."""
         return self.finished and self.sub_status == "completed"
+
+    @property
+    def lost(self) -> bool:
+        """Whether the SuperLink knows it no more, nor how it ended: nothing of it goes on there."""
+        return self.finished and self.sub_status == _LOST
 
 
 def quicken_grid() -> None:
@@ -275,8 +276,11 @@ def run_superlink(
         serve: in the place of `uvicorn.run`.
     """
     from flwr.supercore import sql_mixin
+    from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME
     from flwr.superlink import main
     from flwr.superlink.cli import flower_superlink
+
+    from server.line.lasting_state import lasting_factories
 
     command: Any = sys.modules[flower_superlink.__module__]
     usual_superexec = command._get_superexec_command
@@ -284,35 +288,19 @@ def run_superlink(
     if serve is not None:
         command.uvicorn = SimpleNamespace(run=serve)
 
-    spare_database()
     database: Any = sql_mixin
     database.SQLITE_PRAGMAS = (*database.SQLITE_PRAGMAS, ("busy_timeout", str(_DATABASE_PATIENCE)))
     module: Any = main
     usual = module._get_middleware
     module._get_middleware = lambda: arrange(usual())
+    usual_factories = module.get_objectstore_linkstate_factories
+
+    def factories(database: str, federation_manager: Any) -> Any:
+        lasts = database != FLWR_IN_MEMORY_DB_NAME
+        return (lasting_factories if lasts else usual_factories)(database, federation_manager)
+
+    module.get_objectstore_linkstate_factories = factories
     flower_superlink()
-
-
-def spare_database() -> None:
-    """Have a SuperLink that keeps its state in a file do less there for each request.
-
-    Flower looks for tasks that have died in every request, which is a third of what its database does in a
-    round, and counts bytes and seconds that no command of ours shows. A dead task, for whose heartbeat it
-    waits much longer, is now found a second later.
-    """
-    from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
-
-    state: Any = SqlLinkState
-    look = state._cleanup_expired_task_tokens
-
-    def now_and_then(self: Any) -> None:
-        now = time.monotonic()
-        if now - self.__dict__.get("_looked_for_dead_tasks", -math.inf) >= _DEAD_TASKS_EVERY:
-            self._looked_for_dead_tasks = now
-            look(self)
-
-    state._cleanup_expired_task_tokens = now_and_then
-    state.store_traffic = state.add_clientapp_runtime = lambda *_, **__: None
 
 
 def silence_telemetry() -> None:
@@ -494,11 +482,18 @@ class ControlClient:
         return int(response.run_id)
 
     def state(self, run: int) -> RunState:
-        """How the run stands."""
+        """How the run stands; one that a SuperLink before this one had begun is lost."""
+        import httpx
         from flwr.proto.control_pb2 import ListRunsRequest
 
         with self._client() as client:
-            status = client.ListRuns(ListRunsRequest(run_id=run)).run_dict[run].status
+            try:
+                status = client.ListRuns(ListRunsRequest(run_id=run)).run_dict[run].status
+            except httpx.HTTPStatusError as exc:
+                if exc.response.status_code != httpx.codes.NOT_FOUND:
+                    raise
+                words = "the SuperLink was started again meanwhile"
+                return RunState(status=_FINISHED, sub_status=_LOST, details=words)
         return RunState(status=status.status, sub_status=status.sub_status, details=status.details)
 
     def wait(self, run: int, *, pause: float = 0.2, watch: Callable[[], None] = lambda: None) -> RunState:

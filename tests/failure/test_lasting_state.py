@@ -23,6 +23,7 @@ import pytest
 import sqlalchemy as sa
 
 from clients.keys import make_node_key
+from contract.errors import InputError
 from contract.experiment_file import parse_experiment
 from server.jobs.job import Job
 from server.settings import ServerSettings, read_settings
@@ -245,6 +246,40 @@ def require_it_goes_on(server: Server, hurt: HurtFederation) -> None:
     refused = pytest.raises(sa.exc.DBAPIError, match="append-only")
     with open_state(server.settings.state_url) as state, refused, state.database.engine.begin() as connection:
         connection.execute(sa.text("DELETE FROM decisions"))
+
+
+def test_a_superlink_that_is_killed_knows_its_sites_again_and_no_run(tmp_path: Path) -> None:
+    server = Server(tmp_path, None)
+    sites = lay_out(tmp_path / "sites")[:1]
+    keys = {name: make_node_key(tmp_path / f"keys-{name}")[1] for name in ("north", "south")}
+    hurt = HurtFederation(server.settings, sites, tmp_path / "logs")
+    job = Job(kind="train", run="first", experiment=parse_experiment(TEXT, where="small"), windows=("w1",))
+    try:
+        hurt.start_server()
+        for name, key in keys.items():
+            server.tidegate("server", "admit", name, str(key))
+        server.tidegate("server", "revoke", "south")
+        hurt.submit(job)
+        for _ in range(2):
+            superlink = hurt.superlink()
+            assert superlink is not None
+            superlink.kill()
+            superlink.wait()
+            hurt.start_server()
+            assert hurt.flower_state().startswith("finished lost"), "not running for ever"
+            assert hurt.flower_has_finished()
+            assert [one["name"] for one in server.told("server", "sites")] == ["north"]
+            with (
+                hurt.control() as control,
+                pytest.raises(InputError, match="admitted as 'south' and dismissed"),
+            ):
+                control.register(keys["south"], "south", again=True)
+            with hurt.control() as control, pytest.raises(InputError, match="admitted as 'north'"):
+                control.register(keys["north"], "south", again=True)
+            with hurt.control() as control:
+                control.register(keys["north"], "north", again=True)
+    finally:
+        hurt.close()
 
 
 def test_a_superlink_whose_database_is_locked_is_one_sentence(tmp_path: Path) -> None:

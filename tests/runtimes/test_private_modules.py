@@ -1,8 +1,8 @@
 """Flower's private modules, as our two adapters use them: written for flwr 1.42.0.
 
 When another version is installed, this says in one place what to look at in `clients/line/` (`flower.py`
-and `packing.py`) and `server/line/` (`flower.py`, `superlink.py` and `replies.py`), before anything
-else fails in some stranger way.
+and `packing.py`) and `server/line/` (`flower.py`, `superlink.py`, `lasting_state.py` and `replies.py`),
+before anything else fails in some stranger way.
 """
 
 from __future__ import annotations
@@ -26,6 +26,16 @@ TAKEN = (
 CALLED: dict[str, tuple[str, ...]] = {
     "flwr.app.message.remove_content_from_message": ("message",),
     "flwr.cli.build.build_fab_from_files": ("files",),
+    "flwr.server.superlink.linkstate.LinkStateFactory": (
+        "database", "federation_manager", "objectstore_factory",
+    ),
+    "flwr.server.superlink.linkstate.in_memory_linkstate.InMemoryLinkState": (
+        "federation_manager", "object_store",
+    ),
+    "flwr.server.superlink.linkstate.sql_linkstate.SqlLinkState": (
+        "database_path", "federation_manager", "object_store",
+    ),
+    "flwr.superlink.main.get_objectstore_linkstate_factories": ("database", "federation_manager"),
     "flwr.common.config.get_fused_config_from_fab": ("fab_file", "run"),
     "flwr.common.serde.fab_to_proto": ("fab",),
     "flwr.common.serde.message_from_proto": ("message_proto",),
@@ -135,6 +145,27 @@ def test_a_reply_is_taken_out_of_the_state_as_flower_does_where_its_sending_expi
     }.items():
         parameters = inspect.signature(getattr(state, method)).parameters
         assert tuple(parameters)[1:] == needed
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_node_lives_in_memory_as_it_does_in_the_database(name: str) -> None:
+    """`lasting_state` changes it in the one and copies it to the other; these are all that change a node."""
+    state = found(name)
+    for method, needed in {
+        "create_node": ("owner_aid", "owner_name", "public_key", "heartbeat_interval", "location", "name"),
+        "activate_node": ("node_id", "heartbeat_interval"),
+        "acknowledge_node_heartbeat": ("node_id", "heartbeat_interval"),
+        "deactivate_node": ("node_id",),
+        "delete_node": ("owner_aid", "node_id"),
+        "get_node_info": ("node_ids", "owner_aids", "statuses"),
+    }.items():
+        assert tuple(inspect.signature(getattr(state, method)).parameters)[1:] == needed
+    assert {method for method in dir(state) if method.endswith("_node")} == {
+        "activate_node",
+        "create_node",
+        "deactivate_node",
+        "delete_node",
+    }
 
 
 def test_the_database_is_opened_with_the_settings_that_we_add_to() -> None:

@@ -171,6 +171,25 @@ def test_what_an_earlier_server_began_goes_on_and_the_queue_keeps_its_order(
     assert queue.submissions.places("f") == {later[0]: 1}
 
 
+def test_what_a_superlink_that_was_started_again_lost_is_taken_up(
+    queue: RunQueue, superlink: FakeSuperLink, state: State
+) -> None:
+    cut, done, stopped = add(queue, "ada", "ada", "ada")
+    queue.at_once = 3
+    queue.look()
+    for name in (cut, done):
+        state.start_run(name, experiment=plan(), job="train", trigger="ada", code_hash="c")
+    state.finish_run(done, "succeeded")
+    queue.submissions.stop(stopped, by="ada")
+    superlink.ended.update(dict.fromkeys(range(2**63 + 1, 2**63 + 4), "lost"))
+    queue.look()
+    assert superlink.began == [cut, done, stopped, cut]
+    assert superlink.stopped == [], "there is nothing to be stopped"
+    assert [one.run for one in queue.submissions.active("f")] == [cut]
+    queue.look()
+    assert len(superlink.began) == 4, "once"
+
+
 def test_a_run_that_is_resumed_goes_on_at_its_turn_and_after_a_restart(
     queue: RunQueue, superlink: FakeSuperLink, state: State
 ) -> None:

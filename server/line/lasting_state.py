@@ -1,0 +1,230 @@
+"""A SuperLink's state of which only the sites' registrations outlive it.
+
+Flower keeps all its state in memory or all of it in a database, where a round of four sites is some five
+hundred statements. Of ours only who is registered must last: what a SuperLink had begun is submitted again
+(`server.run_queue`, `server.schedule`), goes on at its checkpoint, and sites repeat what they have answered.
+
+So runs, messages and their parts are in memory; long parts, of which every site may have one under way, are
+files. Nodes are in memory and in Flower's database, which is changed first.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.server.superlink.linkstate import LinkStateFactory
+from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkState
+from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME
+from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
+
+__all__ = ["LastingState", "PartStore", "lasting_factories"]
+
+_LONG = 2**20
+"""Bytes of a part from which it is a file."""
+_MOST_FINISHED = 100
+"""Runs that have ended and are still known, the latest. Whoever follows a run asks every second."""
+
+_Result = TypeVar("_Result")
+
+
+class PartStore(InMemoryObjectStore):
+    """The parts of messages, in memory; the long ones in files.
+
+    Args:
+        folder: of the files; what is in it is of an earlier SuperLink, and is removed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700, parents=True)
+        self._folder = folder
+        self._files: dict[str, Path] = {}
+
+    def put(self, object_id: str, object_content: bytes) -> None:
+        """Keep a part that was announced.
+
+        Raises:
+            OSError: the disk is full, say; nothing of the part is kept.
+        """
+        if len(object_content) < _LONG:
+            super().put(object_id, object_content)
+            return
+        with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
+            path = Path(file.name)
+            try:
+                file.write(object_content)
+                file.flush()
+                super().put(object_id, object_content)
+            except BaseException:
+                path.unlink()
+                raise
+        with self.lock_store:
+            entry = self.store.get(object_id)
+            if entry is None or not entry.content:  # removed meanwhile, or a file already
+                path.unlink()
+                return
+            entry.content, self._files[object_id] = b"", path
+
+    def get(self, object_id: str) -> bytes | None:
+        """A part; no bytes while it is on its way, and None where it is not known."""
+        with self.lock_store:
+            path = self._files.get(object_id)
+            if path is None:
+                return super().get(object_id)
+            content = path.open("rb")  # it can be read on where another removes it meanwhile
+        with content:
+            return content.read()
+
+    def delete(self, object_id: str) -> None:
+        """Remove a part that no other is made of, and those that were its own."""
+        with self.lock_store:
+            super().delete(object_id)
+            if object_id not in self.store and (path := self._files.pop(object_id, None)) is not None:
+                path.unlink(missing_ok=True)
+
+
+class LastingState(InMemoryLinkState):
+    """Flower's state in memory, whose nodes, with their keys and names, are also in a database.
+
+    Args:
+        federation_manager: Flower's.
+        object_store: of the parts of messages.
+        kept: where the nodes are kept; it has been initialized. A node is there as it is here: what changes
+            is changed there first, and is known here once it is on the disk.
+    """
+
+    def __init__(self, federation_manager: Any, object_store: Any, kept: SqlLinkState) -> None:
+        super().__init__(federation_manager, object_store)
+        self._kept = kept
+        self._changing = threading.Lock()
+        """Held by whoever changes a node: else a late heartbeat might bring an unregistered one back."""
+        self._remember(kept.get_node_info())
+
+    # -- nodes, in the order of a site's life -------------------------------------------------------------
+
+    def create_node(
+        self,
+        owner_aid: str,
+        owner_name: str,
+        public_key: bytes,
+        heartbeat_interval: float,
+        *,
+        location: str | None = None,
+        name: str | None = None,
+    ) -> int:
+        """Register a node; return its id.
+
+        Raises:
+            ValueError: the key is or was another's.
+        """
+
+        def create() -> int:
+            return int(
+                self._kept.create_node(
+                    owner_aid, owner_name, public_key, heartbeat_interval, location=location, name=name
+                )
+            )
+
+        return self._changed(create, lambda node_id: node_id)
+
+    def activate_node(self, node_id: int, heartbeat_interval: float) -> bool:
+        """Note that a node has connected; whether it may."""
+        return self._changed(lambda: self._kept.activate_node(node_id, heartbeat_interval), lambda _: node_id)
+
+    def acknowledge_node_heartbeat(self, node_id: int, heartbeat_interval: float) -> bool:
+        """Note that a node is there; whether it is known."""
+        return self._changed(
+            lambda: self._kept.acknowledge_node_heartbeat(node_id, heartbeat_interval), lambda _: node_id
+        )
+
+    def deactivate_node(self, node_id: int) -> bool:
+        """Note that a node has left; whether it was there."""
+        return self._changed(lambda: self._kept.deactivate_node(node_id), lambda _: node_id)
+
+    def delete_node(self, owner_aid: str, node_id: int) -> None:
+        """Unregister a node: its key connects no more, and is never registered again.
+
+        Raises:
+            ValueError: there is no such node, or it is not this owner's.
+        """
+        self._changed(lambda: self._kept.delete_node(owner_aid, node_id), lambda _: node_id)
+
+    def _changed(self, change: Callable[[], _Result], node_of: Callable[[_Result], int]) -> _Result:
+        with self._changing:
+            with (
+                self._kept.session()
+            ):  # read in the same transaction: nothing can fail between disk and memory
+                result = change()
+                nodes = self._kept.get_node_info(node_ids=[node_of(result)])
+            self._remember(nodes)
+        return result
+
+    def _remember(self, nodes: Iterable[NodeInfo]) -> None:
+        with self.lock:
+            for node in nodes:
+                self.nodes[node.node_id] = node
+                self.node_public_key_to_node_id[node.public_key] = node.node_id
+                self.owner_to_node_ids.setdefault(node.owner_aid, set()).add(node.node_id)
+
+    # -- runs and messages --------------------------------------------------------------------------------
+
+    def store_message_and_object_tree(
+        self, message: Any, object_tree: ObjectTree, session_id: str
+    ) -> tuple[bool, list[str]]:
+        """Store a message, and what it is made of as announced.
+
+        Flower takes the two locks in the other order here than where a sending has expired.
+        """
+        with self._lock_object_push_sessions:
+            return super().store_message_and_object_tree(message, object_tree, session_id)
+
+    def create_run(self, *options: Any, **named: Any) -> int:
+        """Begin a run, and forget those that have ended long ago; return its number."""
+        number = int(super().create_run(*options, **named))
+        with self.lock_task_store, self.lock:
+            ended = {
+                run: self._get_run(run).finished_at for run in self.run_ids if self._is_finished_run(run)
+            }
+        for run in sorted(ended, key=lambda run: ended[run])[:-_MOST_FINISHED]:
+            self._forget(run)
+        return number
+
+    def _forget(self, number: int) -> None:
+        self.cleanup_run(number)
+        with self.lock_task_store, self.lock, self.lock_task_event_store, self.lock_run_series_store:
+            run = self.run_ids.pop(number).run
+            tasks = {name for name, task in self.task_store.items() if task.run_id == number}
+            for store in (self.task_store, self.task_logs):
+                for task in tasks & store.keys():
+                    del store[task]
+            self.flwr_aid_to_run_ids[run.flwr_aid].discard(number)
+            self.task_event_store.pop(number, None)
+            self.run_connector_store.pop(number, None)
+            self.run_series_store.pop(run.series_id, None)
+            self.run_series_context_store.pop(run.series_id, None)
+
+
+def lasting_factories(database: str, federation_manager: Any) -> tuple[ObjectStoreFactory, LinkStateFactory]:
+    """What Flower's `get_objectstore_linkstate_factories` gives, for a state whose registrations last.
+
+    Args:
+        database: the SQLite file; that of a SuperLink which kept all in it does.
+        federation_manager: Flower's.
+    """
+    objects = ObjectStoreFactory()
+    objects.store_instance = PartStore(Path(f"{database}-parts"))
+    kept = SqlLinkState(database, federation_manager, InMemoryObjectStore())
+    kept.initialize()
+    states = LinkStateFactory(FLWR_IN_MEMORY_DB_NAME, federation_manager, objects)
+    states.state_instance = LastingState(federation_manager, objects.store(), kept)
+    return objects, states
