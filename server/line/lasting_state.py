@@ -28,8 +28,9 @@ from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectSto
 
 __all__ = ["LastingState", "PartStore", "lasting_factories"]
 
-_LONG = 2**20
-"""Bytes of a part from which it is a file."""
+_LONG = 2**16
+"""Bytes of a part from which it is a file. What a site never fetches is kept until the run ends: perhaps the
+models of all its rounds."""
 _MOST_FINISHED = 100
 """Runs that have ended and are still known, the latest. Whoever follows a run asks every second."""
 

@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -280,6 +281,30 @@ def test_thousands_of_runs_leave_nothing_that_grows(start: Start) -> None:
     assert len(state.run_ids) == lasting_state._MOST_FINISHED + 1
 
 
+def test_a_message_that_is_stored_while_another_expires_stops_nobody(start: Start) -> None:
+    """A site may leave its sending unfinished, and finish it when others announce theirs."""
+    state = start()
+    node = register(state, NORTH, "north")
+    state.activate_node(node, INTERVAL)
+    run, inside = begin(state), threading.Event()
+
+    def store_message(_message: Any) -> str:
+        inside.set()
+        return "stored"
+
+    state.store_message_ins = store_message
+    message: Any = SimpleNamespace(metadata=SimpleNamespace(reply_to_message_id=""))
+    sent = ObjectTree(object_id="a" * 64), state.start_session(run)
+    thread = threading.Thread(target=state.store_message_and_object_tree, args=(message, *sent))
+    with state._lock_object_push_sessions:  # as `get_object` has it, which then takes the message out
+        thread.start()
+        inside.wait(1.0)
+        assert state.lock.acquire(timeout=30), "each holds what the other waits for"
+        state.lock.release()
+    thread.join(60)
+    assert inside.is_set()
+
+
 def test_a_site_that_asks_for_a_run_of_before_is_told_no(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,7 +326,7 @@ def test_a_site_that_asks_for_a_run_of_before_is_told_no(
         run_id=run, message_id="a" * 64, src_node_id=node, dst_node_id=1, reply_to_message_id="b" * 64
     )
     site = Node(node_id=node)
-    asked = {
+    asked: dict[str, Any] = {
         "push-messages": PushMessagesRequest(
             node=site,
             messages_list=[Message(metadata=said)],
