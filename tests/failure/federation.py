@@ -195,14 +195,17 @@ class HurtFederation:
 
     def wait_for_absence(self, site: str) -> None:
         """Wait until the SuperLink knows that a site which was stopped is away."""
+        self.wait(lambda: not self._is_connected(site), f"absence of {site}", pause=_ASKED_EVERY)
+
+    def wait_for_presence(self, site: str) -> None:
+        """Wait until the SuperLink knows that a site which was started is there."""
+        self.wait(lambda: self._is_connected(site), f"presence of {site}", pause=_ASKED_EVERY)
+
+    def _is_connected(self, site: str) -> bool:
         with open_state(self.settings.state_url) as state:
             admitted = {one.name: one.node_id for one in state.admitted_sites(self._federation.name)}
-
-        def away() -> bool:
-            with self.control() as control:
-                return admitted[site] not in control.connected()
-
-        self.wait(away, f"absence of {site}", pause=_ASKED_EVERY)
+        with self.control() as control:
+            return admitted[site] in control.connected()
 
     # -- its processes --------------------------------------------------------
 
@@ -283,6 +286,18 @@ class HurtFederation:
         finally:
             for line in lines:
                 line.mend()
+
+    @contextmanager
+    def held(self, site: str) -> Iterator[None]:
+        """Stop the site's processes while the block runs: a round that needs the site waits."""
+        processes = self.site_side(site)
+        for process in processes:
+            process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.send_signal(signal.SIGCONT)
 
     @contextmanager
     def slowed(self, site: str, times: int) -> Iterator[None]:
