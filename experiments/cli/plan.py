@@ -331,7 +331,7 @@ def _site_rows(
                 epsilon_words(cost.train),
                 epsilon_words(cost.evaluate),
                 _left(cost) if experiment.privacy.private else "",
-                f"± {_digits(error.error)}" if math.isfinite(error.error) else "hidden by noise",
+                f"± {_digits(error.error)}" if math.isfinite(error.error) else "too noisy",
             )
         )
     return rows
@@ -371,7 +371,7 @@ def _error_rows(errors: Sequence[ExpectedError]) -> list[tuple[object, ...]]:
 
 def _error_words(error: ExpectedError) -> str:
     if not math.isfinite(error.error):
-        return "hidden by noise"
+        return "too noisy"
     return f"± {_digits(error.error)} (noise {_digits(error.of_noise)}, rows {_digits(error.of_rows)})"
 
 

@@ -56,7 +56,7 @@ def test_it_warns_of_a_run_that_cannot_succeed(tidegate: Command, place: Path) -
     told = tidegate("plan", "few.toml", *BOTH, width=240)
     assert "strategy.quorum is 3" in told
     assert "No metric could be told" in told
-    assert "hidden by noise" in told
+    assert "too noisy" in told
     (place / "much.toml").write_text(text.replace("epsilon = 2.0", "epsilon = 2000.0"))
     assert "Site north would refuse the run: its cap of ε = " in tidegate("plan", "much.toml", *BOTH)
 
