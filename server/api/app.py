@@ -383,7 +383,7 @@ async def add(request: Request, api: _Answers, person: _Operator) -> ScheduleAdd
 )
 async def sign(experiment: ExperimentName, request: Request, api: _Answers, person: _Submitter) -> Schedule:
     """A standing mandate goes with each request of a schedule, in the place of one's own earlier one."""
-    body = await request.body()
+    body = await _body_of(request, api, person)
     asked = await run_in_threadpool(_parsed, SignedSchedule, body)
     return await run_in_threadpool(sign_schedule, experiment, asked, api.reading, person)
 
