@@ -51,7 +51,14 @@ def require_registered(
     Raises:
         TidegateError: of the given kind.
     """
-    if sha256(content) != tags.get(HASH_TAGS[name]):
+    known = tags.get(HASH_TAGS[name])
+    if known is None:
+        raise error(
+            f"the version was registered without a hash of {name}, by an earlier Tidegate",
+            where=where,
+            remedy="Train it again: what cannot be compared is not used",
+        )
+    if sha256(content) != known:
         raise error(
             f"the model's {_PLAIN[name]} registered",
             where=where,
