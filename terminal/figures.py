@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from contract.errors import InputError
 from contract.outside import shown
 
 if TYPE_CHECKING:
@@ -47,9 +48,17 @@ def make_figure(
     """An empty figure in the house's style, of panels beside or, if `vertical`, above each other.
 
     Panels above each other share their x axis, unless `heights` makes them different things.
+
+    Raises:
+        InputError: matplotlib is not installed.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as exc:
+        raise InputError(
+            "a plot needs matplotlib, which is not installed", remedy="Run pip install 'tidegate[server]'"
+        ) from exc
 
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)

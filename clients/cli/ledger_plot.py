@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from clients.ledger.plan import Cap
 from clients.ledger.replay import BlockTotal, Moment
 from contract.epsilon import delta_words, epsilon_words
-from contract.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,12 +44,6 @@ def plot_ledger(
     Raises:
         InputError: matplotlib is not installed.
     """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as exc:
-        raise InputError(
-            "a plot needs matplotlib, which is not installed", remedy="Run pip install 'tidegate[server]'"
-        ) from exc
     from terminal.figures import make_figure
 
     last = moments[-1].totals if moments else ()

@@ -6,7 +6,6 @@ import io
 from collections.abc import Sequence
 from typing import Literal
 
-from contract.errors import InputError
 from experiments.planning.planted import PlantedResult
 
 __all__ = ["plot_curve"]
@@ -26,12 +25,6 @@ def plot_curve(
     Raises:
         InputError: matplotlib is not installed.
     """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as exc:
-        raise InputError(
-            "a plot needs matplotlib, which is not installed", remedy="Run pip install 'tidegate[server]'"
-        ) from exc
     from terminal.figures import COLOURS, GREY, MARKERS, make_figure, name_ends
 
     title = f"{name}: what noise leaves of a planted effect"
