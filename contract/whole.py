@@ -17,11 +17,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-__all__ = ["MOST_TOGETHER", "PULL", "PUSH", "join", "object_names", "split"]
+__all__ = ["MOST_SAID", "MOST_TOGETHER", "PULL", "PUSH", "join", "object_names", "split"]
 
 PULL, PUSH = "/v1/fleet/whole/pull", "/v1/fleet/whole/push"
 MOST_TOGETHER = 2**19
 """Bytes of the objects of a message, or a reply, that travel with it; longer ones travel alone."""
+MOST_SAID = 2**16
+"""Bytes of a request of a site that has no object in it: read, its nested messages take some forty times as
+many. An object is read as it is."""
 _LENGTH = 4
 
 

@@ -38,6 +38,7 @@ from starlette.types import Message as Event
 from starlette.types import Receive, Scope
 
 from contract.messages import MOST_TEXT
+from contract.whole import MOST_SAID, PUSH
 from server.line.flower import MOST_OBJECTS, REFUSED, TOO_LONG, TOO_MANY_PARTS, objects_in
 
 __all__ = ["Replies", "RequestRefusedError"]
@@ -48,7 +49,7 @@ _APP_ANNOUNCES, _APP_SENDS = "/v1/runtime/push-messages", "/v1/runtime/push-obje
 _APP_PULLS, _APP_CONFIRMS = "/v1/runtime/pull-messages", "/v1/runtime/confirm-message-received"
 _SITES = "/v1/fleet/"
 _SMALL = 2**20
-"""Bytes of a site's request that holds no part of a reply; a part as short is read whoever sends it."""
+"""Bytes of a part of a reply that is read whoever sends it, and of a reply that comes in one request."""
 _AROUND = 2**16
 """Bytes of a request beside the part in it."""
 _SILENCE = 30.0
@@ -131,11 +132,12 @@ class Replies:
         """
         length = int(Request(scope).headers.get("content-length", "0"))
         path = scope["path"]
-        if not path.startswith(_SITES) or length <= _SMALL:
+        most = _SMALL if path in (_SITE_SENDS, PUSH) else MOST_SAID
+        if not path.startswith(_SITES) or length <= most:
             yield receive
             return
         if path != _SITE_SENDS:
-            raise RequestRefusedError(413, f"a request of a site has {_SMALL:,} bytes at most")
+            raise RequestRefusedError(413, f"this request of a site has {most:,} bytes at most")
         node = await run_in_threadpool(_signer, scope)
         replies = [reply for reply in self._open.values() if reply.node == node]
         most = max((reply.most for reply in replies), default=self._largest) + _AROUND

@@ -37,6 +37,7 @@ from contract.releases import MOST_VALUES
 from server.line.flower import run_superlink
 from server.line.long_poll import LongPoll
 from server.line.replies import Replies, RequestRefusedError
+from server.line.rest import Rest
 from server.line.secret import FILE_VARIABLE, holds, read_secret, superexec_command
 from server.line.whole import answer_whole, is_whole
 from server.settings import LARGEST_REPLY, apply_quiet_environment, read_settings
@@ -83,6 +84,7 @@ class ShortWay:
         self._chain = tuple(reversed(chain))
         self._polls = LongPoll()
         self._replies = Replies(largest_reply)
+        self._rest = Rest()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -93,6 +95,7 @@ class ShortWay:
             await self._long(scope, receive, send)
             self._polls.note_control(scope.get("path", ""))
             return
+        self._rest.note(int(Headers(scope=scope).get("content-length", "0")))
         try:
             async with self._replies.admitted(scope, receive) as read:
                 request, ask = Request(scope, read), functools.partial(self._polls.answer, ask=self._first)
@@ -106,6 +109,7 @@ class ShortWay:
         except ClientDisconnect:  # or it does not come in time, and who sends it hears why
             close = {"connection": "close"}
             response = PlainTextResponse("the request did not come in time", 408, close)
+        self._rest.note(len(response.body))
         await response(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> Response | None:

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Message
 
-from contract.whole import MOST_TOGETHER, PULL, PUSH, join, object_names, split
+from contract.whole import MOST_SAID, MOST_TOGETHER, PULL, PUSH, join, object_names, split
 from server.line.flower import MOST_OBJECTS
 
 __all__ = ["answer_whole", "is_whole"]
@@ -81,6 +81,8 @@ async def _pull(
 
 async def _push(request: Request, parts: list[bytes], ask: Ask) -> Response:
     announcement, *objects, confirmation = parts
+    if max(len(announcement), len(confirmation)) > MOST_SAID:
+        raise ValueError("an announcement is short")
     announced = await ask(_part(request, "push-messages", announcement))
     if announced.status_code >= 400:
         return announced

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -55,9 +56,11 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600 if LONG else 900)]
 REQUESTS = 100_000 if LONG else 600
 SENDERS = 8
 GROWTH = 64 * 2**20
+SETTLES = 300.0
+"""Seconds in which a SuperLink has given back what it does not use: it does so a minute after."""
 ODD_SECONDS = (0.0, -1.0, 1e-300, 1e18, 1e308, float("inf"), float("-inf"), float("nan"))
 FORGED = "ERROR :    the operator is to run this"
-ODD_WORDS = ("", "\0", "x" * 70_000, "\U0001f600", "../..", f"a\r\n{FORGED}", "%n%s", "0" * 64, "\x1b[2J")
+ODD_WORDS = ("", "\0", "x" * 20_000, "\U0001f600", "../..", f"a\r\n{FORGED}", "%n%s", "0" * 64, "\x1b[2J")
 FLEET = "/v1/fleet/"
 
 
@@ -276,6 +279,14 @@ def flood(standing: Standing, number: int, seed: int) -> Counter[str]:
         return sum(senders.map(send, range(SENDERS)), Counter())
 
 
+def settled(server: psutil.Process, before: int) -> int:
+    """By how many bytes a process has grown, once it is below the limit or has had time for it."""
+    end = time.monotonic() + SETTLES
+    while (grown := server.memory_info().rss - before) >= GROWTH and time.monotonic() < end:
+        time.sleep(1)
+    return grown
+
+
 def test_a_gateway_outlives_changed_requests_and_lets_nobody_in(
     standing: Standing,
     figure: Figure,
@@ -286,11 +297,12 @@ def test_a_gateway_outlives_changed_requests_and_lets_nobody_in(
     counts, memory, born = rows(standing), server.memory_info().rss, server.create_time()
     words = flood(standing, REQUESTS, seed=2)
     sent = sum(count for word, count in words.items() if " " not in word)
-    grown = server.memory_info().rss - memory
+    at_once = server.memory_info().rss - memory
+    grown = settled(server, memory)
     tried(f"{sent:,} requests")
     figure(
         f"{sent:,} changed requests: {dict(sorted((w, n) for w, n in words.items() if ' ' not in w))}, "
-        f"memory {grown / 2**20:+.0f} MB"
+        f"memory {grown / 2**20:+.0f} MB, at the end of them {at_once / 2**20:+.0f} MB"
     )
     assert not [word for word in words if " " in word]
     log = standing.log

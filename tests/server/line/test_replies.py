@@ -37,6 +37,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from contract.whole import MOST_SAID
 from server.line.flower import MOST_OBJECTS, REFUSED, TOO_LONG, TOO_MANY_PARTS
 from server.line.superlink import ShortWay
 from tests.server.line.test_superlink import SECRET, TYPE, Caller
@@ -258,7 +259,7 @@ def test_nobody_elses_reply_is_refused_for_it(site: Site) -> None:
 def test_a_site_sends_nothing_but_replies(site: Site) -> None:
     assert site.announce("") == 403
     assert site.send(b"x") == 503  # that was not announced
-    long = ConfirmMessageReceivedRequest(message_object_id="x" * 2**21)
+    long = ConfirmMessageReceivedRequest(message_object_id="x" * MOST_SAID)
     assert site.ask("/v1/fleet/confirm-message-received", long)[0] == 413
     assert site.flower.stored == []
 

@@ -157,12 +157,12 @@ def test_the_middlewares_are_asked_in_their_order_and_may_refuse() -> None:
 
     rows = [Middleware(Marking, said=said, name=name) for name in ("outer", "door", "inner")]
     app = Starlette(
-        routes=[Route(path, echo, methods=["POST"]) for path in ("/v1/fleet/a", "/v1/control/a")],
+        routes=[Route(path, echo, methods=["POST"]) for path in ("/v1/runtime/a", "/v1/control/a")],
         middleware=[Middleware(ShortWay, middlewares=rows, secret=SECRET)],
     )
     client, content = Caller(app), os.urandom(300_000)
     order = ["outer in", "door in", "inner in", "inner out", "door out", "outer out"]
-    for path in ("/v1/fleet/a", "/v1/control/a"):
+    for path in ("/v1/runtime/a", "/v1/control/a"):
         said.clear()
         answer = client.post(path, content, {"key": "1"})
         assert (answer.status_code, answer.content) == (201, content)

@@ -31,7 +31,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from contract.whole import MOST_TOGETHER, PULL, PUSH, join, split
+from contract.whole import MOST_SAID, MOST_TOGETHER, PULL, PUSH, join, split
 from server.line.flower import MOST_OBJECTS
 from server.line.whole import answer_whole
 from tests.server.line.test_replies import OTHER, QUESTIONS, RUN, SITE, Flower, Site, signed
@@ -237,4 +237,15 @@ def test_what_is_no_such_request_is_refused(site: WholeSite, path: str, content:
 
 def test_a_whole_is_never_long(site: WholeSite) -> None:
     assert site.raw(PUSH, join([bytes(2**21)]))[0] == 413
+    assert site.raw(PULL, join([bytes(MOST_SAID)]))[0] == 413
+    assert site.flower.asked == []
+
+
+@pytest.mark.parametrize("which", [0, -1])
+def test_what_is_said_in_a_whole_is_as_short_as_alone(site: WholeSite, which: int) -> None:
+    """Half a million nested messages fit into a megabyte, and take forty."""
+    nested = ObjectTree(children=[ObjectTree()] * (MOST_SAID // 2))
+    parts = [b"", b"", b""]
+    parts[which] = PushMessagesRequest(message_object_trees=[nested]).SerializeToString()
+    assert site.raw(PUSH, join(parts))[0] == 400
     assert site.flower.asked == []
