@@ -80,10 +80,11 @@ CHALLENGER = "challenger/"
 COMPARE = "evaluate.compare"
 DRIFT_QUERY = "query.drift"
 RANGES_QUERY = "query.ranges"
-HOLD = 2.0
+HOLD = 20.0
 """Seconds that the server holds a site's question for a message when there is none.
 
-An agent that is to stop waits for the answer, and a server that is to stop gives it first."""
+Less than a site waits for an answer. An agent that is to stop has it answered (`contract.whole.RELEASE`), and
+a server that is to stop answers it."""
 _TEXT = "reply.json"
 MOST_TEXT = 64 * 2**20
 """No reply's public part is longer: a drift summary of ten thousand features has a tenth of it."""

@@ -9,6 +9,10 @@ then sends each of its objects. Over a long line each of these costs the time th
                 a PushObjectRequest each,
                 a ConfirmMessageReceivedRequest
 
+And a site that is to stop has its question for a message answered, which the server holds:
+
+    POST RELEASE   a SendNodeHeartbeatRequest   its answer
+
 Each part is preceded by its length, four bytes, the most significant first.
 """
 
@@ -17,9 +21,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-__all__ = ["MOST_SAID", "MOST_TOGETHER", "PULL", "PUSH", "join", "object_names", "split"]
+__all__ = ["MOST_SAID", "MOST_TOGETHER", "PULL", "PUSH", "RELEASE", "join", "object_names", "split"]
 
 PULL, PUSH = "/v1/fleet/whole/pull", "/v1/fleet/whole/push"
+RELEASE = "/v1/fleet/whole/release"
 MOST_TOGETHER = 2**19
 """Bytes of the objects of a message, or a reply, that travel with it; longer ones travel alone."""
 MOST_SAID = 2**16

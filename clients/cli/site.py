@@ -178,11 +178,9 @@ def up(
 ) -> None:
     """Run the site's agent until it is stopped, for the federation that the site has joined."""
     import logging
-    import signal
-    import threading
 
-    from clients.line.agent import KEPT, one_agent, serve, worker_answers
-    from clients.line.flower import LineBrokenError, connect, wait_for_server
+    from clients.line.agent import KEPT, one_agent, serve, stopped_by_signals, worker_answers
+    from clients.line.flower import FleetConnection, LineBrokenError, connect, wait_for_server
     from clients.line.spool import Spool
     from clients.line.worker import Limits, Worker
     from contract.allocator import give_back, reuse_large_blocks
@@ -197,9 +195,8 @@ def up(
     log = logging.getLogger("tidegate.agent")
     if config.card is None:
         log.warning("the site has no card yet, and answers nobody until it has: see `tidegate site card`")
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    standing: list[FleetConnection] = []
+    stop = stopped_by_signals(standing)
     spool, health = Spool(config.storage.spool), Health(config.name)
     limits = Limits(memory_mb=config.agent.memory_mb, seconds=config.agent.task_seconds)
     worker = Worker(lambda descriptor: _worker_command(file, descriptor), limits)
@@ -233,6 +230,7 @@ def up(
                             way.superlink,
                             connection.node_id,
                         )
+                        standing[:] = [connection]
                         serve(
                             connection,
                             answer,

@@ -20,6 +20,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import math
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +39,7 @@ from contract.errors import LedgerError, RefusalCode, SilentError, SiteConfigErr
 from contract.messages import HOLD
 from terminal.health import Health
 
-__all__ = ["KEPT", "Answer", "one_agent", "serve", "worker_answers"]
+__all__ = ["KEPT", "Answer", "one_agent", "serve", "stopped_by_signals", "worker_answers"]
 
 _log = logging.getLogger("tidegate.agent")
 
@@ -118,6 +119,25 @@ def serve(
             continue
         pause = next((pause for until, pause in _POLLS if quiet < until), _IDLE_POLL)
         stop.wait(max(pause, min(_BUSY * took, _LONGEST_LOOK)))
+
+
+def stopped_by_signals(connections: Sequence[FleetConnection]) -> threading.Event:
+    """What SIGTERM and SIGINT set from now on; the server answers then what it holds, so that `serve` ends.
+
+    Args:
+        connections: those that stand at that moment.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+
+    def release() -> None:
+        stop.wait()
+        for connection in tuple(connections):
+            connection.release()
+
+    threading.Thread(target=release, name="release", daemon=True).start()  # no handler may wait for a lock
+    return stop
 
 
 def worker_answers(worker: Worker, spool: Spool, stop: threading.Event, patience: float) -> Answer:

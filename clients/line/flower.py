@@ -119,6 +119,16 @@ class FleetConnection:
             _log.warning("left %s: %s", _request(received[0]), exc)
             return None
 
+    def release(self) -> None:
+        """Have the server answer what another thread asks in `receive`, which it may hold for long."""
+        if self._whole is None:
+            return  # nothing is held
+        try:
+            self._whole.release()
+        except Exception as exc:
+            # Whatever a broken line raises: then the question has ended too, or its time will.
+            _log.info("the server did not hear that this site asks no more (%s)", exc)
+
     def _received(self) -> tuple[Message, Any, dict[str, bytes]] | None:
         import httpx
 

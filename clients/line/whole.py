@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from flwr.app import Message
 
-from contract.whole import MOST_TOGETHER, PULL, PUSH, join, object_names, split
+from contract.whole import MOST_TOGETHER, PULL, PUSH, RELEASE, join, object_names, split
 
 __all__ = ["WholeMessages"]
 
@@ -90,13 +90,22 @@ class WholeMessages:
         wanted = PushMessagesResponse.FromString(first).objects_to_push
         return len(stored) == len(wanted) and all(PushObjectResponse.FromString(one).stored for one in stored)
 
+    def release(self) -> None:
+        """Have the question answered that another thread asks in `receive`; tried once."""
+        from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
+        from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+
+        beat = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
+        self._ask_once(RELEASE, [beat.SerializeToString()])
+
     def _ask(self, path: str, parts: Sequence[bytes]) -> list[bytes]:
+        return cast("list[bytes]", self._retry.invoke(lambda: self._ask_once(path, parts)))
+
+    def _ask_once(self, path: str, parts: Sequence[bytes]) -> list[bytes]:
         request, words = _Parts(), path.rpartition("/")[2]
         request.parts = list(parts)
-        answer: Any = self._retry.invoke(
-            lambda: self._client._unary_unary(
-                path=path, rpc_method=f"tidegate/{words}", request=request, response_type=_Parts
-            )
+        answer: Any = self._client._unary_unary(
+            path=path, rpc_method=f"tidegate/{words}", request=request, response_type=_Parts
         )
         return cast("list[bytes]", answer.parts)
 

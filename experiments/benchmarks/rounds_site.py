@@ -8,14 +8,13 @@ One thread a key. Each request that they make is written to CALLS, a line each.
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 from clients.code import installed_code
-from clients.line.agent import KEPT, serve
+from clients.line.agent import KEPT, serve, stopped_by_signals
 from clients.line.flower import FleetConnection, connect, wait_for_server
 from clients.line.packing import Bundle, PackedReply, Work, pack
 from contract.allocator import reuse_large_blocks
@@ -32,6 +31,7 @@ class _Line:
         self.node_id = connection.node_id
         self.receive = connection.receive
         self.send = connection.send
+        self.release = connection.release
 
     def bundle(self, _run: int) -> Bundle:
         return _INSTALLED
@@ -40,12 +40,12 @@ class _Line:
 def main(superlink: str, authority: str, calls_file: str, *keys: str) -> None:
     """Answer until the process is told to stop."""
     reuse_large_blocks(KEPT)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    standing: list[Any] = []
+    stop = stopped_by_signals(standing)
     wait_for_server(superlink, 30.0)
     threads = [
-        threading.Thread(target=_site, args=(superlink, Path(authority), Path(key), stop)) for key in keys
+        threading.Thread(target=_site, args=(superlink, Path(authority), Path(key), stop, standing))
+        for key in keys
     ]
     with Path(calls_file).open(
         "w", encoding="utf-8", buffering=1
@@ -57,7 +57,7 @@ def main(superlink: str, authority: str, calls_file: str, *keys: str) -> None:
             thread.join()
 
 
-def _site(superlink: str, authority: Path, key: Path, stop: threading.Event) -> None:
+def _site(superlink: str, authority: Path, key: Path, stop: threading.Event, standing: list[Any]) -> None:
     certificate = key.with_name("site.pem")
     with connect(
         superlink,
@@ -67,6 +67,7 @@ def _site(superlink: str, authority: Path, key: Path, stop: threading.Event) -> 
         certificate=certificate if certificate.exists() else None,
     ) as connection:
         line: Any = _Line(connection)
+        standing.append(line)
         serve(line, _answer, stop)
 
 

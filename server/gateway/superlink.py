@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import uvicorn
@@ -20,7 +20,7 @@ from server.gateway.door import Door
 from server.gateway.enrolment import enrolment_app
 from server.gateway.tls import Port, Shown
 from server.line.certificates import ServerFiles, server_files
-from server.line.superlink import run
+from server.line.superlink import Server, run
 from server.server_file import ServerFile, read_server_file, server_file
 from server.settings import read_settings
 from server.state.enrolments import Enrolments
@@ -33,7 +33,7 @@ _KEPT_OPEN = 75
 """Seconds that a connection may be quiet: a little longer than a site keeps it."""
 
 
-class _Beside(uvicorn.Server):
+class _Beside(Server):
     """A server beside another, which hears the signals and ends it."""
 
     @contextlib.contextmanager
@@ -52,13 +52,14 @@ def main() -> None:
     with open_state(settings.state_url) as state:
         enrolment = enrolment_app(Enrolments(state.database, settings.federation), files.authority)
 
-        def serve(app: ASGIApp, **options: Any) -> None:
+        def serve(app: ASGIApp, options: dict[str, Any], answer_all: Callable[[], None]) -> None:
             inner = uvicorn.Config(app, **options)
             outer = gateway_port(Door(app, enrolment), file, files)
             inner.load()
             shown = [Shown(tls, files) for tls in (inner.ssl, outer.tls) if tls is not None]
             with asyncio.Runner(loop_factory=inner.get_loop_factory()) as runner:
-                runner.run(_serve_both(uvicorn.Server(inner), _Beside(outer.config), shown))
+                servers = Server(inner, answer_all), _Beside(outer.config, answer_all)
+                runner.run(_serve_both(*servers, shown))
 
         run(serve)
 

@@ -266,7 +266,7 @@ def run_superlink(
     arrange: Callable[[list[Any]], list[Any]],
     *,
     superexec: Sequence[str],
-    serve: Callable[..., None] | None = None,
+    serve: Callable[..., None],
 ) -> None:
     """Run Flower's SuperLink in this process, with the options on its command line.
 
@@ -285,8 +285,7 @@ def run_superlink(
     command: Any = sys.modules[flower_superlink.__module__]
     usual_superexec = command._get_superexec_command
     command._get_superexec_command = lambda **options: [*superexec, *usual_superexec(**options)[1:]]
-    if serve is not None:
-        command.uvicorn = SimpleNamespace(run=serve)
+    command.uvicorn = SimpleNamespace(run=serve)
 
     database: Any = sql_mixin
     database.SQLITE_PRAGMAS = (*database.SQLITE_PRAGMAS, ("busy_timeout", str(_DATABASE_PATIENCE)))

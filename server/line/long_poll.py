@@ -3,15 +3,15 @@
 Flower's SuperLink answers at once, so that who waits asks many times a round, or hears late. Here
 a question that finds nothing is held, and asked once more when there is something:
 
-    a site's question for a message     until the ServerApp has pushed one whole, two seconds at most;
-                                        of one that is announced, twenty
+    a site's question for a message     until the ServerApp has pushed one whole, twenty seconds at most,
+                                        or the site says that it asks no more
     the ServerApp's for its replies     until a site has pushed one whole, a quarter of a second at most
     anybody's for a part of a message   until that part is there, a second at most
     the SuperExec's for a run to start  until one was submitted, two seconds at most
 
 A message is whole when its last object has been pushed, which has the message's own name. A site
 that has a message and has not answered it yet is told at once that there is no other. Nobody is
-answered who has hung up meanwhile: Flower gives a message once.
+answered who has hung up meanwhile: Flower gives a message once. A SuperLink that is to end holds nothing.
 
 An idle site asks again and again. Flower's answer costs a signature and a transaction, so "nothing" is
 repeated on the same connection for some time without asking Flower: whatever could change it comes through
@@ -51,14 +51,16 @@ _HUNG_UP = 499
 """Status of an answer that nobody hears."""
 _APP_HOLD = 0.25
 """Seconds: in between, an exchange looks at its deadline and says how it stands."""
-_PART_HOLD = 1.0
+_PART_HOLD, _RUN_HOLD = 1.0, 2.0
 _ANNOUNCED = 20.0
 """Seconds that a message may take to be whole once it was announced; then its sender may have died over it.
 Less than a site waits for an answer."""
 _NO_PART = 64
 """An answer of more bytes has a part in it, which may be long: it is not read for that."""
-_QUIET = 20.0
+_QUIET = 60.0
 """Seconds in which "nothing" may be repeated."""
+_ASKS_NO_MORE = 5.0
+"""Seconds in which a question of a site that asks no more is not held: it may have crossed that word."""
 _MOST_COMING = 100_000
 """Messages that are remembered as on their way; the oldest are forgotten, and found without a wake."""
 
@@ -86,6 +88,9 @@ class LongPoll:
         """When a message was announced for a node that is not whole yet."""
         self._working: set[int] = set()
         self._nothing: dict[_Awaited, _Nothing] = {}
+        self._released: dict[int, float] = {}
+        """Sites that ask no more, and until when."""
+        self._ends = False
         self._submitted = True
         """Whether a run may wait to be started: at first, nothing is known."""
 
@@ -125,6 +130,19 @@ class LongPoll:
         with self._waits_for(name) as came:
             await _came(came, request, _PART_HOLD)
 
+    def release(self, node: int) -> None:
+        """A site asks no more: its question is answered."""
+        now = time.monotonic()
+        self._released = {known: until for known, until in self._released.items() if until > now}
+        self._released[node] = now + _ASKS_NO_MORE
+        self._wake(node)
+
+    def end(self) -> None:
+        """Answer everybody: who closes a server waits for what is held."""
+        self._ends = True
+        for awaited in list(self._waiting):
+            self._wake(awaited)
+
     def note_control(self, path: str) -> None:
         """A request of the operator's was answered: who waits for what it may change is woken."""
         if path == _START_RUN:
@@ -139,7 +157,7 @@ class LongPoll:
         await request.body()
         if not self._submitted:
             with self._waits_for(_RUNS) as came:
-                arrived = await _came(came, request, HOLD)
+                arrived = await _came(came, request, self._hold(_RUN_HOLD))
             if arrived is None:
                 return Response(status_code=_HUNG_UP)
             if not arrived and (nothing := self._repeated(_RUNS, request)) is not None:
@@ -155,11 +173,11 @@ class LongPoll:
         node = (await _read(request, PullMessagesRequest)).node.node_id
         if (nothing := self._repeated(node, request)) is not None:
             with self._waits_for(node) as came:
-                arrived = await _came(came, request, HOLD)
+                arrived = await _came(came, request, self._hold(HOLD, node))
             if not arrived:
                 return Response(status_code=_HUNG_UP) if arrived is None else nothing
             request = _again(request, await request.body())
-        hold = 0.0 if node in self._working else HOLD
+        hold = 0.0 if node in self._working else self._hold(HOLD, node)
         if hold and not await self._whole(request, node):
             return Response(status_code=_HUNG_UP)
         response = await self._held(request, ask, node, _has_message, hold, repeats=True)
@@ -175,6 +193,10 @@ class LongPoll:
         with self._waits_for(node) as came:
             left = self._announced.get(node, -math.inf) + _ANNOUNCED - time.monotonic()
             return left <= 0 or await _came(came, request, left) is not None
+
+    def _hold(self, seconds: float, node: int | None = None) -> float:
+        is_released = node is not None and self._released.get(node, -math.inf) > time.monotonic()
+        return 0.0 if self._ends or is_released else seconds
 
     def _repeated(self, awaited: _Awaited, request: Request) -> Response | None:
         """The answer that there is nothing, if Flower gave it on this connection and nothing came since."""
@@ -227,7 +249,7 @@ class LongPoll:
             response = await ask(_again(request, body))
             if response.status_code >= 400 or not hold or is_there(response):
                 return response
-            arrived = await _came(came, request, hold)
+            arrived = await _came(came, request, self._hold(hold))
             if arrived:
                 return await ask(_again(request, body))
             if repeats and arrived is False:

@@ -17,13 +17,16 @@ those of `server.line.replies`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import uvicorn
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -43,7 +46,7 @@ from server.line.whole import answer_whole, is_whole
 from server.settings import LARGEST_REPLY, apply_quiet_environment, read_settings
 from terminal.logs import PlainRecords
 
-__all__ = ["MOST_BYTES", "ShortWay", "run"]
+__all__ = ["MOST_BYTES", "Server", "ShortWay", "run"]
 
 _SHORT = ("/v1/fleet/", "/v1/runtime/")
 _OPEN, _HEALTH = "/v1/fleet/", "/health"
@@ -61,6 +64,7 @@ class ShortWay:
         middlewares: outermost first.
         secret: what whoever is no site must send.
         largest_reply: bytes of a reply of a site.
+        polls: holds what waits for an answer.
 
     Raises:
         TypeError: one of them has no dispatch function.
@@ -72,6 +76,7 @@ class ShortWay:
         middlewares: Sequence[Middleware],
         secret: str,
         largest_reply: int = LARGEST_REPLY,
+        polls: LongPoll | None = None,
     ) -> None:
         self._secret = secret
         self._app = self._long = app
@@ -82,7 +87,7 @@ class ShortWay:
                 raise TypeError(f"{middleware!r} has no dispatch function")
             chain.append(self._long.dispatch_func)
         self._chain = tuple(reversed(chain))
-        self._polls = LongPoll()
+        self._polls = polls or LongPoll()
         self._replies = Replies(largest_reply)
         self._rest = Rest()
 
@@ -101,7 +106,7 @@ class ShortWay:
                 request, ask = Request(scope, read), functools.partial(self._polls.answer, ask=self._first)
                 await request.body()  # here, where one that does not come whole is no error of Flower's
                 if is_whole(scope["path"]):
-                    response = await answer_whole(request, ask, self._replies.sizes, self._polls.arrival)
+                    response = await answer_whole(request, ask, self._replies.sizes, self._polls)
                 else:
                     response = await ask(request)
         except RequestRefusedError as exc:
@@ -162,23 +167,55 @@ def _too_long(headers: Headers) -> Response | None:
     return None
 
 
-def run(serve: Callable[..., None] | None = None) -> None:
+class Server(uvicorn.Server):
+    """Ends at once, whatever it holds.
+
+    Args:
+        config: uvicorn's.
+        answer_all: called when it is to end, before it waits for what is not answered yet.
+    """
+
+    def __init__(self, config: uvicorn.Config, answer_all: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._answer_all = answer_all
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End, where `run` or `serve` was told to."""
+        self._answer_all()
+        await super().shutdown(sockets)
+
+
+Serve = Callable[[ASGIApp, dict[str, Any], Callable[[], None]], None]
+
+
+def _serve(app: ASGIApp, options: dict[str, Any], answer_all: Callable[[], None]) -> None:
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again when all has ended
+        Server(uvicorn.Config(app, **options), answer_all).run()
+
+
+def run(serve: Serve = _serve) -> None:
     """Run the SuperLink with the options on the command line, until it is told to stop.
 
     Args:
-        serve: in the place of `uvicorn.run`.
+        serve: is given the app, what Flower would give to `uvicorn.run` with it, and what answers those who
+            wait when it is to end.
     """
     apply_quiet_environment()
     for name in ("flwr", "uvicorn.error"):  # they write what a site says, and a line of it is a record
         logging.getLogger(name).addFilter(PlainRecords())
     collect_rarely()
     reuse_large_blocks(_KEPT)
+    polls = LongPoll()
 
     def arrange(middlewares: Sequence[Middleware]) -> list[Middleware]:
         secret, largest = read_secret(Path(os.environ[FILE_VARIABLE])), read_settings().largest_reply
-        return [Middleware(ShortWay, middlewares=middlewares, secret=secret, largest_reply=largest)]
+        options: dict[str, Any] = {"secret": secret, "largest_reply": largest, "polls": polls}
+        return [Middleware(ShortWay, middlewares=middlewares, **options)]
 
-    run_superlink(arrange, superexec=superexec_command(), serve=serve)
+    def serve_app(app: ASGIApp, **options: Any) -> None:
+        serve(app, options, polls.end)
+
+    run_superlink(arrange, superexec=superexec_command(), serve=serve_app)
 
 
 if __name__ == "__main__":

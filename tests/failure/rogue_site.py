@@ -11,7 +11,6 @@ import os
 import signal
 import struct
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.supercore.inflatable.inflatable_object import add_header_to_object_body
 
 from clients.app import app, warm_up
-from clients.line.agent import serve
+from clients.line.agent import serve, stopped_by_signals
 from clients.line.flower import FleetConnection, connect
 from clients.line.packing import PackedReply, Work, pack
 from clients.line.spool import Spool
@@ -135,8 +134,8 @@ class Rogue:
 
 def main() -> None:
     site, superlink, authority, key, *script = sys.argv[1:]
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    standing: list[FleetConnection] = []
+    stop = stopped_by_signals(standing)
     warm_up()
     spool = Spool(read_site_config(Path(site)).storage.spool)
     with connect(
@@ -148,6 +147,7 @@ def main() -> None:
         rogue = Rogue(
             {int(number): name for name, number in (item.split("=") for item in script)}, connection
         )
+        standing.append(connection)
         serve(connection, rogue.answer, stop, spool=spool)
 
 

@@ -157,7 +157,7 @@ PUSHES: dict[str, Any] = {
 
 
 def held(monkeypatch: pytest.MonkeyPatch, seconds: float) -> SuperLink:
-    for name in ("HOLD", "_APP_HOLD", "_PART_HOLD"):
+    for name in ("HOLD", "_APP_HOLD", "_PART_HOLD", "_RUN_HOLD"):
         monkeypatch.setattr(f"server.line.long_poll.{name}", seconds)
     return SuperLink()
 
@@ -519,6 +519,63 @@ def test_a_site_that_was_removed_hears_it_at_once(monkeypatch: pytest.MonkeyPatc
     assert (response.status_code, seconds < 10) == (401, True)
 
 
+@pytest.mark.parametrize("repeated", [False, True])
+def test_a_site_that_asks_no_more_is_answered_at_once_and_others_wait(
+    monkeypatch: pytest.MonkeyPatch, repeated: bool
+) -> None:
+    link = held(monkeypatch, LONG)
+
+    async def act() -> list[list[str]]:
+        if repeated:
+            monkeypatch.setattr("server.line.long_poll.HOLD", 0.01)
+            await link.pull(5, port=1)
+            monkeypatch.setattr("server.line.long_poll.HOLD", LONG)
+        asking, other = (asyncio.ensure_future(link.pull(node, port=node - 4)) for node in (5, 6))
+        await asyncio.sleep(0.05)
+        link.polls.release(5)
+        found = [await asking, await link.pull(5, port=1)]  # and one that had crossed the word
+        assert not other.done()
+        await link.send(5, "m", "m")  # what comes is not lost by it
+        found.append(await link.pull(5, port=1))
+        other.cancel()
+        return found
+
+    found, seconds = timed(act)
+    assert (found, seconds < 10) == ([[], [], ["m"]], True)
+
+
+def test_who_asked_no_more_and_asks_again_later_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    link = held(monkeypatch, LONG)
+    monkeypatch.setattr("server.line.long_poll._ASKS_NO_MORE", 0.0)
+
+    async def act() -> bool:
+        link.polls.release(5)
+        asking = asyncio.ensure_future(link.pull(5))
+        await asyncio.sleep(0.05)
+        was_held = not asking.done()
+        asking.cancel()
+        return was_held
+
+    assert timed(act)[0]
+
+
+def test_a_superlink_that_ends_holds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    link = held(monkeypatch, LONG)
+    monkeypatch.setattr("server.line.long_poll._RUN_HOLD", LONG)
+
+    async def act() -> list[Any]:
+        await link.start_run(port=1)
+        asking = [link.pull(5), link.pull(6, port=6), link.pull_replies(), link.start_run(port=1)]
+        waiting = [asyncio.ensure_future(one) for one in asking]
+        await asyncio.sleep(0.05)
+        assert not any(one.done() for one in waiting)
+        link.polls.end()
+        return [*await asyncio.gather(*waiting), await link.pull(7)]
+
+    found, seconds = timed(act)
+    assert (found, seconds < 10) == ([[], [], [], "", []], True)
+
+
 def test_no_run_to_start_is_said_again_and_a_submitted_one_starts_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -528,7 +585,7 @@ def test_no_run_to_start_is_said_again_and_a_submitted_one_starts_at_once(
         for _ in range(4):
             assert await link.start_run(port=1) == ""
         idle = link.asked
-        monkeypatch.setattr("server.line.long_poll.HOLD", LONG)
+        monkeypatch.setattr("server.line.long_poll._RUN_HOLD", LONG)
         asking = asyncio.ensure_future(link.start_run(port=1))
         await asyncio.sleep(0.05)
         link.submit("one")

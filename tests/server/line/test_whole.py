@@ -12,6 +12,7 @@ from flwr.proto.fleet_pb2 import (
     PushMessagesRequest,
     PushMessagesResponse,
 )
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import (
     ConfirmMessageReceivedRequest,
     Message,
@@ -31,8 +32,9 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from contract.whole import MOST_SAID, MOST_TOGETHER, PULL, PUSH, join, split
+from contract.whole import MOST_SAID, MOST_TOGETHER, PULL, PUSH, RELEASE, join, split
 from server.line.flower import MOST_OBJECTS
+from server.line.long_poll import LongPoll
 from server.line.whole import answer_whole
 from tests.server.line.test_replies import OTHER, QUESTIONS, RUN, SITE, Flower, Site, signed
 from tests.server.line.test_superlink import TYPE
@@ -155,13 +157,14 @@ def test_an_object_on_its_way_is_waited_for() -> None:
         kind = PullMessagesRequest if request.scope["path"].endswith("messages") else PullObjectRequest
         return Response(mailing._answer(kind.FromString(await request.body())).SerializeToString())
 
-    async def arrival(_request: Request, name: str) -> None:
-        awaited.append(name)
-        if name == "model":  # the other does not come
-            sizes[name] = 5
+    class Waiting(LongPoll):
+        async def arrival(self, _request: Request, name: str) -> None:
+            awaited.append(name)
+            if name == "model":  # the other does not come
+                sizes[name] = 5
 
     request = Request({"type": "http", "method": "POST", "path": PULL, "headers": []}, receive)
-    answer = asyncio.run(answer_whole(request, ask, sizes, arrival))
+    answer = asyncio.run(answer_whole(request, ask, sizes, Waiting()))
     assert split(bytes(answer.body), most=4)[1:] == [b"message", b"model"]
     assert awaited == ["model", "more"]
 
@@ -198,6 +201,20 @@ def test_each_part_is_held_to_what_it_would_be_alone(site: WholeSite) -> None:
     other = WholeSite(site.flower, OTHER)
     assert other.whole(PUSH, *other.reply("reply", src=OTHER))[0] == 200  # Flower's to refuse, as alone
     assert site.flower.stored == [1]
+
+
+def test_a_site_that_asks_no_more_is_let_go_and_nobody_else(
+    site: WholeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released: list[int] = []
+    monkeypatch.setattr(LongPoll, "release", lambda _, node: released.append(node))
+    beat = SendNodeHeartbeatRequest(node=Node(node_id=SITE), heartbeat_interval=30)
+    assert site.whole(RELEASE, beat, key=OTHER)[0] == 401
+    assert site.raw(RELEASE, b"\x00")[0] == 400
+    assert released == []
+    assert site.whole(RELEASE, beat)[0] == 200
+    assert released == [SITE]
+    assert site.flower.seen(SendNodeHeartbeatRequest) == [beat]
 
 
 def test_nobody_confirms_for_another(site: WholeSite) -> None:
