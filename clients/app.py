@@ -140,7 +140,7 @@ class _Exchange:
             kind=self.kind,
             instruction=self.instruction,
             code=installed_code_hash(),
-            site_file=_site_file(context),
+            node=context.node_config,
         )
         found.require(policy, where=f"site '{self.site.config.name}'")
         return found

@@ -10,6 +10,10 @@ round more would spend more than was signed. One for ranges covers that question
 each window of a schedule, so many drift checks, trainings and comparisons (`contract.standing`): the name of
 each run follows from the mandate, and a request that was answered is answered from the ledger.
 
+It is good for one federation: that whose authority signed the certificate of the server with which the site
+is connected. The agent says which that is, with each message (`AUTHORITY` in the node's configuration, which
+no server writes); without an agent of ours it is the authority of the federation that the site has joined.
+
 That a window is over, and what it may still spend, card and ledger are asked afterwards.
 
 When it expires the site's own clock says. A clock may be wrong by `TOLERANCE`: so long after its end a
@@ -18,6 +22,7 @@ mandate is still good.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,7 +37,11 @@ from contract.names import challenger_run
 from contract.standing import Standing
 from contract.words import counted
 
-__all__ = ["TOLERANCE", "Found", "examine"]
+__all__ = ["AUTHORITY", "TOLERANCE", "Found", "authority_of", "examine"]
+
+AUTHORITY = "authority"
+"""Key of the node's configuration: the digest of the authority that signed the certificate of the server from
+which a message came; empty where that cannot be said."""
 
 TOLERANCE = timedelta(minutes=5)
 _SAID = {
@@ -92,7 +101,7 @@ def examine(
     kind: str,
     instruction: Instruction,
     code: str,
-    site_file: Path,
+    node: Mapping[str, object],
     now: datetime | None = None,
 ) -> Found:
     """Look at the mandate that came with a request.
@@ -104,7 +113,7 @@ def examine(
         kind: the message type.
         instruction: what is asked.
         code: the hash of the installed code.
-        site_file: the site's site.toml.
+        node: the node's configuration: names site.toml, and with an agent of ours `AUTHORITY`.
         now: by the site's clock.
     """
     if not isinstance(text, str) or not text:
@@ -122,7 +131,7 @@ def examine(
         covers="" if mandate.standing is None else _words(mandate.standing),
     )
     try:
-        authority = _known_authority(site_file)
+        authority = _said_authority(node[AUTHORITY]) if AUTHORITY in node else _joined_authority(node)
     except InputError as exc:
         return replace(found, fault=exc.what)
     asked = mandate_for(
@@ -130,7 +139,7 @@ def examine(
         run=mandate.run if mandate.standing else instruction.run,
         windows=() if mandate.standing else instruction.windows,
         code=code,
-        authority=authority or mandate.authority,
+        authority=authority,
         scientist=mandate.scientist,
         expires=mandate.expires,
         covers=mandate.standing or mandate.ranges,
@@ -141,17 +150,50 @@ def examine(
     return replace(found, fault=fault)
 
 
-def _known_authority(site_file: Path) -> str:
-    """The digest of the authority of the federation that the site has joined; empty where it has joined none.
+def authority_of(root_certificates: bytes) -> str:
+    """The digest of the only authority that these are of, in PEM form; empty where they are of several.
+
+    A server of one of several could pass on what was signed for another's.
+    """
+    from cryptography.x509 import load_pem_x509_certificates
+
+    try:
+        alone = len(load_pem_x509_certificates(root_certificates)) == 1
+        return authority_digest(root_certificates.decode("ascii")) if alone else ""
+    except (ValueError, InputError):
+        return ""
+
+
+def _said_authority(said: object) -> str:
+    """What the agent says.
 
     Raises:
-        InputError: it cannot be told.
+        InputError: it cannot say which authority that is.
     """
-    path = site_file.parent / "keys" / "ca.pem"
+    if isinstance(said, str) and said:
+        return said
+    raise InputError(
+        "the root certificates are not of one authority alone, so no signature can be judged",
+        where="--root-certificates",
+        remedy="Name a file that holds the authority of the federation's server, and no other certificate",
+    )
+
+
+def _joined_authority(node: Mapping[str, object]) -> str:
+    """The digest of the authority of the federation that the site has joined.
+
+    Raises:
+        InputError: it has joined none, or that cannot be told.
+    """
+    path = Path(str(node["site"])).parent / "keys" / "ca.pem"
     try:
         return authority_digest(path.read_text(encoding="ascii"))
-    except FileNotFoundError:
-        return ""
+    except FileNotFoundError as exc:
+        raise InputError(
+            "it is not known which federation asks, so no signature can be judged",
+            where=str(path),
+            remedy="Join the federation: `tidegate site join TOKEN`; or run the agent, `tidegate site up`",
+        ) from exc
     except (OSError, ValueError, InputError) as exc:
         raise InputError(
             "the federation's authority cannot be read, so no signature can be judged",

@@ -31,6 +31,7 @@ __all__ = [
     "ModelFiles",
     "ModelVersion",
     "Models",
+    "NewCheck",
     "NewSchedule",
     "Participation",
     "ParticipationEvent",
@@ -358,6 +359,7 @@ class WindowCheck(_Frozen):
         due: when it may be tried, or tried again.
         run: that makes the check; empty before.
         detail: what came of it, in a sentence.
+        said: what was said of the last try while it went on, sentence by sentence.
     """
 
     experiment: str
@@ -367,6 +369,19 @@ class WindowCheck(_Frozen):
     due: datetime
     run: str
     detail: str
+    said: tuple[str, ...] = ()
+
+
+class NewCheck(_Asked):
+    """A window that is to be checked for drift now.
+
+    Attributes:
+        experiment: the experiment as JSON, with the keys of an experiment file.
+        window: its name.
+    """
+
+    experiment: Annotated[str, Field(min_length=1, max_length=MOST_BODY)]
+    window: WindowName
 
 
 class WindowChecks(_Frozen):

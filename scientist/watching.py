@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from contract.errors import AddressError, TidegateError
-from contract.federation_api import ParticipationEvent, QueueEvent, Round, Run
+from contract.errors import AddressError, InputError, TidegateError
+from contract.federation_api import ParticipationEvent, QueueEvent, Round, Run, WindowCheck, WindowChecks
 from scientist.connection import Connection
 
-__all__ = ["Event", "follow", "read_events"]
+__all__ = ["Event", "follow", "follow_check", "read_events"]
 
 _KINDS: dict[str, type[BaseModel]] = {
     "queue": QueueEvent,
@@ -22,6 +22,8 @@ _KINDS: dict[str, type[BaseModel]] = {
     "end": Run,
 }
 _LONGEST = 16 * 2**20
+_LOOK = 0.5
+"""Seconds between two looks at a check."""
 _PAUSES = (0.2, 1.0, 2.0, 5.0)
 """Seconds before the stream is asked for again, longer each time that nothing came."""
 
@@ -98,6 +100,58 @@ def follow(
             is_cut = True
         pause(_PAUSES[min(quiet, len(_PAUSES) - 1)])
         quiet += 1
+
+
+def follow_check(
+    connection: Connection,
+    asked: WindowCheck,
+    *,
+    say: Callable[[str], None],
+    patience: float = 600.0,
+    pause: Callable[[float], None] = time.sleep,
+) -> Iterator[WindowCheck]:
+    """How the check of a window stands, again and again until it has ended; first as it was taken up.
+
+    Args:
+        connection: to the server.
+        asked: as the server took it up.
+        say: is told what the server says of it, sentence by sentence.
+        patience: seconds for which the server may be away.
+        pause: waits.
+
+    Raises:
+        InputError: the token is good no more, or the check was removed with its schedule.
+        AddressError: the server is away for too long.
+    """
+    path, stands, said = f"/v1/schedules/{asked.experiment}/windows", asked, 0
+    before = asked.attempts - (asked.state == "checking")
+    since, is_cut = time.monotonic(), False
+    while True:
+        said = said if len(stands.said) >= said else 0  # it was taken up again
+        for words in stands.said[said:]:
+            say(words)
+        said = len(stands.said)
+        yield stands
+        if stands.state != "checking" and stands.attempts > before:
+            return
+        pause(_LOOK)
+        try:
+            found = connection.get(path, WindowChecks, window=asked.window).checks
+            since, is_cut = time.monotonic(), False
+        except AddressError:
+            if time.monotonic() - since > patience:
+                raise
+            if not is_cut:
+                say("the line to the server is cut; trying again")
+            is_cut = True
+            continue
+        if len(found) != 1:
+            raise InputError(
+                "the server knows no check of it any more",
+                where=f"window '{asked.window}'",
+                remedy="Its schedule was removed: ask again",
+            )
+        (stands,) = found
 
 
 def _content(kind: str, data: str) -> BaseModel:

@@ -2,7 +2,7 @@
 
     1. look at the schedules that are kept, are not paused, have something to do, and a champion to watch
     2. enter the windows that have closed since the last look
-    3. take the oldest that is due, under a lease
+    3. take a window that a person asks for over the API, or the oldest that is due, under a lease
     4. have the server check it (`server.cycle`), or follow the check that goes on already
     5. enter what came of it: done; to be tried again, later each time; or, after the last try, not judged
 
@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from contract.errors import RegistryError, RoundError, TakenOverError, TidegateError
@@ -73,7 +73,8 @@ def run_schedules(settings: ServerSettings, *, say: Say, stop: threading.Event) 
             active = [one for one in due if has_champion(one.experiment, state)]
             for one in active:
                 _enter_closed(one, schedules, later)
-            return [one.experiment for one in active]
+            asked = [one.experiment for one in schedules.asked(datetime.now(UTC))]
+            return list(dict.fromkeys([*asked, *(one.experiment for one in active)]))
 
         def is_due(one: ScheduleRecord) -> bool:
             now = datetime.now(UTC)
@@ -81,6 +82,8 @@ def run_schedules(settings: ServerSettings, *, say: Say, stop: threading.Event) 
 
         def work(experiment: str) -> None:
             while not stop.is_set():
+                if _check_asked(experiment, checks):
+                    continue
                 kept = [one for one in schedules.all() if one.experiment == experiment and not one.paused]
                 if not kept or checks.check(kept[0].plan) is None:
                     return
@@ -91,6 +94,14 @@ def run_schedules(settings: ServerSettings, *, say: Say, stop: threading.Event) 
 def schedules_beside(settings: ServerSettings, *, say: Say) -> AbstractContextManager[Callable[[], None]]:
     """Work on all schedules in a thread while the block lasts; see `working_beside`."""
     return working_beside("schedules", lambda stop: run_schedules(settings, say=say, stop=stop))
+
+
+def _check_asked(experiment: str, checks: WindowChecks) -> bool:
+    """Check the first window of the experiment that a person asks for; false where nobody does."""
+    for one in checks.schedules.asked(datetime.now(UTC)):
+        if one.experiment == experiment:
+            return checks.check(Experiment.model_validate_json(one.plan), one.window) is not None
+    return False
 
 
 def has_champion(experiment: str, state: State) -> bool:
@@ -220,6 +231,7 @@ class _Attempt:
     taken: WindowCheck
     run: str = ""
     _renewed: float = 0.0
+    _said: list[str] = field(default_factory=list)
 
     def make(self) -> str:
         """Have the window checked, or follow its check; what it found, in words.
@@ -300,3 +312,5 @@ class _Attempt:
 
     def _say(self, words: str) -> None:
         self.checks.tell(self.taken, words)
+        self._said.append(words)
+        self.checks.schedules.say(self.taken, self._said)

@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import json as json_text
+import sys
 from collections.abc import Sequence
 
-from contract.errors import InputError
-from contract.federation_api import Decision
+from contract.errors import InputError, RoundError
+from contract.federation_api import Decision, WindowCheck
 from contract.federation_api import Verdict as KeptVerdict
+from contract.outside import shown
 from contract.verdicts import Verdict
 from contract.windows import condensed
 from terminal.output import cell, figure, print_json, print_table, say
 
-__all__ = ["show_verdict", "show_verdicts"]
+__all__ = ["check_line", "end_check", "show_verdict", "show_verdicts"]
+
+
+def check_line(words: str, *, json: bool) -> None:
+    """Say something of a check that goes on; beside the JSON, where that is to come."""
+    if json:
+        print(shown(words), file=sys.stderr, flush=True)
+    else:
+        say(words)
+
+
+def end_check(check: WindowCheck, *, json: bool) -> None:
+    """What came of a check.
+
+    Raises:
+        RoundError: it failed.
+    """
+    if json:
+        print_json(check.model_dump(mode="json"))
+    if check.state != "done":
+        raise RoundError(check.detail, where=f"window '{check.window}'")
 
 
 def show_verdicts(

@@ -219,6 +219,18 @@ class Way:
         """The file with what the site shows there."""
         return None if self.federation is None else self.federation.certificate
 
+    @property
+    def authority_digest(self) -> str:
+        """What a mandate calls the authority; empty where the file holds more than one certificate.
+
+        Raises:
+            InputError: the file cannot be read, or holds none.
+        """
+        from clients.line.reach import authority_at
+        from clients.mandates import authority_of
+
+        return authority_of(authority_at(self.authority))
+
     def require(self, name: str, key: Path) -> None:
         """See that the files are there, and for this site.
 

@@ -183,6 +183,7 @@ def up(
     from clients.line.flower import FleetConnection, LineBrokenError, connect, wait_for_server
     from clients.line.spool import Spool
     from clients.line.worker import Limits, Worker
+    from clients.mandates import AUTHORITY
     from contract.allocator import give_back, reuse_large_blocks
     from terminal.health import Health, serve_health
     from terminal.logs import log_to
@@ -220,7 +221,7 @@ def up(
                         way.superlink,
                         root_certificates=way.authority,
                         private_key=key,
-                        node_config={"site": str(file.resolve())},
+                        node_config={"site": str(file.resolve()), AUTHORITY: way.authority_digest},
                         remembered=config.storage.node,
                         certificate=way.certificate,
                     ) as connection:
@@ -260,11 +261,18 @@ def _ready(file: Path, way: Way, key: Path) -> SiteConfig:
             A site that has none yet may connect.
     """
     from clients.site import close_site, open_site
+    from contract.errors import InputError
 
     site = open_site(file)
     if site.config.card is not None:
         _ = site.card
     way.require(site.config.name, key)
+    if site.config.policy.scientists is not None and not way.authority_digest:
+        raise InputError(
+            "it holds several certificates, so for which federation a scientist has signed cannot be told",
+            where=str(way.authority),
+            remedy="Name a file with the authority of this server alone",
+        )
     site.ledger.verify()
     close_site(file)  # the worker opens it
     return site.config

@@ -17,6 +17,7 @@ from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from safetensors.numpy import load, save
 
 from clients.app import app
+from clients.mandates import AUTHORITY
 from contract.errors import SilentError
 from server.line.flower import assume_identity
 
@@ -177,10 +178,11 @@ class HostileServer:
 
     Args:
         site: its site.toml.
+        said: what the site's agent says of the server's authority; None where no agent of ours is between.
     """
 
-    def __init__(self, site: Path) -> None:
-        self.site = site
+    def __init__(self, site: Path, said: str | None = None) -> None:
+        self.site, self.said = site, said
         self._asked = 0
         assume_identity(1)
 
@@ -227,10 +229,11 @@ class HostileServer:
         text = plan if isinstance(plan, str) else json.dumps(plan)
         message = Message(records, dst_node_id=1, message_type=kind, group_id=group)
         message.metadata.__dict__["_message_id"] = f"message-{self._asked}"
+        node: dict[str, Any] = {"site": str(self.site)}
         context = Context(
             run_id=1,
             node_id=1,
-            node_config={"site": str(self.site)},
+            node_config=node | ({} if self.said is None else {AUTHORITY: self.said}),
             state=RecordDict(),
             run_config={"experiment": text, "mandate": mandate} if run_config is None else run_config,
         )

@@ -15,7 +15,7 @@ __all__ = ["THERE", "by_profile", "either"]
 Command = Callable[..., None]
 
 THERE: Mapping[str, Mapping[str, Command]] = {
-    "drift": {"list": drift.list_verdicts, "show": drift.show},
+    "drift": {"check": drift.check, "list": drift.list_verdicts, "show": drift.show},
     "models": {
         "list": models.list_versions,
         "show": models.show,

@@ -2,7 +2,44 @@
 
 from __future__ import annotations
 
-__all__ = ["list_verdicts", "show"]
+from pathlib import Path
+
+__all__ = ["check", "list_verdicts", "show"]
+
+
+def check(*, file: Path, window: str, json: bool) -> None:
+    """Have one window checked now, and say what the server says of it.
+
+    Raises:
+        InputError: the server refuses.
+        RoundError: the check failed.
+    """
+    from contract.federation_api import NewCheck, WindowCheck
+    from scientist.cli.sites import with_all_settings
+    from scientist.connected import connect, request_of
+    from scientist.watching import follow_check
+    from terminal.drift_tables import check_line, end_check
+    from terminal.experiment_files import read_experiment
+
+    experiment = with_all_settings(read_experiment(file))
+    given = {"experiment": experiment.model_dump_json(), "window": window}
+    asked = request_of(NewCheck, given, where="WINDOW", remedy="Name one as `tidegate schedule list` does")
+    title = f"{experiment.name}, window {window}"
+
+    def tell(words: str) -> None:
+        check_line(f"{title}: {words}", json=json)
+
+    with connect() as connection:
+        stands = begun = connection.post("/v1/drift-checks", WindowCheck, asked)
+        try:
+            for stands in follow_check(connection, begun, say=tell):  # noqa: B007 - the last one is of use
+                pass
+        except KeyboardInterrupt:
+            run = f", as run {stands.run}" if stands.run else ""
+            tell(f"its check goes on at the server{run}")
+            raise
+    tell(f"done: {stands.detail}" if stands.state == "done" else stands.detail)
+    end_check(stands, json=json)
 
 
 def list_verdicts(*, experiment: str, json: bool) -> None:

@@ -37,6 +37,7 @@ from contract.federation_api import (
     Decisions,
     ModelFiles,
     Models,
+    NewCheck,
     NewSchedule,
     Problem,
     Promotion,
@@ -56,6 +57,7 @@ from contract.federation_api import (
     Version,
     Versions,
     Whoami,
+    WindowCheck,
     WindowChecks,
 )
 from contract.mandate import normal_key
@@ -63,7 +65,7 @@ from contract.names import ExperimentName, RunName, SiteName, WindowName
 from contract.roles import Role
 from server.api.door import MLFLOW, PERSON, SESSION, Door, Failures, refusal
 from server.api.events import Events, read_cursor
-from server.api.keeping import add_schedule, ask_ranges, resume_run, sign_schedule
+from server.api.keeping import add_schedule, ask_check, ask_ranges, resume_run, sign_schedule
 from server.api.mlflow_proxy import MlflowProxy
 from server.api.page_routes import page_routes
 from server.api.promotion import move_champion
@@ -295,7 +297,9 @@ async def ranges(request: Request, api: _Answers, person: _Submitter) -> Submitt
     """A question for the ranges of features, which costs each site ε. It joins the queue as a run."""
     body = await _body_of(request, api, person)
     asked = await run_in_threadpool(_parsed, RangeSubmission, body)
-    return await run_in_threadpool(ask_ranges, asked, api.reading, person)
+    submitted = await run_in_threadpool(ask_ranges, asked, api.reading, person)
+    api.asked.set()
+    return submitted
 
 
 @_router.get("/runs/{name}", summary="A run")
@@ -323,6 +327,7 @@ def resume(name: str, api: _Answers, person: _Submitter) -> RunDetail:
     """
     _require_own(name, api, person, "resume")
     resume_run(name, api.reading, person)
+    api.asked.set()
     return _known(name, api.reading.run_detail)
 
 
@@ -355,9 +360,33 @@ def schedules(api: _Answers, page: _Paged, _who: _Reader) -> Schedules:
 
 
 @_router.get("/schedules/{experiment}/windows", summary="The windows of a schedule")
-def windows(experiment: ExperimentName, api: _Answers, page: _Paged, _who: _Reader) -> WindowChecks:
-    """Those that have closed, and how the check of each stands."""
-    return api.reading.checks(experiment, page)
+def windows(
+    experiment: ExperimentName,
+    api: _Answers,
+    page: _Paged,
+    _who: _Reader,
+    window: WindowName | None = None,
+) -> WindowChecks:
+    """Those that have closed or were asked for, and how the check of each stands; or one alone."""
+    return api.reading.checks(experiment, page, window)
+
+
+@_router.post(
+    "/drift-checks",
+    summary="Check a window for drift",
+    status_code=202,
+    response_model=WindowCheck,
+    openapi_extra=_body(NewCheck),
+)
+async def check(request: Request, api: _Answers, person: _Submitter) -> WindowCheck:
+    """Now, and then what the retraining policy says is done.
+
+    An operator may have any window of any experiment checked that has a model in service. A scientist may
+    have a window that has closed checked, of a schedule that is kept and not paused.
+    """
+    body = await _body_of(request, api, person)
+    asked = await run_in_threadpool(_parsed, NewCheck, body)
+    return await run_in_threadpool(ask_check, asked, api.reading, person)
 
 
 @_router.post(

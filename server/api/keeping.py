@@ -8,17 +8,19 @@ from datetime import UTC, datetime
 
 from starlette.exceptions import HTTPException
 
-from contract.errors import InputError
+from contract.errors import InputError, RegistryError
 from contract.experiment import Experiment, NumericFeature
 from contract.experiment_file import parse_experiment_json
 from contract.federation_api import (
     MOST_ITEMS,
+    NewCheck,
     NewSchedule,
     RangeSubmission,
     Schedule,
     ScheduleAdded,
     SignedSchedule,
     Submitted,
+    WindowCheck,
 )
 from contract.mandate import ranges_question
 from contract.windows import Every, example_of
@@ -26,12 +28,21 @@ from monitoring.schedule import Calendar
 from server.api.reading import Page, Reading
 from server.api.signatures import require_signed_schedule, signed_run
 from server.api.tellable import require_tellable
+from server.jobs.champion import champion_of
 from server.jobs.job import RangeQuestion
 from server.state.people import Person
 from server.state.records import ScheduleRecord
 from server.state.schedules import Schedules
 
-__all__ = ["add_schedule", "ask_ranges", "keep_schedule", "resume_run", "schedule_of", "sign_schedule"]
+__all__ = [
+    "add_schedule",
+    "ask_check",
+    "ask_ranges",
+    "keep_schedule",
+    "resume_run",
+    "schedule_of",
+    "sign_schedule",
+]
 
 _log = logging.getLogger("tidegate.api")
 
@@ -69,6 +80,58 @@ def sign_schedule(experiment: str, asked: SignedSchedule, reading: Reading, pers
     kept.sign(experiment, asked.mandate)
     _log.info("%s signs the schedule of %s", person.name, experiment)
     return reading.schedule(kept.get(experiment))
+
+
+def ask_check(asked: NewCheck, reading: Reading, person: Person) -> WindowCheck:
+    """Have a window checked for drift by whoever works on the schedules.
+
+    What follows a check may put another model into service. So a scientist may not choose the plan or the
+    window: these are an operator's.
+
+    Raises:
+        InputError: the experiment or the window is wrong, there is no model to watch, the person may not have
+            this checked, or another window is being checked.
+    """
+    experiment = parse_experiment_json(asked.experiment, where="experiment")
+    experiment.drift.require_seasons([asked.window])
+    try:
+        champion_of(experiment.name, reading.state)
+    except RegistryError as exc:
+        raise InputError(exc.what, where="experiment", remedy=exc.remedy) from exc
+    kept, now = Schedules(reading.state.database), datetime.now(UTC)
+    if person.role != "operator":
+        _require_of_schedule(experiment, asked.window, kept, now)
+    found = kept.ask(experiment, asked.window, by=person.name, now=now)
+    _log.info("%s asks for a check of %s, window %s", person.name, experiment.name, asked.window)
+    return WindowCheck.model_validate(found, from_attributes=True)
+
+
+def _require_of_schedule(experiment: Experiment, window: str, kept: Schedules, now: datetime) -> None:
+    """Refuse what no operator has agreed to.
+
+    Raises:
+        InputError: it is no window that has closed of a schedule of this very experiment that is not paused.
+    """
+    name, others = experiment.name, "any other check is an operator's to ask for"
+    schedule = next((one for one in kept.all() if one.experiment == name), None)
+    if schedule is None or schedule.plan.digest != experiment.digest:
+        what = (
+            f"'{name}' has no schedule" if schedule is None else f"the schedule of '{name}' has another plan"
+        )
+        raise InputError(what, where="experiment", remedy=f"Ask an operator to keep this one: {others}")
+    if schedule.paused:
+        raise InputError(
+            f"the schedule of '{name}' is paused",
+            where=f"window '{window}'",
+            remedy=f"Ask an operator: {others}",
+        )
+    closed = {one for one, _ in schedule.calendar.due(now)} | {one.window for one in kept.checks(name)}
+    if window not in closed:
+        raise InputError(
+            f"this is no window of the schedule of '{name}' that has closed",
+            where=f"window '{window}'",
+            remedy=f"See `tidegate schedule list {name}`: {others}",
+        )
 
 
 def schedule_of(

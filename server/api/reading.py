@@ -219,9 +219,10 @@ class Reading:
             signed=_signed_words(one),
         )
 
-    def checks(self, experiment: str, page: Page) -> WindowChecks:
-        """The windows of a schedule that have closed."""
-        found, more = page.of(KeptSchedules(self.state.database).checks(experiment))
+    def checks(self, experiment: str, page: Page, window: str | None = None) -> WindowChecks:
+        """The windows of an experiment that have closed or were asked for; or this one alone."""
+        known = KeptSchedules(self.state.database).checks(experiment)
+        found, more = page.of([one for one in known if window in (None, one.window)])
         return WindowChecks(
             checks=tuple(WindowCheck.model_validate(one, from_attributes=True) for one in found),
             more=more,

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from contract.outside import shown
-
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Verdicts on windows, and the decisions that followed.")
@@ -24,22 +22,24 @@ def check(
 ) -> None:
     """Check one window now, and do what the retraining policy says; also one that was not judged.
 
-    It is checked by the server that runs here. Ctrl-C leaves the check to it; the same command waits again.
+    It is checked by the server that runs here, or by that of your profile: there an operator may ask for any
+    check, and a scientist for one of a schedule that is kept. Ctrl-C leaves the check to the server; the same
+    command waits again.
     """
     import signal
-    import sys
     import threading
     from datetime import UTC, datetime
 
-    from contract.errors import InputError, RoundError
+    from contract.federation_api import WindowCheck
     from server.cli.here import with_all_settings
     from server.federation import running_control
     from server.jobs.champion import champion_of
     from server.schedule import WindowChecks
     from server.settings import apply_quiet_environment, read_settings
+    from server.state.schedules import being_checked
     from server.state.storage import open_known_state
+    from terminal.drift_tables import check_line, end_check
     from terminal.experiment_files import read_experiment
-    from terminal.output import print_json, say
 
     apply_quiet_environment()
     experiment, settings, stop = read_experiment(file), read_settings(), threading.Event()
@@ -47,26 +47,22 @@ def check(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
 
-    def tell(words: str) -> None:
-        say(words) if not json else print(shown(words), file=sys.stderr, flush=True)
-
     with open_known_state(settings.state_url) as state:
         champion_of(experiment.name, state)  # says what to do where there is none
         experiment = with_all_settings(experiment)
-        checks = WindowChecks(state=state, control=lambda: running_control(settings), stop=stop, say=tell)
+        checks = WindowChecks(
+            state=state,
+            control=lambda: running_control(settings),
+            stop=stop,
+            say=lambda words: check_line(words, json=json),
+        )
         checks.schedules.enter(experiment.name, [(window, datetime.now(UTC))])
         came = checks.check(experiment, window)
     if came is None:
-        raise InputError(
-            f"another window of '{experiment.name}' is being checked",
-            remedy=f"Wait for it: tidegate schedule list {experiment.name}",
-        )
-    if json:
-        print_json({name: value for name, value in vars(came).items() if name != "id"})
+        raise being_checked(experiment.name)
     if stop.is_set():
         raise KeyboardInterrupt
-    if came.state != "done":
-        raise RoundError(came.detail, where=f"window '{window}'")
+    end_check(WindowCheck.model_validate(came, from_attributes=True), json=json)
 
 
 @app.command("list")

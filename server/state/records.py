@@ -359,6 +359,9 @@ class WindowCheck:
         lease_until: when the lease ends unless it is renewed.
         run: the run that makes it; empty before the first.
         detail: what came of the last try, in a sentence.
+        asked_by: who asked for it over the API, and nothing came of it yet; empty where nobody did.
+        plan: the experiment that they asked for, as JSON; empty for the schedule's.
+        said: what was said of the last try while it went on, sentence by sentence.
     """
 
     id: int
@@ -371,3 +374,6 @@ class WindowCheck:
     lease_until: datetime | None
     run: str
     detail: str
+    asked_by: str = ""
+    plan: str = ""
+    said: tuple[str, ...] = ()

@@ -12,18 +12,22 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, Select, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from contract.errors import InputError
+from contract.experiment import Experiment
 from server.state import tables
 from server.state.database import Database
 from server.state.owner import is_dead
 from server.state.records import ScheduleRecord, WindowCheck, WindowState
 
-__all__ = ["Schedules"]
+__all__ = ["Schedules", "being_checked"]
 
 _FIELDS = tuple(WindowCheck.__dataclass_fields__)
+_MOST_SAID = 50
+MOST_ASKED = 20
+"""Checks that one person may have wait."""
 
 
 class Schedules:
@@ -119,6 +123,51 @@ class Schedules:
             except IntegrityError:
                 continue  # another scheduler has just entered it
 
+    def ask(self, experiment: Experiment, window: str, *, by: str, now: datetime) -> WindowCheck:
+        """Have a window checked as soon as may be, also one that is done; one that is being checked goes on.
+
+        Args:
+            experiment: what it is checked for.
+            window: its name.
+            by: the person who asks.
+            now: the moment.
+
+        Raises:
+            InputError: another window of the experiment is being checked, or this person waits for too many.
+        """
+        table, name = tables.window_checks, experiment.name
+        anew = {"state": "waiting", "due": now, "asked_by": by, "plan": experiment.model_dump_json()}
+        mine = (table.c.experiment == name) & (table.c.window == window)
+        with self._database.write() as connection:
+            known = {one.window: one for one in _checks(connection, name, lock=True)}
+            held = next((one for one in known.values() if _is_held(one, now)), None)
+            if held is not None:
+                if held.window != window:
+                    raise being_checked(name)
+                return held
+            _require_few(connection, by)
+            if window in known:
+                connection.execute(update(table).where(mine).values(**anew, said=None))
+            else:
+                new = {
+                    "experiment": name,
+                    "window": window,
+                    "attempts": 0,
+                    "owner": "",
+                    "run": "",
+                    "detail": "",
+                }
+                connection.execute(table.insert().values(**new, **anew))
+            (found,) = (one for one in _checks(connection, name) if one.window == window)
+            return found
+
+    def asked(self, now: datetime) -> tuple[WindowCheck, ...]:
+        """The windows that people have asked for over the API and that may be checked now."""
+        wanted = _wanted().where(tables.window_checks.c.plan.is_not(None))
+        with self._database.read() as connection:
+            found = _records(connection.execute(wanted).all())
+        return tuple(one for one in found if _is_free(one, now) and not _is_held(one, now))
+
     def checks(self, experiment: str) -> tuple[WindowCheck, ...]:
         """The windows of an experiment that have closed, in the order in which they were entered."""
         with self._database.read() as connection:
@@ -158,6 +207,7 @@ class Schedules:
                         attempts=check.attempts + 1,
                         owner=owner,
                         lease_until=now + lease,
+                        said=(),
                     )
                     connection.execute(update(table).where(table.c.id == check.id).values(_changing(taken)))
                     return taken
@@ -176,15 +226,20 @@ class Schedules:
     ) -> bool:
         """Enter what came of a try, and give the lease back; false if it is another's by now.
 
+        Nobody has asked for it from then on: a try that is to come is the schedule's.
+
         Args:
             check: as it was taken.
             state: `done`, `not judged`, or `waiting` for another try.
             detail: what came of it, in a sentence.
             due: when the other try may begin.
         """
-        return self._change(
-            check, state=state, detail=detail, lease_until=None, **({"due": due} if due else {})
-        )
+        ended = {"state": state, "detail": detail, "lease_until": None, "asked_by": None, "plan": None}
+        return self._change(check, **ended, **({"due": due} if due else {}))
+
+    def say(self, check: WindowCheck, said: Sequence[str]) -> bool:
+        """Keep the last of what was said of a try that goes on; false if it is another's by now."""
+        return self._change(check, said=list(said)[-_MOST_SAID:])
 
     def give_back(self, check: WindowCheck) -> bool:
         """Give a lease back as if it had not been taken: what it was taken for goes on elsewhere."""
@@ -209,15 +264,56 @@ def _is_free(check: WindowCheck, now: datetime) -> bool:
 
 
 def _changing(check: WindowCheck) -> dict[str, Any]:
-    return {name: value for name, value in vars(check).items() if name not in ("id", "experiment", "window")}
+    """What a taking changes; what was asked stays as it is."""
+    kept = ("id", "experiment", "window", "asked_by", "plan")
+    return {name: value for name, value in vars(check).items() if name not in kept}
+
+
+def _wanted() -> Select[Any]:
+    table = tables.window_checks
+    return select(*(table.c[name] for name in _FIELDS)).order_by(table.c.id)
 
 
 def _checks(connection: Connection, experiment: str, *, lock: bool = False) -> tuple[WindowCheck, ...]:
+    wanted = _wanted().where(tables.window_checks.c.experiment == experiment)
+    return _records(connection.execute(wanted.with_for_update() if lock else wanted).all())
+
+
+def _records(rows: Sequence[Row[Any]]) -> tuple[WindowCheck, ...]:
+    return tuple(
+        WindowCheck(
+            **{
+                **row._mapping,
+                "asked_by": row.asked_by or "",
+                "plan": row.plan or "",
+                "said": tuple(row.said or ()),
+            }
+        )
+        for row in rows
+    )
+
+
+def being_checked(experiment: str) -> InputError:
+    """What is said to whoever wants a window checked while another is."""
+    return InputError(
+        f"another window of '{experiment}' is being checked",
+        remedy=f"Wait for it: tidegate schedule list {experiment}",
+    )
+
+
+def _require_few(connection: Connection, person: str) -> None:
+    """Refuse what would fill the database, and hold up the schedules.
+
+    Raises:
+        InputError: so many checks that this person has asked for wait already.
+    """
     table = tables.window_checks
-    wanted = select(*(table.c[name] for name in _FIELDS)).where(table.c.experiment == experiment)
-    wanted = wanted.order_by(table.c.id)
-    found: Sequence[Row[Any]] = connection.execute(wanted.with_for_update() if lock else wanted).all()
-    return tuple(WindowCheck(**row._mapping) for row in found)
+    own = (table.c.asked_by == person) & (table.c.state == "waiting")
+    if connection.execute(select(func.count()).where(own)).scalar_one() >= MOST_ASKED:
+        raise InputError(
+            f"{MOST_ASKED} checks that you asked for wait already",
+            remedy="Wait until some are made: tidegate schedule list",
+        )
 
 
 def _unknown(experiment: str, known: Sequence[str]) -> InputError:

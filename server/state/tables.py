@@ -51,7 +51,7 @@ __all__ = [
     "window_checks",
 ]
 
-HEAD = "0009"
+HEAD = "0010"
 """The newest revision under `migrations/versions`."""
 
 metadata = MetaData(
@@ -275,6 +275,9 @@ window_checks = Table(
     Column("lease_until", Moment),
     Column("run", String(200), nullable=False),
     Column("detail", Text, nullable=False),
+    Column("asked_by", String(100)),
+    Column("plan", Text),
+    Column("said", JSON(none_as_null=True)),
     UniqueConstraint("experiment", "window"),
 )
 

@@ -14,7 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from clients.code import installed_code_hash
-from clients.mandates import TOLERANCE
+from clients.mandates import TOLERANCE, authority_of
 from contract.experiment import Experiment
 from contract.mandate import Mandate, authority_digest, mandate_for, public_key_of, read_mandate, sign_mandate
 from experiments.audit.hostile_server import EVALUATE, KINDS, TRAIN, Answer, HostileServer, instruction_for
@@ -55,7 +55,7 @@ class Attack:
 def attack(lay: LaySite, rows: Rows) -> Attack:
     key = Ed25519PrivateKey.generate()
     site = lay(rows, cap=50.0, policy=f'scientists = {{ ada = "{public_key_of(key)} ada@laptop" }}')
-    return Attack(site=site, key=key, server=HostileServer(site))
+    return Attack(site=site, key=key, server=HostileServer(site, AUTHORITY))
 
 
 def test_what_is_signed_is_answered_and_its_digest_is_kept(attack: Attack) -> None:
@@ -225,7 +225,26 @@ def test_a_mandate_for_other_code_is_refused(attack: Attack) -> None:
     assert (attack.ask(other).word, attack.charged) == ("policy", 0)
 
 
+def test_a_server_with_another_authority_holds_a_mandate_for_nothing(attack: Attack, tmp_path: Path) -> None:
+    """A site that was started with --root-certificates: whose server it is, its agent says, and no server."""
+    authorities = [
+        make_server_files(tmp_path / name, ["127.0.0.1"]).authority.read_bytes() for name in ("one", "other")
+    ]
+    both, alone = authority_of(b"".join(authorities)), authority_of(authorities[1])
+    signed = sign_mandate(attack.mandate(), attack.key)
+    for said in (alone, both, authority_of(b""), authority_of(b"x"), "b" * 64):
+        attack.server = HostileServer(attack.site, said)
+        assert {attack.ask(signed, kind).word for kind in KINDS} == {"policy"}
+    assert (both, len(alone), attack.charged) == ("", 64, 0)
+    attack.server = HostileServer(attack.site, alone)
+    assert attack.ask(sign_mandate(attack.mandate(authority=alone), attack.key)).word == ""
+
+
 def test_a_mandate_for_another_federation_is_refused(attack: Attack, tmp_path: Path) -> None:
+    attack.server = HostileServer(attack.site)
+    none = sign_mandate(attack.mandate(), attack.key)
+    (attack.site.parent / "keys" / "ca.pem").unlink(missing_ok=True)
+    assert (attack.ask(none).word, attack.charged) == ("policy", 0)
     authority = make_server_files(tmp_path / "server", ["127.0.0.1"]).authority.read_text()
     (attack.site.parent / "keys" / "ca.pem").write_text(authority)
     mine = sign_mandate(attack.mandate(authority=authority_digest(authority)), attack.key)

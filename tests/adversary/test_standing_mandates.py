@@ -31,7 +31,7 @@ from server.line.certificates import make_server_files
 from tests.adversary import wire
 from tests.adversary.conftest import LaySite
 from tests.adversary.rows import Figure, Rows, text
-from tests.adversary.test_mandates import Attack, must_not_run
+from tests.adversary.test_mandates import AUTHORITY, Attack, must_not_run
 
 FIRST, LAST = "2026-W10", "2026-W13"
 BEFORE, AFTER = ("2026-W08", "2026-W09"), "2026-W14"
@@ -72,7 +72,7 @@ def attack(lay: LaySite, rows: Rows) -> Schedule:
     key = Ed25519PrivateKey.generate()
     content = text(rows).replace("w1", FIRST).replace("w2", "2026-W11")
     site = lay(content, cap=5000.0, policy=f'scientists = {{ ada = "{public_key_of(key)}" }}')
-    return Schedule(site=site, key=key, server=HostileServer(site))
+    return Schedule(site=site, key=key, server=HostileServer(site, AUTHORITY))
 
 
 def test_a_schedule_that_is_signed_is_answered(attack: Schedule) -> None:
@@ -268,6 +268,7 @@ def test_it_ends_when_the_administrator_wants_no_more_of_it(attack: Schedule) ->
 
 
 def test_it_is_good_for_no_other_federation_and_no_other_code(attack: Schedule, tmp_path: Path) -> None:
+    attack.server = HostileServer(attack.site)
     authority = make_server_files(tmp_path / "server", ["127.0.0.1"]).authority.read_text()
     (attack.site.parent / "keys" / "ca.pem").write_text(authority)
     assert attack.check(attack.standing()).word == "policy"

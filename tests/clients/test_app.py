@@ -16,6 +16,7 @@ from clients import site as sites
 from clients.app import app
 from clients.ledger.plan import Plan
 from clients.ledger.plans import retraining_plans
+from clients.mandates import AUTHORITY
 from clients.site import open_site
 from contract.errors import BudgetError, DataError, RefusalCode
 from contract.experiment import Experiment
@@ -84,6 +85,7 @@ def ask(
 ) -> Message:
     """The ClientApp's answer to one message."""
     grid = InlineGrid(app, [site], {"experiment": experiment.model_dump_json(), "mandate": mandate})
+    grid._contexts[1].node_config[AUTHORITY] = "a" * 64
     assume_identity(grid.run_id)
     arrays = initial_arrays(experiment, np.random.default_rng(0))
     if kind == COMPARE:

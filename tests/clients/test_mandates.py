@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
-from clients.mandates import TOLERANCE, Found, examine
+from clients.mandates import AUTHORITY, TOLERANCE, Found, examine
 from clients.policy import Policy
 from contract.errors import PolicyError
 from contract.experiment import Experiment
@@ -41,9 +41,10 @@ def found(text: str | None = None, *, site: Path = Path("nowhere/site.toml"), **
         "kind": "train",
         "instruction": ASKED,
         "code": CODE,
+        "node": {"site": str(site), AUTHORITY: "a" * 64},
         "now": NOW,
     }
-    return examine(signed() if text is None else text, site_file=site, **asked | more)
+    return examine(signed() if text is None else text, **asked | more)
 
 
 def signed(key: Ed25519PrivateKey = KEY, plan: Experiment = PLAN, **more: Any) -> str:
@@ -128,9 +129,15 @@ def test_a_site_of_another_federation_is_another_authority(tmp_path: Path) -> No
     keys = tmp_path / "keys"
     keys.mkdir()
     (keys / "ca.pem").write_bytes(make_server_files(tmp_path, ["127.0.0.1"]).authority.read_bytes())
-    assert "another federation" in found(site=tmp_path / "site.toml").fault
+    joined = {"site": str(tmp_path / "site.toml")}
+    assert "another federation" in found(node=joined).fault
+    assert found(node={**joined, AUTHORITY: "a" * 64}).fault == ""
+    assert found(node={**joined, AUTHORITY: "b" * 64}).fault == "signed for another federation"
     (keys / "ca.pem").write_text("-----")
-    assert "cannot be read" in found(site=tmp_path / "site.toml").fault
+    assert "cannot be read" in found(node=joined).fault
+    assert "it is not known which federation asks" in found(node={"site": "nowhere/site.toml"}).fault
+    for said in ("", None, 7):
+        assert "not of one authority alone" in found(node={**joined, AUTHORITY: said}).fault
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from clients.app import app
 from clients.code import installed_code_hash
 from clients.site import close_site
-from contract.mandate import mandate_for, public_key_of, sign_mandate
+from contract.mandate import authority_digest, mandate_for, public_key_of, sign_mandate
 from experiments.runtimes.inline import InlineGrid
 from server.app import run_job
 from server.jobs.job import Job, read_job
+from server.line.certificates import make_server_files
 from server.line.flower import assume_identity
 from server.state.storage import open_state
 from tests.failure.conftest import home_of, plan
@@ -28,11 +29,14 @@ def test_every_question_of_a_signed_run_is_covered(tmp_path: Path) -> None:
         plan(rounds=2, quorum=2),
     )
     sites = [make_site(tmp_path / name, name, seed) for seed, name in enumerate(("north", "south"))]
+    authority = make_server_files(tmp_path / "server", ["127.0.0.1"]).authority.read_text()
     for site in sites:
+        (site.parent / "keys").mkdir(exist_ok=True)
+        (site.parent / "keys" / "ca.pem").write_text(authority)
         site.write_text(f'{site.read_text()}[policy.scientists]\nada = "{public_key_of(key)}"\n')
     mandate = mandate_for(
-        experiment, run="small-1", windows=("w1",), code=installed_code_hash(), authority="a" * 64,
-        scientist="ada", expires=datetime.now(UTC) + timedelta(days=1),
+        experiment, run="small-1", windows=("w1",), code=installed_code_hash(),
+        authority=authority_digest(authority), scientist="ada", expires=datetime.now(UTC) + timedelta(days=1),
     )  # fmt: skip
     job = Job(
         kind="train",

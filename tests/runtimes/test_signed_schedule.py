@@ -20,7 +20,7 @@ from clients.site import Site
 from clients.site_config import read_site_config
 from contract.experiment import Experiment
 from contract.experiment_file import parse_experiment
-from contract.mandate import Mandate, mandate_for, public_key_of, sign_mandate
+from contract.mandate import Mandate, authority_digest, mandate_for, public_key_of, sign_mandate
 from contract.names import name_run
 from contract.standing import Standing
 from server.federation import running_control, running_federation
@@ -87,7 +87,7 @@ def federation(tmp_path: Path) -> Iterator[HurtFederation]:
 
 
 def mandate(run: str, **more: Any) -> Mandate:
-    values = {"code": installed_code_hash(), "authority": "a" * 64, "scientist": "ada"}
+    values = {"code": installed_code_hash(), "scientist": "ada"}
     return mandate_for(plan(), run=run, expires=datetime.now(UTC) + timedelta(days=1), **values | more)
 
 
@@ -156,9 +156,10 @@ def train_with_a_stop(federation: HurtFederation, state: State, signed: Mandate)
 def test_a_signed_run_and_a_signed_schedule_go_round_the_loop(federation: HurtFederation) -> None:
     settings, experiment = federation.settings, plan()
     run, schedule = name_run("small"), name_run("small")
-    of_run = mandate(run, windows=(TRAINED,))
+    authority = authority_digest((settings.home / "certificates" / "ca.pem").read_text())
+    of_run = mandate(run, windows=(TRAINED,), authority=authority)
     weeks = Standing(every="week", first=CALM, last=TURNED, tries=2, drift_epsilon=0.5, reference=(TRAINED,))
-    of_schedule = mandate(schedule, covers=weeks)
+    of_schedule = mandate(schedule, covers=weeks, authority=authority)
     with open_state(settings.state_url) as state:
         version = train_with_a_stop(federation, state, of_run)
         registry = Registry(settings.tracking_uri, settings.artifact_root)

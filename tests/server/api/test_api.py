@@ -42,7 +42,7 @@ def test_every_endpoint_asks_for_a_token_and_the_right_role(served: Served, expe
     with served.client() as nobody:
         paths = nobody.get("/openapi.json").json()["paths"]
         listed = [(method.upper(), path) for path, methods in paths.items() for method in methods]
-        assert len(listed) == 27
+        assert len(listed) == 28
         assert all(path.startswith("/v1/") for _, path in listed)
         assert {path for method, path in listed if method == "POST"} == set(WRITERS)
         for method, path in listed:
@@ -68,8 +68,8 @@ def test_every_endpoint_asks_for_a_token_and_the_right_role(served: Served, expe
                 expected = {403} if not allowed or (own and method == "POST") else {200, 202}
                 if path.endswith("/stop") and expected != {403}:
                     expected = {409}
-                if path.endswith("/sign") and expected != {403}:
-                    expected = {400}  # nobody has signed it
+                if path.endswith(("/sign", "/drift-checks")) and expected != {403}:
+                    expected = {400}  # nobody has signed it, and no model is in service
                 assert answer.status_code in expected, (role, method, path, answer.text)
 
 
@@ -79,6 +79,7 @@ WRITERS = {
     "/v1/signing-key": ("scientist", "operator"),
     "/v1/runs/{name}/stop": ("scientist", "operator"),
     "/v1/runs/{name}/resume": ("scientist", "operator"),
+    "/v1/drift-checks": ("scientist", "operator"),
     "/v1/schedules": ("operator",),
     "/v1/schedules/{experiment}/sign": ("scientist", "operator"),
     "/v1/schedules/{experiment}/pause": ("operator",),
@@ -92,6 +93,7 @@ BODIES: dict[str, Callable[[Experiment], dict[str, Any]]] = {
     "/v1/signing-key": lambda _: {"key": public_key_of(KEY)},
     "/v1/ranges": lambda experiment: submission(experiment, features=["x0"], epsilon=0.1, share=0.01),
     "/v1/schedules": lambda experiment: {"experiment": experiment.model_dump_json(), "every": "week"},
+    "/v1/drift-checks": lambda plan: {"experiment": plan.model_dump_json(), "window": "2026-W05"},
     "/v1/schedules/{experiment}/sign": lambda _: {"mandate": "x"},
     "/v1/models/{model}/versions/{version}/promote": lambda _: {"reason": "better"},
     "/v1/models/{model}/versions/{version}/rollback": lambda _: {"reason": "worse"},
