@@ -33,9 +33,11 @@ from contract.experiment import Experiment
 from contract.gaussian import gaussian_multiplier
 
 __all__ = [
+    "CLIPPING_SLACK",
     "ROWS_OVER_STATED",
     "greatest_normal",
     "l2_norm",
+    "noise_variance",
     "update_bound",
     "update_norm",
 ]
@@ -44,6 +46,10 @@ Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 ROWS_OVER_STATED = 4.0
 """How many times the stated rows a site may hold without being taken for a bad one."""
+
+CLIPPING_SLACK = 0.004
+"""How much more than the clipping norm, relative to it, a record may change the sum: 257 · 256 · 2⁻²⁴, and a
+thousandth of it for all other rounding. The noise covers it."""
 
 _U = 40.0
 """Minus the logarithm of the chance that a bound is passed by chance: 4e-18."""
@@ -70,6 +76,28 @@ def update_bound(experiment: Experiment, stated_rows: int, size: int) -> float:
     signal = privacy.clipping_norm * _most_rows(stated_rows, privacy.sampling_rate)
     step = strategy.learning_rate * (signal + noise) / expected
     return 1.005 * step * _steps(experiment)  # float32, and the noise for rounding
+
+
+def noise_variance(experiment: Experiment, stated_rows: int) -> float | None:
+    """The variance of the noise in each parameter of an honest site's update of one round.
+
+    Args:
+        experiment: gives learning rate, clipping norm, ε and δ.
+        stated_rows: the rows that the site states.
+
+    Returns:
+        0 for a run that is not private and takes all rows. None where it cannot be said: of a sample the
+        site's accountant knows the multiplier, or chance alone has a part in the update; and the noise of a
+        local step goes through the gradients of the next.
+    """
+    privacy, strategy = experiment.privacy, experiment.strategy
+    if privacy.sampling_rate != 1 or (privacy.private and strategy.local_steps != 1):
+        return None
+    if not privacy.private:
+        return 0.0
+    multiplier = gaussian_multiplier(privacy.epsilon, privacy.delta, strategy.rounds)
+    sensitivity = privacy.clipping_norm * privacy.rows_per_person * (1 + CLIPPING_SLACK)
+    return (strategy.learning_rate / stated_rows * multiplier * sensitivity) ** 2
 
 
 def update_norm(arrays: Arrays, began_from: Arrays) -> float:

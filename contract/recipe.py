@@ -31,13 +31,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from contract.experiment import CategoricalFeature, Experiment, Strategy, Task
+from contract.experiment import CategoricalFeature, Experiment, Privacy, Strategy, Task
 from contract.gaussian import gaussian_multiplier
 from contract.words import counted
 
-__all__ = ["needs_recipe", "with_recipe"]
+__all__ = ["Reach", "needs_recipe", "reach_of", "recommended", "with_recipe"]
 
 _MOMENTUM = 0.8
 _AVERAGE_LAST = 0.3
@@ -47,6 +48,22 @@ _CLIPPED_AT = 1.2
 _NOISE_IN_SCORE = {"linear": 2.0, "mlp": 0.5}
 """How much noise in a score, before averaging, is worth the movement; a network multiplies its own."""
 _SHARE_OF_STABLE = {"linear": 0.9, "mlp": 0.4}
+_CHOSEN = ("rounds", "learning_rate", "server_momentum", "average_last", "evaluate_every")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reach:
+    """How far the steps of a plan go, beside what the recipe takes as right for the same public facts.
+
+    Attributes:
+        movement: the steps' sizes, added up, over those that the recipe would take in its most rounds.
+        noise: the same over what brings noise in a score to the level at which it is worth it.
+        step: one step, over the greatest that is stable.
+    """
+
+    movement: float
+    noise: float
+    step: float
 
 
 def needs_recipe(experiment: Experiment) -> bool:
@@ -54,12 +71,52 @@ def needs_recipe(experiment: Experiment) -> bool:
 
     One that was read from JSON of a whole plan states every key, so what was chosen once is kept.
     """
+    return "learning_rate" not in experiment.strategy.model_fields_set and _is_known(experiment)
+
+
+def _is_known(experiment: Experiment) -> bool:
+    """Whether the recipe is for such an experiment."""
     return (
-        "learning_rate" not in experiment.strategy.model_fields_set
-        and experiment.model.kind in _NOISE_IN_SCORE
+        experiment.model.kind in _NOISE_IN_SCORE
         and experiment.task.label.kind == "categorical"
         and experiment.strategy.name not in ("fedadam", "fedyogi")
     )
+
+
+def recommended(experiment: Experiment, stated_rows: Sequence[int]) -> Experiment | None:
+    """The experiment as it would be if it had stated none of the settings that the recipe chooses.
+
+    None where the recipe is not for such an experiment.
+    """
+    if not stated_rows or not _is_known(experiment):
+        return None
+    strategy = experiment.strategy.model_dump(exclude={*_CHOSEN, "name", "reason"})
+    if experiment.strategy.aggregation != "mean":
+        strategy["name"] = experiment.strategy.name
+    privacy = experiment.privacy.model_dump(exclude={"clipping_norm"})
+    bare = experiment.model_copy(update={"strategy": Strategy(**strategy), "privacy": Privacy(**privacy)})
+    return with_recipe(bare, stated_rows)
+
+
+def reach_of(experiment: Experiment, stated_rows: Sequence[int]) -> Reach | None:
+    """How far the plan's steps go; None where the recipe is not for such an experiment.
+
+    Args:
+        experiment: with all its settings.
+        stated_rows: the public number of rows of each site.
+    """
+    if not stated_rows or not _is_known(experiment):
+        return None
+    strategy = experiment.strategy
+    momentum = strategy.server_momentum if strategy.name == "fedavgm" else 0.0
+    server = strategy.server_learning_rate if strategy.name == "fedavgm" else 1.0
+    step = strategy.local_steps * strategy.learning_rate * server
+    score = _score_length(experiment)
+    stable = _most_stable(experiment, score, momentum) / _SHARE_OF_STABLE[experiment.model.kind]
+    allowed = _movement(experiment, stated_rows, experiment.privacy.clipping_norm, score)
+    moved = step * strategy.rounds / (1 - momentum)
+    steady = _most_stable(experiment, score, _MOMENTUM) * _MOST_ROUNDS / (1 - _MOMENTUM)
+    return Reach(movement=moved / min(allowed, steady), noise=moved / allowed, step=step / stable)
 
 
 def with_recipe(experiment: Experiment, stated_rows: Sequence[int]) -> Experiment:

@@ -137,31 +137,61 @@ class ErrorSums:
     def metrics(self) -> RegressionMetrics:
         """MAE, RMSE and R² of the rows, with their standard errors by the delta method.
 
-        A figure that its noise hides is NaN: all where the noise in the number of rows is above a third of
-        it; MAE where its noise is above half of it; RMSE where that in the mean square is above the mean
-        square, and R² where that in the label's variance is above a third of it.
+        A figure is NaN where `reasons` has it.
         """
-        noise = self.noise_deviation / WEIGHTS
-        rows = self.rows
-        if rows < max(1.0, 3 * float(noise[0])):
-            nothing = dict.fromkeys(("mae", "rmse", "r2"), math.nan)
-            return RegressionMetrics(**nothing, rows=max(rows, 0.0), errors=RegressionErrors(**nothing))
-        mean = self.sums / WEIGHTS / rows
-        noise = noise / rows
-        mae, mae_error = self._mae(mean, noise, rows)
-        rmse, rmse_error = self._rmse(mean, noise, rows)
-        r2, r2_error = self._r2(mean, noise, rows)
-        return RegressionMetrics(
-            mae=self.span * mae,
-            rmse=self.span * rmse,
-            r2=r2,
-            rows=rows,
-            errors=RegressionErrors(mae=self.span * mae_error, rmse=self.span * rmse_error, r2=r2_error),
+        rows, reasons = self.rows, self.reasons()
+        mean, noise = self._means()
+        found = (
+            {}
+            if mean is None
+            else {
+                "mae": self._mae(mean, noise, rows),
+                "rmse": self._rmse(mean, noise, rows),
+                "r2": self._r2(mean, noise, rows),
+            }
         )
+        units = {"mae": self.span, "rmse": self.span, "r2": 1.0}
+        nothing = (math.nan, math.nan)
+        shown = {name: nothing if name in reasons else found.get(name, nothing) for name in units}
+        return RegressionMetrics(
+            **{name: units[name] * value for name, (value, _) in shown.items()},
+            rows=rows if mean is not None else max(rows, 0.0),
+            errors=RegressionErrors(**{name: units[name] * error for name, (_, error) in shown.items()}),
+        )
+
+    def reasons(self) -> dict[str, str]:
+        """Why a figure is not measurable, in words, by its name.
+
+        None is where the noise in the number of rows is above a third of it; MAE is not where its noise is
+        above half of it; RMSE where that in the mean square is above the mean square, and R² where that in
+        the label's variance is above a third of it. Nor is one that noise has put where no rows could.
+        """
+        mean, noise = self._means()
+        if mean is None:
+            why = "noise hides how many rows there are" if self.noise_deviation else "there is no row"
+            return dict.fromkeys(("mae", "rmse", "r2"), why)
+        found = {}
+        for name, figure, place, hides in (
+            ("mae", self._mae, 1, "its noise is above half of it"),
+            ("rmse", self._rmse, 2, "noise hides the mean squared error"),
+            ("r2", self._r2, None, "noise hides the label's variance"),
+        ):
+            if place is not None and mean[place] > 1 + 1e-9:
+                found[name] = "noise puts it above the width of the label's range"
+            elif not math.isfinite(figure(mean, noise, self.rows)[0]):
+                found[name] = hides if self.noise_deviation else "the labels do not vary"
+        return found
+
+    def _means(self) -> tuple[Array | None, Array]:
+        """The mean powers of a row, and the noise in each; None where noise hides the number of rows."""
+        noise = self.noise_deviation / WEIGHTS
+        if self.rows < max(1.0, 3 * float(noise[0])):
+            return None, noise
+        return self.sums / WEIGHTS / self.rows, noise / self.rows
 
     @staticmethod
     def _mae(mean: Array, noise: Array, rows: float) -> tuple[float, float]:
-        mae = min(1.0, float(mean[1]))
+        mae = float(mean[1])
         hidden = math.hypot(float(noise[1]), mae * float(noise[0]))
         if mae < 2 * hidden or mae < 0:
             return math.nan, math.nan
@@ -174,7 +204,7 @@ class ErrorSums:
         hidden = math.hypot(float(noise[2]), square * float(noise[0]))
         if square < hidden or square < 0:
             return math.nan, math.nan
-        rmse = math.sqrt(min(1.0, square))
+        rmse = math.sqrt(square)
         error = math.sqrt(max(0.0, fourth - square**2) / rows + hidden**2)
         return rmse, error / (2 * rmse) if rmse else 0.0
 

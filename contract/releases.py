@@ -61,6 +61,9 @@ PLAIN_METHOD = "not private"
 SCORE_BINS = 20
 """Bins of a score histogram: with 20, log loss is off by less than .002 on the shipped tasks."""
 
+_ROUNDING = 1e-9
+"""By so much sums of floats may be off."""
+
 COMPARISON_SENSITIVITY = 2.0
 """L2, of a comparison's numbers together: sqrt(1 + 1 + 1 + 1), for one record is in a cell of each of two
 histograms, and moves the clipped difference and the row count by 1."""
@@ -202,32 +205,67 @@ class ScoreHistogram:
         """Log loss, Brier score, AUC and accuracy of the counted scores, with their standard errors.
 
         A row is scored at the middle of its bin. Negative noisy counts stay in
-        the sums, for clipping them at zero would bias every figure; a figure is
-        then put back into its own range. Where the noise in the number of rows is
-        above a third of it, no figure says anything, and all are NaN.
+        the sums, for clipping them at zero would bias every figure. A figure is NaN
+        where `reasons` has it.
         """
+        found, reasons = self._figures(), self.reasons()
+        values = {name: math.nan if name in reasons else value for name, (value, _) in found.items()}
+        errors = {name: math.nan if name in reasons else error for name, (_, error) in found.items()}
+        return Metrics(**values, rows=max(self.rows, 0.0), errors=MetricErrors(**errors))
+
+    def reasons(self) -> dict[str, str]:
+        """Why a figure is not measurable, in words, by its name.
+
+        None is where the noise in the number of rows is above a third of it; the AUC is not where that in
+        the number of either outcome is. Nor is one that noise has put where no rows could.
+        """
+        found = {}
+        for name, (value, _) in self._figures().items():
+            few = self._too_few(name)
+            if few:
+                found[name] = few
+            elif value < -_ROUNDING or (name != "log_loss" and value > 1 + _ROUNDING):
+                found[name] = f"noise puts it at {value:.2f}, which no rows can have"
+        return found
+
+    def _too_few(self, name: str) -> str:
+        """What of the rows noise hides, or is missing; nothing where there is enough for the figure."""
+        cells = len(self.negative)
+        if self.rows < max(1.0, 3 * self.noise_deviation * math.sqrt(2 * cells)):
+            return "noise hides how many rows there are" if self.noise_deviation else "there is no row"
+        fewer = min(float(self.negative.sum()), float(self.positive.sum()))
+        if name == "auc" and fewer < max(1.0, 3 * self.noise_deviation * math.sqrt(cells)):
+            if self.noise_deviation:
+                return "noise hides how many rows one of the outcomes has"
+            return "one of the outcomes has no row"
+        return ""
+
+    def _figures(self) -> dict[str, tuple[float, float]]:
+        """Each figure with its error, whatever they are worth; NaN where it cannot be computed."""
+        if self.rows <= 0:
+            return dict.fromkeys(("log_loss", "brier", "auc", "accuracy"), (math.nan, math.nan))
         bins = len(self.negative)
         middle = (np.arange(bins) + 0.5) / bins
-        counts = np.concatenate([self.negative, self.positive])
-        rows = float(counts.sum())
-        if rows < max(1.0, 3 * self.noise_deviation * math.sqrt(2 * bins)):
-            nothing = dict.fromkeys(("log_loss", "brier", "auc", "accuracy"), math.nan)
-            return Metrics(**nothing, rows=max(rows, 0.0), errors=MetricErrors(**nothing))
         right = (middle >= 0.5).astype(np.float64) if self.binary else np.ones(bins)
-        log_loss, log_loss_error = self._mean(-np.log1p(-middle), -np.log(middle))
-        brier, brier_error = self._mean(middle**2, (1 - middle) ** 2)
-        accuracy, accuracy_error = self._mean(1.0 - right, right)
-        auc, auc_error = self._auc()
-        return Metrics(
-            log_loss=max(0.0, log_loss),
-            brier=min(1.0, max(0.0, brier)),
-            auc=min(1.0, max(0.0, auc)) if math.isfinite(auc) else math.nan,
-            accuracy=min(1.0, max(0.0, accuracy)),
-            rows=rows,
-            errors=MetricErrors(
-                log_loss=log_loss_error, brier=brier_error, auc=auc_error, accuracy=accuracy_error
-            ),
-        )
+        return {
+            "log_loss": self._mean(-np.log1p(-middle), -np.log(middle)),
+            "brier": self._mean(middle**2, (1 - middle) ** 2),
+            "auc": self._auc(),
+            "accuracy": self._mean(1.0 - right, right),
+        }
+
+    def gain_over_constant(self) -> tuple[float, float]:
+        """How much lower the log loss is than that of always saying the share of positives; and its error.
+
+        Both are made of the same counts. NaN of more than two classes, for the counts do not have their
+        shares; and where the noise in the number of either outcome is above a third of it.
+        """
+        share = float(self.positive.sum()) / self.rows if self.rows > 0 else math.nan
+        if not self.binary or self._too_few("auc") or not 0 < share < 1:
+            return math.nan, math.nan
+        middle = (np.arange(len(self.negative)) + 0.5) / len(self.negative)
+        # at the share itself, the derivative of the constant's loss by the share is none
+        return self._mean(np.log1p(-middle) - math.log1p(-share), np.log(middle) - math.log(share))
 
     def _mean(self, negative: Array, positive: Array) -> tuple[float, float]:
         """Mean over the rows of a value by cell, with its standard error."""
@@ -238,10 +276,10 @@ class ScoreHistogram:
     def _auc(self) -> tuple[float, float]:
         """Chance that a positive row scores above a negative one, ties half, with its standard error.
 
-        NaN where the noise in the number of either is above a third of it.
+        NaN where either has no rows.
         """
         negatives, positives = float(self.negative.sum()), float(self.positive.sum())
-        if min(negatives, positives) < max(1.0, 3 * self.noise_deviation * math.sqrt(len(self.negative))):
+        if min(negatives, positives) <= 0:
             return math.nan, math.nan
         below = (np.cumsum(self.negative) - 0.5 * self.negative) / negatives
         above = 1 - (np.cumsum(self.positive) - 0.5 * self.positive) / positives

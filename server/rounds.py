@@ -34,10 +34,11 @@ from server.exchange.asking import Question, SiteMemory, ask, require
 from server.exchange.bounds import ReplySize
 from server.exchange.checkpoint import Checkpoint
 from server.exchange.checks import check_public, check_scores, check_update
+from server.exchange.pulls import Pulls
 from server.exchange.strategies import aggregate, build_strategy, restore_strategy, strategy_state
 from server.exchange.weights import row_weights
 
-__all__ = ["Memory", "RoundReport", "Training", "TrainingResult", "pooled", "train"]
+__all__ = ["Memory", "RoundReport", "Training", "TrainingResult", "pooled", "pooled_scores", "train"]
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -110,6 +111,8 @@ class TrainingResult:
         counted: in how many of the rounds each site counted.
         rounds: how many rounds there were.
         failures: who is missing from the final evaluation, and why.
+        scores: the final evaluation, by site.
+        pulls: where the sites' updates pulled the model.
     """
 
     arrays: Arrays
@@ -119,6 +122,8 @@ class TrainingResult:
     counted: Mapping[str, int]
     rounds: int
     failures: Mapping[str, str] = field(default_factory=dict)
+    scores: Mapping[str, Scores] = field(default_factory=dict)
+    pulls: Pulls = field(default_factory=Pulls)
 
     @property
     def complete(self) -> bool:
@@ -144,14 +149,20 @@ def train(training: Training, grid: Grid, memory: Memory, rng: np.random.Generat
     return _evaluate_result(training, checkpoint, grid, memory, last)
 
 
-def pooled(scores: Mapping[str, Scores]) -> Measured | None:
-    """Metrics over the rows of all sites: counts are added, metrics never averaged.
+def pooled_scores(scores: Mapping[str, Scores]) -> Scores | None:
+    """Counts over the rows of all sites: they are added, and metrics never averaged.
 
     No site is more than a share of the sum (`server.exchange.weights`).
     """
     weights = row_weights({site: histogram.rows for site, histogram in scores.items()})
     counts = [found.times(weights[site]) for site, found in scores.items()]
-    return functools.reduce(operator.add, counts).metrics() if counts else None
+    return functools.reduce(operator.add, counts) if counts else None
+
+
+def pooled(scores: Mapping[str, Scores]) -> Measured | None:
+    """Metrics over the rows of all sites, from `pooled_scores`."""
+    together = pooled_scores(scores)
+    return None if together is None else together.metrics()
 
 
 def _resume(training: Training, memory: Memory, strategy: FedAvg, rng: np.random.Generator) -> Checkpoint:
@@ -205,6 +216,9 @@ def _aggregate(
     rounds = training.experiment.strategy.rounds
     kept = max(1, round(training.experiment.strategy.average_last * rounds))
     averaging = number > rounds - kept
+    pulls = Pulls.of_arrays(checkpoint.pulls).with_round(
+        number, answers.replies, checkpoint.arrays, training.experiment
+    )
     averaged = {
         name: checkpoint.averaged.get(name, 0) + value.astype(np.float64) for name, value in arrays.items()
     }
@@ -214,6 +228,7 @@ def _aggregate(
         averaged=averaged if averaging else {},
         averaged_rounds=checkpoint.averaged_rounds + averaging,
         strategy=strategy_state(strategy),
+        pulls=pulls.to_arrays(),
     )
 
 
@@ -260,6 +275,8 @@ def _evaluate_result(
         counted=memory.counted(training.run),
         rounds=rounds,
         failures=answers.failures,
+        scores=scores,
+        pulls=Pulls.of_arrays(checkpoint.pulls),
     )
 
 

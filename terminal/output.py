@@ -272,8 +272,11 @@ def metrics_rows(summary: Mapping[str, Any]) -> list[tuple[object, ...]]:
 
 
 def _measured(metrics: Mapping[str, float], name: str) -> str:
-    """One of a site's figures; a dash only where the site has not evaluated."""
-    return "too noisy" if "rows" in metrics and metrics.get(name) is None else figure(metrics.get(name))
+    """One of a site's figures, with its standard error; words where there is none."""
+    value, error = metrics.get(name), metrics.get(f"{name}_error")
+    if value is None or not math.isfinite(value):
+        return "too noisy" if "rows" in metrics else "not evaluated"
+    return figure(value) if error is None else f"{value:.3f} ± {error:.3f}"
 
 
 def _visible(text: str) -> str:

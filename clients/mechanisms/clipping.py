@@ -54,6 +54,7 @@ from clients.mechanisms.models import Layers, LogLoss, RowLoss
 from clients.mechanisms.processors import processors
 from clients.mechanisms.row_gradients import GREATEST, RowGradients, Rows, of_layer
 from contract.errors import InputError
+from contract.norm_bound import CLIPPING_SLACK
 
 __all__ = [
     "SLACK",
@@ -70,9 +71,8 @@ __all__ = [
 _SINGLE = 256
 """Rows up to which a sum is in single precision."""
 
-SLACK = 0.004
-"""How much more than the clipping norm, relative to it, a record may change the sum: 257 · 256 · 2⁻²⁴, and a
-thousandth of it for all other rounding."""
+SLACK = CLIPPING_SLACK
+"""How much more than the clipping norm, relative to it, a record may change the sum."""
 
 _LEAST_NORM, _MOST_NORM = 1e-3, 1e3
 """Between which a clipping norm must be."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,9 @@ from contract.experiment import Experiment, Model, Privacy
 from contract.recipe import with_recipe
 from experiments.benchmarks.measurement import Measurement
 from experiments.benchmarks.utility_sets import SETS, EncodedRows, load, rare
+
+if TYPE_CHECKING:
+    from contract.messages import Reply
 
 __all__ = ["auc_of", "measure", "measure_one", "pooled_auc", "ready_plan", "train"]
 
@@ -54,7 +57,12 @@ def ready_plan(rows: EncodedRows, epsilon: float, model: Model | None = None) ->
 
 
 def train(
-    plan: Experiment, rows: EncodedRows, rng: np.random.Generator, *, share_of_noise: float = 1.0
+    plan: Experiment,
+    rows: EncodedRows,
+    rng: np.random.Generator,
+    *,
+    share_of_noise: float = 1.0,
+    watch: Callable[[int, Mapping[str, Reply], Arrays], None] = lambda _number, _replies, _model: None,
 ) -> Arrays:
     """The model of a private run: each site's real noise, from the operating system's entropy.
 
@@ -64,6 +72,7 @@ def train(
         rng: for the first values of a network.
         share_of_noise: that is added, where the rows stand for others: a tenth of the rows with a tenth of
             the noise learn what all would.
+        watch: is told of each round: its number, the replies, and the model that it began from.
     """
     from clients.ledger.plan import Split
     from clients.ledger.plans import train_plan
@@ -106,6 +115,7 @@ def train(
                 spent_in_total=spent,
                 update=update,
             )
+        watch(number, replies, model)
         model = aggregate(strategy, number, model, replies)
         if number > plan.strategy.rounds - kept:
             total = {name: value + model[name] for name, value in total.items()}

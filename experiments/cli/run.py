@@ -64,14 +64,12 @@ def run(
     from terminal.output import (
         Steps,
         hidden_metrics,
-        metrics_headings,
-        metrics_rows,
         print_json,
-        print_table,
         quiet_flower,
         say,
         say_recipe,
     )
+    from terminal.run_results import say_diagnosis, show_metrics
 
     apply_quiet_environment()
     engine = named_runtime(runtime)
@@ -107,17 +105,14 @@ def run(
     if json:
         print_json({**result, "recipe": experiment.strategy.reason or None})
         return
-    print_table(
-        metrics_headings(result),
-        metrics_rows(result),
-        title=f"{result['model']} version {result['version']}: {result['status']}",
-    )
+    show_metrics(result, title=f"{result['model']} version {result['version']}: {result['status']}")
     if result["private"] and hidden_metrics(result):
         say(
             "No metric can be told: the noise hides it. More held-out rows, or a larger "
             "privacy.evaluation_epsilon, would show it.",
             "yellow",
         )
+    say_diagnosis(result)
     if result["status"] != "succeeded":
         say(f"INCOMPLETE: {result['incomplete']}", "bold yellow")
     if not result["private"]:

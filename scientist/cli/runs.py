@@ -281,12 +281,14 @@ def _show(found: RunDetail) -> None:
 
 
 def _show_result(found: RunDetail) -> None:
-    from terminal.output import metrics_headings, metrics_rows, print_table, say
+    from terminal.output import print_table, say
     from terminal.range_files import show_ranges
+    from terminal.run_results import say_diagnosis, show_metrics
 
     run, result = found.run, found.result
     if result is not None and {"metrics", "privacy", "private", "rounds_counted"} <= result.keys():
-        print_table(metrics_headings(result), metrics_rows(result))
+        show_metrics(result)
+        say_diagnosis(result)
         if not result["private"]:
             say("NOT PRIVATE: this run gives no guarantee.", "bold red")
     elif result is not None and run.job == "ranges":

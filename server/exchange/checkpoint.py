@@ -1,4 +1,4 @@
-"""What a run needs to go on after a kill, as one blob: model, average, strategy, round."""
+"""What a run needs to go on after a kill, as one blob: model, average, strategy, pulls, round."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class Checkpoint:
         averaged: sum of the models of the rounds that count towards the average.
         averaged_rounds: how many those are.
         strategy: what `server.exchange.strategies.strategy_state` gave.
+        pulls: what `server.exchange.pulls.Pulls.to_arrays` gave.
     """
 
     round: int
@@ -34,6 +35,7 @@ class Checkpoint:
     averaged: Arrays = field(default_factory=dict)
     averaged_rounds: int = 0
     strategy: Arrays = field(default_factory=dict)
+    pulls: Arrays = field(default_factory=dict)
 
     def result(self) -> Arrays:
         """The model that the run stands for: the average if one was taken, else the last."""
@@ -50,6 +52,7 @@ class Checkpoint:
             **{f"arrays/{name}": value for name, value in self.arrays.items()},
             **{f"averaged/{name}": value for name, value in self.averaged.items()},
             **{f"strategy/{name}": value for name, value in self.strategy.items()},
+            **{f"pulls/{name}": value for name, value in self.pulls.items()},
             "counts": np.array([self.round, self.averaged_rounds]),
         }
         np.savez(buffer, allow_pickle=False, **named)
@@ -65,7 +68,7 @@ class Checkpoint:
         try:
             with np.load(io.BytesIO(blob), allow_pickle=False) as file:
                 counts = file["counts"]
-                parts: dict[str, Arrays] = {"arrays": {}, "averaged": {}, "strategy": {}}
+                parts: dict[str, Arrays] = {"arrays": {}, "averaged": {}, "strategy": {}, "pulls": {}}
                 for name in file.files:
                     kind, _, rest = name.partition("/")
                     if rest:

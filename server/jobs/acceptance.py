@@ -118,6 +118,8 @@ def _pooled(pairs: Mapping[str, tuple[Scores, Scores]]) -> tuple[Measured, Measu
 def _reason(
     gate: Gate, gain: float, error: float, enough: bool, worse: Mapping[str, float], sites: int
 ) -> str:
+    if not math.isfinite(gain):
+        return f"not accepted: how much {gate.metric} differs is not measurable, because noise hides it"
     name = "Brier score" if gate.metric == "brier" else _FIGURES[gate.metric].word
     measured = (
         f"{name} better by {gain:.4f} ± {error:.4f} a row over {sites} sites "

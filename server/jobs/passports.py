@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from server.jobs.diagnosis import diagnosis_of
 from server.jobs.job import Job
 from server.registry.passport import ModelComparison, Passport, SitePassport
 from server.rounds import TrainingResult
@@ -34,6 +35,7 @@ def passport_of(
         sites={name: _site(name, result, stated.get(name), rounds) for name in names},
         overall=result.overall,
         windows=job.windows,
+        diagnosis=diagnosis_of(job.experiment, result, rounds).sentences,
         comparison=comparison,
     )
 

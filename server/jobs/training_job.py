@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -26,15 +26,16 @@ from contract.json_values import finite
 from contract.regression import Measured
 from server.code import server_code_hash
 from server.jobs.champion import follow_decisions
+from server.jobs.diagnosis import diagnosis_of
 from server.jobs.ending import recorded_end
 from server.jobs.job import Job
 from server.jobs.memory import Publish, RunMemory, Waits, Watch, metric_names
 from server.jobs.mlflow_run import MlflowRun
 from server.jobs.passports import passport_of
 from server.registry.passport import ModelComparison, render
-from server.registry.plots import learning_curve, privacy_spent, site_metrics
+from server.registry.plots import Point, learning_curve, privacy_spent, site_metrics
 from server.registry.registry import Registry
-from server.rounds import Training, TrainingResult, train
+from server.rounds import Training, TrainingResult, pooled_scores, train
 from server.state.participation import advice, kind_of, runs_of, told
 from server.state.records import RoundRecord, RunRecord, RunStatus
 from server.state.storage import State
@@ -191,10 +192,8 @@ def _publish(job: Job, result: TrainingResult, mlflow_run: str, services: Servic
             source=f"site {site}",
         )
     followed = figures_for(job.experiment.task.label)[0].name
-    curves = _curves(rounds, followed)
-    if curves:
-        plot = learning_curve(curves, title=job.run, metric=followed)
-        registry.log_figure_bytes(mlflow_run, plot, "learning-curve.png")
+    plot = learning_curve(_curves(rounds, result, followed), title=job.run, metric=followed)
+    registry.log_figure_bytes(mlflow_run, plot, "learning-curve.png")
     if result.site_metrics:
         plot = site_metrics(result.site_metrics, title=f"{job.run}: held-out rows")
         registry.log_figure_bytes(mlflow_run, plot, "site-metrics.png")
@@ -220,15 +219,28 @@ def _publish_sites(run: str, mlflow_run: str, services: Services) -> None:
     services.registry.log_text(mlflow_run, json.dumps(rows, indent=1), "sites.json")
 
 
-def _curves(rounds: Sequence[RoundRecord], metric: str) -> dict[str, list[tuple[float, float]]]:
-    """A metric by round, a line a site and one for all."""
-    curves: dict[str, list[tuple[float, float]]] = {}
-    for record in rounds:
-        figures = {**record.metrics["sites"], "all sites": record.metrics["overall"] or {}}
-        for name, metrics in figures.items():
-            if metrics.get(metric) is not None:
-                curves.setdefault(name, []).append((record.round, metrics[metric]))
+def _curves(rounds: Sequence[RoundRecord], result: TrainingResult, metric: str) -> dict[str, list[Point]]:
+    """A metric by rounds done, a line a site and one for all; the last point is the final evaluation.
+
+    A round evaluates the model that it begins with.
+    """
+    curves: dict[str, list[Point]] = {}
+    steps = [(record.round - 1, record.metrics) for record in rounds]
+    steps.append((result.rounds, _as_recorded(result)))
+    for done, metrics in steps:
+        for name, figures in {**metrics["sites"], "all sites": metrics["overall"]}.items():
+            if (found := figures or {}).get(metric) is not None:
+                error = (found.get("errors") or {}).get(metric)
+                curves.setdefault(name, []).append((done, found[metric], error or 0.0))
     return curves
+
+
+def _as_recorded(result: TrainingResult) -> dict[str, Any]:
+    """The final evaluation in the form of a round's record."""
+    return {
+        "sites": {site: asdict(metrics) for site, metrics in result.site_metrics.items()},
+        "overall": None if result.overall is None else asdict(result.overall),
+    }
 
 
 def _register(
@@ -266,7 +278,12 @@ def _finish(
 ) -> None:
     status: RunStatus = "succeeded" if result.complete else "partial"
     error = "" if result.complete else _who_was_missing(job.run, result, services.state)
-    told = {**summary(job, result, version, mlflow_run, status), "incomplete": error}
+    diagnosis = diagnosis_of(job.experiment, result, services.state.rounds(job.run))
+    told = {
+        **summary(job, result, version, mlflow_run, status),
+        "incomplete": error,
+        "diagnosis": diagnosis.as_dict(),
+    }
     services.state.link_run(job.run, result=json.dumps(told))
     services.registry.finish_run(mlflow_run, status)
     services.state.finish_run(record.name, status, error=error)
@@ -308,6 +325,7 @@ def summary(job: Job, result: TrainingResult, version: int, mlflow_run: str, sta
             "overall": _figures(result.overall),
             "sites": {site: _figures(metrics) for site, metrics in result.site_metrics.items()},
         },
+        "not_measurable": _not_measurable(result),
         "privacy": {
             site: {
                 "epsilon_in_run": finite(reply.spent_in_run.epsilon),
@@ -321,6 +339,15 @@ def summary(job: Job, result: TrainingResult, version: int, mlflow_run: str, sta
         "rounds": result.rounds,
         "rounds_counted": dict(result.counted),
         "missing": dict(result.failures),
+    }
+
+
+def _not_measurable(result: TrainingResult) -> dict[str, Any]:
+    """Why figures are missing in the final evaluation, by figure: of all sites, and of each."""
+    together = pooled_scores(result.scores)
+    return {
+        "overall": {} if together is None else together.reasons(),
+        "sites": {site: scores.reasons() for site, scores in result.scores.items()},
     }
 
 

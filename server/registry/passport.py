@@ -87,6 +87,7 @@ class Passport:
 
     Attributes:
         windows: the data windows trained on; empty for whole data sets.
+        diagnosis: whether it converged, and what to change, in sentences.
         comparison: None for a first version.
     """
 
@@ -100,6 +101,7 @@ class Passport:
     sites: Mapping[str, SitePassport]
     overall: Measured | None
     windows: tuple[str, ...] = ()
+    diagnosis: tuple[str, ...] = ()
     comparison: ModelComparison | None = None
 
     @property
@@ -139,6 +141,7 @@ def render(passport: Passport) -> str:
         _sites(passport),
         _privacy(passport),
         _metrics(passport),
+        _diagnosis(passport),
         _comparison(passport.comparison, passport.experiment.task.label),
         _provenance(passport),
     ]
@@ -295,6 +298,11 @@ def _metrics(passport: Passport) -> str:
         else f"Computed on held-out rows from {made}. ± is one standard error, of the finite number of rows."
     )
     return "\n\n".join(["## Metrics", _table(("site", *(figure.word for figure in figures)), rows), note])
+
+
+def _diagnosis(passport: Passport) -> str:
+    said = [_text(sentence) for sentence in passport.diagnosis]
+    return "\n\n".join(["## Diagnosis", *said]) if said else ""
 
 
 def _figures(metrics: Measured | None, figures: Iterable[Figure]) -> tuple[str, ...]:

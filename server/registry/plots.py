@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Curve",
     "Marker",
+    "Point",
     "WeekFigures",
     "learning_curve",
     "privacy_spent",
@@ -32,6 +33,8 @@ __all__ = [
 _AXES = {figure.name: figure.axis for figure in (*OF_CLASSES, *OF_NUMBERS)}
 Curve = Sequence[tuple[float, float]]
 """Points (x, y); one whose y is not finite is left out."""
+Point = tuple[float, float, float]
+"""x, y and the standard error of y; one whose y is not finite is left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,17 +55,26 @@ class WeekFigures:
     auc: float
 
 
-def learning_curve(rounds: Mapping[str, Curve], *, title: str, metric: str = "log_loss") -> bytes:
-    """A figure by round: one line a site, and a thick one for `all sites`.
+def learning_curve(rounds: Mapping[str, Sequence[Point]], *, title: str, metric: str = "log_loss") -> bytes:
+    """A figure by rounds done: one line a site, and a thick one for `all sites`; a bar is one standard error.
 
     Args:
-        rounds: points (round, value) by the line's name.
+        rounds: points (rounds done, value, its error) by the line's name.
         title: of the plot, such as the run's name.
         metric: a field of `Metrics` or `RegressionMetrics`.
     """
     figure, (axes,) = make_figure(title, width=8, height=4.5, panels=1)
-    _lines(axes, rounds, thick="all sites")
-    axes.set_xlabel("Round")
+    known = {name: [one for one in points if math.isfinite(one[1])] for name, points in rounds.items()}
+    if not any(known.values()):
+        words = "not measurable: noise hides it in every evaluation"
+        axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", color=GREY)
+    _lines(axes, {name: [(x, y) for x, y, _ in points] for name, points in known.items()}, thick="all sites")
+    for index, (name, points) in enumerate(known.items()):
+        colour, thick = _style(index, name, "all sites")
+        for x, y, error in points:
+            if 0 < error < math.inf:
+                axes.plot([x, x], [y - error, y + error], color=colour, linewidth=thick / 2, alpha=0.6)
+    axes.set_xlabel("Rounds done; the last point is the result")
     axes.set_ylabel(_AXES[metric])
     _whole_numbers(axes)
     return _png(figure)
@@ -148,12 +160,16 @@ def _lines(axes: Axes, curves: Mapping[str, Curve], *, thick: str = "") -> None:
         points = [(x, y) for x, y in curve if math.isfinite(y)]
         if not points:
             continue
-        colour = "#000000" if name == thick else COLOURS[index % (len(COLOURS) - 1)]
+        colour, width = _style(index, name, thick)
         marker = MARKERS[index % len(MARKERS)]
-        axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=4.5,
-                  linewidth=2.6 if name == thick else 1.6)  # fmt: skip
+        axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=4.5, linewidth=width)
         ends.append((points[-1], lettering(name, limit=32), colour))
     name_ends(axes, ends)
+
+
+def _style(index: int, name: str, thick: str) -> tuple[str, float]:
+    """A line's colour and width."""
+    return ("#000000", 2.6) if name == thick else (COLOURS[index % (len(COLOURS) - 1)], 1.6)
 
 
 def _whole_numbers(axes: Axes) -> None:
@@ -165,7 +181,9 @@ def _whole_numbers(axes: Axes) -> None:
 def _dots(axes: Axes, names: Sequence[str], values: Sequence[float], errors: Sequence[float]) -> None:
     for row, (value, error) in enumerate(zip(values, errors, strict=True)):
         if not math.isfinite(value):
-            axes.text(0.5, row, "no figure", transform=axes.get_yaxis_transform(), ha="center", color=GREY)
+            axes.text(
+                0.5, row, "not measurable", transform=axes.get_yaxis_transform(), ha="center", color=GREY
+            )
             continue
         if math.isfinite(error):
             axes.plot([value - error, value + error], [row, row], color=COLOURS[0], linewidth=2)

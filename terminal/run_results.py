@@ -1,0 +1,47 @@
+"""What a training ended with, as its table and what is to be said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from terminal.output import figures_of_run, metrics_headings, metrics_rows, print_table, say
+
+__all__ = ["say_diagnosis", "say_not_measurable", "show_metrics"]
+
+_SHOWN = 12
+"""Reasons that are printed; `--json` has all."""
+
+
+def show_metrics(result: Mapping[str, Any], *, title: str | None = None) -> None:
+    """The table of sites, and why any figure is missing."""
+    print_table(metrics_headings(result), metrics_rows(result), title=title)
+    say_not_measurable(result)
+
+
+def say_not_measurable(result: Mapping[str, Any]) -> None:
+    """Why figures are missing, a sentence a reason; nothing of a result that was stored before there were."""
+    known = result.get("not_measurable") or {}
+    sites = {**(known.get("sites") or {}), "all sites": known.get("overall") or {}}
+    words = {one.name: one.word for one in figures_of_run(result)}
+    found: dict[tuple[str, str], list[str]] = {}
+    for site, reasons in sites.items():
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in reasons.items():
+            by_reason.setdefault(reason, []).append(words.get(name, name))
+        for reason, hidden in by_reason.items():
+            found.setdefault((", ".join(hidden), reason), []).append(site)
+    for (names, reason), where in list(found.items())[:_SHOWN]:
+        say(f"Not measurable: {names} of {', '.join(where)}, because {reason}.")
+    if len(found) > _SHOWN:
+        say(f"{len(found) - _SHOWN} more reasons: --json has them.")
+    for site, reason in sorted((result.get("missing") or {}).items()):
+        say(f"{site} has not evaluated the result: {reason}.")
+
+
+def say_diagnosis(result: Mapping[str, Any]) -> None:
+    """Whether the run converged, and what to change: the verdict first."""
+    found = result.get("diagnosis") or {}
+    for place, sentence in enumerate(found.get("sentences") or ()):
+        bad = not found.get("good", True)
+        say(sentence, "bold yellow" if bad and place == 0 else "")
