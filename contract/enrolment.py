@@ -30,6 +30,7 @@ __all__ = [
     "ADDRESS",
     "LONGEST_ANSWER",
     "LONGEST_TOKEN",
+    "REVOKED",
     "Authority",
     "CollectRequest",
     "Enrolled",
@@ -44,6 +45,8 @@ LONGEST_TOKEN = 200
 """Characters."""
 LONGEST_ANSWER = 2**16
 """Bytes of what a gateway answers."""
+REVOKED = "the operator has revoked this site"
+"""What a gateway says to whoever shows such a site's certificate, and so holds its key; to nobody else."""
 ADDRESS = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}", re.ASCII)
 """host:port."""
 

@@ -3,6 +3,7 @@
     1. what an earlier server had begun is submitted again, under its name: it goes on from its checkpoint
     2. what has ended leaves its place to the next in the queue (`server.state.submissions`)
     3. what somebody wants stopped is stopped
+    4. of whoever has several places, one is given to a person who has waited for a minute and has none
 
 The API wakes it for what people ask; else it looks while runs go on, and now and then when none does.
 
@@ -16,6 +17,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 from contract.errors import AddressError, RoundError, StorageError, TidegateError
 from contract.experiment import Experiment
@@ -36,6 +38,9 @@ _UNFINISHED: tuple[RunStatus, ...] = ("running", "stopped")
 _MOST_REFUSALS = 60
 """Looks at a run that the SuperLink may refuse, one after the other, before the run gives up its place."""
 
+_WAIT = timedelta(minutes=1)
+"""After which a person who has no run that goes on is given a place of somebody who has two or more."""
+
 Say = Callable[[str], None]
 
 
@@ -49,6 +54,7 @@ class RunQueue:
         federation: the SuperLink's name.
         at_once: how many runs go on at a time.
         say: is told what becomes of each run.
+        wait: after which a person who has none is given a place of somebody who has several.
     """
 
     state: State
@@ -56,6 +62,7 @@ class RunQueue:
     federation: str
     at_once: int
     say: Say
+    wait: timedelta = _WAIT
     _refusals: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -89,6 +96,11 @@ class RunQueue:
         while (taken := self.submissions.take(self.federation, at_once=self.at_once)) is not None:
             if not self._submit(taken, "begins"):
                 break
+        before = datetime.now(UTC) - self.wait
+        if (
+            gives := self.submissions.give_way(self.federation, at_once=self.at_once, before=before)
+        ) is not None:
+            self.say(f"run '{gives.run}' of {gives.person}, who has others, gives its place: somebody waits")
         return True
 
     def _follow(self, one: SubmissionRecord) -> None:
@@ -99,7 +111,7 @@ class RunQueue:
         try:
             stands = self.control.state(number)
             self._refusals.pop(one.run, None)
-            if one.stopped_by and not stands.finished:
+            if (one.stopped_by or one.state == "yielding") and not stands.finished:
                 self.control.stop(number)
                 return
         except RoundError as exc:
@@ -109,6 +121,9 @@ class RunQueue:
             return
         if not stands.finished:
             return
+        if one.state == "yielding" and not one.stopped_by and not stands.completed:
+            self._requeue(one)
+            return
         if stands.lost:
             self._take_up(one)
             return
@@ -117,6 +132,15 @@ class RunQueue:
             words = f"it ended as {stands.sub_status}: {stands.details}"
         self.submissions.settle(one, words)
         self.say(f"run '{one.run}' of {one.person} has ended{f': {words}' if words else ''}")
+
+    def _requeue(self, one: SubmissionRecord) -> None:
+        """Queue a run again that has given its place once its process has ended, unless it was done then."""
+        self.state.end_dead_runs()
+        record = self.state.run(one.run)
+        if record is not None and record.status in ("succeeded", "partial"):
+            self.submissions.settle(one)
+        elif record is None or record.ended is not None:
+            self.submissions.requeue(one)
 
     def _submit(self, one: SubmissionRecord, verb: str) -> bool:
         """Submit it, or put it back where the SuperLink is away; whether that is not away."""

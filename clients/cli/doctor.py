@@ -15,6 +15,7 @@ import typer
 from clients.cli.ledger import Json, Key, SiteFile
 
 if TYPE_CHECKING:
+    from clients.line.enrolment import Joined
     from clients.site_config import SiteConfig
 
 __all__ = ["doctor"]
@@ -124,7 +125,7 @@ def _federation(file: Path, config: SiteConfig, key: Path) -> Iterator[Finding]:
     """The way to the federation that the site has joined, and what it shows there."""
     from clients.cli.join import standing
     from clients.keys import read_private_key
-    from clients.line.enrolment import Joined, joined
+    from clients.line.enrolment import joined
 
     found: list[Joined] = []
 
@@ -138,7 +139,17 @@ def _federation(file: Path, config: SiteConfig, key: Path) -> Iterator[Finding]:
 
     yield _looked("membership", look)
     for one in found:
-        yield from _server(one.gateway, one.authority)
+        server = list(_server(one.gateway, one.authority))
+        yield from server
+        if server[0].state == "ok":
+            yield _looked("admission", partial(_admission, one))
+
+
+def _admission(site: Joined) -> Finding:
+    from clients.line.enrolment import require_admitted
+
+    require_admitted(site)
+    return Finding(about="admission", state="ok", what="the operator lets this site in")
 
 
 def _looked(about: str, look: Callable[[], Finding]) -> Finding:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -248,6 +249,28 @@ class Way:
         private = read_private_key(key)
         if self.federation is not None:
             _ = self.federation.require(name).require_key(private).tls
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Where the server does not let the site in, say so if the operator has revoked it.
+
+        Raises:
+            RefusedError: the operator has.
+        """
+        from clients.line.enrolment import RefusedError, require_admitted
+        from contract.errors import AddressError, TidegateError
+
+        try:
+            yield
+        except AddressError as refused:
+            try:
+                if self.federation is not None:
+                    require_admitted(self.federation)
+            except RefusedError as exc:
+                raise exc from refused
+            except TidegateError:
+                raise refused from None  # nothing more is known
+            raise
 
     def renew_beside(self, key: Path, stop: threading.Event) -> None:
         """Keep the site's certificate in time, in a thread, until `stop` is set."""

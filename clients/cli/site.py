@@ -217,14 +217,17 @@ def up(
             wait_for_server(way.superlink, wait, say=log.info)
             while not stop.is_set():
                 try:
-                    with connect(
-                        way.superlink,
-                        root_certificates=way.authority,
-                        private_key=key,
-                        node_config={"site": str(file.resolve()), AUTHORITY: way.authority_digest},
-                        remembered=config.storage.node,
-                        certificate=way.certificate,
-                    ) as connection:
+                    with (
+                        way.explained(),
+                        connect(
+                            way.superlink,
+                            root_certificates=way.authority,
+                            private_key=key,
+                            node_config={"site": str(file.resolve()), AUTHORITY: way.authority_digest},
+                            remembered=config.storage.node,
+                            certificate=way.certificate,
+                        ) as connection,
+                    ):
                         log.info(
                             "site '%s' is connected to %s as node %s",
                             config.name,

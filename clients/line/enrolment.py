@@ -39,6 +39,7 @@ from clients.line.reach import in_the_way
 from contract.card import Card
 from contract.enrolment import (
     LONGEST_ANSWER,
+    REVOKED,
     Authority,
     CollectRequest,
     Enrolled,
@@ -59,6 +60,7 @@ __all__ = [
     "joined",
     "renew",
     "renew_on",
+    "require_admitted",
 ]
 
 _SECONDS = 30.0
@@ -69,6 +71,10 @@ _PAUSE, _LOOKS = 2.0, 30
 _LONGEST_REQUEST = 2**16
 _PEM = serialization.Encoding.PEM
 _INVITED_ANEW = "Ask the operator for a new token, and `tidegate site join` with it"
+_REVOKED = (
+    "Ask the operator why. To come in again: a new key (move keys/node.key away, then `tidegate site init`), "
+    "a new token, and `tidegate site join`"
+)
 _log = logging.getLogger("tidegate.agent")
 _Answer = TypeVar("_Answer", bound=BaseModel)
 
@@ -317,6 +323,18 @@ def renew(site: Joined, key: PrivateKey, stop: threading.Event) -> bool:
     )
 
 
+def require_admitted(site: Joined) -> None:
+    """See that the operator has not revoked this site: its gateway is asked, by its certificate.
+
+    Where half of the certificate's time is over, the question has another one made, as the agent's does.
+
+    Raises:
+        RefusedError: the operator has, or another key was let in under its name.
+        TidegateError: the gateway cannot be asked.
+    """
+    _ask(site.gateway, "renew", "{}", site.tls, Enrolled)
+
+
 def renew_on(site: Joined, key: Path, stop: threading.Event, renewed: Callable[[], None]) -> None:
     """Look at once and every six hours whether the certificate must be renewed, until `stop` is set.
 
@@ -358,6 +376,8 @@ def _ask(gateway: str, what: str, text: str, tls: ssl.SSLContext, kind: type[_An
         raise in_the_way(exc, gateway, proxy) from exc
     if status in (429, 502, 503, 504):
         raise NotNowError(_words(content) or "the server cannot answer just now", where=gateway)
+    if status == 403 and _words(content) == REVOKED:
+        raise RefusedError(REVOKED, where=gateway, remedy=_REVOKED)
     if status in (400, 403, 409):
         raise RefusedError(f"the server refuses: {_words(content)}", where=gateway)
     try:

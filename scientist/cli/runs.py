@@ -57,6 +57,8 @@ def list_runs(
         ),
         unbroken=("status", "rounds", "version"),
     )
+    if any(run.status == "queued" for run in found.runs):
+        say("Next is a run of whoever has the fewest going on; of several such, the oldest.")
     if found.more:
         say(f"There are more: --skip {skip + limit}")
 

@@ -370,7 +370,7 @@ def participation_of(record: ParticipationRecord) -> Participation:
 
 def _not_begun(submission: SubmissionRecord, place: int) -> Run:
     """A run that has no record, or is to go on: it is queued, or about to begin, or ended before it did."""
-    status: RunStatus = "queued" if submission.state == "queued" else "starting"
+    status: RunStatus = "queued" if submission.state in ("queued", "yielding") else "starting"
     if submission.state == "ended":
         status = "stopped" if submission.stopped_by else "failed"
     return Run(

@@ -38,7 +38,15 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from contract.enrolment import Authority, CollectRequest, Enrolled, JoinRequest, is_half_over, key_fingerprint
+from contract.enrolment import (
+    REVOKED,
+    Authority,
+    CollectRequest,
+    Enrolled,
+    JoinRequest,
+    is_half_over,
+    key_fingerprint,
+)
 from contract.errors import StorageError
 from server.gateway.connections import PEER, Peer
 from server.state.enrolments import Enrolments
@@ -184,11 +192,14 @@ class _Desk:
         """The newest certificate of the site that asks; where that grows old, a newer one is asked for.
 
         TLS has shown that it holds the key of the certificate: it is given one for that key and its own name.
+        So a site that was revoked may be told so. Nobody else learns of it.
         """
         _parsed(content, _Nothing)
         if peer is None:
             raise _RefusedError(403, "a site shows its certificate")
         entered = self._enrolments.get(peer.site)
+        if entered is not None and entered.state == "revoked" and _has_key(entered, peer):
+            raise _RefusedError(403, REVOKED)
         if entered is None or entered.certificate is None or not _is_of(entered, peer):
             raise _RefusedError(403, _NOT_RENEWED)
         if entered.renewal_asked is None:
@@ -314,9 +325,13 @@ def openssh_of(signed: x509.CertificateSigningRequest | x509.Certificate) -> str
 
 def _is_of(entered: Enrolment, peer: Peer) -> bool:
     """Whether a site may come in still, and shows the very key that was confirmed."""
+    return entered.state == "confirmed" and _has_key(entered, peer)
+
+
+def _has_key(entered: Enrolment, peer: Peer) -> bool:
+    """Whether a site shows the very key that it asked with."""
     key = serialization.load_ssh_public_key(entered.public_key.encode())
-    same = isinstance(key, ec.EllipticCurvePublicKey) and public_key_to_bytes(key) == peer.key
-    return entered.state == "confirmed" and same
+    return isinstance(key, ec.EllipticCurvePublicKey) and public_key_to_bytes(key) == peer.key
 
 
 def _facts(entered: Enrolment) -> tuple[str, str, int]:

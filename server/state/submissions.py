@@ -3,10 +3,16 @@
     queued      waits for its turn
     submitting  taken from the queue; whether the SuperLink has it is not known yet
     submitted   the SuperLink has it, under the number `superlink_run`
+    yielding    gives its place to another person's run: queued again, once its process has ended
     ended       nothing more is to be done; the run's own record says how it went
 
 The next to begin is a run of whoever has the fewest that go on or are ahead of it; of several such the
 oldest. So a person who submits many keeps nobody else waiting for all of them.
+
+Whoever queues alone may have all places. They keep them from nobody: where another person has waited for a
+while and has none, whoever has the most, and two at least, gives the place of their newest run. It is queued
+again behind those that wait, and goes on from its last finished round later. A person's only run is never
+taken from its place: with more people than places, each waits until a run of another has ended.
 
 A stop is written down here and done by whoever works on the queue (`server.queue`): so it is not lost when
 the server is stopped between the two.
@@ -32,7 +38,7 @@ from server.state.records import RunRecord
 
 __all__ = ["MOST_QUEUED", "SubmissionRecord", "SubmissionState", "Submissions"]
 
-SubmissionState = Literal["queued", "submitting", "submitted", "ended"]
+SubmissionState = Literal["queued", "submitting", "submitted", "yielding", "ended"]
 MOST_QUEUED = 50
 """Runs that one person may have in the queue."""
 _MOST_IN_AN_HOUR = 500
@@ -76,7 +82,8 @@ class SubmissionRecord:
 
     def is_resumed(self, record: RunRecord) -> bool:
         """Whether the run is to go on, and what its record says is of the time before."""
-        return self.state != "ended" and record.ended is not None and record.ended < self.submitted
+        was_before = record.ended is not None and record.ended < self.submitted
+        return self.state == "yielding" or (self.state != "ended" and was_before)
 
 
 class Submissions:
@@ -156,7 +163,7 @@ class Submissions:
     def active(self, federation: str) -> tuple[SubmissionRecord, ...]:
         """Those that were taken from the queue and have not ended, oldest first."""
         table = tables.submissions
-        here = (table.c.federation == federation) & table.c.state.in_(("submitting", "submitted"))
+        here = (table.c.federation == federation) & table.c.state.in_(_ACTIVE)
         return self._found(_wanted().where(here))
 
     def places(self, federation: str) -> dict[str, int]:
@@ -181,6 +188,41 @@ class Submissions:
             connection.execute(update(table).where(table.c.id == first.id).values(state="submitting"))
         return self.get(first.run)
 
+    def give_way(self, federation: str, *, at_once: int, before: datetime) -> SubmissionRecord | None:
+        """Have the newest run of whoever has the most give its place to somebody who has none.
+
+        Args:
+            federation: whose queue.
+            at_once: how many go on at a time.
+            before: who has waited since then, or for longer.
+
+        Returns:
+            the run, or None where a place is free, one is given already, or nobody has two while another
+            waits so long.
+        """
+        table = tables.submissions
+        here = (table.c.federation == federation) & (table.c.state != "ended")
+        with self._database.write() as connection:
+            open_ones = connection.execute(_wanted().where(here).with_for_update()).all()
+            active = [row for row in open_ones if row.state != "queued"]
+            have = Counter(row.person for row in active)
+            waits = any(
+                row.state == "queued" and not have[row.person] and row.submitted <= before
+                for row in open_ones
+            )
+            if len(active) < at_once or not waits or any(row.state == "yielding" for row in active):
+                return None
+            may = [row for row in active if row.state == "submitted" and have[row.person] > 1]
+            if not may:
+                return None
+            newest = max(may, key=lambda row: (have[row.person], row.submitted, row.id))
+            connection.execute(update(table).where(table.c.id == newest.id).values(state="yielding"))
+        return self.get(newest.run)
+
+    def requeue(self, taken: SubmissionRecord) -> None:
+        """Queue a run again that has given its place, behind those that wait."""
+        self._change(taken, state="queued", superlink_run=None, submitted=datetime.now(UTC))
+
     def note_submitted(self, taken: SubmissionRecord, superlink_run: int) -> None:
         """Note that the SuperLink has it."""
         self._change(taken, state="submitted", superlink_run=str(superlink_run))
@@ -203,7 +245,7 @@ class Submissions:
             "ended": now,
             "detail": f"taken out of the queue by {by}",
         }
-        goes_on = mine & table.c.state.in_(("submitting", "submitted"))
+        goes_on = mine & table.c.state.in_(_ACTIVE)
         with self._database.write() as connection:
             queued = update(table).where(mine & (table.c.state == "queued")).values(waiting)
             if connection.execute(queued).rowcount:
@@ -270,6 +312,7 @@ class Submissions:
         )
 
 
+_ACTIVE = ("submitting", "submitted", "yielding")
 _ORDER = (tables.submissions.c.submitted, tables.submissions.c.id)
 
 

@@ -27,7 +27,7 @@ from cryptography import x509
 
 from clients.keys import fingerprint, make_node_key, read_private_key
 from clients.line.enrolment import JoiningSite, joined, renew
-from contract.enrolment import Token
+from contract.enrolment import REVOKED, Token
 from contract.errors import AddressError
 from server.enrolment import Upkeep
 from server.federation import Federation
@@ -222,9 +222,14 @@ def test_from_nothing_to_a_connected_site_and_out_again(world: World) -> None:
     world.server("revoke", "north")
     out, said = agent.communicate(timeout=600)
     assert "the server does not know this site any more" in said, said  # its next question, or its next beat
-    assert agent.returncode == 2
+    assert agent.returncode == 1
     assert not world.is_connected("north")
-    assert "whether the site was revoked" in world.run("site", "up", site, code=2)
+    assert REVOKED in said
+    assert REVOKED in world.run("site", "up", site, code=1)
+    doctor = run_forked(world.folder, ["site", "doctor", str(site), "--json"], world.environment({}))
+    (fault,) = [one for one in json.loads(doctor.stdout)["findings"] if one["state"] == "fault"]
+    assert (fault["about"], REVOKED in fault["what"]) == ("admission", True)
+    assert "a new key" in fault["remedy"]
 
     renewal = httpx.post(
         f"https://{world.gateway}/v1/enrolment/renew", content="{}", verify=_tls(world, site), trust_env=False

@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +15,7 @@ import pytest
 
 from contract.errors import AddressError, InputError, RoundError
 from contract.experiment import Experiment
+from server.api.reading import Reading
 from server.beside import working_beside
 from server.jobs.job import RangeQuestion, read_job
 from server.line.flower import ControlClient, RunState
@@ -109,6 +112,104 @@ def test_who_submits_many_keeps_nobody_waiting_for_all_of_them(
         queue.look()
         assert queue.submissions.places("f") != places
     assert superlink.began[2:] == [first, many[2], second]  # of those who have none going on, the oldest
+
+
+def test_who_has_several_places_gives_one_to_who_has_none(
+    queue: RunQueue, superlink: FakeSuperLink, state: State
+) -> None:
+    """Ada's runs never end; each of the others comes in, and Ada keeps one place and loses no run."""
+    many, said = add(queue, *["ada"] * 4), list[str]()
+    queue.say = said.append
+    queue.look()
+    state.start_run(many[1], experiment=plan(), job="train", trigger="ada", code_hash="c")
+    state.take_over(many[1])  # its process lives
+    (bens,) = add(queue, "ben")
+    for _ in range(3):
+        queue.look()
+    assert (superlink.began, superlink.stopped) == (many[:2], [])  # he has not waited for a minute
+    queue.wait = timedelta(0)
+    queue.look()
+    queue.look()
+    assert superlink.stopped == [2**63 + 2]  # her newest of those that go on
+    found, shown = queue.submissions.get(many[1]), reading_of(queue).run(many[1])
+    assert (found and found.state, shown and (shown.status, shown.place)) == ("yielding", ("queued", 0))
+    queue.look()
+    assert superlink.began == many[:2]  # until its process has ended nobody has its place
+    state.finish_run(many[1], "failed", error="stopped")
+    queue.look()
+    assert superlink.began == [*many[:2], bens]
+    shown = reading_of(queue).run(many[1])
+    assert shown is not None
+    assert (shown.status, shown.place) == ("queued", 3)  # behind her two others
+    assert any("gives its place" in words for words in said)
+    (cleos,) = add(queue, "cleo")
+    for _ in range(5):
+        queue.look()
+    assert superlink.stopped == [2**63 + 2]  # nobody's only run is taken from its place
+    superlink.ended[2**63 + 3] = "completed"
+    queue.look()
+    assert superlink.began[-1] == cleos
+    superlink.ended[2**63 + 4] = superlink.ended[2**63 + 1] = "completed"
+    for number in range(5, 8):
+        queue.look()
+        superlink.ended[2**63 + number] = "completed"
+    queue.look()
+    assert superlink.began == [*many[:2], bens, cleos, many[2], many[3], many[1]]
+    assert [one.state for one in queue.submissions.of_runs([*many, bens, cleos]).values()] == ["ended"] * 6
+
+
+@pytest.mark.parametrize("outcome", ["completed", "done", "stopped by ada"])
+def test_what_ends_or_is_stopped_while_it_gives_its_place_is_not_queued_again(
+    queue: RunQueue, superlink: FakeSuperLink, state: State, outcome: str
+) -> None:
+    queue.wait = timedelta(0)
+    first, second = add(queue, "ada", "ada")
+    state.start_run(second, experiment=plan(), job="train", trigger="ada", code_hash="c")
+    queue.look()
+    (bens,) = add(queue, "ben")
+    queue.look()
+    found = queue.submissions.get(second)
+    assert found is not None
+    assert (found.state, found.superlink_run) == ("yielding", str(2**63 + 2))
+    if outcome == "completed":
+        superlink.ended[2**63 + 2] = "completed"
+    elif outcome == "done":  # it was done, and its process was ended over saying so
+        state.finish_run(second, "succeeded")
+    else:
+        assert queue.submissions.stop(second, by="ada")
+    for _ in range(3):
+        queue.look()
+    ended = queue.submissions.get(second)
+    assert ended is not None
+    assert (ended.state, ended.detail) == ("ended", outcome if outcome.startswith("stopped") else "")
+    assert superlink.began == [first, second, bens]
+
+
+def test_a_restart_while_a_place_is_given_loses_nothing(
+    queue: RunQueue, superlink: FakeSuperLink, state: State
+) -> None:
+    queue.wait = timedelta(0)
+    many = add(queue, "ada", "ada")
+    queue.look()
+    (bens,) = add(queue, "ben")
+    queue.look()
+    state.start_run(many[1], experiment=plan(), job="train", trigger="ada", code_hash="c")
+    state.take_over(many[1])  # its process lives
+    later = replace(queue, control=cast(ControlClient, superlink))
+    later.adopt()
+    assert superlink.began == [*many, *many]
+    for _ in range(2):
+        later.look()
+    state.finish_run(many[1], "failed", error="stopped")
+    for _ in range(2):
+        later.look()
+    assert superlink.began[-1] == bens
+    assert later.submissions.places("f") == {many[1]: 1}
+
+
+def reading_of(queue: RunQueue) -> Reading:
+    nothing: Any = None
+    return Reading(state=queue.state, registry=nothing, control=nothing, federation="f")
 
 
 def test_of_one_person_no_more_are_kept_in_an_hour(queue: RunQueue, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from contract.enrolment import Token, digest_of, key_fingerprint
+from contract.enrolment import REVOKED, Token, digest_of, key_fingerprint
 from server.gateway import door, enrolment
 from server.gateway.door import Door
 from server.gateway.enrolment import TRIES, enrolment_app, openssh_of
@@ -345,14 +345,24 @@ def test_a_certificate_is_renewed_for_its_own_site_and_key(gateway: Gateway, tmp
     assert gateway.ask("renew", {}, old["north"]).json() == {"state": "confirmed", "certificate": fresh}
     assert gateway.asked().renewal_asked is None
     # a certificate of the authority for another key, or of a site that never asked, is renewed for nobody
-    for name, key in (("north", south), ("west", south)):
-        strange = pem_of(tmp_path, key, sign_site(gateway.files, name, key.public_key()))
-        assert gateway.ask("renew", {}, strange).status_code == 403
-    assert gateway.ask("renew", {}).status_code == 403
+    strange = [
+        pem_of(tmp_path, south, sign_site(gateway.files, name, south.public_key()))
+        for name in ("north", "west")
+    ]
+    others = [*strange, None, old["south"]]
+    before = [told(gateway, one) for one in others]
+    assert [status for status, _ in before] == [403, 403, 403, 200]
     assert gateway.enrolments.revoke("north", now=datetime.now(UTC))
-    assert gateway.ask("renew", {}, old["north"]).status_code == 403
+    assert told(gateway, old["north"]) == (403, REVOKED)
+    assert [told(gateway, one) for one in others] == before  # nobody but the key's holder learns of it
+    assert REVOKED not in str(before)
     assert not gateway.enrolments.renew(gateway.asked(), fresh)
     assert gateway.ask("renew", {"site": "south"}, old["south"]).status_code == 400
+
+
+def told(gateway: Gateway, certificate: Path | None) -> tuple[int, str]:
+    answer = gateway.ask("renew", {}, certificate)
+    return answer.status_code, answer.text
 
 
 def test_no_secret_is_kept_and_none_is_told(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
