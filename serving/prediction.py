@@ -81,6 +81,7 @@ class Predictor:
         *,
         missing: Collection[str] = MISSING_TEXTS,
         decimal: str = ".",
+        where: str = "the rows",
     ) -> Predictions:
         """Predictions for rows.
 
@@ -89,11 +90,12 @@ class Predictor:
                 among them.
             missing: the texts that stand for a missing value.
             decimal: the decimal sign.
+            where: what the rows are called to a person.
 
         Raises:
             InputError: a feature has no column.
         """
-        self.require_columns(columns)
+        self.require_columns(columns, where=where)
         task = self.experiment.task
         fitting = Fitting(len(columns[task.features[0].name]))
         values: dict[str, npt.NDArray[Any]] = {}
@@ -111,7 +113,7 @@ class Predictor:
         outputs = outputs_of(self.experiment.model, self.arrays, features[fitting.fits])
         return self._told(outputs, fitting)
 
-    def require_columns(self, names: Collection[str]) -> None:
+    def require_columns(self, names: Collection[str], *, where: str) -> None:
         """Refuse rows in which a feature has no column.
 
         Raises:
@@ -121,8 +123,8 @@ class Predictor:
         if lacking:
             more = f" ({len(lacking)} are lacking in all)" if len(lacking) > 1 else ""
             raise InputError(
-                f"there is no column '{lacking[0]}'{more}",
-                where=f"rows for '{self.experiment.name}'",
+                f"there is no column '{lacking[0]}', which the model '{self.experiment.name}' needs{more}",
+                where=where,
                 remedy="Give a column for each feature, by the name that the experiment has for it",
             )
 

@@ -1,15 +1,17 @@
-"""Files that a command writes for its user, and never over another one."""
+"""Files that a command writes for its user, and over no other one but a plot that is drawn anew."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from contract.errors import InputError
 
-__all__ = ["new_file", "require_new", "write_new"]
+__all__ = ["new_file", "plot_kind", "require_new", "write_new", "write_plot"]
+
+_PLOTS: tuple[Literal["png", "svg"], ...] = ("png", "svg")
 
 
 def require_new(path: Path) -> None:
@@ -32,12 +34,39 @@ def write_new(path: Path, content: str | bytes) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
-@contextmanager
-def new_file(path: Path, mode: str = "x") -> Iterator[IO[Any]]:
-    """A new file to write to; it is gone again if that fails.
+def write_plot(path: Path, draw: Callable[[Literal["png", "svg"]], bytes]) -> None:
+    """Draw a picture of the kind that the file's name says; one of before is drawn over.
 
     Raises:
-        InputError: there is one of that name, or it cannot be made.
+        InputError: the name says no such kind, or the file cannot be written.
+    """
+    kind = plot_kind(path)
+    with new_file(path, "wb") as file:
+        file.write(draw(kind))
+
+
+def plot_kind(path: Path) -> Literal["png", "svg"]:
+    """The kind of picture that the file's name says.
+
+    Raises:
+        InputError: it says none.
+    """
+    for kind in _PLOTS:
+        if path.suffix.lower() == f".{kind}":
+            return kind
+    raise InputError("a plot is a .png or an .svg", where=str(path), remedy="Name the file so")
+
+
+@contextmanager
+def new_file(path: Path, mode: str = "x") -> Iterator[IO[Any]]:
+    """A file to write to; it is gone again if that fails.
+
+    Args:
+        path: of the file.
+        mode: as `open` has it: `x` makes a new one.
+
+    Raises:
+        InputError: there is one of that name and it is to be new, or it cannot be made.
     """
     try:
         file: IO[Any] = path.open(mode) if "b" in mode else path.open(mode, encoding="utf-8", newline="")

@@ -135,6 +135,7 @@ def _predicted(predictor: Predictor, rows: RowFile) -> Iterator[Row]:
 
     number = 0
     for batch in read_batches(rows.path, separator=rows.separator):
+        _require_columns(predictor, tuple(batch.columns), rows)
         columns = predictor.predict(
             batch.columns, missing=(*MISSING_TEXTS, *rows.missing), decimal=rows.decimal
         ).columns()
@@ -143,6 +144,23 @@ def _predicted(predictor: Predictor, rows: RowFile) -> Iterator[Row]:
             number += 1
             values = dict(zip(columns, next(told), strict=True)) if fits else dict.fromkeys(columns)
             yield {"row": number, **_without_nan(values), **({} if fits else {"reason": _UNFIT})}
+
+
+def _require_columns(predictor: Predictor, names: tuple[str, ...], rows: RowFile) -> None:
+    """Refuse a file in which a feature has no column.
+
+    Raises:
+        InputError: it lacks one.
+    """
+    try:
+        predictor.require_columns(names, where=str(rows.path))
+    except InputError as exc:
+        if len(names) > 1:
+            raise
+        remedy = (
+            f"Its header is one column, '{names[0][:100]}': name the sign between columns with --separator"
+        )
+        raise InputError(exc.what, where=exc.where, remedy=remedy) from exc
 
 
 def _without_nan(values: Row) -> Row:

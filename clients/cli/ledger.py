@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -137,15 +137,15 @@ def _print_entries(entries: list[Entry], *, json: bool) -> None:
 def _write_plot(site: Site, path: Path) -> str:
     from clients.cli.ledger_plot import plot_ledger
     from clients.ledger.replay import history
-    from contract.errors import InputError
+    from terminal.new_files import write_plot
 
-    suffix = path.suffix.lower()
-    if suffix not in (".png", ".svg"):
-        raise InputError("a plot is a .png or an .svg", where=str(path), remedy="Name the file so")
-    cap, entries = site.ledger.cap, site.ledger.entries()
-    moments = history(entries, cap=cap)
-    picture = plot_ledger(moments, site=site.config.name, cap=cap, kind="png" if suffix == ".png" else "svg")
-    _write(path, picture, mode="wb")
+    cap = site.ledger.cap
+    write_plot(
+        path,
+        lambda kind: plot_ledger(
+            history(site.ledger.entries(), cap=cap), site=site.config.name, cap=cap, kind=kind
+        ),
+    )
     return str(path)
 
 
@@ -157,6 +157,7 @@ def _write_evidence(site: Site, path: Path, key: Path) -> dict[str, object]:
     from clients.keys import fingerprint, read_private_key
     from clients.ledger.evidence import export
     from clients.ledger.evidence_file import read_evidence
+    from terminal.new_files import write_new
 
     private = read_private_key(key)
     evidence = export(
@@ -166,7 +167,9 @@ def _write_evidence(site: Site, path: Path, key: Path) -> dict[str, object]:
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         program=f"tidegate {version('tidegate')}",
     )
-    _write(path, json.dumps(evidence, indent=1, ensure_ascii=False).encode() + b"\n", mode="xb")
+    write_new(
+        path, json.dumps(evidence, indent=1, ensure_ascii=False) + "\n"
+    )  # an earlier one is worth keeping
     statement = read_evidence(path).statement
     return {
         "path": str(path),
@@ -174,23 +177,3 @@ def _write_evidence(site: Site, path: Path, key: Path) -> dict[str, object]:
         "head": statement.head,
         "fingerprint": fingerprint(private.public_key()),
     }
-
-
-def _write(path: Path, content: bytes, *, mode: Literal["wb", "xb"]) -> None:
-    from contract.errors import InputError
-
-    try:
-        with path.open(mode) as file:
-            file.write(content)
-    except FileExistsError as exc:
-        raise InputError(
-            "there is a file already, and earlier evidence is worth keeping",
-            where=str(path),
-            remedy="Name another file",
-        ) from exc
-    except OSError as exc:
-        raise InputError(
-            f"cannot be written: {exc.strerror}",
-            where=str(path),
-            remedy="Name a file in a folder that exists",
-        ) from exc

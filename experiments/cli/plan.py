@@ -149,9 +149,9 @@ def _require_picture(stated: Experiment, file: Path) -> None:
     """Before any work is done for it."""
     from contract.errors import InputError
     from experiments.planning.planted import can_be_planted
+    from terminal.new_files import plot_kind
 
-    if file.suffix.lower() not in (".png", ".svg"):
-        raise InputError("a plot is a .png or an .svg", where=str(file), remedy="Name the file so")
+    plot_kind(file)
     if not file.parent.is_dir():
         raise InputError(
             "its folder is missing", where=str(file), remedy="Name a file in a folder that exists"
@@ -166,14 +166,10 @@ def _require_picture(stated: Experiment, file: Path) -> None:
 
 def _draw(experiment: Experiment, learnt: Sequence[PlantedResult], file: Path) -> None:
     from experiments.planning.curve_plot import plot_curve
+    from terminal.new_files import write_plot
 
-    picture = plot_curve(
-        learnt,
-        name=experiment.name,
-        stated=experiment.privacy.epsilon,
-        kind="png" if file.suffix.lower() == ".png" else "svg",
-    )
-    file.write_bytes(picture)
+    stated = experiment.privacy.epsilon
+    write_plot(file, lambda kind: plot_curve(learnt, name=experiment.name, stated=stated, kind=kind))
 
 
 def _as_json(

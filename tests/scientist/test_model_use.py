@@ -86,13 +86,18 @@ def test_a_file_takes_all_and_none_is_written_over(
 def test_what_cannot_be_is_a_sentence(standing: Standing, tidegate: Command, tmp_path: Path) -> None:
     rows = rows_in(tmp_path, standing)
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "signs.csv").write_text("x0;x1;x2\n1;2;3\n")
     standing.connect("ada", "scientist")
     for arguments, words in (
         (("predict", "fake", 9, rows), "there is no such version"),
         (("fetch", "fake", 9), "there is no such version"),
         (("predict", "../x", 1, rows), "cannot be the name"),
         (("predict", "fake", 1, "none.csv"), "No such file"),
-        (("predict", "fake", 1, "other.csv"), "there is no column"),
+        (
+            ("predict", "fake", 1, "other.csv"),
+            "other.csv: there is no column 'x0', which the model 'fake' needs (3 are lacking in all). Give",
+        ),
+        (("predict", "fake", 1, "signs.csv"), "Its header is one column, 'x0;x1;x2'"),
         (("predict", "fake", 1, rows, "--separator", ";;"), "not one character"),
         (("predict", "fake", 1, rows, "--decimal", ";"), "'.' or ','"),
         (("fetch", "fake", 1, "none/there"), "cannot be made"),

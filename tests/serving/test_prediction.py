@@ -192,5 +192,7 @@ def test_a_frame_is_taken_as_it_is() -> None:
 
 
 def test_a_feature_without_a_column_is_named() -> None:
-    with pytest.raises(InputError, match=r"no column 'age' \(2 are lacking in all\)"):
+    with pytest.raises(
+        InputError, match=r"no column 'age', which the model '\w+' needs \(2 are lacking in all\)"
+    ):
         predict(experiment(), frame().drop(columns=["age", "sex"]))
