@@ -27,6 +27,7 @@ import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flwr.app import Context, Error, Message
@@ -129,6 +130,8 @@ class _Exchange:
         self.signature = self._require_signed(context, self.site.config.policy)
         self.trigger = str(context.run_config.get("trigger", ""))
         self.private = self.experiment.privacy.private
+        self.models: tuple[dict[str, np.ndarray[Any, np.dtype[np.float32]]], ...] = ()
+        self._prefixes: tuple[str, ...] = ()
         self.noise: NormalSource = SystemNoise() if self.private else NoNoise()
 
     def _require_signed(self, context: Context, policy: Policy) -> Found:
@@ -156,6 +159,15 @@ class _Exchange:
         if self.packed:
             raise MessageError(f"{len(self.packed):,} bytes of arrays came with a question for counts")
 
+    def take_models(self, *prefixes: str) -> None:
+        """Read the parameters that came, once for each prefix, into `models`.
+
+        Those of a package are read once the policy has allowed it, for its code says their shapes.
+        """
+        self._prefixes = prefixes
+        if self.experiment.model.kind != "package":
+            self.models = model_arrays(self.packed, self.experiment, prefixes=prefixes)
+
     def release(
         self,
         plans: list[Plan],
@@ -164,8 +176,15 @@ class _Exchange:
         request: str = "",
         require: Callable[[], None] = lambda: None,
     ) -> bytes:
-        """Through the gate; what is not private asks nothing of the machine."""
-        able = require if self.private else lambda: None
+        """Through the gate; what is not private asks nothing of the machine, but of a package's model."""
+        packaged = self.experiment.model.kind == "package"
+
+        def able() -> None:
+            if self.private or packaged:
+                require()
+            if packaged and self._prefixes:
+                self.models = model_arrays(self.packed, self.experiment, prefixes=self._prefixes)
+
         return self.site.gate.release(
             request or self.request,
             self.experiment,
@@ -223,12 +242,13 @@ def _train(exchange: _Exchange) -> bytes:
     from clients.mechanisms.training import LocalSteps, train_locally, train_without_privacy
 
     experiment, instruction, site = exchange.experiment, exchange.instruction, exchange.site
-    (model,) = model_arrays(exchange.packed, experiment)
+    exchange.take_models("")
     exchange.ask_card()
     plan = train_plan(experiment, instruction, site.split)
     evaluation = evaluate_plan(experiment, instruction, site.split)
 
     def compute() -> Releases:
+        (model,) = exchange.models
         scores = None
         if instruction.evaluate:
             held_out = site.table(experiment, instruction.windows, holdout=True)
@@ -262,12 +282,13 @@ def _evaluate(exchange: _Exchange) -> bytes:
     from clients.mechanisms.evaluation import require_places
 
     experiment, instruction, site = exchange.experiment, exchange.instruction, exchange.site
-    (model,) = model_arrays(exchange.packed, experiment)
+    exchange.take_models("")
     exchange.ask_card()
     plan = evaluate_plan(experiment, instruction, site.split)
     deviation = plan.noise_multiplier * experiment.privacy.rows_per_person
 
     def compute() -> Releases:
+        (model,) = exchange.models
         held_out = site.table(experiment, instruction.windows, holdout=True)
         return Releases(
             scores=evaluate_scores(
@@ -283,12 +304,13 @@ def _compare(exchange: _Exchange) -> bytes:
     from clients.mechanisms.evaluation import require_places
 
     experiment, instruction, site = exchange.experiment, exchange.instruction, exchange.site
-    champion, challenger = model_arrays(exchange.packed, experiment, prefixes=("", CHALLENGER))
+    exchange.take_models("", CHALLENGER)
     exchange.ask_card()
     plan = compare_plan(experiment, instruction, site.split)
     deviation = plan.noise_multiplier * experiment.privacy.rows_per_person
 
     def compute() -> Releases:
+        champion, challenger = exchange.models
         held_out = site.table(experiment, instruction.windows, holdout=True)
         scores, challenger_scores, comparison = compare_models(
             champion, challenger, held_out, experiment, noise_multiplier=deviation, noise=exchange.noise

@@ -4,7 +4,8 @@ A reply is made in this order, and in no other:
 
 1. a request that was answered before gets the stored bytes again, unless its experiment was
    declined or revoked since;
-2. the site's policy is asked, and where it says so the approvals of the administrator;
+2. the site's policy is asked, and where it says so the approvals of the administrator; then, of a model
+   that comes as a package, whether this very one is installed: no code of it runs before;
 3. the plans are authorised against the cap, and one use of each is reserved,
    on disk, before a row is read;
 4. the releases are computed; each is a type of the contract, of the expected
@@ -31,9 +32,11 @@ from clients.code import installed_code_hash
 from clients.ledger.chain import Asked, Ledger, Plan
 from clients.ledger.cost import run_epsilon
 from clients.ledger.plans import ALL_ROWS
+from clients.policy import NO_MODEL
 from clients.site_config import Policy
 from contract.errors import ApprovalError, PolicyError, ReleaseError, SilentError, TidegateError
 from contract.experiment import Experiment
+from contract.installed_models import require_installed
 from contract.messages import Anchor, Reply
 from contract.regression import ErrorSums, Scores
 from contract.releases import (
@@ -47,6 +50,9 @@ from contract.releases import (
 )
 
 __all__ = ["Gate", "Releases"]
+
+_WITH_A_MODEL = ("train", "evaluate")
+"""Purposes of the plans whose releases run the model's code."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +114,7 @@ class Gate:
             PolicyError: the policy refuses; nothing was charged.
             ApprovalError: it waits for the administrator's approval; nothing was charged.
             BudgetError: the cap refuses; nothing was charged.
+            NotInstalledError: the model's package is not the one that is installed; nothing was charged.
             LedgerError: the ledger cannot be written; no row was read.
             ReleaseError: what was computed is not such as a mechanism makes. The charge stands.
         """
@@ -115,6 +122,8 @@ class Gate:
         if stored is not None:
             return stored
         asked = self._ask_policy(experiment, plans, windows)
+        if experiment.model.kind == "package" and any(plan.purpose in _WITH_A_MODEL for plan in plans):
+            require_installed(experiment.model)
         require()
         for plan in plans:
             self._ledger.authorise(plan, asked=asked)
@@ -203,6 +212,8 @@ class Gate:
         rule, asks = self._policy.rule, self._policy.approval == "ask"
         code = installed_code_hash() if asks or rule is not None else ""
         unmet = ""
+        if rule is None and experiment.model.kind == "package":  # code that no administrator has named here
+            unmet = NO_MODEL.format(experiment.model.package or experiment.model.name)
         if rule is not None:
             epsilon = 0.0 if rule.epsilon is None else run_epsilon(self._ledger, plans)
             unmet = rule.unmet(experiment, code=code, epsilon=epsilon, at=datetime.now(UTC))
@@ -214,10 +225,15 @@ class Gate:
         except ApprovalError as exc:
             if asks:
                 raise
-            raise PolicyError(unmet, where=where, remedy=self._remedy()) from exc
+            raise PolicyError(unmet, where=where, remedy=self._remedy(experiment)) from exc
         return asked
 
-    def _remedy(self) -> str:
+    def _remedy(self, experiment: Experiment) -> str:
+        if experiment.model.kind == "package" and self._policy.approved_experiments is None:
+            return (
+                "If the site's administrator trusts that package, name it in policy.allow.models in "
+                f"{self._file}"
+            )
         if self._policy.approved_experiments is not None:
             return (
                 "If the site's administrator approves, add the digest to policy.approved_experiments in "

@@ -16,11 +16,16 @@ from contract.experiment import Epsilon, Experiment
 from contract.mandate import normal_key
 from contract.names import ColumnName, Digest, PersonName
 
-__all__ = ["Allow", "Policy"]
+__all__ = ["NO_MODEL", "Allow", "Policy"]
 
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 _HOURS = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-4]):([0-5][0-9])", re.ASCII)
+
+
+_PackageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}(==[0-9A-Za-z.!+_-]{1,99})?$")]
+
+NO_MODEL = "its model is of the package {}, which the policy does not name"
 
 
 class _Frozen(BaseModel):
@@ -37,6 +42,8 @@ class Allow(_Frozen):
         features: the columns that it may be predicted from; an experiment may use fewer.
         epsilon: the most that one run may cost a data block, at the cap's δ; a run that is not private
             costs more than any.
+        models: the model packages that may be used, as `NAME` or `NAME==VERSION` of what pip installs.
+            Without it none may, but in an experiment that `experiments` names.
         weekdays: `mon` to `sun`.
         hours: from the first minute until the second, such as `20:00-06:00`.
         zone: the time zone of weekdays and hours.
@@ -47,6 +54,7 @@ class Allow(_Frozen):
     label: ColumnName | None = None
     features: Annotated[tuple[ColumnName, ...], Field(min_length=1)] | None = None
     epsilon: Epsilon | None = None
+    models: Annotated[tuple[_PackageName, ...], Field(min_length=1)] | None = None
     weekdays: Annotated[tuple[_Day, ...], Field(min_length=1)] | None = None
     hours: str | None = None
     zone: str = "UTC"
@@ -55,7 +63,8 @@ class Allow(_Frozen):
     def _says_something(self) -> Self:
         if not self.model_dump(exclude_none=True, exclude={"zone"}):
             raise ValueError(
-                "allow says nothing: name experiments, code, label, features, epsilon, weekdays or hours"
+                "allow says nothing: name experiments, code, label, features, epsilon, models, weekdays or "
+                "hours"
             )
         if self.hours is not None:
             found = _HOURS.fullmatch(self.hours)
@@ -91,7 +100,18 @@ class Allow(_Frozen):
                 return f"it uses '{others[0]}', which is not among the features that the policy allows"
         if self.epsilon is not None and not epsilon <= self.epsilon * (1 + 1e-9):
             return f"one run costs ε = {epsilon_words(epsilon)}, and the policy allows {self.epsilon:g}"
-        return "" if self._is_open(at) else "the policy allows nothing at this hour"
+        return self._unnamed(experiment) or (
+            "" if self._is_open(at) else "the policy allows nothing at this hour"
+        )
+
+    def _unnamed(self, experiment: Experiment) -> str:
+        """That its model is of a package that nothing here names; empty where it is not, or is named."""
+        package = experiment.model.package
+        if experiment.model.kind != "package" or self.experiments is not None:
+            return ""
+        if package is not None and {package.distribution, str(package)} & set(self.models or ()):
+            return ""
+        return NO_MODEL.format(package or experiment.model.name)
 
     def _is_open(self, at: datetime) -> bool:
         """What goes on past midnight belongs to the day on which it began."""

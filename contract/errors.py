@@ -10,6 +10,12 @@
     │   ├── PolicyError          the site's policy does not allow it
     │   ├── ApprovalError        the site's administrator has not approved it yet
     │   ├── BudgetError          the privacy budget does not allow it
+    │   ├── NotInstalledError    a model package that is not here, or another one
+    │   ├── ModelError           a package's model that cannot be trained privately
+    │   │   ├── MixesRowsError   a row's numbers depend on the rows beside it
+    │   │   ├── KeepsStateError  or on what was asked before
+    │   │   ├── NotFiniteError   or are none
+    │   │   └── WrongShapesError or not those that the package says
     │   └── AddressError         a server that cannot be reached, a port in use
     ├── AuditError               an audit could not be carried out
     ├── LedgerError              the ledger cannot be read, written or trusted
@@ -41,8 +47,13 @@ __all__ = [
     "DataError",
     "ExperimentError",
     "InputError",
+    "KeepsStateError",
     "LedgerError",
     "MessageError",
+    "MixesRowsError",
+    "ModelError",
+    "NotFiniteError",
+    "NotInstalledError",
     "PolicyError",
     "RefusalCode",
     "RegistryError",
@@ -53,6 +64,7 @@ __all__ = [
     "StorageError",
     "TakenOverError",
     "TidegateError",
+    "WrongShapesError",
 ]
 
 
@@ -67,8 +79,16 @@ class RefusalCode:
     LEDGER = "ledger"
     SOURCE = "source"
     FAILED = "failed"
+    NOT_INSTALLED = "not-installed"
+    MIXES_ROWS = "mixes-rows"
+    KEEPS_STATE = "keeps-state"
+    NOT_FINITE = "not-finite"
+    WRONG_SHAPES = "wrong-shapes"
 
-    ALL: ClassVar[frozenset[str]] = frozenset({INPUT, CARD, POLICY, APPROVAL, BUDGET, LEDGER, SOURCE, FAILED})
+    ALL: ClassVar[frozenset[str]] = frozenset(
+        {INPUT, CARD, POLICY, APPROVAL, BUDGET, LEDGER, SOURCE, FAILED, NOT_INSTALLED}
+        | {MIXES_ROWS, KEEPS_STATE, NOT_FINITE, WRONG_SHAPES}
+    )
 
 
 class TidegateError(Exception):
@@ -142,6 +162,40 @@ class BudgetError(InputError):
     """The privacy budget does not allow what was asked."""
 
     code = RefusalCode.BUDGET
+
+
+class NotInstalledError(InputError):
+    """A model package is not installed here, or another one than the experiment names."""
+
+    code = RefusalCode.NOT_INSTALLED
+
+
+class ModelError(InputError):
+    """A module cannot be trained privately: found on public random numbers, before anything is charged."""
+
+
+class MixesRowsError(ModelError):
+    """What a module gives for a row depends on the rows beside it."""
+
+    code = RefusalCode.MIXES_ROWS
+
+
+class KeepsStateError(ModelError):
+    """What a module gives depends on what it was called with before, or on random numbers."""
+
+    code = RefusalCode.KEEPS_STATE
+
+
+class NotFiniteError(ModelError):
+    """A module gives NaN or an infinity for a public random row."""
+
+    code = RefusalCode.NOT_FINITE
+
+
+class WrongShapesError(ModelError):
+    """A module has other parameters or outputs than its package says, or fails."""
+
+    code = RefusalCode.WRONG_SHAPES
 
 
 class AddressError(InputError):

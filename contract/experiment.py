@@ -21,12 +21,14 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contract.errors import InputError
+from contract.model_package import ModelName, Package, Settings
 from contract.names import ColumnName, ExperimentName, Prose, Value
 from contract.windows import season_of
 
 __all__ = [
     "CALENDAR",
     "LEAST_EPSILON",
+    "MOST_PARAMETERS",
     "SEASONAL",
     "CategoricalFeature",
     "Drift",
@@ -64,7 +66,7 @@ _OF_NUMBERS = ("mae", "rmse")
 
 _NARROWEST = 1e-9
 """A range is at least so wide, over its greater end: a narrower one has no place for a float32."""
-_MOST_PARAMETERS = 250_000_000
+MOST_PARAMETERS = 250_000_000
 
 
 class _Frozen(BaseModel):
@@ -256,14 +258,31 @@ class Model(_Frozen):
     """The model family.
 
     Attributes:
-        kind: `linear` is logistic regression, `mlp` has hidden layers, `cnn` takes an image's pixels.
+        kind: `linear` is logistic regression, `mlp` has hidden layers, `cnn` takes an image's pixels;
+            `package` is a model of your own, from a Python package that is installed at every site.
         hidden: units of each hidden layer.
         image: channels, height and width, for `cnn` alone; their product is the number of inputs.
+        name: of the model, for `package` alone: that of its entry point in the group `tidegate.models`.
+        parameters: settings of that model, as the package says.
+        package: which version is meant. Left out, `tidegate run` fills in the one that is installed where
+            it runs. A site where another one is installed refuses.
     """
 
-    kind: Literal["linear", "mlp", "cnn"] = "linear"
+    kind: Literal["linear", "mlp", "cnn", "package"] = "linear"
     hidden: tuple[Width, ...] = Field(default=(32,), max_length=16)
     image: tuple[Count, Count, Count] | None = None
+    # left out of the JSON of our own kinds, whose digests stay what they were
+    name: Annotated[ModelName | None, _UNLESS(None)] = None
+    parameters: Annotated[Settings, _UNLESS(())] = ()
+    package: Annotated[Package | None, _UNLESS(None)] = None
+
+    @model_validator(mode="after")
+    def _named_if_package(self) -> Self:
+        if self.kind == "package" and self.name is None:
+            raise ValueError("kind = 'package' needs the model's name: name = 'NAME'")
+        if self.kind != "package" and (self.name or self.parameters or self.package):
+            raise ValueError("name, parameters and package go with kind = 'package'")
+        return self
 
     @model_validator(mode="after")
     def _image_for_cnn(self) -> Self:
@@ -588,8 +607,8 @@ class Experiment(_Frozen):
         self._judge_by_a_metric_of_the_label()
         widths = (self.task.width, *self.model.hidden, max(1, len(self.task.label.classes)))
         parameters = sum((before + 1) * after for before, after in itertools.pairwise(widths))
-        if self.model.kind == "mlp" and parameters > _MOST_PARAMETERS:
-            raise ValueError(f"the model has {parameters:,} parameters, and may have {_MOST_PARAMETERS:,}")
+        if self.model.kind == "mlp" and parameters > MOST_PARAMETERS:
+            raise ValueError(f"the model has {parameters:,} parameters, and may have {MOST_PARAMETERS:,}")
         return self
 
     def _judge_by_a_metric_of_the_label(self) -> None:

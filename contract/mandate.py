@@ -10,7 +10,7 @@ names the federation's authority, so it is good for no other server.
 
 There are three. That of a training run is of version 1. Of version 2 are that of a question for ranges, and
 the *standing* one: it covers each window of a schedule (`contract.standing`), and its run's name begins
-those of all its runs.
+those of all its runs. So is any that names a model's package.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from pydantic import (
 from contract.enrolment import key_fingerprint
 from contract.errors import InputError, MessageError
 from contract.experiment import LEAST_EPSILON, Delta, Epsilon, Experiment
+from contract.model_package import Package
 from contract.names import ColumnName, Digest, PersonName, RunName, WindowName
 from contract.standing import Standing
 
@@ -93,6 +94,7 @@ class Mandate(BaseModel):
         expires: when it ends, by the site's clock.
         standing: what it covers of a schedule; None where it covers one run.
         ranges: the question that it covers, and nothing else; None where it covers trainings.
+        package: of the model, where it comes as one: its version and the hash of its files.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -111,12 +113,13 @@ class Mandate(BaseModel):
     expires: AwareDatetime
     standing: Standing | None = None
     ranges: Ranges | None = None
+    package: Package | None = None
 
     @model_validator(mode="after")
     def _covers_one_thing(self) -> Self:
         if self.standing is not None and (self.ranges is not None or self.windows):
             raise ValueError("a standing mandate covers a schedule alone")
-        if self.version != _version(self.standing, self.ranges):
+        if self.version != _version(self.standing, self.ranges, self.package):
             raise ValueError("this version says something else")
         return self
 
@@ -132,8 +135,9 @@ class Mandate(BaseModel):
         return hashlib.sha256(self.canonical()).hexdigest()
 
 
-def _version(standing: Standing | None, ranges: Ranges | None) -> Literal[1, 2]:
-    return 1 if standing is None and ranges is None else 2
+def _version(*later: Standing | Ranges | Package | None) -> Literal[1, 2]:
+    """1 where it says nothing that version 1 does not know."""
+    return 1 if all(one is None for one in later) else 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +194,7 @@ def mandate_for(
     if standing is not None:
         standing = standing.model_copy(update={"drift_epsilon": experiment.drift.epsilon})
     return Mandate(
-        version=_version(standing, ranges),
+        version=_version(standing, ranges, experiment.model.package),
         authority=authority,
         scientist=scientist,
         run=run,
@@ -204,6 +208,7 @@ def mandate_for(
         expires=expires,
         standing=standing,
         ranges=ranges,
+        package=experiment.model.package,
     )
 
 

@@ -1,42 +1,36 @@
-"""The parameters of each model family: names, shapes and the first values.
+"""The parameters of an experiment's model: names, shapes and the first values.
 
-Written without a deep-learning library, so that the server, which only adds
-and averages, needs none. The site builds the module with these names and
-shapes (`clients/mechanisms/models.py`); a test holds the two together.
+Without a deep-learning library; the site builds the module with these names and shapes
+(`clients/mechanisms/models.py`), and a test holds the two together. What a package says of its parameters is
+checked here, once, before anything is made of it.
 """
 
 from __future__ import annotations
 
-import itertools
+import functools
 import math
 from typing import Any
 
 import numpy as np
 
-from contract.experiment import Experiment, Model
+from contract.errors import InputError, NotFiniteError, WrongShapesError
+from contract.experiment import MOST_PARAMETERS, Experiment, Model
+from contract.model_families import family_of
 
-__all__ = ["CNN_CHANNELS", "initial_arrays", "model_shapes", "outputs", "parameter_shapes"]
+__all__ = ["initial_arrays", "model_shapes", "parameter_shapes"]
 
-CNN_CHANNELS = (16, 32)
-"""Channels of the two convolutions of the small CNN."""
-
-
-def outputs(classes: int) -> int:
-    """Number of model outputs: one for a number (no classes), one logit for two classes, else one a class."""
-    return 1 if classes in (0, 2) else classes
+_MOST_ARRAYS, _LONGEST_NAME = 10_000, 200
 
 
 def parameter_shapes(model: Model, *, inputs: int, classes: int) -> dict[str, tuple[int, ...]]:
-    """Shape of each parameter by its name, in the order of the torch module."""
-    last = outputs(classes)
-    if model.kind == "cnn":
-        return _cnn_shapes(model, last)
-    widths = (inputs, *(model.hidden if model.kind == "mlp" else ()), last)
-    shapes: dict[str, tuple[int, ...]] = {}
-    for layer, (width, following) in enumerate(itertools.pairwise(widths)):
-        shapes[f"layers.{layer}.weight"] = (following, width)
-        shapes[f"layers.{layer}.bias"] = (following,)
-    return shapes
+    """Shape of each parameter by its name, in the order of the torch module.
+
+    Raises:
+        InputError: the model is of a package that is not installed here, or says no shapes.
+    """
+    if model.kind == "package":
+        return dict(_of_package(model, inputs, classes))
+    return dict(family_of(model).parameters(inputs=inputs, classes=classes))
 
 
 def model_shapes(experiment: Experiment) -> dict[str, tuple[int, ...]]:
@@ -45,42 +39,68 @@ def model_shapes(experiment: Experiment) -> dict[str, tuple[int, ...]]:
     return parameter_shapes(experiment.model, inputs=task.width, classes=len(task.label.classes))
 
 
-def _cnn_shapes(model: Model, last: int) -> dict[str, tuple[int, ...]]:
-    assert model.image is not None  # the experiment file's check
-    channels, height, width = model.image
-    first, second = CNN_CHANNELS
-    return {
-        "convolution1.weight": (first, channels, 3, 3),
-        "convolution1.bias": (first,),
-        "norm1.weight": (first,),
-        "norm1.bias": (first,),
-        "convolution2.weight": (second, first, 3, 3),
-        "convolution2.bias": (second,),
-        "norm2.weight": (second,),
-        "norm2.bias": (second,),
-        "output.weight": (last, second * (height // 4) * (width // 4)),
-        "output.bias": (last,),
-    }
-
-
 def initial_arrays(
     experiment: Experiment, rng: np.random.Generator
 ) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
-    """First values: zero for a linear model and for biases, one for norms,
-    uniform in ±1/sqrt(fan-in) otherwise (LeCun et al., 1998). The bias of the output begins where the public
-    share of positives, if it is stated, has it."""
-    arrays = {}
-    for name, shape in model_shapes(experiment).items():
-        if experiment.model.kind == "linear" or name.endswith("bias"):
-            values = np.zeros(shape)
-        elif name.startswith("norm"):
-            values = np.ones(shape)
-        else:
-            bound = 1 / math.sqrt(math.prod(shape[1:]))
-            values = rng.uniform(-bound, bound, shape)
-        arrays[name] = values.astype(np.float32)
-    share = experiment.task.label.positive_share
-    if share is not None:
+    """First values, as the family has them. Of our own kinds, the bias of the output begins where the public
+    share of positives, if it is stated, has it.
+
+    Raises:
+        InputError: a package's are not finite float32 numbers of the shapes that it says.
+    """
+    task, model = experiment.task, experiment.model
+    if model.kind == "package":
+        return _initial_of_package(experiment, rng)
+    arrays = dict(family_of(model).initial(rng, inputs=task.width, classes=len(task.label.classes)))
+    if (share := task.label.positive_share) is not None:
         *_, output_bias = arrays.values()
         output_bias[:] = math.log(share / (1 - share))
     return arrays
+
+
+@functools.lru_cache(maxsize=64)
+def _of_package(model: Model, inputs: int, classes: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """As the package says them, once in a process.
+
+    Whether it is still the same package the gate looks at in each exchange.
+    """
+    family, where = family_of(model), f"model package '{model.package}'"
+    try:
+        said = [
+            (name, tuple(shape)) for name, shape in family.parameters(inputs=inputs, classes=classes).items()
+        ]
+    except Exception as exc:
+        raise InputError(
+            f"it does not say the shapes of its parameters ({type(exc).__name__}: {exc})", where=where
+        ) from exc
+    for name, shape in said:
+        if type(name) is not str or not name.isprintable() or not 0 < len(name) <= _LONGEST_NAME:
+            raise _wrong("it names a parameter so that no message can carry it", where)
+        if not all(type(side) is int and side > 0 for side in shape):
+            raise _wrong(f"the shape of '{name}' is none", where)
+    if not 0 < len(said) <= _MOST_ARRAYS or sum(math.prod(shape) for _, shape in said) > MOST_PARAMETERS:
+        raise _wrong(f"it has no parameters, or more than {MOST_PARAMETERS:,}", where)
+    return tuple(said)
+
+
+def _initial_of_package(experiment: Experiment, rng: np.random.Generator) -> dict[str, np.ndarray[Any, Any]]:
+    task, model, shapes = experiment.task, experiment.model, model_shapes(experiment)
+    where = f"model package '{model.package}'"
+    try:
+        given = family_of(model).initial(rng, inputs=task.width, classes=len(task.label.classes))
+        arrays = {name: np.asarray(values) for name, values in given.items()}
+    except InputError:
+        raise
+    except Exception as exc:
+        raise _wrong(f"it gives no first values ({type(exc).__name__}: {exc})", where) from exc
+    if {name: array.shape for name, array in arrays.items()} != dict(shapes):
+        raise _wrong("its first values have other names or shapes than its parameters", where)
+    if not all(array.dtype == np.float32 for array in arrays.values()):
+        raise _wrong("its first values are not float32", where)
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise NotFiniteError("its first values are not finite", where=where)
+    return arrays
+
+
+def _wrong(what: str, where: str) -> WrongShapesError:
+    return WrongShapesError(what, where=where)

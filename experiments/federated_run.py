@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from contract.errors import ApprovalError, DataError, InputError, RoundError
 from contract.experiment import Experiment
+from contract.installed_models import with_package
 from contract.recipe import needs_recipe, with_recipe
 from contract.words import counted, verb
 from server.jobs.job import Job, RangeQuestion
@@ -124,11 +125,15 @@ def sites_for(experiment: Experiment, given: Sequence[Path], home: Path) -> list
 def with_all_settings(experiment: Experiment, sites: Sequence[Path]) -> Experiment:
     """The experiment, with what it leaves to the recipe (`contract.recipe`) chosen for these sites.
 
+    And with the version of its model's package that is installed here, where it states none.
+
     Raises:
+        NotInstalledError: none is.
         SiteConfigError: a site.toml is missing or wrong.
     """
     from clients.site_config import read_site_config
 
+    experiment = with_package(experiment)
     if not needs_recipe(experiment):
         return experiment
     return with_recipe(experiment, [read_site_config(path).stated_rows for path in sites])

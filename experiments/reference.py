@@ -225,7 +225,7 @@ def _default(key: str, value: Schema, part: Schema) -> str:
     if key in part.get("required", ()):
         return "**needed**"
     default = value.get("default")
-    if default is None or isinstance(default, dict):
+    if default is None or isinstance(default, dict) or value.get("type") == "object":
         return _LEFT_OUT
     return f"`{json.dumps(default, ensure_ascii=False)}`"
 

@@ -25,6 +25,7 @@ import numpy as np
 
 from contract.errors import RefusalCode
 from contract.experiment import Experiment
+from contract.installed_models import needs_of
 from contract.json_values import finite
 from contract.messages import CHALLENGER, COMPARE, DRIFT_QUERY, Instruction, Reply
 from contract.names import challenger_run
@@ -159,6 +160,7 @@ def _ask(
         arrays=arrays,
         check=check,
         size=_size(experiment) if drift else ReplySize(),
+        needs=needs_of(experiment.model),
     )
     return ask(question, services.grid, memory)
 

@@ -26,6 +26,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from contract.experiment import Experiment
+from contract.installed_models import needs_of
 from contract.messages import Instruction, Reply, arrays_to_record, packed_limit
 from contract.models import initial_arrays, model_shapes
 from contract.regression import Measured, Scores
@@ -193,6 +194,7 @@ def _round(training: Training, number: int, checkpoint: Checkpoint, grid: Grid, 
         arrays=checkpoint.arrays,
         check=check,
         size=ReplySize(arrays=packed_limit(model_shapes(training.experiment))),
+        needs=needs_of(training.experiment.model),
     )
     answers = ask(question, grid, memory)
     require(answers, question)
@@ -263,6 +265,7 @@ def _evaluate_result(
         patience=Patience.of(training.experiment.strategy),
         arrays=arrays,
         check=check,
+        needs=needs_of(training.experiment.model),
     )
     answers = ask(question, grid, memory)
     require(answers, question)

@@ -304,6 +304,8 @@ def _as_dict(item: _Waiting, cap: float) -> dict[str, Any]:
         "experiment": request.plan.name,
         "private": request.plan.privacy.private,
         "code": request.code,
+        "package": None if (package := request.plan.model.package) is None else package.model_dump(),
+        "package_installed": _is_installed(request.plan),
         "installed": item.installed,
         "kind": request.kind,
         "windows": list(request.asked.windows),
@@ -322,6 +324,20 @@ def _as_dict(item: _Waiting, cap: float) -> dict[str, Any]:
         "compared_with": None if item.before is None else item.before.digest,
         "differences": [{"key": key, "before": old, "now": new} for key, old, new in item.changed],
     }
+
+
+def _is_installed(plan: Experiment) -> bool | None:
+    """Whether the model's package is here; None where it is of none."""
+    from contract.errors import InputError
+    from contract.installed_models import require_installed
+
+    if plan.model.kind != "package":
+        return None
+    try:
+        require_installed(plan.model)
+    except InputError:
+        return False
+    return True
 
 
 def _terms(terms: Terms) -> dict[str, Any]:
@@ -351,6 +367,7 @@ def _show(item: _Waiting, site: Site) -> None:
         f"code {request.code}, which {'is' if item.installed else 'IS NOT'} the installed code",
         "" if item.installed else "yellow",
     )
+    _show_package(request.plan)
     first, last = (f"{moment:%Y-%m-%d %H:%M}" for moment in (request.first, request.last))
     say(f"asked {counted(request.times, 'time')}, from {first} to {last} UTC")
     say(f"the server says: run {request.asked.run}, started by {request.trigger or 'nobody named'}")
@@ -373,6 +390,25 @@ def _show(item: _Waiting, site: Site) -> None:
     if not request.plan.privacy.private:
         say("NOT PRIVATE: this experiment would leave no guarantee.", "bold red")
     _show_differences(item)
+
+
+def _show_package(plan: Experiment) -> None:
+    """The package that the model comes from, and whether this very one is installed. None of it is run."""
+    from contract.errors import InputError
+    from contract.installed_models import require_installed
+    from terminal.output import say
+
+    package = plan.model.package
+    if plan.model.kind != "package":
+        return
+    if package is not None:
+        say(f"model package {package}, SHA-256 {package.sha256}: code that would run on your rows")
+    try:
+        require_installed(plan.model)
+    except InputError as exc:
+        say(f"NOT INSTALLED HERE: {exc}", "yellow")
+    else:
+        say("It is installed here, with these very files.")
 
 
 def _show_signature(signature: Signature | None) -> None:

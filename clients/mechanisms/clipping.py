@@ -58,11 +58,15 @@ from contract.norm_bound import CLIPPING_SLACK
 
 __all__ = [
     "SLACK",
+    "Add",
     "BatchSum",
+    "Part",
     "Sums",
+    "add_parts",
     "clip_factors",
     "clipped_sum",
     "clipped_sum_of_rows",
+    "is_known",
     "require_clipping_norm",
     "supports",
     "trainable",
@@ -152,7 +156,7 @@ def supports(module: nn.Module, example: Tensor | None = None) -> bool:
         return False
     if any(True for _ in module.buffers()) or any(isinstance(layer, _MIXES_ROWS) for layer in layers):
         return False
-    if not all(_is_known(layer) for layer in layers if own_parameters(layer)):
+    if not all(is_known(layer) for layer in layers if own_parameters(layer)):
         return False
     if example is None or type(module) is Layers:  # which calls each once
         return True
@@ -192,6 +196,13 @@ def clipped_sum(
     return into
 
 
+Part = tuple[list[str], RowGradients]
+"""Names of parameters, and the gradients of single rows by them."""
+
+Add = Callable[[Tensor, Tensor, float, Sums, int], None]
+"""Adds the clipped gradients of not more than a block of rows: rows, labels, clipping norm, sums, block."""
+
+
 class BatchSum:
     """What `clipped_sum` gives, of one batch after the other, as a site trains.
 
@@ -204,10 +215,18 @@ class BatchSum:
         module: one that `supports` accepts.
         block: of public facts alone: `clients.mechanisms.blocks.block_rows`.
         loss: of a batch, by its labels.
+        add: adds a block in another way than by one pass through the module; it has a module of its own.
     """
 
-    def __init__(self, module: nn.Module, block: int, loss: Callable[[Tensor], RowLoss] = LogLoss) -> None:
-        self._block, self._loss = block, loss
+    def __init__(
+        self,
+        module: nn.Module,
+        block: int,
+        loss: Callable[[Tensor], RowLoss] = LogLoss,
+        *,
+        add: Add | None = None,
+    ) -> None:
+        self._block, self._loss, self._other_way = block, loss, add
         self._modules = [module]
         self._sums = Sums(trainable(module))
         self._pool: ThreadPoolExecutor | None = None
@@ -239,13 +258,15 @@ class BatchSum:
                 return self._sums
             # a pass leaves notes at the module that it goes through: each thread has one of its own
             shared = {id(value): value for value in self._modules[0].parameters()}
-            while len(self._modules) < number:
+            while self._other_way is None and len(self._modules) < number:
                 self._modules.append(copy.deepcopy(self._modules[0], dict(shared)))
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(initializer=torch.set_num_threads, initargs=(1,))
             turns = [
-                self._pool.submit(self._add, module, parts[place::number], clipping_norm)
-                for place, module in enumerate(self._modules[:number])
+                self._pool.submit(
+                    self._add, self._modules[place % len(self._modules)], parts[place::number], clipping_norm
+                )
+                for place in range(number)
             ]
             wait(turns)  # all of them, also if one fails: none may write into a later sum
             for turn in turns:
@@ -254,6 +275,9 @@ class BatchSum:
 
     def _add(self, module: nn.Module, parts: list[tuple[Tensor, Tensor]], clipping_norm: float) -> None:
         for inputs, labels in parts:
+            if self._other_way is not None:
+                self._other_way(inputs, labels, clipping_norm, self._sums, self._block)
+                continue
             _add_clipped(module, inputs, self._loss(labels), clipping_norm, self._sums, self._block)
 
 
@@ -267,8 +291,8 @@ def clipped_sum_of_rows(
     """
     require_clipping_norm(clipping_norm)
     into.cleared(_precision(len(losses)))
-    parts: list[_Part] = [([name], Rows(value)) for name, value in gradients.items()]
-    _add_parts(parts, losses, clipping_norm, into, rows=len(losses))
+    parts: list[Part] = [([name], Rows(value)) for name, value in gradients.items()]
+    add_parts(parts, losses, clipping_norm, into, rows=len(losses))
     return into
 
 
@@ -290,9 +314,6 @@ def require_clipping_norm(clipping_norm: float) -> None:
         )
 
 
-_Part = tuple[list[str], RowGradients]
-
-
 def _precision(rows: int) -> torch.dtype:
     return torch.float32 if rows <= _SINGLE else torch.float64
 
@@ -304,13 +325,13 @@ def _add_clipped(
     if not into.by_name or not len(inputs):
         return
     losses, found = derivatives(module, inputs, loss_of, block)
-    parts: list[_Part] = []
+    parts: list[Part] = []
     while found:
         parts += of_layer(*found.pop())
-    _add_parts(parts, losses, clipping_norm, into, rows=len(inputs))
+    add_parts(parts, losses, clipping_norm, into, rows=len(inputs))
 
 
-def _add_parts(parts: list[_Part], losses: Tensor, clipping_norm: float, into: Sums, *, rows: int) -> None:
+def add_parts(parts: list[Part], losses: Tensor, clipping_norm: float, into: Sums, *, rows: int) -> None:
     """Add what `parts` holds, which are let go of as early as can be: they hold activations.
 
     Only the first `rows` count. The others are there in all that is found for a row, so that nothing
@@ -335,7 +356,8 @@ def _add_parts(parts: list[_Part], losses: Tensor, clipping_norm: float, into: S
             del part
 
 
-def _is_known(layer: nn.Module) -> bool:
+def is_known(layer: nn.Module) -> bool:
+    """Whether `row_gradients.of_layer` knows the layer, with these settings."""
     if type(layer) is nn.Conv2d:
         return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
     if type(layer) is nn.Embedding:

@@ -17,7 +17,7 @@ Of a numeric label there are sums of bounded powers of its error in place of a h
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,12 @@ import torch
 from torch import Tensor
 
 from clients.mechanisms.blocks import in_blocks, one_thread
+from clients.mechanisms.each_row import steady
 from clients.mechanisms.models import losses, module_for, scores
 from clients.mechanisms.noise import NormalSource, noisy, require_deviation
+from clients.mechanisms.packaged import each_row
 from clients.mechanisms.places import require_same_bits
+from clients.mechanisms.trial import require_sound
 from clients.rows.table import Table
 from contract.experiment import Experiment
 from contract.regression import ErrorSums, Scores, weighed
@@ -144,6 +147,7 @@ def require_places(experiment: Experiment) -> None:
     Raises:
         InputError: see `clients.mechanisms.places.require_same_bits`.
     """
+    require_sound(experiment)
     require_same_bits(experiment, _AT_ONCE, training=False)
 
 
@@ -158,14 +162,29 @@ def _errors(
     arrays: Mapping[str, np.ndarray[Any, Any]], table: Table, experiment: Experiment
 ) -> tuple[Array, Array]:
     """Each row's absolute error, and its label less the middle of the range: both as shares of the range."""
-    module = module_for(experiment, arrays).eval()
+    outputs = _outputs_of(experiment, arrays)
     found: list[Tensor] = []
     with torch.no_grad(), one_thread():
         for features in torch.split(torch.from_numpy(table.features), _AT_ONCE):
-            found.append(module(in_blocks(features, _AT_ONCE))[: len(features), 0])
+            found.append(outputs(in_blocks(features, _AT_ONCE))[: len(features), 0])
     predicted = np.clip(np.nan_to_num(np.asarray(torch.cat(found), dtype=np.float64), nan=0.0), -1.0, 1.0)
     truth = table.labels.astype(np.float64)
     return np.abs(predicted - truth) / 2, truth / 2
+
+
+def _outputs_of(
+    experiment: Experiment, arrays: Mapping[str, np.ndarray[Any, Any]]
+) -> Callable[[Tensor], Tensor]:
+    """What gives the outputs of a block of rows."""
+    if experiment.model.kind == "package":
+        apart, _ = each_row(experiment, arrays)
+
+        def outputs(rows: Tensor) -> Tensor:
+            with steady():
+                return apart.outputs(rows)
+
+        return outputs
+    return module_for(experiment, arrays).eval()
 
 
 def _summed(
@@ -183,7 +202,7 @@ def _summed(
 def _scored(
     arrays: Mapping[str, np.ndarray[Any, Any]], table: Table, experiment: Experiment
 ) -> tuple[Array, Array, Array]:
-    module = module_for(experiment, arrays).eval()
+    outputs = _outputs_of(experiment, arrays)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     with torch.no_grad(), one_thread():
         for features, classes in zip(
@@ -192,7 +211,7 @@ def _scored(
             strict=True,
         ):
             labels = in_blocks(classes, _AT_ONCE)
-            logits = module(in_blocks(features, _AT_ONCE))
+            logits = outputs(in_blocks(features, _AT_ONCE))
             score, outcome, loss = (*scores(logits, labels), losses(logits, labels))
             here = len(features)
             found.append((score[:here], outcome[:here], loss[:here]))

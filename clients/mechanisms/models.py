@@ -1,7 +1,8 @@
 """The torch modules of each model family, with the contract's parameter names.
 
-No module holds a statistic of the data: normalisation is GroupNorm, which works
-on one record at a time, so that a record's gradient is its own.
+No module of ours holds a statistic of the data: normalisation is GroupNorm, which works
+on one record at a time, so that a record's gradient is its own. What a package gives is
+built here too, and held against what it says of its parameters.
 """
 
 from __future__ import annotations
@@ -16,8 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from contract.errors import WrongShapesError
 from contract.experiment import Experiment, Label, Model
-from contract.models import CNN_CHANNELS, outputs
+from contract.model_families import (
+    CNN_CHANNELS,
+    Layered,
+    SmallImage,
+    TorchFamily,
+    family_of,
+    outputs,
+)
+from contract.models import parameter_shapes
 
 __all__ = [
     "Layers",
@@ -74,13 +84,17 @@ class SmallCnn(nn.Module):
 
 
 def build_module(model: Model, *, inputs: int, classes: int) -> nn.Module:
-    """An untrained module of the family."""
-    last = outputs(classes)
-    if model.kind == "cnn":
-        assert model.image is not None  # the experiment file's check  # noqa: S101
-        return SmallCnn(model.image, last)
-    hidden = model.hidden if model.kind == "mlp" else ()
-    return Layers((inputs, *hidden, last))
+    """An untrained module of the family.
+
+    Raises:
+        InputError: of a package: it is not installed here, or builds something else than it says.
+    """
+    family = family_of(model)
+    if isinstance(family, Layered):
+        return Layers(family.widths(inputs=inputs, classes=classes))
+    if isinstance(family, SmallImage):
+        return SmallCnn(family.image, outputs(classes))
+    return _built(family, model, inputs, classes)
 
 
 def module_for(experiment: Experiment, arrays: Mapping[str, np.ndarray[Any, Any]]) -> nn.Module:
@@ -93,12 +107,44 @@ def module_for(experiment: Experiment, arrays: Mapping[str, np.ndarray[Any, Any]
 
 def load_arrays(module: nn.Module, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
     """Put the named arrays into the module; names and shapes must fit exactly."""
-    module.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})
+    parameters = dict(module.named_parameters())
+    if {name: value.shape for name, value in parameters.items()} != {
+        name: array.shape for name, array in arrays.items()
+    }:
+        raise ValueError("the arrays are another module's")
+    with torch.no_grad():
+        for name, value in parameters.items():
+            value.copy_(torch.from_numpy(np.array(arrays[name])))
 
 
 def arrays_of(module: nn.Module) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
     """The module's parameters by name."""
-    return {name: value.detach().numpy().copy() for name, value in module.state_dict().items()}
+    return {name: value.detach().numpy().copy() for name, value in module.named_parameters()}
+
+
+def _built(family: TorchFamily, model: Model, inputs: int, classes: int) -> nn.Module:
+    """A package's module, in evaluation mode, so that no layer draws random numbers."""
+    where = f"model package '{model.package}'"
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            module = family.build(inputs=inputs, classes=classes)
+    except Exception as exc:
+        raise WrongShapesError(f"it builds no module ({type(exc).__name__}: {exc})", where=where) from exc
+    if not isinstance(module, nn.Module):
+        raise WrongShapesError("what it builds is no module", where=where)
+    module.eval()
+    said = parameter_shapes(model, inputs=inputs, classes=classes)
+    found = {name: tuple(value.shape) for name, value in module.named_parameters()}
+    others = sorted(said.items() ^ found.items())
+    if others:
+        raise WrongShapesError(
+            f"its module has other parameters than it says: {others[0][0]}",
+            where=where,
+        )
+    if any(value.dtype != torch.float32 for value in module.parameters()):
+        raise WrongShapesError("a parameter is not float32", where=where)
+    return module
 
 
 class RowLoss(ABC):

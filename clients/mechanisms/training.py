@@ -27,6 +27,7 @@ nothing can tell more of the rows.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -47,12 +48,17 @@ from clients.mechanisms.clipping import (
     trainable,
 )
 from clients.mechanisms.derivatives import LossOf, row_losses
-from clients.mechanisms.models import RowLoss, arrays_of, build_module, loss_for, module_for
+from clients.mechanisms.each_row import steady
+from clients.mechanisms.models import RowLoss, arrays_of, loss_for, module_for
 from clients.mechanisms.noise import NormalSource, add_noise, deviation_for, require_deviation
+from clients.mechanisms.packaged import each_row, losses_of
 from clients.mechanisms.places import require_same_bits
 from clients.mechanisms.sampling import poisson_sample, require_rate
+from clients.mechanisms.trial import require_sound
 from clients.rows.table import Table
 from contract.experiment import Experiment, Strategy
+from contract.installed_models import load
+from contract.models import model_shapes
 from contract.releases import ModelUpdate
 
 __all__ = ["LocalSteps", "descend", "require_places", "train_locally", "train_without_privacy"]
@@ -81,9 +87,8 @@ def require_places(experiment: Experiment, stated_rows: int) -> None:
     Raises:
         InputError: see `clients.mechanisms.places.require_same_bits`.
     """
-    task = experiment.task
-    shapes = build_module(experiment.model, inputs=task.width, classes=len(task.label.classes))
-    size = sum(parameter.numel() for parameter in shapes.parameters())
+    require_sound(experiment)
+    size = sum(map(math.prod, model_shapes(experiment).values()))
     rows = block_rows(_expected_rows(experiment, stated_rows), size)
     require_same_bits(experiment, rows, training=True)
 
@@ -105,7 +110,8 @@ def train_locally(
     experiment = steps.experiment
     privacy, strategy = experiment.privacy, experiment.strategy
     expected_rows = _expected_rows(experiment, steps.stated_rows)
-    module = module_for(experiment, arrays)
+    is_package = experiment.model.kind == "package"
+    apart, module = each_row(experiment, arrays) if is_package else (None, module_for(experiment, arrays))
     size = sum(parameter.numel() for parameter in module.parameters())
     parameters = trainable(module)
     loss = functools.partial(loss_for, experiment.task.label)
@@ -120,7 +126,11 @@ def train_locally(
     start = _copied(parameters)
     with one_thread(), ExitStack() as held:
         take_sum: _TakeSum
-        if supports(module, torch.zeros(1, experiment.task.width)):
+        if apart is not None:
+            held.enter_context(steady())
+            block = apart.rows_at_once(block_rows(expected_rows, size))
+            take_sum = held.enter_context(BatchSum(module, block, loss, add=apart.add))
+        elif supports(module, torch.zeros(1, experiment.task.width)):
             take_sum = held.enter_context(BatchSum(module, block_rows(expected_rows, size), loss))
         else:
             take_sum = functools.partial(_sum_by_opacus, module, Sums(parameters), loss)
@@ -144,11 +154,17 @@ def train_without_privacy(
         drawn = rng.random(len(table.labels)) < experiment.privacy.sampling_rate
         inputs, labels = _tensors(table)
         expected = max(1.0, experiment.privacy.sampling_rate * len(table.labels))
-        loss = loss_for(experiment.task.label, labels[drawn])(module(inputs[drawn])).sum()
+        loss = _losses(experiment, module(inputs[drawn]), labels[drawn]).sum()
         gradients = torch.autograd.grad(loss, list(parameters.values()))
         _pull(parameters, start, strategy)
         descend(parameters, dict(zip(parameters, gradients, strict=True)), strategy.learning_rate / expected)
     return _update(module)
+
+
+def _losses(experiment: Experiment, outputs: Tensor, labels: Tensor) -> Tensor:
+    if experiment.model.kind == "package":
+        return losses_of(load(experiment.model), experiment.task.label, outputs, labels)
+    return loss_for(experiment.task.label, labels)(outputs)
 
 
 def _copied(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -48,9 +48,14 @@ def all_cards() -> list[SiteCard]:
 
 
 def with_all_settings(experiment: Experiment) -> Experiment:
-    """The experiment, with what it leaves to the recipe (`contract.recipe`) chosen for the server's sites."""
+    """The experiment, with what it leaves to the recipe (`contract.recipe`) chosen for the server's sites.
+
+    And with the version of its model's package that is installed here, where it states none.
+    """
+    from contract.installed_models import with_package
     from contract.recipe import needs_recipe, with_recipe
 
+    experiment = with_package(experiment)
     if not needs_recipe(experiment):
         return experiment
     return with_recipe(experiment, [one.stated_rows for one in all_cards() if one.stated_rows])

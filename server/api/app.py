@@ -60,6 +60,7 @@ from contract.federation_api import (
     WindowCheck,
     WindowChecks,
 )
+from contract.installed_models import require_installed
 from contract.mandate import normal_key
 from contract.names import ExperimentName, RunName, SiteName, WindowName
 from contract.roles import Role
@@ -528,6 +529,7 @@ def _parsed(kind: type[Asked], body: bytes) -> Asked:
 def _submit(api: Api, person: Person, body: bytes) -> Submitted:
     asked = _parsed(Submission, body)
     experiment = parse_experiment_json(asked.experiment, where="experiment")
+    require_installed(experiment.model, where="the server")
     reading = api.reading
     added = reading.submissions.add(
         experiment,

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 from flwr.serverapp import Grid
 
+from contract.errors import RefusalCode
 from contract.messages import Anchor, Instruction, Reply
 from server.exchange.answers import Answers, Patience, connected_sites, exchange, instruct
 from server.exchange.bounds import ReplySize
@@ -42,6 +43,7 @@ class Question:
         arrays: the model that it is about.
         check: raises ReleaseError for a reply that must not count.
         size: how long a reply may be.
+        needs: what to do at a site that has not the model's package.
     """
 
     kind: str
@@ -50,6 +52,7 @@ class Question:
     arrays: Mapping[str, np.ndarray[Any, Any]] | None = None
     check: Callable[[Reply], None] = lambda _: None
     size: ReplySize = field(default_factory=ReplySize)
+    needs: str = ""
 
     @property
     def step(self) -> Step:
@@ -119,6 +122,7 @@ def ask(question: Question, grid: Grid, memory: SiteMemory) -> Answers:
 
     def asked(nodes: list[int], patience: Patience, so_far: Answers | None = None) -> Answers:
         def together(answers: Answers) -> Answers:
+            answers = _with_needs(answers, question.needs)
             return answers if so_far is None else so_far.joined(answers)
 
         return together(
@@ -166,6 +170,15 @@ def _until_approved(
         missing = replace(question.patience, quorum=max(1, quorum - len(answers.replies)))
         answers = ask_again([answers.nodes[site] for site in waiting], missing, answers)
     return answers
+
+
+def _with_needs(answers: Answers, needs: str) -> Answers:
+    """Beside the word of a site that has not the model's package, what to do about it."""
+    if not needs:
+        return answers
+    lacking = RefusalCode.NOT_INSTALLED
+    told = {site: f"{why}: {needs}" if why == lacking else why for site, why in answers.failures.items()}
+    return replace(answers, failures=told)
 
 
 def require(answers: Answers, question: Question) -> None:

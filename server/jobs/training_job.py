@@ -22,6 +22,7 @@ from flwr.serverapp import Grid
 from contract.errors import InputError, TidegateError
 from contract.experiment import NumericFeature
 from contract.figures import figures_for
+from contract.installed_models import require_installed
 from contract.json_values import finite
 from contract.regression import Measured
 from server.code import server_code_hash
@@ -111,6 +112,7 @@ def run_training(
         _publish_failure(job, status, services)
 
     with recorded_end(job.run, turn, services.state, services.grid, publish):
+        require_installed(job.experiment.model, where="the server")
         record = open_record(job, services.state)
         shown.open(lambda: _open_mlflow_run(job, record, services))
         memory = services.memory(shown.log_metrics, turn)

@@ -15,7 +15,7 @@ from datetime import datetime
 from decimal import ROUND_CEILING, Decimal
 from itertools import pairwise
 
-from contract.experiment import Experiment, Label, NumericFeature, Strategy
+from contract.experiment import Experiment, Label, Model, NumericFeature, Strategy
 from contract.figures import Figure, figures_for
 from contract.outside import shown
 from contract.quantization import is_quantized
@@ -206,6 +206,7 @@ def _plan(experiment: Experiment, rounds: int) -> str:
     combined = "" if strategy.aggregation == "mean" else f", {_aggregation(strategy)}"
     rows = [
         ("model", f"{model.kind}{layers}"),
+        *_package(model),
         ("features", f"{len(task.features)} ({kinds}), {task.width} inputs, scaled by public ranges"),
         (
             "strategy",
@@ -217,6 +218,18 @@ def _plan(experiment: Experiment, rounds: int) -> str:
         ("placement", f"{place.tier} (data {place.data_sensitivity}, answer within {place.latency_ms:g} ms)"),
     ]
     return "## Plan\n\n" + _table(("what", "value"), rows)
+
+
+def _package(model: Model) -> list[tuple[str, str]]:
+    """Which code the model was made by, where it is a package's."""
+    if model.package is None:
+        return []
+    settings = ", ".join(f"{name} = {value}" for name, value in model.parameters) or "those of the package"
+    return [
+        ("model package", f"{_code(str(model.name))} of {_code(str(model.package))}"),
+        ("package's SHA-256", _code(model.package.sha256)),
+        ("package's settings", _text(settings)),
+    ]
 
 
 def _aggregation(strategy: Strategy) -> str:

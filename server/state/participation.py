@@ -80,6 +80,16 @@ _ADVICE = {
     RefusalCode.SOURCE: "ask its administrator for the site's log: its files or its database are not there, "
     "or lack a column of its card",
     RefusalCode.LEDGER: "ask its administrator for `tidegate site ledger FILE --verify`",
+    RefusalCode.NOT_INSTALLED: "the very version of the model's package that the experiment names is not "
+    "installed there: ask its administrator to look at it, to install it and to start the agent again",
+    RefusalCode.MIXES_ROWS: "the model's package mixes rows: no row's part in its gradients can be bounded; "
+    "change the package, such as BatchNorm to GroupNorm",
+    RefusalCode.KEEPS_STATE: "the model's package keeps state from call to call, or draws random numbers: "
+    "change the package, so that outputs follow from the parameters and the row alone",
+    RefusalCode.NOT_FINITE: "the model's package gives NaN or infinities on public random rows: change the "
+    "package, or where its parameters begin",
+    RefusalCode.WRONG_SHAPES: "the model's package builds another module than it says, or fails on rows of "
+    "this experiment: change the package or model.parameters",
     RefusalCode.FAILED: "ask its administrator for the site's log",
 }
 

@@ -46,7 +46,7 @@ def test_a_key_says_its_type_its_bounds_and_its_default() -> None:
     page = pages()["experiment.md"]
     assert "| `rounds` | whole number, from 1 to 10,000 | `20` | how often the sites train. |" in page
     assert "| `false_alarm_rate` | number, from 1e-06 below 1 | `0.01` |" in page
-    assert '| `kind` | `"linear"`, `"mlp"`, `"cnn"` | `"linear"` |' in page
+    assert '| `kind` | `"linear"`, `"mlp"`, `"cnn"`, `"package"` | `"linear"` |' in page
     assert '## `[[task.features]]` with `kind = "numeric"`' in page
 
 

@@ -245,7 +245,7 @@ def test_a_place_is_written_to_again_and_holds_the_last_sums_alone(name: str) ->
 def test_a_part_that_fails_writes_into_no_later_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     """The threads beside it are done before anybody hears of it."""
     module, inputs, labels = made("mlp", 96)
-    add, first, others_wait = clipping._add_parts, threading.Event(), threading.Event()
+    add, first, others_wait = clipping.add_parts, threading.Event(), threading.Event()
 
     def failing(*args: Any, **how: Any) -> None:
         if not first.is_set():
@@ -257,10 +257,10 @@ def test_a_part_that_fails_writes_into_no_later_sum(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(clipping, "processors", lambda: 3)
     with one_thread(), BatchSum(module, 32) as batch_sum:
         expected = batch_sum(inputs, labels, NORM).flat.clone()
-        monkeypatch.setattr(clipping, "_add_parts", failing)
+        monkeypatch.setattr(clipping, "add_parts", failing)
         with pytest.raises(MemoryError):
             batch_sum(inputs, labels, NORM)
-        monkeypatch.setattr(clipping, "_add_parts", add)
+        monkeypatch.setattr(clipping, "add_parts", add)
         found = batch_sum(inputs, labels, NORM).flat
         others_wait.wait(0.6)
         torch.testing.assert_close(found, expected)
