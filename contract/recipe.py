@@ -25,6 +25,13 @@ however many steps it took, for the noise of each grows with the square root of 
 The four constants were chosen on three data sets (heart-disease, bank-marketing, online-shoppers) and tried
 on others (`tidegate bench utility`). See De et al. (2022) on full batches, and Ganesh et al. (2023) on
 why the noise of a linear model hurts less than its number of parameters says.
+
+Where a number is predicted, each row's gradient is cut but those of rows that are nearly right: all others
+pull with the same strength, so the model goes towards the median of a row's neighbours, whatever the label's
+range and however long its tails. Then the step size times the clipping norm is all that counts. The clipping
+norm is `L` times a small error; and the model moves over a fixed length (M times C), enough for all data sets
+that were tried, or less where the noise in a score would be above a stated level. Both constants were chosen
+in a simulation of eight labels of six data sets at ε of 3, 1 and .3.
 """
 
 from __future__ import annotations
@@ -48,6 +55,12 @@ _CLIPPED_AT = 1.2
 _NOISE_IN_SCORE = {"linear": 2.0, "mlp": 0.5}
 """How much noise in a score, before averaging, is worth the movement; a network multiplies its own."""
 _SHARE_OF_STABLE = {"linear": 0.9, "mlp": 0.4}
+_NUMBER_MOMENTUM, _NUMBER_ROUNDS = 0.9, 100
+_CUT_ABOVE = 0.04
+"""The error, in halves of the label's range, above which a row pulls no harder."""
+_NUMBER_LENGTH = {"linear": 120.0, "mlp": 60.0}
+_NOISE_IN_NUMBER = {"linear": 0.4, "mlp": 0.1}
+"""In a score, before averaging, in halves of the label's range."""
 _CHOSEN = ("rounds", "learning_rate", "server_momentum", "average_last", "evaluate_every")
 
 
@@ -76,11 +89,7 @@ def needs_recipe(experiment: Experiment) -> bool:
 
 def _is_known(experiment: Experiment) -> bool:
     """Whether the recipe is for such an experiment."""
-    return (
-        experiment.model.kind in _NOISE_IN_SCORE
-        and experiment.task.label.kind == "categorical"
-        and experiment.strategy.name not in ("fedadam", "fedyogi")
-    )
+    return experiment.model.kind in _NOISE_IN_SCORE and experiment.strategy.name not in ("fedadam", "fedyogi")
 
 
 def recommended(experiment: Experiment, stated_rows: Sequence[int]) -> Experiment | None:
@@ -131,19 +140,51 @@ def with_recipe(experiment: Experiment, stated_rows: Sequence[int]) -> Experimen
     """
     if not stated_rows or not needs_recipe(experiment):
         return experiment
+    if experiment.task.label.kind == "numeric":
+        return _for_a_number(experiment, stated_rows)
     strategy, privacy = experiment.strategy, experiment.privacy
     score = _score_length(experiment)
     clipping = privacy.clipping_norm
     if "clipping_norm" not in privacy.model_fields_set:
         clipping = _rounded(min(max(_CLIPPED_AT * _first_error(experiment.task) * score, 1e-3), 1e3))
     name = _name(strategy)
-    momentum = _momentum(strategy, name)
+    momentum = _momentum(strategy, name, _MOMENTUM)
     stable = _most_stable(experiment, score, momentum)
     movement = _movement(experiment, stated_rows, clipping, score) * (1 - momentum)
     rounds = strategy.rounds
     if "rounds" not in strategy.model_fields_set:
         rounds = min(max(math.ceil(min(movement / stable, _MOST_ROUNDS)), _FEWEST_ROUNDS), _MOST_ROUNDS)
     step = min(stable, movement / rounds)
+    limit = "what is stable" if step == stable else "the noise"
+    return _chosen(experiment, stated_rows, name, rounds, step, momentum, clipping, limit)
+
+
+def _for_a_number(experiment: Experiment, stated_rows: Sequence[int]) -> Experiment:
+    strategy, privacy, kind = experiment.strategy, experiment.privacy, experiment.model.kind
+    score, name, clipping = _score_length(experiment), _name(strategy), privacy.clipping_norm
+    if "clipping_norm" not in privacy.model_fields_set:
+        clipping = _rounded(min(max(_CUT_ABOVE * score, 1e-3), 1e3))
+    momentum = _momentum(strategy, name, _NUMBER_MOMENTUM)
+    rounds = strategy.rounds if "rounds" in strategy.model_fields_set else _NUMBER_ROUNDS
+    noise = _noise(experiment, stated_rows, 1.0) * score
+    enough = _NUMBER_LENGTH[kind]
+    length = min(enough, _NOISE_IN_NUMBER[kind] / noise) if noise else enough
+    limit = "what is enough" if length == enough else "the noise"
+    step = length / clipping * (1 - momentum) / rounds
+    return _chosen(experiment, stated_rows, name, rounds, step, momentum, clipping, limit)
+
+
+def _chosen(
+    experiment: Experiment,
+    stated_rows: Sequence[int],
+    name: str,
+    rounds: int,
+    step: float,
+    momentum: float,
+    clipping: float,
+    limit: str,
+) -> Experiment:
+    strategy, privacy = experiment.strategy, experiment.privacy
     a_step = strategy.local_steps * (strategy.server_learning_rate if name == "fedavgm" else 1.0)
     chosen: dict[str, Any] = {
         "name": name,
@@ -155,7 +196,6 @@ def with_recipe(experiment: Experiment, stated_rows: Sequence[int]) -> Experimen
     }
     kept = {key: value for key, value in chosen.items() if key not in strategy.model_fields_set}
     if not strategy.reason:
-        limit = "what is stable" if step == stable else "the noise"
         kept["reason"] = _reason(experiment, stated_rows, {**kept, "clipping_norm": clipping}, limit)
     plan = experiment.model_copy(
         update={
@@ -172,10 +212,10 @@ def _name(strategy: Strategy) -> str:
     return "fedavgm"
 
 
-def _momentum(strategy: Strategy, name: str) -> float:
+def _momentum(strategy: Strategy, name: str, usual: float) -> float:
     if name != "fedavgm":
         return 0.0
-    return strategy.server_momentum if "server_momentum" in strategy.model_fields_set else _MOMENTUM
+    return strategy.server_momentum if "server_momentum" in strategy.model_fields_set else usual
 
 
 def _score_length(experiment: Experiment) -> float:
@@ -213,12 +253,17 @@ def _most_stable(experiment: Experiment, score: float, momentum: float) -> float
 
 
 def _movement(experiment: Experiment, stated_rows: Sequence[int], clipping: float, score: float) -> float:
+    noise = _noise(experiment, stated_rows, clipping) * score
+    return _NOISE_IN_SCORE[experiment.model.kind] / noise if noise else math.inf
+
+
+def _noise(experiment: Experiment, stated_rows: Sequence[int], clipping: float) -> float:
+    """Its standard deviation in each parameter of the mean of one step that spends the whole ε."""
     privacy = experiment.privacy
     if not privacy.private:
-        return math.inf
+        return 0.0
     noise = gaussian_multiplier(privacy.epsilon, privacy.delta, 1) * clipping * privacy.rows_per_person
-    noise *= math.sqrt(len(stated_rows)) / sum(stated_rows)
-    return _NOISE_IN_SCORE[experiment.model.kind] / (noise * score) if noise else math.inf
+    return noise * math.sqrt(len(stated_rows)) / sum(stated_rows)
 
 
 def _rounded(value: float) -> float:
@@ -233,8 +278,9 @@ def _reason(experiment: Experiment, stated_rows: Sequence[int], chosen: dict[str
     task, privacy = experiment.task, experiment.privacy
     values = ", ".join(f"{key} {value}" for key, value in chosen.items())
     promise = f"ε = {privacy.epsilon:g}, δ = {privacy.delta:g}" if privacy.private else "no privacy"
+    label = "a number" if task.label.kind == "numeric" else f"{len(task.label.classes)} classes"
     return (
-        f"Chosen by the recipe for {counted(task.width, 'input')}, {len(task.label.classes)} classes "
+        f"Chosen by the recipe for {counted(task.width, 'input')}, {label} "
         f"and a {experiment.model.kind} model with {promise} and {_of(stated_rows)}: {values}. "
         f"The step size is bounded by {limit}."
     )

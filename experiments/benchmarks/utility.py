@@ -30,7 +30,7 @@ from experiments.benchmarks.utility_sets import SETS, EncodedRows, load, rare
 if TYPE_CHECKING:
     from contract.messages import Reply
 
-__all__ = ["auc_of", "measure", "measure_one", "pooled_auc", "ready_plan", "train"]
+__all__ = ["auc_of", "measure", "measure_one", "pooled_auc", "ready_plan", "scores", "train"]
 
 SEEDS = range(5)
 GOALS = {3.0: 0.97, 1.0: 0.94}
@@ -126,13 +126,18 @@ def auc_of(model: Arrays, rows: EncodedRows) -> float:
     """Of a linear model or a network, on these rows."""
     from sklearn.metrics import roc_auc_score
 
+    return float(roc_auc_score(rows.labels, scores(model, rows)))
+
+
+def scores(model: Arrays, rows: EncodedRows) -> npt.NDArray[Any]:
+    """What a linear model or a network says of each row: of the last of two classes, or the number."""
     values: npt.NDArray[Any] = rows.features
     layers = len(model) // 2
     for layer in range(layers):
         values = values @ model[f"layers.{layer}.weight"].T + model[f"layers.{layer}.bias"]
         if layer < layers - 1:
             values = np.maximum(values, 0)
-    return float(roc_auc_score(rows.labels, values[:, 0]))
+    return values[:, 0]
 
 
 def pooled_auc(training: EncodedRows, held_out: EncodedRows) -> tuple[float, float]:
@@ -149,11 +154,13 @@ def pooled_auc(training: EncodedRows, held_out: EncodedRows) -> tuple[float, flo
 
 
 def measure(told: Callable[[int, str], None] = lambda _done, _what: None) -> list[Measurement]:
-    """AUC at the recipe's settings over that of pooled logistic regression, means over five splits.
+    """AUC at the recipe's settings over that of pooled logistic regression; and of numbers, the error.
 
     Args:
         told: is given how many percent are done, and of what.
     """
+    from experiments.benchmarks import utility_numbers
+
     found: list[Measurement] = []
     cases: list[tuple[str, Callable[[], EncodedRows]]] = [
         *((name, lambda name=name: load(name)) for name in SETS),
@@ -166,11 +173,15 @@ def measure(told: Callable[[int, str], None] = lambda _done, _what: None) -> lis
             for stated in (False, True)
         ),
     ]
+    total = len(cases) + len(utility_numbers.LABELS)
     for number, (name, rows) in enumerate(cases):
-        told(100 * number // len(cases), f"({name})")
+        told(100 * number // total, f"({name})")
         found += measure_one(name, rows())
         if name in SETS:
             found += measure_one(name, rows(), model=_NETWORK)
+    for number, (name, label) in enumerate(utility_numbers.LABELS):
+        told(100 * (len(cases) + number) // total, f"({name}, {label})")
+        found += utility_numbers.measure(number)
     return found
 
 

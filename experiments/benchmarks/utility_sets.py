@@ -58,14 +58,14 @@ class EncodedRows:
     Attributes:
         task: what is predicted, and from what.
         features: float32 [n, task.width].
-        labels: int64 [n], 0 or 1.
+        labels: int64 [n], 0 or 1; of a number float32 [n] in [-1, 1].
         site: int64 [n], which site a row lies at.
         group: int64 [n]; rows of a group stay on one side of a split.
     """
 
     task: Task
     features: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
+    labels: npt.NDArray[Any]
     site: npt.NDArray[np.int64]
     group: npt.NDArray[np.int64]
 

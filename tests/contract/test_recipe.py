@@ -111,12 +111,42 @@ def test_without_privacy_the_longest_stable_steps_are_taken() -> None:
     assert "bounded by what is stable" in plan.strategy.reason
 
 
+NUMBER = TASK.model_copy(update={"label": Label(column="ill", kind="numeric", classes=(), low=0, high=9)})
+
+
+def test_a_number_gets_a_plan_too_whatever_its_range() -> None:
+    plan = with_recipe(experiment(task=NUMBER), ROWS)
+    strategy = plan.strategy
+    assert (strategy.name, strategy.server_momentum, strategy.average_last) == ("fedavgm", 0.9, 0.3)
+    assert strategy.evaluate_every == strategy.rounds == 100
+    for told in ("a number", "485 rows at 4 sites", "bounded by the noise"):
+        assert told in strategy.reason
+    wider = NUMBER.model_copy(
+        update={"label": Label(column="ill", kind="numeric", classes=(), low=0, high=900)}
+    )
+    assert with_recipe(experiment(task=wider), ROWS).strategy == strategy
+    assert Experiment.model_validate_json(plan.model_dump_json()) == plan
+
+
+def test_the_model_of_a_number_moves_as_far_as_noise_and_need_allow() -> None:
+    def length(rows: int, **privacy: object) -> float:
+        plan = with_recipe(experiment(task=NUMBER, privacy=privacy), [rows // 4] * 4)
+        step, momentum = plan.strategy.learning_rate, plan.strategy.server_momentum
+        return step * plan.strategy.rounds * plan.privacy.clipping_norm / (1 - momentum)
+
+    assert length(400, epsilon=0.5) < length(400, epsilon=1.0) < length(1600, epsilon=1.0)
+    assert length(4_000_000, epsilon=3.0) == pytest.approx(120, rel=0.01)
+    assert length(400, private=False) == pytest.approx(120, rel=0.01)
+    stated = length(400, epsilon=1.0, clipping_norm=5.0)  # the step follows a stated norm
+    assert stated == pytest.approx(length(400, epsilon=1.0), rel=0.01)
+
+
 @given(
     epsilon=st.floats(1e-3, 1e4),
     delta=st.floats(1e-15, 0.1),
     rows=st.lists(st.integers(1, 10**12), min_size=1, max_size=50),
     kind=st.sampled_from(["linear", "mlp"]),
-    classes=st.integers(2, 30),
+    classes=st.none() | st.integers(2, 30),
     local_steps=st.integers(1, 10_000),
     rows_per_person=st.integers(1, 1000),
 )
@@ -125,11 +155,12 @@ def test_whatever_is_asked_a_valid_plan_comes_out(
     delta: float,
     rows: list[int],
     kind: str,
-    classes: int,
+    classes: int | None,
     local_steps: int,
     rows_per_person: int,
 ) -> None:
-    label = Label(column="ill", classes=tuple(str(one) for one in range(classes)))
+    named = () if classes is None else tuple(str(one) for one in range(classes))
+    label = NUMBER.label if classes is None else Label(column="ill", classes=named)
     asked = Experiment(
         name="small",
         task=Task(label=label, features=FEATURES),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from contract.experiment import Experiment, Strategy
+from contract.experiment import Experiment, Label, Strategy
 from experiments.benchmarks import utility
 from experiments.benchmarks.utility import auc_of, measure_one, pooled_auc, ready_plan, train
+from experiments.benchmarks.utility_numbers import measure_number, numbers
 from experiments.benchmarks.utility_sets import SETS, EncodedRows, load, rare
 from terminal.output import quiet_flower
 
@@ -51,6 +53,31 @@ def test_it_learns_on_rows_with_a_planted_effect(positive: float) -> None:
     at_three, at_one = measure_one("planted", rows, seeds=range(2))
     assert at_three.holds, at_three
     assert at_one.holds, at_one
+
+
+def test_it_learns_a_number_on_rows_with_a_planted_effect() -> None:
+    rows = planted("rand-health", 12_000, positive=0.4, seed=3)
+    effect = np.random.default_rng(1).normal(0, 0.2, rows.features.shape[1])
+    value = rows.features @ effect
+    noisy = value - np.median(value) + np.random.default_rng(2).laplace(0, 0.1, len(value))
+    label = Label(column="cost", kind="numeric", classes=(), low=-1, high=1)
+    number = replace(
+        rows,
+        task=rows.task.model_copy(update={"label": label}),
+        labels=np.clip(noisy, -1, 1).astype(np.float32),
+    )
+    for found in measure_number("planted", number, seeds=range(2)):
+        assert found.holds, found
+        assert found.theirs is not None
+        assert found.ours < found.theirs - 0.05, found  # guessing alone would hold, or nearly
+
+
+def test_a_column_that_is_predicted_is_no_feature() -> None:
+    rows, classes = numbers("heart-disease", "age"), load("heart-disease")
+    assert rows.features.shape[1] == classes.features.shape[1] - 1
+    assert "age" not in [feature.name for feature in rows.task.features]
+    assert (rows.labels.min() >= -1, rows.labels.max() <= 1) == (True, True)
+    assert np.corrcoef(rows.labels, classes.features[:, 0])[0, 1] == pytest.approx(1)
 
 
 def test_settings_that_do_not_fit_miss_the_goal(monkeypatch: pytest.MonkeyPatch) -> None:
