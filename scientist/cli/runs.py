@@ -156,6 +156,7 @@ def run_there(experiment: Experiment, windows: list[str], *, json: bool, days: i
     if len(text.encode()) > MOST_BODY // 2 or len(windows) > MOST_WINDOWS:
         raise InputError(
             "the experiment is longer than a server takes",
+            where=f"experiment '{experiment.name}'",
             remedy=f"Half a MB and {MOST_WINDOWS:,} windows are the most",
         )
     with connect() as connection:
@@ -237,7 +238,9 @@ def _require_result(ended: RunDetail) -> None:
     run = ended.run
     if run.status not in ("succeeded", "partial"):
         raise TidegateError(
-            f"the run is {run.status}: {run.error or 'it gives no reason'}", where=f"run '{run.name}'"
+            f"the run is {run.status}: {run.error or 'it gives no reason'}",
+            where=f"run '{run.name}'",
+            remedy=f"See who took part: tidegate runs show {run.name}; go on with `runs resume`",
         )
 
 

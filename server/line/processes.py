@@ -177,7 +177,11 @@ def wait_for(there: Callable[[], bool], seconds: float, processes: Processes, wh
     while not there():
         processes.require_running()
         if time.monotonic() > end:
-            raise RoundError(f"nothing listens on {what} after {seconds:.0f} s", where=str(processes.logs))
+            raise RoundError(
+                f"nothing listens on {what} after {seconds:.0f} s",
+                where=str(processes.logs),
+                remedy="The logs there say why",
+            )
         time.sleep(0.05)
 
 
