@@ -241,9 +241,10 @@ class Demo:
         result = json.loads(record.result)
         spent = max(site["epsilon_in_run"] for site in result["privacy"].values())
         overall = result["metrics"]["overall"]
+        loss = f"{overall['log_loss']:.3f}" if "log_loss" in overall else "not measurable, as noise hides it"
         return (
             f"version {result['version']}, {result['rounds']} rounds, ε ≤ {spent:.2f} a site, "
-            f"log loss {overall.get('log_loss', float('nan')):.3f} (from noisy counts)"
+            f"log loss {loss} (from noisy counts)"
         )
 
     def _weeks(

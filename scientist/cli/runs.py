@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pydantic import BaseModel
 
     from contract.experiment import Experiment
@@ -122,7 +124,7 @@ def resume(name: Name, json: Json = False) -> None:
         watch_run(connection, name, json=json)
 
 
-def compare(*, runs: list[str], json: bool) -> None:
+def compare(*, runs: list[str], plot: Path | None, json: bool) -> None:
     """Results of runs side by side."""
     from contract.federation_api import RunDetail
     from scientist.connected import connect, path_of, understood
@@ -131,7 +133,7 @@ def compare(*, runs: list[str], json: bool) -> None:
     with connect() as connection:
         found = [connection.get(path_of("runs", name), RunDetail) for name in runs]
     with understood(", ".join(runs)):
-        show_results(found, json=json)
+        show_results(found, json=json, plot=plot)
 
 
 def run_there(experiment: Experiment, windows: list[str], *, json: bool, days: int = 14) -> None:
