@@ -136,7 +136,9 @@ def compare(*, runs: list[str], plot: Path | None, json: bool) -> None:
         show_results(found, json=json, plot=plot)
 
 
-def run_there(experiment: Experiment, windows: list[str], *, json: bool, days: int = 14) -> None:
+def run_there(
+    experiment: Experiment, windows: list[str], *, json: bool, days: int = 14, shown: bool = True
+) -> RunDetail:
     """Sign an experiment, submit it to the server of the profile, and follow it.
 
     Args:
@@ -144,6 +146,7 @@ def run_there(experiment: Experiment, windows: list[str], *, json: bool, days: i
         windows: whose rows are used; empty for all.
         json: end with one JSON object, and say nothing before.
         days: after which sites no longer take the signature.
+        shown: whether what came of it is printed.
 
     Raises:
         InputError: it is longer than a server takes, or the server refuses it.
@@ -170,10 +173,12 @@ def run_there(experiment: Experiment, windows: list[str], *, json: bool, days: i
         submitted = connection.post("/v1/runs", Submitted, asked)
         if not json:
             say(f"run '{submitted.run}' is submitted")
-        watch_run(connection, submitted.run, json=json)
+        if not shown:
+            return ended_run(connection, submitted.run, json=json)
+        return watch_run(connection, submitted.run, json=json)
 
 
-def watch_run(connection: Connection, name: str, *, json: bool) -> None:
+def watch_run(connection: Connection, name: str, *, json: bool) -> RunDetail:
     """Say what happens to a run until it ends, then what came of it.
 
     Raises:
@@ -187,6 +192,7 @@ def watch_run(connection: Connection, name: str, *, json: bool) -> None:
     else:
         _show(ended)
     _require_result(ended)
+    return ended
 
 
 def ended_run(connection: Connection, name: str, *, json: bool) -> RunDetail:
