@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contract.errors import InputError
 from contract.model_package import ModelName, Package, Settings
-from contract.names import ColumnName, ExperimentName, Prose, Value
+from contract.names import ColumnName, ExperimentName, Prose, SiteName, Value
 from contract.windows import season_of
 
 __all__ = [
@@ -327,6 +327,7 @@ class Strategy(_Frozen):
         quorum: how many sites a round needs to be connected, and to answer.
         round_timeout: seconds that a round waits for the quorum; then the run fails.
         grace: seconds for the other sites once the quorum has answered; at least twice as long as that took.
+        sites: the names of those that are asked; left out, all of the federation.
         reason: for readers; the recipe writes here what it chose and why.
     """
 
@@ -348,6 +349,7 @@ class Strategy(_Frozen):
     round_timeout: Seconds = 600.0
     grace: Seconds = 10.0
     # left out of the JSON where empty: the digest of a plan that says all itself stays what it was
+    sites: Annotated[tuple[SiteName, ...], Field(max_length=1000), _UNLESS(())] = ()
     reason: Annotated[Prose, Field(exclude_if=lambda value: value == "")] = ""
 
     @model_validator(mode="after")
@@ -361,6 +363,11 @@ class Strategy(_Frozen):
             raise ValueError(
                 f"aggregation = '{self.aggregation}' needs {self._why_so_many} and so quorum = "
                 f"{self.fewest_sites} or more, not {self.quorum}"
+            )
+        if self.sites and len(set(self.sites)) < max(self.quorum, len(self.sites)):
+            raise ValueError(
+                f"strategy.sites names {len(set(self.sites))} different sites: name each once, and no fewer "
+                f"than strategy.quorum = {self.quorum}"
             )
         return self
 

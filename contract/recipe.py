@@ -37,7 +37,7 @@ in a simulation of eight labels of six data sets at ε of 3, 1 and .3.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ from contract.experiment import CategoricalFeature, Experiment, Privacy, Strateg
 from contract.gaussian import gaussian_multiplier
 from contract.words import counted
 
-__all__ = ["Reach", "needs_recipe", "reach_of", "recommended", "with_recipe"]
+__all__ = ["Reach", "asked_rows", "needs_recipe", "reach_of", "recommended", "with_recipe"]
 
 _MOMENTUM = 0.8
 _AVERAGE_LAST = 0.3
@@ -85,6 +85,12 @@ def needs_recipe(experiment: Experiment) -> bool:
     One that was read from JSON of a whole plan states every key, so what was chosen once is kept.
     """
     return "learning_rate" not in experiment.strategy.model_fields_set and _is_known(experiment)
+
+
+def asked_rows(experiment: Experiment, stated_rows: Mapping[str, int | None]) -> list[int]:
+    """The rows of the sites that the experiment asks, of those that have stated them."""
+    asked = experiment.strategy.sites or stated_rows
+    return [rows for site, rows in stated_rows.items() if rows and site in asked]
 
 
 def _is_known(experiment: Experiment) -> bool:

@@ -16,14 +16,14 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from contract.errors import ApprovalError, DataError, InputError, RoundError
 from contract.experiment import Experiment
 from contract.installed_models import with_package
-from contract.recipe import needs_recipe, with_recipe
+from contract.recipe import asked_rows, needs_recipe, with_recipe
 from contract.words import counted, verb
 from server.jobs.job import Job, RangeQuestion
 from server.settings import ServerSettings
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Request",
     "Runtime",
+    "asked_sites",
     "named_runtime",
     "require_sites",
     "run_experiment",
@@ -136,7 +137,21 @@ def with_all_settings(experiment: Experiment, sites: Sequence[Path]) -> Experime
     experiment = with_package(experiment)
     if not needs_recipe(experiment):
         return experiment
-    return with_recipe(experiment, [read_site_config(path).stated_rows for path in sites])
+    configs = [read_site_config(path) for path in sites]
+    rows = {config.name: config.stated_rows for config in configs}
+    return with_recipe(experiment, asked_rows(experiment, rows))
+
+
+def asked_sites(experiment: Experiment, sites: Sequence[Path]) -> list[Path]:
+    """Those of the site.toml files whose sites the experiment asks.
+
+    Raises:
+        SiteConfigError: a site.toml is missing or wrong.
+    """
+    from clients.site_config import read_site_config
+
+    asked = experiment.strategy.sites
+    return [path for path in sites if not asked or read_site_config(path).name in asked]
 
 
 def require_sites(experiment: Experiment, sites: Sequence[Path]) -> None:
@@ -181,6 +196,7 @@ def run_experiment(request: Request) -> dict[str, Any]:
         InputError: a site is named twice, or fewer are named than the quorum; nothing was charged.
         TidegateError: the run ended without a model.
     """
+    request = replace(request, sites=asked_sites(request.experiment, request.sites))
     require_sites(request.experiment, request.sites)
     began = time.perf_counter()
     engine = {"inline": _inline, "deployment": _deployment, "simulation": _simulation}[request.runtime]

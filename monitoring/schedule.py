@@ -67,16 +67,22 @@ class Calendar:
         """
         first_day(self.first, self.every)
         if not 0 <= self.lag <= 366:
-            raise InputError(f"a lag of {self.lag} days", remedy="Give 0 to 366 days")
+            raise InputError(f"a lag of {self.lag} days", where="--lag", remedy="Give 0 to 366 days")
         if self.pace is not None and not 0.1 <= self.pace <= 86_400:
-            raise InputError(f"a pace of {self.pace:g} s", remedy="Give 0.1 to 86400 seconds a window")
+            raise InputError(
+                f"a pace of {self.pace:g} s", where="--rehearse", remedy="Give 0.1 to 86400 seconds a window"
+            )
         if self.pace is not None and self.cron:
-            raise InputError("a rehearsal does not wait for a cron line", remedy="Leave one of them out")
+            raise InputError(
+                "a rehearsal does not wait for a cron line",
+                where="--rehearse",
+                remedy="Leave one of them out",
+            )
         try:
             zoneinfo.ZoneInfo(self.zone)
         except (OSError, ValueError, zoneinfo.ZoneInfoNotFoundError) as exc:
             raise InputError(
-                f"there is no time zone '{self.zone}'", remedy="Give one like Europe/Berlin"
+                f"there is no time zone '{self.zone}'", where="--zone", remedy="Give one like Europe/Berlin"
             ) from exc
         if self.cron:
             _trigger(self.cron, self.zone)
@@ -84,7 +90,11 @@ class Calendar:
             days = (self.start.date() - first_day(self.first, self.every)).days
             shortest = {"day": 1, "week": 7, "month": 28, "quarter": 90}[self.every]
             if days // shortest > _MOST_WINDOWS:
-                raise InputError(f"'{self.first}' is more than {_MOST_WINDOWS:,} windows ago")
+                raise InputError(
+                    f"'{self.first}' is more than {_MOST_WINDOWS:,} windows ago",
+                    where="--first",
+                    remedy="Begin with a later window",
+                )
 
     def window_at(self, moment: datetime) -> str:
         """The window that a moment lies in.
@@ -147,17 +157,22 @@ def _trigger(line: str, zone: str) -> CronTrigger:
     remedy = "Give five fields, such as '0 2 * * mon' for Monday at 2:00: minute, hour, day, month, weekday"
     fields = line.split()
     if len(fields) != 5:
-        raise InputError(f"the cron line '{line[:100]}' has {len(fields)} fields", remedy=remedy)
+        raise InputError(
+            f"the cron line '{line[:100]}' has {len(fields)} fields", where="--cron", remedy=remedy
+        )
     if fields[2] != "*" and fields[4] != "*":
         raise InputError(
             f"the cron line '{line[:100]}' names days and weekdays, of which cron takes either",
+            where="--cron",
             remedy="Leave one of them '*'",
         )
     fields[4] = re.sub(r"(?<![/\d])[0-7](?!\d)", lambda digit: _WEEKDAYS[int(digit[0])], fields[4])
     try:
         return CronTrigger.from_crontab(" ".join(fields), timezone=zone)
     except ValueError as exc:
-        raise InputError(f"the cron line '{line[:100]}' cannot be read: {exc}", remedy=remedy) from exc
+        raise InputError(
+            f"the cron line '{line[:100]}' cannot be read: {exc}", where="--cron", remedy=remedy
+        ) from exc
 
 
 def run_clock(

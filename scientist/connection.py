@@ -107,7 +107,11 @@ class Connection:
             yield page
             if not page.more:
                 return
-        raise TidegateError("the server's list has no end", where=self._url)
+        raise TidegateError(
+            "the server's list has no end",
+            where=self._url,
+            remedy="Ask the operator whether a Tidegate server answers there",
+        )
 
     def post(self, path: str, kind: type[Answer], content: BaseModel | None = None) -> Answer:
         """Have something done. Errors as with `get`."""
@@ -222,6 +226,7 @@ def only_certificate(authority: str) -> tuple[str, str]:
     except ValueError as exc:
         raise InputError(
             "the authority holds no certificate",
+            where="the server's authority",
             remedy="Ask the operator for the file, and give it with --authority",
         ) from exc
     return alone, hashlib.sha256(content).hexdigest()

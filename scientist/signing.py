@@ -84,6 +84,7 @@ class Signer:
         if first > last:
             raise InputError(
                 f"what is signed would end in {last}, before {first} has begun",
+                where="--sign-days",
                 remedy="Give more --sign-days",
             )
         try:

@@ -57,7 +57,10 @@ def read_events(lines: Iterator[str]) -> Iterator[Event]:
         elif field == "data":
             data += value
             if len(data) > _LONGEST:
-                raise TidegateError("an event of the server is too long")
+                raise TidegateError(
+                    "an event of the server is too long",
+                    remedy="Ask the operator whether a Tidegate server answers there",
+                )
 
 
 def follow(
@@ -94,7 +97,11 @@ def follow(
             if time.monotonic() - since > patience:
                 if isinstance(exc, AddressError):
                     raise
-                raise AddressError("the line to the server is cut again and again") from exc
+                raise AddressError(
+                    "the line to the server is cut again and again",
+                    where=f"run '{run}'",
+                    remedy=f"The run goes on. Come back with: tidegate runs watch {run}",
+                ) from exc
             if not is_cut:
                 cut()
             is_cut = True

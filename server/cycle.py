@@ -161,6 +161,7 @@ def _ask(
         check=check,
         size=_size(experiment) if drift else ReplySize(),
         needs=needs_of(experiment.model),
+        sites=experiment.strategy.sites,
     )
     return ask(question, services.grid, memory)
 

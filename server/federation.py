@@ -16,10 +16,11 @@ from contract.errors import AddressError, InputError, RoundError
 from contract.words import counted
 from server.line.certificates import ServerFiles, make_server_files, require_pair
 from server.line.flower import ControlClient
-from server.line.processes import Processes, free_port, require_free, wait_for_port
+from server.line.processes import Processes, free_port, require_free, wait_for, wait_for_port
 from server.line.secret import FILE_VARIABLE, make_secret, read_secret
 from server.line.site_keys import read_site_key
-from server.registry.registry_ui import make_socket_folder, serve_command, serve_environment
+from server.registry.registry import Registry
+from server.registry.registry_ui import make_socket_folder, serve_command, serve_environment, ui_socket
 from server.server_file import ServerFile
 from server.settings import ServerSettings, quiet_environment, read_settings
 from server.state.enrolments import Enrolments
@@ -122,19 +123,38 @@ class Federation:
             _name_file(self.settings).write_text(self.name, encoding="utf-8")
         return self.control
 
-    def start_ui(self, port: int | None) -> str:
+    def start_ui(self, port: int | None, *, wait: bool = False) -> str:
         """Start MLflow's user interface; return its address. It answers some seconds later.
+
+        It opens MLflow's database first, and makes or migrates it. A server that stands waits for that, and
+        need not keep MLflow (110 MB) in its own memory because it looked once whether it can be used.
 
         Args:
             port: of this machine; None for a socket to which the API alone leads, and no port does.
+            wait: until it answers.
+
+        Raises:
+            TidegateError: MLflow's database cannot be used; only with `wait`.
         """
         if port is None:
             make_socket_folder(self.home)
         environment = {**self.environment, **serve_environment(self.settings)}
-        self.processes.start("mlflow", serve_command(self.settings, port), environment, self.home)
+        self.processes.start("mlflow", serve_command(port), environment, self.home)
+        if wait:
+            self._wait_for_ui(port)
         if port is not None:
             return f"http://127.0.0.1:{port}"
         return "/mlflow/" if self.file is None else f"{self.file.api}/mlflow/"
+
+    def _wait_for_ui(self, port: int | None) -> None:
+        try:
+            if port is not None:
+                wait_for_port(port, _START_SECONDS, self.processes)
+            else:
+                wait_for(ui_socket(self.home).exists, _START_SECONDS, self.processes, "MLflow's socket")
+        except RoundError:  # what went wrong there goes wrong here again, and is said
+            Registry(self.settings.tracking_uri, self.settings.artifact_root).connect()
+            raise
 
     @property
     def control(self) -> ControlClient:

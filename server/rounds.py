@@ -195,6 +195,7 @@ def _round(training: Training, number: int, checkpoint: Checkpoint, grid: Grid, 
         check=check,
         size=ReplySize(arrays=packed_limit(model_shapes(training.experiment))),
         needs=needs_of(training.experiment.model),
+        sites=training.experiment.strategy.sites,
     )
     answers = ask(question, grid, memory)
     require(answers, question)
@@ -266,6 +267,7 @@ def _evaluate_result(
         arrays=arrays,
         check=check,
         needs=needs_of(training.experiment.model),
+        sites=training.experiment.strategy.sites,
     )
     answers = ask(question, grid, memory)
     require(answers, question)

@@ -34,7 +34,11 @@ def end_check(check: WindowCheck, *, json: bool) -> None:
     if json:
         print_json(check.model_dump(mode="json"))
     if check.state != "done":
-        raise RoundError(check.detail, where=f"window '{check.window}'")
+        raise RoundError(
+            check.detail,
+            where=f"window '{check.window}'",
+            remedy="Once that is mended, the same command checks it again",
+        )
 
 
 def show_verdicts(

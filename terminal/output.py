@@ -36,6 +36,10 @@ __all__ = [
     "console",
     "figure",
     "figures_of_run",
+    "hidden_metrics",
+    "measured",
+    "metrics_headings",
+    "metrics_rows",
     "print_json",
     "print_table",
     "print_uncut",
@@ -253,7 +257,7 @@ def metrics_rows(summary: Mapping[str, Any]) -> list[tuple[object, ...]]:
             (
                 site,
                 f"{summary['rounds_counted'].get(site, 0)} of {summary['rounds']}",
-                *(_measured(metrics, one.name) for one in figures),
+                *(measured(metrics, one.name) for one in figures),
                 epsilon_words(spent["epsilon_in_run"]) if private else Text("not private", "red"),
                 epsilon_words(spent["epsilon_in_total"]) if private else Text("∞", "red"),
             )
@@ -263,7 +267,7 @@ def metrics_rows(summary: Mapping[str, Any]) -> list[tuple[object, ...]]:
         (
             "all sites",
             "",
-            *(_measured(overall, one.name) for one in figures),
+            *(measured(overall, one.name) for one in figures),
             "",
             "",
         )
@@ -271,7 +275,7 @@ def metrics_rows(summary: Mapping[str, Any]) -> list[tuple[object, ...]]:
     return rows
 
 
-def _measured(metrics: Mapping[str, float], name: str) -> str:
+def measured(metrics: Mapping[str, float], name: str) -> str:
     """One of a site's figures, with its standard error; words where there is none."""
     value, error = metrics.get(name), metrics.get(f"{name}_error")
     if value is None or not math.isfinite(value):

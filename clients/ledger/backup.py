@@ -42,6 +42,8 @@ from contract.errors import InputError, LedgerError
 
 __all__ = ["Prospect", "Restored", "back_up", "look", "restore"]
 
+_OTHER = "Name another backup: `tidegate site backup` writes one"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prospect:
@@ -90,6 +92,12 @@ def back_up(ledger: Path, target: Path) -> tuple[int, str]:
             "there is a file already, and an earlier backup is worth keeping",
             where=str(target),
             remedy="Name another file",
+        )
+    if not ledger.exists():
+        raise InputError(
+            "the site has no ledger yet, so there is nothing to back up",
+            where=str(ledger),
+            remedy="Come back after its first answer",
         )
     with _aside(target) as aside:
         _copy(ledger, aside)
@@ -252,7 +260,11 @@ def _copied(backup: Path, aside: Path, *, site: str) -> _Held:
     _copy(backup, aside)
     held = _whole(aside, where=backup)
     if held.site != site:
-        raise LedgerError(f"this backup is of site '{held.site}', not '{site}'", where=str(backup))
+        raise LedgerError(
+            f"this backup is of site '{held.site}', not '{site}'",
+            where=str(backup),
+            remedy=f"Name a backup that `tidegate site backup` wrote of '{site}'",
+        )
     return held
 
 
@@ -263,13 +275,17 @@ def _whole(path: Path, *, where: Path) -> _Held:
             connection.row_factory = sqlite3.Row
             ((site, version, key),) = connection.execute("SELECT site, version, key FROM about").fetchall()
             if version != FORMAT:
-                raise LedgerError(f"this ledger has format {version}, not {FORMAT}", where=str(where))
+                raise LedgerError(
+                    f"this ledger has format {version}, not {FORMAT}",
+                    where=str(where),
+                    remedy="Use the version of Tidegate that wrote it",
+                )
             rows: list[Any] = connection.execute("SELECT * FROM entries ORDER BY sequence").fetchall()
             entries = list(walk(SimpleNamespace(**dict(row)) for row in rows))
             replies = connection.execute("SELECT request, reply FROM replies")
             require_intact(entries, map(tuple, replies), key=key, path=where)
     except (sqlite3.Error, TypeError, ValueError) as exc:
-        raise LedgerError(f"this is not a whole ledger ({exc})", where=str(where)) from exc
+        raise LedgerError(f"this is not a whole ledger ({exc})", where=str(where), remedy=_OTHER) from exc
     return _Held(site=site, key=key, entries=entries)
 
 
@@ -286,7 +302,9 @@ def _copy(source: Path, target: Path) -> None:
             read.backup(written)
             written.execute("PRAGMA journal_mode=DELETE")
     except sqlite3.Error as exc:
-        raise LedgerError(f"this is not a ledger that can be read ({exc})", where=str(source)) from exc
+        raise LedgerError(
+            f"this is not a ledger that can be read ({exc})", where=str(source), remedy=_OTHER
+        ) from exc
     _sync(target)
 
 

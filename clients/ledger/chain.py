@@ -247,7 +247,11 @@ class Ledger:
         """
         with self._lock, self._transaction() as append:
             if digest not in self._approvals.declined():
-                raise InputError(f"experiment {digest} is not refused or revoked", where=str(self.path))
+                raise InputError(
+                    f"experiment {digest} is not refused or revoked",
+                    where=str(self.path),
+                    remedy="`tidegate site requests` lists what is",
+                )
             append("reopen", "", body={"experiment": digest, "reason": ""})
 
     def _forbid(self, kind: Literal["decline", "revoke"], digest: str, reason: str) -> None:

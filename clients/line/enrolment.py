@@ -375,7 +375,11 @@ def _ask(gateway: str, what: str, text: str, tls: ssl.SSLContext, kind: type[_An
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as exc:
         raise in_the_way(exc, gateway, proxy) from exc
     if status in (429, 502, 503, 504):
-        raise NotNowError(_words(content) or "the server cannot answer just now", where=gateway)
+        raise NotNowError(
+            _words(content) or "the server cannot answer just now",
+            where=gateway,
+            remedy="Try again in a minute; if it lasts, ask the operator",
+        )
     if status == 403 and _words(content) == REVOKED:
         raise RefusedError(REVOKED, where=gateway, remedy=_REVOKED)
     if status in (400, 403, 409):

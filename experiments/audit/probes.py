@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from experiments.audit.attack import CANARIES, Attack, canary_rows, outside
 from experiments.audit.bounds import epsilon_lower_bound, share_at_most, spread_by_chance
 from experiments.audit.observation import View, audited, observe, temporary_folder
 
-__all__ = ["Finding", "audit", "configured", "outlier", "sampler", "two_sites"]
+__all__ = ["Finding", "audit", "configured", "findings_of", "outlier", "sampler", "two_sites"]
 
 Floats = npt.NDArray[np.float64]
 Progress = Callable[[int], None]
@@ -117,6 +117,15 @@ def audit(
         seed: of the canaries' coins; noise comes from the system as always.
         progress: is told how many probes are done.
     """
+    findings = []
+    for number, finding in enumerate(findings_of(experiment, runs=runs, seed=seed), start=1):
+        findings.append(finding)
+        progress(number)
+    return findings
+
+
+def findings_of(experiment: Experiment, *, runs: int, seed: int = 0) -> Iterator[Finding]:
+    """What `audit` gives, one probe after the other: who looks for one alarm need not wait for the rest."""
     few = max(10, runs // 5)
     probes: list[Callable[[np.random.Generator], Finding]] = [
         lambda rng: configured(experiment, rng, runs=runs),
@@ -126,11 +135,8 @@ def audit(
     ]
     if experiment.privacy.sampling_rate < 1:
         probes.append(lambda rng: sampler(experiment, rng, runs=max(100, few)))
-    findings = []
     for number, probe in enumerate(probes):
-        findings.append(probe(np.random.default_rng([seed, number])))
-        progress(number + 1)
-    return findings
+        yield probe(np.random.default_rng([seed, number]))
 
 
 def configured(

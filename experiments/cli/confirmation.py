@@ -31,13 +31,14 @@ def confirm_there(experiment: Experiment, windows: Sequence[str], *, yes: bool) 
     Raises:
         Exit: whoever is asked says no.
     """
-    from experiments.planning.sites import of_cards
+    from experiments.planning.sites import asked_of, of_cards
     from experiments.planning.warnings import doubts, refusals
     from scientist.cli.sites import all_cards
 
     cards = all_cards()
-    sites = of_cards(cards)
-    refused = refusals(experiment, sites, windows, admitted=len(cards))
+    sites = asked_of(experiment, of_cards(cards))
+    asked = len(experiment.strategy.sites) or len(cards)
+    refused = refusals(experiment, sites, windows, admitted=asked)
     _confirm((*refused, *doubts(experiment, sites)), yes=yes)
 
 

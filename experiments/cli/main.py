@@ -20,11 +20,11 @@ from contract.collector import collect_rarely
 from contract.errors import InputError, TidegateError
 from contract.outside import shown
 from contract.transport import ask_directly_here
-from experiments.cli import audit, bench, data, demo, new, plan, ranges, run
-from experiments.cli.by_profile import THERE, by_profile, either
+from experiments.cli import audit, bench, compare, data, demo, new, plan, ranges, run
+from experiments.cli.by_profile import THERE, by_profile
 from experiments.cli.installation import missing_library
 from scientist.cli import connect, runs
-from server.cli import compare, drift, models, schedule, server, sites
+from server.cli import drift, models, schedule, server, sites
 from terminal.logs import prepare_output
 
 __all__ = ["app", "main"]
@@ -66,7 +66,7 @@ app.command()(connect.connect)
 app.command()(connect.disconnect)
 app.command()(connect.whoami)
 app.add_typer(runs.app, name="runs")
-app.command()(either(compare.compare, runs.compare))
+app.command()(compare.compare)
 app.command()(demo.demo)
 app.command("data")(data.lay_out)
 app.command()(audit.audit)

@@ -47,6 +47,7 @@ def plan(
     from contract.recipe import with_recipe
     from experiments.planning.costs import site_cost
     from experiments.planning.errors import errors_by_site, expected_errors
+    from experiments.planning.sites import asked_of
     from experiments.planning.warnings import doubts, hidden_auc, refusals
     from terminal.experiment_files import read_experiment
     from terminal.output import print_json
@@ -54,7 +55,7 @@ def plan(
     stated, windows = read_experiment(file), tuple(window or ())
     if plot is not None:
         _require_picture(stated, plot)
-    sites = _sites(stated, site or [])
+    sites = asked_of(stated, _sites(stated, site or []))
     experiment = with_recipe(stated, [one.stated_rows for one in sites])
     costs = [site_cost(experiment, one, windows) for one in sites]
     held_out = [one.held_out_rows for one in sites]

@@ -54,6 +54,7 @@ def run(
     from experiments.cli.confirmation import confirm_here
     from experiments.federated_run import (
         Request,
+        asked_sites,
         named_runtime,
         run_experiment,
         sites_for,
@@ -75,7 +76,7 @@ def run(
     engine = named_runtime(runtime)
     settings = read_settings()
     experiment = read_experiment(file)
-    sites = sites_for(experiment, site or [], settings.home)
+    sites = asked_sites(experiment, sites_for(experiment, site or [], settings.home))
     experiment = with_all_settings(experiment, sites)
     say_recipe(experiment, silent=json)
     if resume is None:

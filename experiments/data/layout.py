@@ -112,13 +112,23 @@ class SiteRows:
         return list(self.rows["window"]) if "window" in self.rows else []
 
 
-def write_site(site: SiteRows, folder: Path, *, windows: Collection[str] | None = None) -> Path:
-    """Write a site's `site.toml` and its rows, of all windows or of these; return the path of the first."""
+def write_site(
+    site: SiteRows, folder: Path, *, windows: Collection[str] | None = None, drift_reports: bool = True
+) -> Path:
+    """Write a site's `site.toml` and its rows, of all windows or of these; return the path of the first.
+
+    Args:
+        site: what is written.
+        folder: where to.
+        windows: None for all.
+        drift_reports: whether a drift check also draws Evidently's report.
+    """
     for window in site.windows or (_ALL_ROWS,):
         if windows is None or window in windows:
             deliver(folder, window, site.of(window) if site.windows else site.rows)
     path = folder / "site.toml"
-    text = _SITE_TOML.format(name=site.name, rows=site.stated_rows) + card_text(site.card)
+    reports = "" if drift_reports else _NO_REPORTS
+    text = _SITE_TOML.format(name=site.name, rows=site.stated_rows, reports=reports) + card_text(site.card)
     path.write_text(text, encoding="utf-8")
     return path
 
@@ -158,8 +168,9 @@ require_private = false  # the rows are public; a site with private ones sets tr
 
 [storage]
 folder = "tidegate"
-
+{reports}
 """
+_NO_REPORTS = "drift_reports = false  # to draw Evidently's takes a processor 8 s, and a second a report\n"
 
 
 def rand_health(frame: pd.DataFrame) -> list[SiteRows]:

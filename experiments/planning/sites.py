@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contract.card import Card
+from contract.experiment import Experiment
 from contract.federation_api import SiteCard
 
-__all__ = ["PlannedSite", "of_cards", "of_files"]
+__all__ = ["PlannedSite", "asked_of", "of_cards", "of_files"]
 
 _SHARE_UNKNOWN = 0.3
 """Held out of a site's rows where nobody says the share: a site's own default."""
@@ -73,3 +74,9 @@ def of_cards(cards: Sequence[SiteCard]) -> list[PlannedSite]:
         for one in cards
         if one.stated_rows
     ]
+
+
+def asked_of(experiment: Experiment, sites: Sequence[PlannedSite]) -> list[PlannedSite]:
+    """Those that the experiment asks."""
+    asked = experiment.strategy.sites
+    return [one for one in sites if not asked or one.name in asked]

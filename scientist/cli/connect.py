@@ -190,13 +190,16 @@ def _confirm(address: str, found: str) -> None:
 
     if not sys.stdin.isatty():
         raise InputError(
-            f"the authority of {address} is not known: its SHA-256 is {found}",
+            f"this server's authority is not known here: its SHA-256 is {found}",
+            where=address,
             remedy="Compare that with what the operator says, and give --fingerprint, or --authority FILE",
         )
     say(f"The authority of {address} has the SHA-256")
     say(found)
     if not typer.confirm("Is that what the operator told you?"):
-        raise InputError("the server is not trusted", remedy="Nothing was sent. Ask the operator")
+        raise InputError(
+            "the server is not trusted", where=address, remedy="Nothing was sent. Ask the operator"
+        )
 
 
 def _token(path: Path | None, given: str) -> str:
@@ -213,9 +216,15 @@ def _token(path: Path | None, given: str) -> str:
             raise InputError(f"cannot be read: {words}", where=str(path), remedy="Name another") from exc
     elif not given:
         if not sys.stdin.isatty():
-            raise InputError("no token is given", remedy="Give --token-file FILE, or set TIDEGATE_TOKEN")
+            raise InputError(
+                "no token is given",
+                where="--token-file",
+                remedy="Give --token-file FILE, or set TIDEGATE_TOKEN",
+            )
         given = typer.prompt("Your token", hide_input=True)
     found = given.strip()
     if re.fullmatch(r"[A-Za-z0-9_-]{20,200}", found, re.ASCII) is None:
-        raise InputError("this is no token", remedy="Give it as `tidegate server person add` printed it")
+        where = "the token" if path is None else str(path)
+        remedy = "Give it as `tidegate server person add` printed it"
+        raise InputError("this is no token", where=where, remedy=remedy)
     return found

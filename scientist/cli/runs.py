@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pydantic import BaseModel
 
     from contract.experiment import Experiment
@@ -122,7 +124,7 @@ def resume(name: Name, json: Json = False) -> None:
         watch_run(connection, name, json=json)
 
 
-def compare(*, runs: list[str], json: bool) -> None:
+def compare(*, runs: list[str], plot: Path | None, json: bool) -> None:
     """Results of runs side by side."""
     from contract.federation_api import RunDetail
     from scientist.connected import connect, path_of, understood
@@ -131,10 +133,12 @@ def compare(*, runs: list[str], json: bool) -> None:
     with connect() as connection:
         found = [connection.get(path_of("runs", name), RunDetail) for name in runs]
     with understood(", ".join(runs)):
-        show_results(found, json=json)
+        show_results(found, json=json, plot=plot)
 
 
-def run_there(experiment: Experiment, windows: list[str], *, json: bool, days: int = 14) -> None:
+def run_there(
+    experiment: Experiment, windows: list[str], *, json: bool, days: int = 14, shown: bool = True
+) -> RunDetail:
     """Sign an experiment, submit it to the server of the profile, and follow it.
 
     Args:
@@ -142,6 +146,7 @@ def run_there(experiment: Experiment, windows: list[str], *, json: bool, days: i
         windows: whose rows are used; empty for all.
         json: end with one JSON object, and say nothing before.
         days: after which sites no longer take the signature.
+        shown: whether what came of it is printed.
 
     Raises:
         InputError: it is longer than a server takes, or the server refuses it.
@@ -156,6 +161,7 @@ def run_there(experiment: Experiment, windows: list[str], *, json: bool, days: i
     if len(text.encode()) > MOST_BODY // 2 or len(windows) > MOST_WINDOWS:
         raise InputError(
             "the experiment is longer than a server takes",
+            where=f"experiment '{experiment.name}'",
             remedy=f"Half a MB and {MOST_WINDOWS:,} windows are the most",
         )
     with connect() as connection:
@@ -167,10 +173,12 @@ def run_there(experiment: Experiment, windows: list[str], *, json: bool, days: i
         submitted = connection.post("/v1/runs", Submitted, asked)
         if not json:
             say(f"run '{submitted.run}' is submitted")
-        watch_run(connection, submitted.run, json=json)
+        if not shown:
+            return ended_run(connection, submitted.run, json=json)
+        return watch_run(connection, submitted.run, json=json)
 
 
-def watch_run(connection: Connection, name: str, *, json: bool) -> None:
+def watch_run(connection: Connection, name: str, *, json: bool) -> RunDetail:
     """Say what happens to a run until it ends, then what came of it.
 
     Raises:
@@ -184,6 +192,7 @@ def watch_run(connection: Connection, name: str, *, json: bool) -> None:
     else:
         _show(ended)
     _require_result(ended)
+    return ended
 
 
 def ended_run(connection: Connection, name: str, *, json: bool) -> RunDetail:
@@ -237,7 +246,9 @@ def _require_result(ended: RunDetail) -> None:
     run = ended.run
     if run.status not in ("succeeded", "partial"):
         raise TidegateError(
-            f"the run is {run.status}: {run.error or 'it gives no reason'}", where=f"run '{run.name}'"
+            f"the run is {run.status}: {run.error or 'it gives no reason'}",
+            where=f"run '{run.name}'",
+            remedy=f"See who took part: tidegate runs show {run.name}; go on with `runs resume`",
         )
 
 

@@ -81,7 +81,11 @@ def sign(*, file: Path, first: str, trained_on: list[str] | None, sign_days: int
         kept = _kept(connection, experiment.name)
         signer = active_signer(sign_days)
         if signer is None:
-            raise InputError("you have no key to sign with", remedy="Connect again: tidegate connect URL")
+            raise InputError(
+                "you have no key to sign with",
+                where="your profile",
+                remedy="Connect again: tidegate connect URL",
+            )
         mandate = signer.schedule(
             experiment,
             every=cast("Every", kept.every),

@@ -53,9 +53,10 @@ def with_all_settings(experiment: Experiment) -> Experiment:
     And with the version of its model's package that is installed here, where it states none.
     """
     from contract.installed_models import with_package
-    from contract.recipe import needs_recipe, with_recipe
+    from contract.recipe import asked_rows, needs_recipe, with_recipe
 
     experiment = with_package(experiment)
     if not needs_recipe(experiment):
         return experiment
-    return with_recipe(experiment, [one.stated_rows for one in all_cards() if one.stated_rows])
+    rows = {one.site: one.stated_rows for one in all_cards()}
+    return with_recipe(experiment, asked_rows(experiment, rows))

@@ -16,7 +16,6 @@ from server.api.drift_picture import draw, word
 from server.api.markup import Content, Html, moment, table, tag
 from server.api.overview import Drift, KeptSchedule, Overview, Spending
 from server.state.people import Person
-from terminal.output import figure
 
 __all__ = ["federation_page", "sign_in_page"]
 
@@ -126,7 +125,7 @@ def _rounds(rounds: Sequence[Round]) -> Html:
             one.number,
             ", ".join(one.counted) or "–",
             "; ".join(f"{site}: {reason}" for site, reason in one.failures.items()) or "–",
-            *(figure(_overall(one, item.name)) for item in shown),
+            *(_figure(one, item.name) for item in shown),
             f"{one.seconds:.1f}",
         )
         for one in rounds[-5:][::-1]
@@ -140,10 +139,15 @@ def _names(rounds: Sequence[Round]) -> set[str]:
     return {name for overall in found if isinstance(overall, dict) for name in overall}
 
 
-def _overall(one: Round, name: str) -> float | None:
+def _figure(one: Round, name: str) -> str:
+    """Of all sites, with its standard error; words where there is none."""
     overall: Any = one.metrics.get("overall")
-    value = overall.get(name) if isinstance(overall, dict) else None
-    return float(value) if isinstance(value, int | float) else None
+    if not isinstance(overall, dict):
+        return "not evaluated"
+    value, error = overall.get(name), (overall.get("errors") or {}).get(name)
+    if not isinstance(value, int | float):
+        return "too noisy"
+    return f"{value:.3f} ± {error:.3f}" if isinstance(error, int | float) else f"{value:.3f}"
 
 
 def _participation(detail: RunDetail) -> Html:

@@ -1,18 +1,13 @@
-"""`tidegate compare`: results of runs side by side."""
+"""`tidegate compare` of runs of the server that is here."""
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
+from pathlib import Path
 
 __all__ = ["compare"]
 
 
-def compare(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="The runs' names: two or more.")],
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+def compare(*, runs: list[str], plot: Path | None, json: bool) -> None:
     """Show the results of runs side by side: metrics over all sites, and ε."""
     from contract.errors import InputError
     from server.cli.here import reading_here
@@ -25,4 +20,4 @@ def compare(
         raise InputError(
             f"there is no run '{unknown[0]}'", where="RUN", remedy="`tidegate server status` lists them"
         )
-    show_results([one for one in found.values() if one is not None], json=json)
+    show_results([one for one in found.values() if one is not None], json=json, plot=plot)

@@ -64,10 +64,11 @@ def with_all_settings(experiment: Experiment) -> Experiment:
     Raises:
         InputError: it leaves something to the recipe, and there is no server here.
     """
-    from contract.recipe import needs_recipe, with_recipe
+    from contract.recipe import asked_rows, needs_recipe, with_recipe
 
     if not needs_recipe(experiment):
         return experiment
     with reading_here() as reading:
         sites = [one for page in pages(reading.sites) for one in page.sites]
-    return with_recipe(experiment, [one.stated_rows for one in sites if one.admitted and one.stated_rows])
+    rows = {one.name: one.stated_rows for one in sites if one.admitted}
+    return with_recipe(experiment, asked_rows(experiment, rows))

@@ -111,7 +111,7 @@ def ui(port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000) 
     _registry().connect()
     say(f"MLflow UI: http://127.0.0.1:{port} (in some seconds; Ctrl-C stops it)")
     environment = {**os.environ, **serve_environment(settings)}
-    code = subprocess.run(serve_command(settings, port), env=environment, check=False).returncode
+    code = subprocess.run(serve_command(port), env=environment, check=False).returncode
     if code:
         raise RegistryError(
             f"the MLflow UI ended with status {code}", remedy="What it said stands above this line"

@@ -91,7 +91,11 @@ def sign(
     """
     from contract.errors import InputError
 
-    raise InputError("one signs at the server of a profile", remedy="Connect: tidegate connect URL")
+    raise InputError(
+        "one signs at the server of a profile",
+        where="schedule sign",
+        remedy="Connect: tidegate connect URL",
+    )
 
 
 @app.command("list")

@@ -59,8 +59,6 @@ def up(
     from server.enrolment import Upkeep
     from server.federation import Federation
     from server.line.processes import Processes, free_port, require_free
-    from server.registry.first_connection import connect_apart
-    from server.registry.registry import Registry
     from server.schedule import schedules_beside
     from server.server_file import read_server_file
     from server.settings import apply_quiet_environment, read_settings
@@ -87,8 +85,7 @@ def up(
             home=settings.home, settings=settings, processes=processes, port=port, lasting=True, file=file
         )
         federation.start_server()
-        connect_apart(Registry(settings.tracking_uri, settings.artifact_root))
-        ui = federation.start_ui(ui_port if file is None else None)
+        ui = federation.start_ui(ui_port if file is None else None, wait=True)
         say(f"SuperLink   {federation.address}")
         if file is not None:
             say(f"gateway     {file.gateway}  (sites come in here)")

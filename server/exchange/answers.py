@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -159,6 +159,7 @@ def connected_sites(
     what: str = "",
     names: Mapping[int, str] = MappingProxyType({}),
     watch: Callable[[list[int]], None] = lambda _: None,
+    only: Collection[int] | None = None,
 ) -> list[int]:
     """Node ids of the connected sites, in order, once there are as many as the quorum.
 
@@ -169,13 +170,14 @@ def connected_sites(
         what: what they are needed for, for the error.
         names: the admitted site of each node, as far as it is known.
         watch: is told who is connected at each look.
+        only: the nodes that may be asked; None for all.
 
     Raises:
         RoundError: the deadline passed first.
     """
     end = time.monotonic() + patience.deadline
     while True:
-        nodes = sorted(grid.get_node_ids())
+        nodes = sorted(node for node in grid.get_node_ids() if only is None or node in only)
         watch(nodes)
         if len(nodes) >= patience.quorum:
             return nodes

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -44,6 +44,7 @@ class Question:
         check: raises ReleaseError for a reply that must not count.
         size: how long a reply may be.
         needs: what to do at a site that has not the model's package.
+        sites: the names of those that are asked; none for all.
     """
 
     kind: str
@@ -53,6 +54,7 @@ class Question:
     check: Callable[[Reply], None] = lambda _: None
     size: ReplySize = field(default_factory=ReplySize)
     needs: str = ""
+    sites: Collection[str] = ()
 
     @property
     def step(self) -> Step:
@@ -105,6 +107,11 @@ def ask(question: Question, grid: Grid, memory: SiteMemory) -> Answers:
     """
     step, admitted = question.step, memory.admitted()
     names = {**memory.site_names(), **admitted}
+    asked_only = (
+        {node for node, site in admitted.items() if site in question.sites} if question.sites else None
+    )
+    if asked_only is not None:
+        admitted = {node: site for node, site in admitted.items() if node in asked_only}
 
     def connecting(nodes: list[int]) -> None:
         sites = {names.get(node, f"node {node}"): SiteStatus(state="connected", node=node) for node in nodes}
@@ -117,7 +124,9 @@ def ask(question: Question, grid: Grid, memory: SiteMemory) -> Answers:
     def reached(answers: Answers) -> dict[str, SiteStatus]:
         return {**absent, **_statuses(question, answers)}  # who came back as another node is not absent
 
-    nodes = connected_sites(grid, question.patience, what=str(step), names=admitted, watch=connecting)
+    nodes = connected_sites(
+        grid, question.patience, what=str(step), names=admitted, watch=connecting, only=asked_only
+    )
     absent = _enrolled(admitted, nodes)
 
     def asked(nodes: list[int], patience: Patience, so_far: Answers | None = None) -> Answers:

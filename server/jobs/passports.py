@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from server.jobs.diagnosis import diagnosis_of
 from server.jobs.job import Job
 from server.registry.passport import ModelComparison, Passport, SitePassport
-from server.rounds import TrainingResult
+from server.rounds import TrainingResult, pooled_scores
 from server.state.participation import kind_of
 from server.state.records import RoundRecord, RunRecord
 from server.state.storage import State
@@ -36,8 +36,15 @@ def passport_of(
         overall=result.overall,
         windows=job.windows,
         diagnosis=diagnosis_of(job.experiment, result, rounds).sentences,
+        not_measurable=_not_measurable(result),
         comparison=comparison,
     )
+
+
+def _not_measurable(result: TrainingResult) -> dict[str, dict[str, str]]:
+    together = pooled_scores(result.scores)
+    found = {site: scores.reasons() for site, scores in sorted(result.scores.items())}
+    return {**found, "all sites": {} if together is None else together.reasons()}
 
 
 def _site(

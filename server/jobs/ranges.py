@@ -74,6 +74,7 @@ def _ask(job: Job, question: RangeQuestion, services: Services) -> Answers:
         patience=Patience.of(job.experiment.strategy),
         check=check,
         size=ReplySize.of_counts(CELLS * len(question.features), features=len(question.features)),
+        sites=job.experiment.strategy.sites,
     )
     return ask(asked, services.grid, memory)
 

@@ -374,7 +374,11 @@ def build_bundle(root: Path) -> bytes:
     try:
         return build_fab_from_files(files)[0]
     except ValueError as exc:
-        raise RoundError(f"Flower cannot bundle the project: {exc}", where=str(root)) from exc
+        raise RoundError(
+            f"Flower cannot bundle the project: {exc}",
+            where=str(root),
+            remedy="Install Tidegate again, at the server and at the sites",
+        ) from exc
 
 
 def _known_key(node: Any, public_key: Path, name: str) -> InputError:
@@ -477,7 +481,11 @@ class ControlClient:
         with self._client() as client:
             response = client.StartRun(request)
         if not response.HasField("run_id"):
-            raise RoundError("the SuperLink did not start the run", where=self._address)
+            raise RoundError(
+                "the SuperLink did not start the run",
+                where=self._address,
+                remedy="Its log says why: logs/superlink.log in the server's folder",
+            )
         return int(response.run_id)
 
     def state(self, run: int) -> RunState:

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +27,7 @@ import psutil
 from contract.errors import AddressError, RoundError
 from terminal.logs import rotate_output
 
-__all__ = ["Processes", "free_port", "require_free", "wait_for_port"]
+__all__ = ["Processes", "free_port", "require_free", "wait_for", "wait_for_port"]
 
 _PR_SET_PDEATHSIG = 1
 
@@ -156,19 +156,33 @@ def wait_for_port(port: int, seconds: float, processes: Processes, host: str = "
     Raises:
         RoundError: a child ended, or nothing listens in time.
     """
-    end = time.monotonic() + seconds
-    while True:
-        processes.require_running()
+
+    def listens() -> bool:
         try:
             socket.create_connection((_here(host), port), timeout=1).close()
-        except OSError as exc:
-            if time.monotonic() > end:
-                raise RoundError(
-                    f"nothing listens on port {port} after {seconds:.0f} s", where=str(processes.logs)
-                ) from exc
-            time.sleep(0.05)
-        else:
-            return
+        except OSError:
+            return False
+        return True
+
+    wait_for(listens, seconds, processes, f"port {port}")
+
+
+def wait_for(there: Callable[[], bool], seconds: float, processes: Processes, what: str) -> None:
+    """Wait until something is there that one of the children makes.
+
+    Raises:
+        RoundError: a child ended, or it is not there in time.
+    """
+    end = time.monotonic() + seconds
+    while not there():
+        processes.require_running()
+        if time.monotonic() > end:
+            raise RoundError(
+                f"nothing listens on {what} after {seconds:.0f} s",
+                where=str(processes.logs),
+                remedy="The logs there say why",
+            )
+        time.sleep(0.05)
 
 
 def _here(listen: str) -> str:

@@ -88,6 +88,7 @@ class Passport:
     Attributes:
         windows: the data windows trained on; empty for whole data sets.
         diagnosis: whether it converged, and what to change, in sentences.
+        not_measurable: why a figure is missing, by site (`all sites` for all) and by its name.
         comparison: None for a first version.
     """
 
@@ -102,6 +103,7 @@ class Passport:
     overall: Measured | None
     windows: tuple[str, ...] = ()
     diagnosis: tuple[str, ...] = ()
+    not_measurable: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     comparison: ModelComparison | None = None
 
     @property
@@ -310,7 +312,15 @@ def _metrics(passport: Passport) -> str:
         if passport.private
         else f"Computed on held-out rows from {made}. ± is one standard error, of the finite number of rows."
     )
-    return "\n\n".join(["## Metrics", _table(("site", *(figure.word for figure in figures)), rows), note])
+    words = {figure.name: figure.word for figure in figures}
+    why = [
+        f"Not measurable: {', '.join(words.get(name, name) for name in reasons if reasons[name] == reason)} "
+        f"of {_text(site)}, because {_text(reason)}."
+        for site, reasons in passport.not_measurable.items()
+        for reason in dict.fromkeys(reasons.values())
+    ]
+    table = _table(("site", *(figure.word for figure in figures)), rows)
+    return "\n\n".join(["## Metrics", table, note, *why])
 
 
 def _diagnosis(passport: Passport) -> str:
@@ -323,9 +333,11 @@ def _figures(metrics: Measured | None, figures: Iterable[Figure]) -> tuple[str, 
 
 
 def _figure(metrics: Measured | None, name: str) -> str:
-    value = math.nan if metrics is None else float(getattr(metrics, name))
-    if metrics is None or not math.isfinite(value):
-        return "–"
+    if metrics is None:
+        return "not evaluated"
+    value = float(getattr(metrics, name))
+    if not math.isfinite(value):
+        return "too noisy"
     error = math.nan if metrics.errors is None else float(getattr(metrics.errors, name))
     return f"{value:.3f} ± {error:.3f}" if math.isfinite(error) else f"{value:.3f}"
 
@@ -362,8 +374,10 @@ def _pair(pair: tuple[Measured, Measured], figures: Iterable[Figure]) -> tuple[s
 
 
 def _gain(gain: Comparison | None) -> str:
-    if gain is None or not math.isfinite(gain.mean_gain):
-        return "–"
+    if gain is None:
+        return "not evaluated"
+    if not math.isfinite(gain.mean_gain):
+        return "too noisy"
     return f"{gain.mean_gain:+.4f} ± {gain.noise_deviation / gain.rows:.4f}"
 
 

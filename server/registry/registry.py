@@ -1,4 +1,4 @@
-"""The model registry that reviewers open: the one module that imports MLflow.
+"""The model registry that reviewers open: the one module that imports MLflow's client.
 
 Learned about MLflow 3.17, and built on here:
 

@@ -19,28 +19,28 @@ _SOCKET = "mlflow/mlflow.sock"
 """In the server's folder. MLflow is given this relative path: a socket's path has 107 bytes at most."""
 
 
-def serve_command(settings: ServerSettings, port: int | None) -> list[str]:
-    """The command that serves the tracking database on 127.0.0.1:`port`.
+def serve_command(port: int | None) -> list[str]:
+    """The command that serves the tracking database on 127.0.0.1:`port`, in one process.
 
-    One worker: two processes and .5 GB, where MLflow's default is fifteen and 3.3 GB. The database's address
-    is in `serve_environment`: it may hold a password, and a process list is for everybody.
+    What it serves is in `serve_environment`: the database's address may hold a password, and a process list
+    is for everybody.
 
     Args:
-        settings: name the database and the artifacts.
         port: None for the socket; the command is then to be started in the server's folder.
     """
-    place = ("--uvicorn-opts", f"--uds {_SOCKET}") if port is None else ("--port", str(port))
-    return [
-        *(sys.executable, "-m", "mlflow", "server"),
-        *("--host", "127.0.0.1", *place, "--workers", "1"),
-        *("--artifacts-destination", settings.artifact_root.as_uri()),
-    ]
+    place = ("--uds", _SOCKET) if port is None else ("--port", str(port))
+    return [sys.executable, "-m", "server.registry.ui_process", *place]
 
 
 def serve_environment(settings: ServerSettings) -> dict[str, str]:
-    """What that command needs beside the environment: no job runners (28 s of start-up), no telemetry."""
+    """What that command needs beside the environment: no job runners (28 s of start-up), no telemetry.
+
+    Args:
+        settings: name the database and the artifacts.
+    """
     return {
-        "MLFLOW_BACKEND_STORE_URI": settings.tracking_uri,
+        "MLFLOW_TRACKING_URI": settings.tracking_uri,
+        "TIDEGATE_ARTIFACT_ROOT": str(settings.artifact_root),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         **quiet_environment(),
     }
@@ -54,6 +54,8 @@ def ui_socket(home: Path) -> Path:
 def make_socket_folder(home: Path) -> None:
     """Make the folder that keeps others from the socket, which anybody may write to once they reach it.
 
+    A socket that a killed server left there is removed.
+
     Raises:
         StorageError: it cannot be made, or is another user's.
     """
@@ -61,6 +63,7 @@ def make_socket_folder(home: Path) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
+        ui_socket(home).unlink(missing_ok=True)
     except OSError as exc:
         raise StorageError(
             f"the folder of MLflow's socket cannot be made this user's alone: {exc.strerror}",

@@ -258,3 +258,25 @@ def test_a_run_that_goes_on_is_stopped_by_its_owner(standing: Standing, tmp_path
     log = standing.home / "logs" / "api.log"
     assert stat.S_IMODE(log.stat().st_mode) == 0o600
     assert f"ada stops run {name}" in log.read_text()
+
+
+def test_a_run_is_held_against_each_of_its_sites_alone(standing: Standing, tmp_path: Path) -> None:
+    made = json.loads(standing.operator("server", "person", "add", "ada", "--role", "scientist", "--json"))
+    ada = Scientist(tmp_path / "laptop", made["token"])
+    authority = ["--authority", str(standing.home / "certificates" / "ca.pem")]
+    ada.runs("connect", standing.url, *authority, token=ada.token)
+    for name in standing.sites:
+        standing.start_site(name)
+    run = json.loads(ada.runs("run", "small.toml", "--json"))["run"]["name"]
+
+    assert "nothing was spent" in ada.runs("compare", run, "--against", "local", code=2)
+    assert len(ada.list()) == 1
+    found = json.loads(ada.runs("compare", run, "--against", "local", "--yes", "--json"))
+    assert [one["site"] for one in found["sites"]] == sorted(standing.sites)
+    for one in found["sites"]:
+        detail = json.loads(ada.runs("runs", "show", one["run"], "--json"))
+        assert list(detail["result"]["privacy"]) == [one["site"]]
+        assert detail["result"]["diagnosis"]["verdict"]
+        assert one["alone"]["rows"] > 0
+    assert "together is better at" in ada.runs("compare", run, "--against", "local")
+    assert len(ada.list()) == 3, "what was paid for was asked for again"

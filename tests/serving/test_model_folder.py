@@ -98,23 +98,23 @@ def declared(shape: str) -> bytes:
     return file.getvalue()
 
 
-HOSTILE = {
-    "no archive": b"PK nothing",
-    "nothing": b"",
-    "a pickled object": npz(**{**ARRAYS, "layers.0.bias": np.array([Trap()], dtype=object)}),
-    "another shape": npz(**{**ARRAYS, "layers.0.weight": np.zeros((3, 1), np.float32)}),
-    "another type": npz(**{**ARRAYS, "layers.0.weight": np.zeros((1, 3), np.int32)}),
-    "an array too many": npz(**ARRAYS, more=np.zeros(1)),
-    "an array too few": npz(**{"layers.0.bias": ARRAYS["layers.0.bias"]}),
-    "a bomb": packed("layers.0.weight", 2**27),
-    "a shape that is not there": declared("(1, 3)"),
-    "a shape without end": declared("(1000000000000,)"),
+HOSTILE: dict[str, Callable[[], bytes]] = {
+    "no archive": lambda: b"PK nothing",
+    "nothing": lambda: b"",
+    "a pickled object": lambda: npz(**{**ARRAYS, "layers.0.bias": np.array([Trap()], dtype=object)}),
+    "another shape": lambda: npz(**{**ARRAYS, "layers.0.weight": np.zeros((3, 1), np.float32)}),
+    "another type": lambda: npz(**{**ARRAYS, "layers.0.weight": np.zeros((1, 3), np.int32)}),
+    "an array too many": lambda: npz(**ARRAYS, more=np.zeros(1)),
+    "an array too few": lambda: npz(**{"layers.0.bias": ARRAYS["layers.0.bias"]}),
+    "a bomb": lambda: packed("layers.0.weight", 2**27),
+    "a shape that is not there": lambda: declared("(1, 3)"),
+    "a shape without end": lambda: declared("(1000000000000,)"),
 }
 
 
 @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
-def test_other_arrays_are_refused(content: bytes) -> None:
-    files = {ARRAYS_FILE: content, EXPERIMENT_FILE: experiment().model_dump_json().encode()}
+def test_other_arrays_are_refused(content: Callable[[], bytes]) -> None:
+    files = {ARRAYS_FILE: content(), EXPERIMENT_FILE: experiment().model_dump_json().encode()}
     with pytest.raises(InputError, match="not the arrays of the experiment's model"):
         read_model(files, where="it")
     assert not Trap.sprung

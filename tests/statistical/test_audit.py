@@ -26,7 +26,7 @@ from clients.mechanisms import training
 from clients.rows.rows import Rows
 from contract.card import Card
 from contract.experiment import Experiment, Label, NumericFeature, Privacy, Strategy, Task
-from experiments.audit.probes import Finding, audit, configured, outlier, sampler, two_sites
+from experiments.audit.probes import Finding, configured, findings_of, outlier, sampler, two_sites
 from server.settings import apply_quiet_environment
 
 pytestmark = pytest.mark.e2e  # the whole client path, hundreds of times: with the long ones first
@@ -152,8 +152,12 @@ def test_every_fault_is_found(
     fault: Callable[[pytest.MonkeyPatch], None], experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fault(monkeypatch)
-    findings = audit(experiment, runs=50)
-    assert any(finding.alarm for finding in findings), findings
+    findings: list[Finding] = []
+    for finding in findings_of(experiment, runs=50):
+        findings.append(finding)
+        if finding.alarm:  # what the other probes would say is not asked for here
+            return
+    pytest.fail(f"no alarm: {findings}")
 
 
 CLEAN = int(os.environ.get("TIDEGATE_CLEAN_AUDITS", "24"))

@@ -92,7 +92,7 @@ def test_what_is_no_ledger_gives_no_backup(folder: Path) -> None:
     (folder / "text").write_text("no ledger" * 1000)
     with pytest.raises(LedgerError, match="not a ledger that can be read"):
         back_up(folder / "text", folder / "now.db")
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="has no ledger yet"):
         back_up(folder / "nothing", folder / "now.db")
     with sqlite3.connect(folder / "ledger.db") as connection:
         connection.execute("drop trigger replies_no_update")

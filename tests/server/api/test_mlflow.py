@@ -28,7 +28,7 @@ from server.federation import Federation
 from server.gateway import connections
 from server.line.processes import Processes, free_port
 from server.registry.registry import CHAMPION, Registry
-from server.registry.registry_ui import serve_command, ui_socket
+from server.registry.registry_ui import ui_socket
 from server.state.records import VersionRecord
 from tests.server.api.conftest import Served, serving
 from tests.server.federation import plan
@@ -510,12 +510,8 @@ def test_another_user_of_the_machine_reaches_nothing(standing: Standing) -> None
     assert not listening
 
 
-def test_a_database_password_is_in_no_process_list(standing: Standing, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    secret = replace(standing.served.settings, tracking_uri="postgresql://u:hunter2@127.0.0.1:1/x")
-    for port in (None, 5000):
-        assert "hunter2" not in " ".join(serve_command(secret, port))
+def test_the_database_is_named_in_no_process_list(standing: Standing) -> None:
+    """Its address may hold a password."""
     for process in _tree(standing.processes.process_ids()["mlflow"]):
         assert "mlflow.db" not in " ".join(process.cmdline())
 

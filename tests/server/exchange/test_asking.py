@@ -41,11 +41,12 @@ class Memory:
         self.waited.append(tuple(sites))
 
 
-def question(quorum: int = 3, deadline: float = LONG) -> Question:
+def question(quorum: int = 3, deadline: float = LONG, *, sites: Sequence[str] = ()) -> Question:
     return Question(
         kind="train",
         instruction=Instruction(run="r", step=4),
         patience=Patience(quorum=quorum, deadline=deadline, grace=LONG),
+        sites=sites,
     )
 
 
@@ -82,3 +83,17 @@ def test_a_quorum_that_is_never_connected_ends_with_who_is_missing() -> None:
     grid = ComingAndGoing(*[[1]] * 100)
     with pytest.raises(RoundError, match="1 site is connected, and 3 are needed; not connected: south, west"):
         ask(question(deadline=0.3), grid, Memory())
+
+
+def test_of_named_sites_alone_nobody_else_is_asked() -> None:
+    grid, memory = ComingAndGoing([1, 2], [1, 2, 3]), Memory()
+    answers = ask(question(quorum=2, sites=("north", "west")), grid, memory)
+    assert sorted(answers.replies) == ["north", "west"]
+    assert answers.failures == {}
+    assert "south" not in memory.written[-1]
+
+
+def test_a_named_site_that_is_not_admitted_is_waited_for_in_vain() -> None:
+    grid = ComingAndGoing(*[[1, 2, 3]] * 100)
+    with pytest.raises(RoundError, match="0 sites are connected, and 1 is needed"):
+        ask(question(quorum=1, deadline=0.3, sites=("east",)), grid, Memory())

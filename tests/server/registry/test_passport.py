@@ -102,7 +102,7 @@ def test_a_figure_without_an_error_or_a_value(passport: Passport) -> None:
     text = render(replace(passport, sites={}, overall=plain, comparison=None))
     assert "| 0.474 | 0.151 | 0.661 | 0.800 |" in text
     text = render(replace(passport, sites={}, overall=noisy, comparison=None))
-    assert "| 0.474 ± 0.012 | 0.151 ± 0.005 | – | 0.800 ± 0.010 |" in text
+    assert "| 0.474 ± 0.012 | 0.151 ± 0.005 | too noisy | 0.800 ± 0.010 |" in text
 
 
 def test_what_is_not_private_says_so(passport: Passport, experiment: Experiment) -> None:

@@ -239,7 +239,7 @@ def test_the_interface_shows_the_passport_and_the_model(
     with (
         log,
         subprocess.Popen(
-            serve_command(settings, port),
+            serve_command(port),
             env={**os.environ, **serve_environment(settings)},
             stdout=log,
             stderr=log,
