@@ -20,6 +20,7 @@ from contract.names import MISSING_TEXTS
 from serving.encoding import Fitting, encode
 from serving.forward import outputs_of
 from serving.model_folder import read_folder
+from serving.package_forward import package_outputs
 from serving.values import Column, numbers, texts
 
 __all__ = ["Predictions", "Predictor", "probability_column"]
@@ -110,7 +111,10 @@ class Predictor:
                     column, missing=missing, declared=feature.categories, decimal=decimal
                 )
         features = encode(values, task, fitting)
-        outputs = outputs_of(self.experiment.model, self.arrays, features[fitting.fits])
+        if self.experiment.model.kind == "package":
+            outputs = package_outputs(self.experiment, self.arrays, features[fitting.fits])
+        else:
+            outputs = outputs_of(self.experiment.model, self.arrays, features[fitting.fits])
         return self._told(outputs, fitting)
 
     def require_columns(self, names: Collection[str], *, where: str) -> None:

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -41,11 +41,14 @@ from clients.mechanisms.blocks import in_blocks, one_thread
 from clients.mechanisms.clipping import Part, Sums, add_parts, is_known, trainable
 from clients.mechanisms.derivatives import own_parameters
 from clients.mechanisms.row_gradients import Rows, of_layer
+from clients.mechanisms.written_out import write_out
 
 __all__ = ["EachRow", "Way", "steady"]
 
 Way = Literal["one pass", "each row"]
 Tensors = dict[str, Tensor]
+Noted = dict[str, tuple[Tensor, ...]]
+"""By layer, zeros that are added to what it gives, in each call: the derivative by them is noted."""
 
 _MOST_HELD = 2**25
 """Numbers of single rows' gradients that are held at once: 128 MiB."""
@@ -59,7 +62,8 @@ class EachRow:
     """A module, row by row.
 
     Args:
-        module: as it was built; it is never called itself. Its parameters may change between calls.
+        module: as it was built; it is never called itself. Its parameters may change between calls. An
+            `nn.LSTM` in it is written out (`clients.mechanisms.written_out`).
         loss: from outputs of shape (1, outputs) and labels of shape (1,) to the loss, of shape (1,).
         judged: from outputs to what metrics are made of.
         rows, labels: a few public random ones, by which the way is chosen.
@@ -81,9 +85,13 @@ class EachRow:
         rows: Tensor,
         labels: Tensor,
     ) -> None:
+        write_out(module)
         self._module, self._loss, self._judged = module, loss, judged
         self._layers = dict(module.named_modules())
-        self._noted: Tensors = {}
+        first = {id(value): name for name, value in module.named_parameters()}
+        every = module.named_parameters(remove_duplicate=False)
+        self._names = {name: first[id(value)] for name, value in every}
+        self._noted: Noted = {}
         self.way = "each row"
         self._scored: Way = "each row"
         with torch.no_grad():
@@ -125,15 +133,14 @@ class EachRow:
         if self.way == "each row":
             return self._alone(rows, labels)
         module, noted = self._fresh(), self._noted
-        given: Tensors = {}
-        zeros: Tensors = {}
+        given: dict[str, list[Tensor]] = {}
+        zeros: dict[str, tuple[Tensor, ...]] = {}
 
         def note(name: str) -> Callable[..., Tensor]:
             def hook(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-                if name in given:
-                    raise ValueError(f"layer '{name}' was called twice")
-                given[name] = inputs[0]
-                return output + zeros[name]
+                calls = given.setdefault(name, [])
+                calls.append(inputs[0])
+                return output + zeros[name][len(calls) - 1]
 
             return hook
 
@@ -143,8 +150,8 @@ class EachRow:
         constant = self._parameters()
 
         def of_one(
-            added: Tensors, others: Tensors, row: Tensor, label: Tensor
-        ) -> tuple[Tensor, tuple[Tensor, Tensors]]:
+            added: Noted, others: Tensors, row: Tensor, label: Tensor
+        ) -> tuple[Tensor, tuple[Tensor, dict[str, list[Tensor]]]]:
             given.clear()
             zeros.update(added)
             outputs = functional_call(module, {**constant, **others}, (row[None],))
@@ -155,7 +162,13 @@ class EachRow:
         (slopes, gradients), (losses, inputs) = both(noted, self._others(), rows, labels)
         parts: list[Part] = [([name], Rows(value)) for name, value in gradients.items()]
         for name, slope in slopes.items():
-            parts += of_layer(name, self._layers[name], inputs[name].squeeze(1), slope.squeeze(1))
+            found = of_layer(name, self._layers[name], _joined(inputs[name]), _joined(slope))
+            parts += [([self._names[own] for own in names], part) for names, part in found]
+        named = [name for names, _ in parts for name in names]
+        if len(set(named)) < len(
+            named
+        ):  # the norm of a gradient in two parts is not what follows from theirs
+            raise ValueError("two of the noted layers share a parameter")
         return losses, parts
 
     def add(self, rows: Tensor, labels: Tensor, clipping_norm: float, into: Sums, block: int) -> None:
@@ -254,18 +267,18 @@ class EachRow:
     def _others(self) -> Tensors:
         """The trainable parameters whose gradients are made for each row."""
         known = {
-            f"{name}.{own}" if name else own
+            self._names[f"{name}.{own}" if name else own]
             for name in self._noted
             for own in own_parameters(self._layers[name])
         }
         wanted = trainable(self._module)
         return {name: value.detach() for name, value in wanted.items() if name not in known}
 
-    def _worth_noting(self, row: Tensor) -> Tensors:
-        """Layers whose single gradients are long, with zeros of the shape of what they give for one row.
+    def _worth_noting(self, row: Tensor) -> Noted:
+        """Layers that are cheaper to note, with zeros of the shape of what each call gives for one row.
 
-        Each is called once on one row; and it is cheaper to note than to make its gradients: all pairs of its
-        positions are multiplied for a norm, in double precision.
+        Those with long gradients are, for a norm multiplies all pairs of positions in double precision;
+        and those that are called several times, for else a gradient is made and added in each call.
         """
         module = self._fresh()
         kinds = (nn.Linear, nn.Embedding)
@@ -274,24 +287,20 @@ class EachRow:
             for name, one in module.named_modules()
             if isinstance(one, kinds) and is_known(one) and own_parameters(one)
         }
-        times = dict.fromkeys(layers, 0)
-        found: Tensors = {}
+        calls: dict[str, list[Tensor]] = {name: [] for name in layers}
 
-        def note(name: str, size: int) -> Callable[..., None]:
+        def note(name: str) -> Callable[..., None]:
             def hook(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-                times[name] += 1
-                positions = output[0].numel() // output.shape[-1]
-                long = positions == 1 or size >= _WORTH * positions**2
-                if long and len(inputs[0]) == len(output) == 1:
-                    found[name] = torch.zeros_like(output)
+                of_one = len(inputs[0]) == len(output) == 1
+                calls[name].append(torch.zeros_like(output) if of_one else output.new_zeros(0))
 
             return hook
 
         for name, layer in layers.items():
-            layer.register_forward_hook(note(name, max(value.numel() for value in layer.parameters())))
+            layer.register_forward_hook(note(name))
         with torch.no_grad():
             functional_call(module, self._parameters(), (row,))
-        return {name: zeros for name, zeros in found.items() if times[name] == 1}
+        return {name: tuple(zeros) for name, zeros in calls.items() if _is_worth_it(layers[name], zeros)}
 
     def _scores(self, wanted: Tensor, rows: Tensor) -> bool:
         """Whether outputs can be had of a block of rows: some code works with derivatives alone."""
@@ -330,6 +339,21 @@ def steady() -> Iterator[None]:
     with one_thread(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="There is a performance drop because")
         yield
+
+
+def _is_worth_it(layer: nn.Module, zeros: list[Tensor]) -> bool:
+    if not zeros or any(one.shape != zeros[0].shape or not one.numel() for one in zeros):
+        return False
+    positions = zeros[0][0].numel() // zeros[0].shape[-1]
+    size = max(value.numel() for value in layer.parameters())
+    return positions == 1 or len(zeros) > 1 or size >= _WORTH * positions**2
+
+
+def _joined(calls: Sequence[Tensor]) -> Tensor:
+    """What was noted of all calls, shape (rows, ...): each of (rows, 1, ...), side by side if several."""
+    if len(calls) == 1:
+        return calls[0].squeeze(1)
+    return torch.stack([one.squeeze(1) for one in calls], dim=1)
 
 
 def _only(values: Tensor, row: Tensor) -> Tensor:

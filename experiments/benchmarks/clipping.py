@@ -28,7 +28,7 @@ from clients.mechanisms.noise import SystemNoise, add_noise
 from clients.mechanisms.training import descend
 from experiments.benchmarks.measurement import Measurement
 
-__all__ = ["measure"]
+__all__ = ["Setting", "Step", "measure", "private_step", "step_times"]
 
 _THREADS = 2
 _CLIPPING_NORM = 1.0
@@ -40,8 +40,12 @@ Step = Callable[[], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Setting:
-    """A module, a batch, and the most that a private step may cost over a plain one."""
+class Setting:
+    """A module, a batch, and the most that a private step may cost over a plain one.
+
+    Attributes:
+        for_opacus: builds what Opacus takes in the module's place; None where it takes the module.
+    """
 
     name: str
     build: Callable[[], nn.Module]
@@ -50,6 +54,7 @@ class _Setting:
     classes: int
     turns: int
     goal: float
+    for_opacus: Callable[[], nn.Module] | None = None
 
 
 def _convolutions() -> nn.Module:
@@ -61,7 +66,7 @@ def _convolutions() -> nn.Module:
 
 
 _SETTINGS = {
-    "small": _Setting(
+    "small": Setting(
         name="MLP 64-128-28-1, 12k parameters, batch 256",
         build=partial(Layers, (64, 128, 28, 1)),
         shape=(64,),
@@ -70,7 +75,7 @@ _SETTINGS = {
         turns=100,
         goal=1.4,
     ),
-    "large": _Setting(
+    "large": Setting(
         name="MLP 784-1000-800-10, 1.6M parameters, batch 256",
         build=partial(Layers, (784, 1000, 800, 10)),
         shape=(784,),
@@ -79,7 +84,7 @@ _SETTINGS = {
         turns=15,
         goal=1.8,
     ),
-    "cnn": _Setting(
+    "cnn": Setting(
         name="CNN 1-16-32 on 28×28, then 1568-1000-10, 1.6M parameters, batch 64",
         build=_convolutions,
         shape=(1, 28, 28),
@@ -89,7 +94,7 @@ _SETTINGS = {
         goal=2.0,
     ),
 }
-_TINY = _Setting(name="", build=partial(Layers, (4, 3, 1)), shape=(4,), rows=8, classes=2, turns=1, goal=1.0)
+_TINY = Setting(name="", build=partial(Layers, (4, 3, 1)), shape=(4,), rows=8, classes=2, turns=1, goal=1.0)
 
 
 def measure() -> list[Measurement]:
@@ -103,8 +108,9 @@ def measure() -> list[Measurement]:
     return times + [_memory(key) for key in _SETTINGS]
 
 
-def _times(setting: _Setting) -> Measurement:
-    plain, private, opacus = (step(setting) for step in (_plain, _private, _opacus))
+def step_times(setting: Setting, private: Step) -> dict[str, float]:
+    """The median seconds of a step, `plain`, `private` and of `opacus`, which take turns."""
+    plain, opacus = _plain(setting), _opacus(setting)
     seconds: dict[str, list[float]] = {"plain": [], "private": [], "opacus": []}
     rare = max(1, setting.turns // 8)  # Opacus' steps are up to a hundred times as long
     for turn in range(setting.turns):
@@ -114,7 +120,11 @@ def _times(setting: _Setting) -> Measurement:
         for name, step in order if turn % 2 else reversed(order):
             step()  # as in training, a step follows one of its kind: threads of the other have gone to sleep
             seconds[name] += [_seconds(step) for _ in range(_IN_A_ROW)]
-    medians = {name: statistics.median(values[len(values) // 8 :]) for name, values in seconds.items()}
+    return {name: statistics.median(values[len(values) // 8 :]) for name, values in seconds.items()}
+
+
+def _times(setting: Setting) -> Measurement:
+    medians = step_times(setting, _private(setting))
     noise = _share_of_noise(setting, medians["private"])
     return Measurement(
         name=f"private step, {setting.name}",
@@ -126,7 +136,7 @@ def _times(setting: _Setting) -> Measurement:
     )
 
 
-def _share_of_noise(setting: _Setting, whole: float) -> float:
+def _share_of_noise(setting: Setting, whole: float) -> float:
     sums = [torch.zeros_like(parameter.detach()).numpy() for parameter in setting.build().parameters()]
 
     def step() -> None:
@@ -169,16 +179,18 @@ def _peak() -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
-def _batch(setting: _Setting) -> tuple[nn.Module, torch.optim.SGD, Tensor, LogLoss]:
+def _batch(
+    setting: Setting, build: Callable[[], nn.Module] | None = None
+) -> tuple[nn.Module, torch.optim.SGD, Tensor, LogLoss]:
     torch.manual_seed(0)
-    module = setting.build()
+    module = (build or setting.build)()
     inputs = torch.randn(setting.rows, *setting.shape)
     labels = torch.randint(0, setting.classes, (setting.rows,))
     optimizer = torch.optim.SGD(module.parameters(), lr=_LEARNING_RATE)
     return module, optimizer, inputs, LogLoss(labels)
 
 
-def _plain(setting: _Setting) -> Step:
+def _plain(setting: Setting) -> Step:
     module, optimizer, inputs, loss_of = _batch(setting)
 
     def step() -> None:
@@ -189,26 +201,31 @@ def _plain(setting: _Setting) -> Step:
     return step
 
 
-def _private(setting: _Setting) -> Step:
+def _private(setting: Setting) -> Step:
     module, _, inputs, loss_of = _batch(setting)
-    parameters = trainable(module)
-    size = sum(parameter.numel() for parameter in parameters.values())
+    size = sum(parameter.numel() for parameter in module.parameters())
     take_sum = BatchSum(module, block_rows(setting.rows, size))
+    return private_step(module, take_sum, inputs, loss_of.labels)
+
+
+def private_step(module: nn.Module, take_sum: BatchSum, inputs: Tensor, labels: Tensor) -> Step:
+    """As `clients.mechanisms.training` takes it: sum, noise, update."""
+    parameters = trainable(module)
 
     def step() -> None:
         with one_thread():
-            sums = take_sum(inputs, loss_of.labels, _CLIPPING_NORM)
+            sums = take_sum(inputs, labels, _CLIPPING_NORM)
             add_noise([sums.flat.numpy()], _CLIPPING_NORM, SystemNoise())
-            descend(parameters, sums.by_name, _LEARNING_RATE / setting.rows)
+            descend(parameters, sums.by_name, _LEARNING_RATE / len(inputs))
 
     return step
 
 
-def _opacus(setting: _Setting) -> Step:
+def _opacus(setting: Setting) -> Step:
     from opacus import GradSampleModule
     from opacus.optimizers import DPOptimizer
 
-    module, optimizer, inputs, loss_of = _batch(setting)
+    module, optimizer, inputs, loss_of = _batch(setting, setting.for_opacus)
     hooked = GradSampleModule(module)
     private = DPOptimizer(
         optimizer, noise_multiplier=1.0, max_grad_norm=_CLIPPING_NORM, expected_batch_size=setting.rows
@@ -224,7 +241,7 @@ def _opacus(setting: _Setting) -> Step:
     return step
 
 
-_STEPS: dict[str, Callable[[_Setting], Step]] = {"plain": _plain, "private": _private, "opacus": _opacus}
+_STEPS: dict[str, Callable[[Setting], Step]] = {"plain": _plain, "private": _private, "opacus": _opacus}
 
 
 def _seconds(step: Step) -> float:

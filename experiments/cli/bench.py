@@ -15,7 +15,9 @@ __all__ = ["bench"]
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="What to measure: privacy, rounds, installation or utility.")],
+    name: Annotated[
+        str, typer.Argument(help="What to measure: privacy, models, rounds, installation or utility.")
+    ],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure, and say whether each goal is met or missed. Exit code 0 whether they are or not."""
@@ -30,6 +32,7 @@ def bench(
     quiet_flower()
     benches: dict[str, Callable[[Steps], list[Measurement]]] = {
         "privacy": _privacy,
+        "models": _models,
         "rounds": _rounds,
         "installation": _installation,
         "utility": _utility,
@@ -72,6 +75,12 @@ def _privacy(steps: Steps) -> list[Measurement]:
     steps.show(60, "(heart disease measured)")
     found += attack.measure(lambda done, of: steps.show(60 + 10 * done // of, "(audit)"))
     return found + accounting.measure(lambda done, of: steps.show(70 + 30 * done // of, "(accounting)"))
+
+
+def _models(steps: Steps) -> list[Measurement]:
+    from experiments.benchmarks import models
+
+    return models.measure(steps.show)
 
 
 def _rounds(steps: Steps) -> list[Measurement]:

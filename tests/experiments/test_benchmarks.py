@@ -8,8 +8,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from clients.mechanisms.clipping import BatchSum
+from clients.mechanisms.each_row import EachRow, steady
+from clients.mechanisms.models import LogLoss
+from experiments.benchmarks import models
 from experiments.benchmarks.accounting import _joint, _lower_bound, _renyi
+from experiments.benchmarks.clipping import Setting
 from experiments.benchmarks.measurement import Measurement, to_json
 
 
@@ -49,3 +55,19 @@ def test_an_unknown_benchmark_is_refused_with_those_that_there_are() -> None:
     assert done.returncode == 2
     assert "there is no benchmark 'nonsense'" in done.stderr
     assert "privacy" in done.stderr
+
+
+@pytest.mark.parametrize("setting", models._SETTINGS, ids=lambda setting: str(setting.name[:20]))
+def test_each_model_is_taken_in_one_pass_and_rightly(setting: Setting) -> None:
+    """Four rows, not clipped: their sum is that of a plain backward pass."""
+    torch.manual_seed(0)
+    module = setting.build().eval()
+    inputs, labels = torch.randn(4, *setting.shape), torch.tensor([0, 1, 1, 0])
+    plain = torch.autograd.grad(LogLoss(labels)(module(inputs)).sum(), list(module.parameters()))
+    with steady():
+        apart = EachRow(module, models._loss, models._as_it_is, inputs, labels)
+        with BatchSum(module, 4, add=apart.add) as take_sum:
+            sums = take_sum(inputs, labels, 1000.0)
+    assert apart.way == "one pass"
+    for found, wanted in zip(sums.by_name.values(), plain, strict=True):
+        assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max()))
