@@ -18,7 +18,16 @@ from server.state.enrolments import Enrolments
 from server.state.records import Enrolment, Invitation, RunRecord, ScheduleRecord, WindowCheck
 from server.state.schedules import Schedules
 
-__all__ = ["Drift", "KeptSchedule", "Overview", "Spending", "Waiting", "read_overview", "spending_of"]
+__all__ = [
+    "Drift",
+    "KeptSchedule",
+    "Overview",
+    "Spending",
+    "Waiting",
+    "diagnoses_of",
+    "read_overview",
+    "spending_of",
+]
 
 _SITES, _RUNS, _RUNNING, _QUEUED, _DECISIONS, _EXPERIMENTS, _RESULTS = 200, 20, 5, 20, 30, 10, 50
 _WINDOWS = 16
@@ -94,6 +103,7 @@ class Overview:
     running: Sequence[RunDetail]
     queued: Sequence[Run]
     runs: Sequence[Run]
+    diagnoses: Mapping[str, str]
     drift: Sequence[Drift]
     schedules: Sequence[KeptSchedule]
     decisions: Sequence[Decision]
@@ -109,6 +119,7 @@ def read_overview(reading: Reading) -> Overview:
     runs = reading.runs(Page(limit=_RUNS)).runs
     running = [record.name for record in reading.state.unfinished_runs()][::-1][:_RUNNING]
     details = [reading.run_detail(name) for name in running]
+    results = reading.state.last_results(_RESULTS)
     places = list(reading.submissions.places(reading.federation))[:_QUEUED]
     queued = [reading.run(name) for name in places]
     kept = Schedules(reading.state.database)
@@ -122,10 +133,11 @@ def read_overview(reading: Reading) -> Overview:
         at=now,
         sites=reading.sites(Page(limit=_SITES)).sites,
         waiting=_waiting(reading, now),
-        spending=spending_of(reading.state.last_results(_RESULTS)),
+        spending=spending_of(results),
         running=[one for one in details if one is not None],
         queued=[one for one in queued if one is not None],
         runs=[one for one in runs if has_ended(one.status) or one.status == "starting"],
+        diagnoses=diagnoses_of(results),
         drift=[_drift(name, reading, kept) for name in reading.state.judged()[-_EXPERIMENTS:]],
         schedules=schedules,
         decisions=reading.decisions(None, Page(limit=_DECISIONS)).decisions,
@@ -155,6 +167,15 @@ def spending_of(results: Sequence[RunRecord]) -> dict[str, Spending]:
                     at=record.ended,
                 )
                 found.setdefault(site, one)
+    return found
+
+
+def diagnoses_of(results: Sequence[RunRecord]) -> dict[str, str]:
+    """Whether each run converged, in the first sentence of its diagnosis; of those that have one."""
+    found = {}
+    for record in results:
+        with suppress(ValueError, KeyError, TypeError, IndexError):  # of another version of the program
+            found[record.name] = str(json.loads(record.result or "{}")["diagnosis"]["sentences"][0])
     return found
 
 

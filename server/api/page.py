@@ -6,7 +6,7 @@ the moment when it was loaded; `page.js` fetches it anew and puts the sections t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from contract.federation_api import Round, Run, RunDetail, Site
@@ -61,7 +61,7 @@ def federation_page(overview: Overview, person: Person, version: str) -> str:
         ("drift", "Drift", _drifts(overview.drift)),
         ("schedules", "Schedules", _schedules(overview.schedules)),
         ("decisions", "Decisions", [_decisions(overview)]),
-        ("runs", "Last runs", [_runs(overview.runs)]),
+        ("runs", "Last runs", [_runs(overview.runs, overview.diagnoses)]),
     ]
     parts = [
         tag(
@@ -325,7 +325,7 @@ def _decisions(overview: Overview) -> Html:
     )
 
 
-def _runs(runs: Sequence[Run]) -> Html:
+def _runs(runs: Sequence[Run], diagnoses: Mapping[str, str]) -> Html:
     rows = [
         (
             one.name,
@@ -335,7 +335,7 @@ def _runs(runs: Sequence[Run]) -> Html:
             one.model_version,
             one.owner or "–",
             moment(one.since),
-            one.error or "–",
+            " ".join(filter(None, (one.error, diagnoses.get(one.name)))) or "–",
         )
         for one in runs
     ]

@@ -229,9 +229,10 @@ def _with_each_left_out(
     if verdict not in GOOD or len(sites) < _FEWEST_SITES:
         return verdict, ""
     against = {}
+    pulled = _still_pulled(evidence_of(experiment, scores, pulls), 3.0)  # of all: then it is said as it is
     for site in sites:
         without = evidence_of(experiment, scores, pulls, without={site})
-        if _still_pulled(without, 3.0):
+        if not pulled and _still_pulled(without, 3.0):
             against[site] = f"Without {site}, the others were not done: {_pull_words(without)}."
         elif _is_worse(without, 3.0):
             against[site] = f"Without {site}, the result is worse than a constant for the others."
@@ -246,7 +247,7 @@ def _because(verdict: Verdict, found: Evidence) -> str:
         case "converged":
             return f"More steps would change next to nothing: {_pull_words(found)}."
         case "as-far-as-noise":
-            return f"At the end noise hides whether more steps would help: {_pull_words(found)}."
+            return _why_as_far(found)
         case "not-converged":
             return _why_not_converged(found)
         case "steps-too-large":
@@ -255,6 +256,15 @@ def _because(verdict: Verdict, found: Evidence) -> str:
             return f"{_why_not_measurable(found)} {_headed(_pull_words(found))}."
         case "worse-than-constant" | "nothing-shown" | "rests-on-a-site":
             return ""
+
+
+def _why_as_far(found: Evidence) -> str:
+    if found.late is not None and found.late.low() > 0:
+        return (
+            f"{_headed(_pull_words(found))} when it ended: more or larger steps could still gain, but carry "
+            "noise that may take as much."
+        )
+    return f"At the end noise hides whether more steps would help: {_pull_words(found)}."
 
 
 def _why_not_measurable(found: Evidence) -> str:

@@ -240,3 +240,17 @@ def test_its_json_is_json() -> None:
     experiment = made()
     found = diagnose(experiment, {}, Pulls(), {"log_loss": None, "errors": None})
     assert json.loads(json.dumps(found.as_dict(), allow_nan=False))["verdict"] == "not-measurable"
+
+
+def test_a_pull_that_is_left_is_said_where_noise_forbids_to_follow_it() -> None:
+    from contract.recipe import reach_of
+
+    experiment = made()
+    strict = experiment.model_copy(update={"privacy": experiment.privacy.model_copy(update={"epsilon": 0.5})})
+    reach = reach_of(strict, [2000] * 3)
+    assert reach is not None
+    assert reach.noise > 0.5
+    pulls = steps(strict, dict.fromkeys(SITES, np.full(21, 0.3)))
+    found = diagnose(strict, dict.fromkeys(SITES, histogram(better=0.3)), pulls, None)
+    assert found.verdict == "as-far-as-noise"
+    assert "could still gain" in found.sentences[0]
