@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from tests.connections import watched_environment
+from tests.forked import run_forked
 
 PICTURES = Path(os.environ["TIDEGATE_PICTURES"]) if "TIDEGATE_PICTURES" in os.environ else None
 """Where `scripts/pictures` wants the README's pictures."""
@@ -42,8 +43,7 @@ class StandingDemo:
 
     def tidegate(self, *arguments: str) -> str:
         """Run a command and give what it printed."""
-        command = [sys.executable, "-m", "experiments.cli.main", *arguments]
-        done = subprocess.run(command, env=self.environment(), capture_output=True, text=True, check=False)
+        done = run_forked(Path.cwd(), arguments, self.environment())
         assert done.returncode == 0, done.stderr
         return done.stdout
 
