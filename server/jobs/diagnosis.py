@@ -60,6 +60,8 @@ _MUCH_NOISE, _TOO_MUCH_NOISE = 2.0, 4.0
 """Times that noise."""
 _ELSEWHERE = 0.3
 """Of the strongest pull that clipping lets through."""
+_STRONG = 0.05
+"""Of the strongest pull."""
 _MOST_LISTED = 5
 """Sites that are named in one sentence."""
 _FEWEST_SITES = 3
@@ -229,10 +231,10 @@ def _with_each_left_out(
     if verdict not in GOOD or len(sites) < _FEWEST_SITES:
         return verdict, ""
     against = {}
-    pulled = _still_pulled(evidence_of(experiment, scores, pulls), 3.0)  # of all: then it is said as it is
+    pulled = _is_held_back(experiment, evidence_of(experiment, scores, pulls))
     for site in sites:
         without = evidence_of(experiment, scores, pulls, without={site})
-        if not pulled and _still_pulled(without, 3.0):
+        if not pulled and _is_held_back(experiment, without):
             against[site] = f"Without {site}, the others were not done: {_pull_words(without)}."
         elif _is_worse(without, 3.0):
             against[site] = f"Without {site}, the result is worse than a constant for the others."
@@ -240,6 +242,17 @@ def _with_each_left_out(
         return verdict, ""
     far = {site: apart[site].square.value for site in against if site in apart}
     return "rests-on-a-site", against[max(against, key=lambda site: far.get(site, -math.inf))]
+
+
+def _is_held_back(experiment: Experiment, found: Evidence) -> bool:
+    """Whether these sites surely pulled at the end as at the start, and strongly.
+
+    Where sites differ, what is best for all still leaves a pull in those that remain without one: a weak one.
+    """
+    if found.late is None or found.early is None:
+        return False
+    strong = (_STRONG * experiment.privacy.clipping_norm) ** 2 if experiment.privacy.private else 0.0
+    return found.late.low(3.0) > max(strong, _AS_AT_THE_START * found.early.high(3.0))
 
 
 def _because(verdict: Verdict, found: Evidence) -> str:
