@@ -19,11 +19,12 @@ from contract.card import Card, CategoricalColumn, NumericColumn
 from contract.errors import ExperimentError, InputError
 from contract.experiment import CategoricalFeature, Feature, NumericFeature, Privacy
 from contract.experiment_file import parse_unranged
+from contract.federation_api import SiteCard
 from contract.outside import shown
 from contract.windows import example_of
 from contract.words import counted
 
-__all__ = ["Offer", "draft", "labels", "variant"]
+__all__ = ["Offer", "draft", "labels", "name_like", "offers_of", "variant"]
 
 _TRY = """\
 Settings of training need no table: `tidegate run` chooses them for these features, rows and ε.
@@ -58,6 +59,29 @@ class _Found:
     why_not: str = ""
 
 
+def offers_of(cards: Sequence[SiteCard], names: Collection[str], *, where: str) -> dict[str, Offer]:
+    """What these sites offer, by their names; of all of them where none is named.
+
+    Args:
+        cards: of a federation's sites.
+        names: of those to take.
+        where: the federation, for the error.
+
+    Raises:
+        InputError: a site is not among them, or has no card.
+    """
+    offers = {
+        one.site: Offer(card=one.card, stated_rows=one.stated_rows or 1)
+        for one in cards
+        if one.card is not None and (not names or one.site in names)
+    }
+    missing = [name for name in names if name not in offers]
+    if missing or not offers:
+        what = f"no card of {', '.join(missing)} is known" if missing else "no site's card is known"
+        raise InputError(what, where=where, remedy="`tidegate sites cards` lists those that are")
+    return offers
+
+
 def labels(offers: Mapping[str, Offer], *, numbers: bool = True) -> tuple[str, ...]:
     """The columns that can be predicted at every site: of two classes or more, or numbers with a range.
 
@@ -71,6 +95,16 @@ def labels(offers: Mapping[str, Offer], *, numbers: bool = True) -> tuple[str, .
         if isinstance(found.feature, CategoricalFeature)
         or (numbers and found.feature is not None and not found.unranged)
     )
+
+
+def name_like(text: str) -> str:
+    """The text in the letters that an experiment's name may have.
+
+    >>> name_like("Ill again?"), name_like("?")
+    ('ill-again', 'experiment')
+    """
+    letters = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in text.lower())
+    return letters.strip("-")[:63] or "experiment"
 
 
 def draft(offers: Mapping[str, Offer], *, name: str, label: str, features: Collection[str] = ()) -> str:

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from contract.errors import ApprovalError, DataError, InputError, RoundError
 from contract.experiment import Experiment
@@ -29,13 +29,11 @@ from server.jobs.job import Job, RangeQuestion
 from server.settings import ServerSettings
 from server.state.participation import WAITING
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = [
     "Request",
     "Runtime",
     "asked_sites",
+    "laid_out",
     "named_runtime",
     "require_sites",
     "run_experiment",
@@ -112,13 +110,22 @@ def sites_for(experiment: Experiment, given: Sequence[Path], home: Path) -> list
             where=experiment.name,
             remedy="Give --site PATH/site.toml for each site, or set data = 'NAME' in the experiment",
         )
-    folder = home / "sites" / experiment.data
+    return laid_out(experiment.data, home)
+
+
+def laid_out(data: str, home: Path) -> list[Path]:
+    """The site.toml files of a data set as sites under `home`, laid out if they are not there yet.
+
+    Raises:
+        DataError: there is no such data set.
+    """
+    folder = home / "sites" / data
     done = folder / "laid-out"
     if done.exists():
         return [folder / name / "site.toml" for name in done.read_text(encoding="utf-8").splitlines()]
     from experiments.data.datasets import prepare_sites
 
-    paths = prepare_sites(experiment.data, folder)
+    paths = prepare_sites(data, folder)
     done.write_text("\n".join(path.parent.name for path in paths), encoding="utf-8")
     return paths
 

@@ -96,6 +96,25 @@ class Predictor:
         Raises:
             InputError: a feature has no column.
         """
+        features, fitting = self.inputs(columns, missing=missing, decimal=decimal, where=where)
+        if self.experiment.model.kind == "package":
+            outputs = package_outputs(self.experiment, self.arrays, features[fitting.fits])
+        else:
+            outputs = outputs_of(self.experiment.model, self.arrays, features[fitting.fits])
+        return self._told(outputs, fitting)
+
+    def inputs(
+        self,
+        columns: Mapping[str, Column],
+        *,
+        missing: Collection[str] = MISSING_TEXTS,
+        decimal: str = ".",
+        where: str = "the rows",
+    ) -> tuple[npt.NDArray[np.float32], Fitting]:
+        """The model's inputs for rows, float32 [n, width], and which rows fit: of others they mean nothing.
+
+        Arguments and errors as with `predict`.
+        """
         self.require_columns(columns, where=where)
         task = self.experiment.task
         fitting = Fitting(len(columns[task.features[0].name]))
@@ -110,12 +129,7 @@ class Predictor:
                 values[feature.name] = texts(
                     column, missing=missing, declared=feature.categories, decimal=decimal
                 )
-        features = encode(values, task, fitting)
-        if self.experiment.model.kind == "package":
-            outputs = package_outputs(self.experiment, self.arrays, features[fitting.fits])
-        else:
-            outputs = outputs_of(self.experiment.model, self.arrays, features[fitting.fits])
-        return self._told(outputs, fitting)
+        return encode(values, task, fitting), fitting
 
     def require_columns(self, names: Collection[str], *, where: str) -> None:
         """Refuse rows in which a feature has no column.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.prediction import Predictor
+from serving.rows import columns_of, in_the_form_of
 
 __all__ = ["FrameModel"]
 
@@ -29,8 +30,7 @@ class FrameModel:
         Raises:
             InputError: it lacks one.
         """
-        found = self._predictor.predict({str(name): frame[name] for name in frame.columns})
-        return frame[[]].assign(**found.columns())
+        return in_the_form_of(frame, self._predictor.predict(columns_of(frame)))
 
 
 def _load_pyfunc(path: str) -> FrameModel:

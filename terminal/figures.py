@@ -57,7 +57,7 @@ def make_figure(
         from matplotlib.figure import Figure
     except ImportError as exc:
         raise InputError(
-            "a plot needs matplotlib, which is not installed", remedy="Run pip install 'tidegate[server]'"
+            "a plot needs matplotlib, which is not installed", remedy="Run pip install 'tidegate[notebook]'"
         ) from exc
 
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained", facecolor="white")

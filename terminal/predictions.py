@@ -20,7 +20,7 @@ from terminal.output import figure, print_json, print_table, say
 if TYPE_CHECKING:
     from serving.prediction import Predictor
 
-__all__ = ["RowFile", "predict_rows", "write_version"]
+__all__ = ["RowFile", "predict_rows", "write_files", "write_version"]
 
 _SHOWN = 20
 _UNFIT = "not as many values as the header has"
@@ -60,6 +60,12 @@ def write_version(model: str, version: int, files: Mapping[str, bytes], folder: 
         InputError: there is a file or folder of that name, or it cannot be made.
     """
     folder = folder or Path(f"{model}-{version}")
+    write_files(files, folder)
+    say(f"version {version} of '{model}' is in {folder}")
+
+
+def write_files(files: Mapping[str, bytes], folder: Path) -> None:
+    """Write a version's files into a new folder, their hashes last. Errors as with `write_version`."""
     require_new(folder)
     try:
         folder.mkdir()
@@ -70,7 +76,6 @@ def write_version(model: str, version: int, files: Mapping[str, bytes], folder: 
     for name, content in files.items():
         write_new(folder / name, content)
     write_new(folder / SUMS_FILE, sums_of(files))
-    say(f"version {version} of '{model}' is in {folder}")
 
 
 def predict_rows(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from terminal.output import figures_of_run, metrics_headings, metrics_rows, print_table, say
+from terminal.output import figures_of_run, metrics_headings, metrics_rows
+from terminal.parts import Part, Sentence, Table, print_parts
 
-__all__ = ["say_diagnosis", "say_not_measurable", "show_metrics"]
+__all__ = ["diagnosis_parts", "metrics_parts", "say_diagnosis", "show_metrics"]
 
 _SHOWN = 12
 """Reasons that are printed; `--json` has all."""
@@ -15,11 +16,31 @@ _SHOWN = 12
 
 def show_metrics(result: Mapping[str, Any], *, title: str | None = None) -> None:
     """The table of sites, and why any figure is missing."""
-    print_table(metrics_headings(result), metrics_rows(result), title=title)
-    say_not_measurable(result)
+    print_parts(metrics_parts(result, title=title or ""))
 
 
-def say_not_measurable(result: Mapping[str, Any]) -> None:
+def say_diagnosis(result: Mapping[str, Any]) -> None:
+    """Whether the run converged, and what to change."""
+    print_parts(diagnosis_parts(result))
+
+
+def metrics_parts(result: Mapping[str, Any], *, title: str = "") -> list[Part]:
+    """The table of sites, and why any figure is missing."""
+    table = Table(headings=metrics_headings(result), rows=tuple(metrics_rows(result)), title=title)
+    return [table, *map(Sentence, _not_measurable(result))]
+
+
+def diagnosis_parts(result: Mapping[str, Any]) -> list[Part]:
+    """Whether the run converged, and what to change: the verdict first."""
+    found = result.get("diagnosis") or {}
+    bad = not found.get("good", True)
+    return [
+        Sentence(str(sentence), "bold yellow" if bad and place == 0 else "")
+        for place, sentence in enumerate(found.get("sentences") or ())
+    ]
+
+
+def _not_measurable(result: Mapping[str, Any]) -> list[str]:
     """Why figures are missing, a sentence a reason; nothing of a result that was stored before there were."""
     known = result.get("not_measurable") or {}
     sites = {**(known.get("sites") or {}), "all sites": known.get("overall") or {}}
@@ -31,17 +52,11 @@ def say_not_measurable(result: Mapping[str, Any]) -> None:
             by_reason.setdefault(reason, []).append(words.get(name, name))
         for reason, hidden in by_reason.items():
             found.setdefault((", ".join(hidden), reason), []).append(site)
-    for (names, reason), where in list(found.items())[:_SHOWN]:
-        say(f"Not measurable: {names} of {', '.join(where)}, because {reason}.")
+    told = [
+        f"Not measurable: {names} of {', '.join(where)}, because {reason}."
+        for (names, reason), where in list(found.items())[:_SHOWN]
+    ]
     if len(found) > _SHOWN:
-        say(f"{len(found) - _SHOWN} more reasons: --json has them.")
-    for site, reason in sorted((result.get("missing") or {}).items()):
-        say(f"{site} has not evaluated the result: {reason}.")
-
-
-def say_diagnosis(result: Mapping[str, Any]) -> None:
-    """Whether the run converged, and what to change: the verdict first."""
-    found = result.get("diagnosis") or {}
-    for place, sentence in enumerate(found.get("sentences") or ()):
-        bad = not found.get("good", True)
-        say(sentence, "bold yellow" if bad and place == 0 else "")
+        told.append(f"{len(found) - _SHOWN} more reasons: --json has them.")
+    missing = sorted((result.get("missing") or {}).items())
+    return [*told, *(f"{site} has not evaluated the result: {reason}." for site, reason in missing)]

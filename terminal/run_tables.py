@@ -13,9 +13,10 @@ from contract.epsilon import epsilon_words
 from contract.errors import InputError
 from contract.federation_api import RunDetail
 from contract.figures import Figure
-from terminal.output import figures_of_run, measured, print_json, print_table, say
+from terminal.output import figures_of_run, measured, print_json
+from terminal.parts import Part, Sentence, Table, print_parts
 
-__all__ = ["difference", "require_plot_name", "show_results"]
+__all__ = ["difference", "require_plot_name", "results_table", "show_results"]
 
 _KEYS = {"metrics", "privacy", "private", "rounds_counted"}
 
@@ -37,18 +38,23 @@ def show_results(runs: Sequence[RunDetail], *, json: bool, plot: Path | None = N
     if json:
         print_json([one.model_dump(mode="json") for one in runs])
         return
+    print_parts(results_table(runs))
+
+
+def results_table(runs: Sequence[RunDetail]) -> list[Part]:
+    """Those results as a table, how they differ from the first, and what a difference says."""
     figures = _all_figures(runs)
-    print_table(
-        ("run", "status", "version", "rounds", "sites", *(shown.word for shown in figures), "ε in run"),
-        [(one.run.name, one.run.status, *_figures(one, figures)) for one in runs],
-        unbroken=("status", "version", "rounds"),
-    )
-    _show_differences(runs, figures)
-    say(
+    words = (
         "± is one standard error. Each run's figures hold its own noise, and perhaps other sites and "
         "windows: a difference within two errors says nothing. On the same rows errors are smaller than "
         "these. Before a challenger is promoted, sites compare it with the champion row by row."
     )
+    table = Table(
+        headings=("run", "status", "version", "rounds", "sites", *(one.word for one in figures), "ε in run"),
+        rows=tuple((one.run.name, one.run.status, *_figures(one, figures)) for one in runs),
+        unbroken=("status", "version", "rounds"),
+    )
+    return [table, *_differences(runs, figures), Sentence(words)]
 
 
 def difference(
@@ -93,9 +99,9 @@ def _overall(one: RunDetail) -> dict[str, float] | None:
     return found
 
 
-def _show_differences(runs: Sequence[RunDetail], figures: Sequence[Figure]) -> None:
+def _differences(runs: Sequence[RunDetail], figures: Sequence[Figure]) -> list[Part]:
     first = _overall(runs[0]) if runs else None
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for one in runs[1:]:
         overall = _overall(one)
         if first is None or overall is None:
@@ -103,12 +109,10 @@ def _show_differences(runs: Sequence[RunDetail], figures: Sequence[Figure]) -> N
         rows.append(
             (one.run.name, *(_difference_words(difference(first, overall, figure)) for figure in figures))
         )
-    if rows:
-        print_table(
-            ("run", *(f"{figure.word} better by" for figure in figures)),
-            rows,
-            title=f"against {runs[0].run.name}",
-        )
+    if not rows:
+        return []
+    headings = ("run", *(f"{figure.word} better by" for figure in figures))
+    return [Table(headings=headings, rows=tuple(rows), title=f"against {runs[0].run.name}")]
 
 
 def _difference_words(found: tuple[float, float] | None) -> str:

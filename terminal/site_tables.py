@@ -10,8 +10,9 @@ from contract.errors import InputError
 from contract.federation_api import Site, SiteCard
 from contract.words import counted
 from terminal.output import cell, print_json, print_table, say
+from terminal.parts import Table, print_parts
 
-__all__ = ["card_in_words", "no_site", "show_card", "show_cards", "show_sites"]
+__all__ = ["card_in_words", "columns_table", "no_site", "show_card", "show_cards", "show_sites"]
 
 _SHOWN_CATEGORIES = 20
 
@@ -75,15 +76,20 @@ def show_card(found: SiteCard, *, json: bool) -> None:
         return
     for line in card.description.splitlines():
         say(line)
-    print_table(
-        ("column", "kind", "values", "meaning"),
-        ((column.name, column.kind, _values(column), column.meaning) for column in card.columns),
-        title=f"{found.site}, as of {_moment(found.asked)}",
-    )
+    print_parts([columns_table(card.columns, title=f"{found.site}, as of {_moment(found.asked)}")])
     rows = "" if found.stated_rows is None else f"about {found.stated_rows:,} rows to train on; "
     say(f"{rows}privacy unit: {'record' if card.person is None else f'person ({card.person})'}")
     say(f"windows: {_windows(card)}")
     say(f"held out for evaluation: {_holdout(card)}")
+
+
+def columns_table(columns: Sequence[NumericColumn | CategoricalColumn], *, title: str) -> Table:
+    """The columns of a card."""
+    return Table(
+        headings=("column", "kind", "values", "meaning"),
+        rows=tuple((one.name, one.kind, _values(one), one.meaning) for one in columns),
+        title=title,
+    )
 
 
 def card_in_words(card: Card) -> str:

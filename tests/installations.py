@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 
 from tests.commands import plain_environment
 
-__all__ = ["OURS", "libraries", "megabytes", "modules", "tidegate_with"]
+__all__ = ["OURS", "libraries", "megabytes", "modules", "python_with", "tidegate_with"]
 
 _ROOT = Path(__file__).resolve().parents[1]
 _PROJECT = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -90,6 +90,8 @@ class Without:
         if name.partition(".")[0] in refused:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Without())
+"""
+_TIDEGATE = """
 from experiments.cli.main import main
 main()
 """
@@ -99,10 +101,17 @@ def tidegate_with(
     extra: str, place: Path, *arguments: str, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command in `place`, as where nothing but that extra was installed."""
+    return python_with(extra, place, _TIDEGATE, *arguments, environment=environment)
+
+
+def python_with(
+    extra: str, place: Path, program: str, *arguments: str, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a program in `place`, as where nothing but that extra was installed."""
     refused = json.dumps(sorted(_by_module().keys() - modules(extra)))
     paths = [str(_ROOT), *filter(None, [plain_environment().get("PYTHONPATH")])]
     return subprocess.run(
-        [sys.executable, "-c", _WITHOUT, refused, *arguments],
+        [sys.executable, "-c", _WITHOUT + program, refused, *arguments],
         cwd=place,
         env={**plain_environment(), "PYTHONPATH": os.pathsep.join(paths), **(environment or {})},
         stdin=subprocess.DEVNULL,

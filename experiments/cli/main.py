@@ -22,7 +22,7 @@ from contract.outside import shown
 from contract.transport import ask_directly_here
 from experiments.cli import audit, bench, compare, data, demo, new, plan, ranges, run
 from experiments.cli.by_profile import THERE, by_profile
-from experiments.cli.installation import missing_library
+from experiments.installation import missing_library
 from scientist.cli import connect, runs
 from server.cli import drift, models, schedule, server, sites
 from terminal.logs import prepare_output

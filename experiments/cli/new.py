@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["new"]
 
-_SMALLEST_NAME = "experiment"
-
 
 def new(
     file: Annotated[Path, typer.Argument(help="The experiment file to write.")],
@@ -38,13 +36,13 @@ def new(
 ) -> None:
     """Draft an experiment file from the sites' public cards, or as a variant of another."""
     from contract.errors import InputError
-    from experiments.draft import draft, variant
+    from experiments.draft import draft, name_like, variant
     from terminal.experiment_files import read_text
     from terminal.new_files import require_new, write_new
     from terminal.output import say
 
     require_new(file)
-    called = name or _named_after(file)
+    called = name or name_like(file.stem)
     if origin is not None:
         if site or label or feature:
             raise InputError(
@@ -89,22 +87,10 @@ def _offers_of_files(paths: list[Path]) -> Mapping[str, Offer]:
 
 
 def _offers_of_federation(names: list[str]) -> Mapping[str, Offer]:
-    from contract.errors import InputError
-    from experiments.draft import Offer
+    from experiments.draft import offers_of
     from scientist.cli.sites import all_cards
 
-    offers = {
-        one.site: Offer(card=one.card, stated_rows=one.stated_rows or 1)
-        for one in all_cards()
-        if one.card is not None and (not names or one.site in names)
-    }
-    missing = [name for name in names if name not in offers]
-    if missing or not offers:
-        what = f"no card of {', '.join(missing)} is known" if missing else "no site's card is known"
-        raise InputError(
-            what, where="the server of your profile", remedy="`tidegate sites cards` lists those that are"
-        )
-    return offers
+    return offers_of(all_cards(), names, where="the server of your profile")
 
 
 def _chosen_label(offers: Mapping[str, Offer]) -> str:
@@ -143,11 +129,3 @@ def _changes(given: list[str]) -> dict[str, str]:
             )
         changes[key.strip()] = value.strip()
     return changes
-
-
-def _named_after(file: Path) -> str:
-    """The file's name in the letters that an experiment's name may have."""
-    letters = "".join(
-        letter if letter.isascii() and letter.isalnum() else "-" for letter in file.stem.lower()
-    )
-    return letters.strip("-")[:63] or _SMALLEST_NAME

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contract.card import Card
+from contract.errors import InputError
 from contract.experiment import Experiment
 from contract.federation_api import SiteCard
 
-__all__ = ["PlannedSite", "asked_of", "of_cards", "of_files"]
+__all__ = ["PlannedSite", "asked_of", "of_cards", "of_files", "require_some"]
 
 _SHARE_UNKNOWN = 0.3
 """Held out of a site's rows where nobody says the share: a site's own default."""
@@ -80,3 +81,18 @@ def asked_of(experiment: Experiment, sites: Sequence[PlannedSite]) -> list[Plann
     """Those that the experiment asks."""
     asked = experiment.strategy.sites
     return [one for one in sites if not asked or one.name in asked]
+
+
+def require_some(sites: list[PlannedSite], *, where: str) -> list[PlannedSite]:
+    """The sites, if there is one.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not sites:
+        raise InputError(
+            "no site has stated its rows yet",
+            where=where,
+            remedy="Name each site's file with --site SITE.toml, or wait until sites have joined",
+        )
+    return sites

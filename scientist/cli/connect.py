@@ -32,38 +32,33 @@ def connect(
     The token is asked for, or read from --token-file or the variable TIDEGATE_TOKEN. It is kept in
     ~/.config/tidegate/profiles, in a file for you alone, and so is the key with which your runs are signed.
     """
-    from contract.errors import AddressError
-    from contract.federation_api import SigningKey, Whoami
     from contract.outside import shown
-    from scientist.connection import Connection, require_url
-    from scientist.profiles import Profile, Profiles, require_name
+    from scientist.connecting import make_profile, trusted_authority
+    from scientist.connection import require_url
+    from scientist.profiles import require_name
     from scientist.settings import read_settings
-    from scientist.signing import public_key
     from terminal.output import print_json, say
 
     settings, address = read_settings(), require_url(url)
-    profile_name = require_name(name or _name_of(address))
-    trusted = _trusted(address, authority, fingerprint)
-    secret, key = _token(token_file, token or settings.token), None
-    with Connection(address, secret, trusted) as connection:
-        who = connection.get("/v1/whoami", Whoami)
-        profile = Profile(url=address, person=who.name, role=who.role, token=secret, authority=trusted)
-        if who.role != "reviewer":
-            key = public_key(Profiles(settings).make_signing_key(profile_name))
-            who = connection.post("/v1/signing-key", Whoami, SigningKey(key=key))
-    if key is not None and who.signing_key != key:  # nobody but this machine says which key is this person's
-        raise AddressError(
-            "the server answers with another key than the one that was made here for you",
-            where=address,
-            remedy="Trust nothing that it says, and tell no site a key: ask the operator what answers there",
-        )
-    path = Profiles(settings).save(profile_name, profile)
+    if name:
+        require_name(name)
+    trusted = trusted_authority(address, authority, fingerprint, confirm=_confirm)
+    made = make_profile(
+        settings,
+        address,
+        token=lambda: _token(token_file, token or settings.token),
+        authority=trusted,
+        name=name,
+    )
+    who, key = made.who, made.key
     if json:
-        print_json({"profile": profile_name, "file": path, **who.model_dump(mode="json"), "signing_key": key})
+        print_json(
+            {"profile": made.name, "file": made.file, **who.model_dump(mode="json"), "signing_key": key}
+        )
         return
     until = "" if who.expires is None else f", until {who.expires:%Y-%m-%d %H:%M} UTC"
     say(f"Connected to {address} as '{shown(who.name)}', {who.role}{until}.")
-    say(f"The profile '{profile_name}' is in {path}. `tidegate runs list` asks the server.")
+    say(f"The profile '{made.name}' is in {made.file}. `tidegate runs list` asks the server.")
     if key is not None:
         _say_key(key)
 
@@ -126,74 +121,16 @@ def _say_key(key: str) -> None:
     say("under [policy] in site.toml. Tell them the key yourself, not through the server.")
 
 
-def _name_of(address: str) -> str:
-    from urllib.parse import urlsplit
-
-    return (urlsplit(address).hostname or "").replace(":", "-").lstrip("-")
-
-
-def _trusted(address: str, path: Path | None, fingerprint: str) -> str:
-    """The authority to trust: a file's, or the server's own if its fingerprint is the right one.
-
-    Raises:
-        InputError: it is not, or nobody says so.
-    """
-    import hmac
-
-    from contract.errors import InputError
-    from contract.transport import read_authority
-    from scientist.connection import ask_authority, only_certificate
-
-    if path is not None:
-        given = read_authority(path, error=InputError, remedy="Ask the operator for the server's ca.pem")
-        authority = given.decode("ascii")
-        if not fingerprint:
-            return authority
-    else:
-        authority = ask_authority(address)
-    (authority, found), wanted = only_certificate(authority), _digits(fingerprint)
-    if not wanted:
-        _confirm(address, found)
-    elif not hmac.compare_digest(found, wanted):
-        raise InputError(
-            f"the server's authority has another fingerprint: {found}",
-            where="--fingerprint",
-            remedy="Nothing was sent. Somebody may stand between you and the server: ask the operator",
-        )
-    return authority
-
-
-def _digits(fingerprint: str) -> str:
-    """The 64 hexadecimal digits, however they are written; empty for none.
-
-    Raises:
-        InputError: it is no fingerprint.
-
-    >>> _digits("AB:" * 31 + "cd") == "ab" * 31 + "cd"
-    True
-    """
-    import re
-
-    from contract.errors import InputError
-
-    digits = re.sub(r"[\s:]", "", fingerprint).lower()
-    if fingerprint and re.fullmatch(r"[0-9a-f]{64}", digits, re.ASCII) is None:
-        raise InputError("no SHA-256", where="--fingerprint", remedy="Give its 64 hexadecimal digits")
-    return digits
-
-
 def _confirm(address: str, found: str) -> None:
+    """Ask whoever sits at the terminal; a script must say it beforehand."""
     import sys
 
     from contract.errors import InputError
+    from scientist.connecting import unknown_authority
     from terminal.output import say
 
     if not sys.stdin.isatty():
-        raise InputError(
-            f"this server's authority is not known here: its SHA-256 is {found}",
-            where=address,
-            remedy="Compare that with what the operator says, and give --fingerprint, or --authority FILE",
-        )
+        raise unknown_authority(address, found)
     say(f"The authority of {address} has the SHA-256")
     say(found)
     if not typer.confirm("Is that what the operator told you?"):
@@ -203,17 +140,13 @@ def _confirm(address: str, found: str) -> None:
 
 
 def _token(path: Path | None, given: str) -> str:
-    import re
     import sys
 
     from contract.errors import InputError
+    from scientist.connecting import read_token, require_token
 
     if path is not None:
-        try:
-            given = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as exc:
-            words = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
-            raise InputError(f"cannot be read: {words}", where=str(path), remedy="Name another") from exc
+        given = read_token(path)
     elif not given:
         if not sys.stdin.isatty():
             raise InputError(
@@ -222,9 +155,4 @@ def _token(path: Path | None, given: str) -> str:
                 remedy="Give --token-file FILE, or set TIDEGATE_TOKEN",
             )
         given = typer.prompt("Your token", hide_input=True)
-    found = given.strip()
-    if re.fullmatch(r"[A-Za-z0-9_-]{20,200}", found, re.ASCII) is None:
-        where = "the token" if path is None else str(path)
-        remedy = "Give it as `tidegate server person add` printed it"
-        raise InputError("this is no token", where=where, remedy=remedy)
-    return found
+    return require_token(given, where="the token" if path is None else str(path))

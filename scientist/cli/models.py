@@ -9,13 +9,12 @@ __all__ = ["fetch", "list_versions", "predict", "promote", "rollback", "show"]
 
 def list_versions(*, model: str, json: bool) -> None:
     """All versions of a model."""
-    from contract.federation_api import Versions
-    from scientist.connected import connect, path_of
+    from scientist.connected import connect
+    from scientist.federation import versions_of
     from terminal.model_tables import show_versions
 
-    path = f"{path_of('models', model)}/versions"
     with connect() as connection:
-        found = [one for page in connection.pages(path, Versions) for one in page.versions]
+        found = versions_of(connection, model)
     show_versions(model, found, json=json)
 
 
@@ -67,21 +66,11 @@ def rollback(*, model: str, version: int, by: str, reason: str, json: bool) -> N
 
 def _files(model: str, version: int) -> dict[str, bytes]:
     """A version's files, compared with the hashes of its record."""
-    from contract.errors import TidegateError
-    from contract.federation_api import ModelFiles, Version
-    from contract.model_version import ARRAYS_FILE, EXPERIMENT_FILE, require_registered
-    from scientist.connected import connect, path_of
+    from scientist.connected import connect
+    from scientist.federation import model_files
 
-    path = f"{path_of('models', model)}/versions/{version}"
     with connect() as connection:
-        record = connection.get(path, Version)
-        sent = connection.get(f"{path}/files", ModelFiles)
-    files = {ARRAYS_FILE: sent.arrays, EXPERIMENT_FILE: sent.experiment}
-    for name, content in files.items():
-        require_registered(
-            name, content, record.tags, error=TidegateError, where=f"{model} version {version}"
-        )
-    return files
+        return model_files(connection, model, version)
 
 
 def _move(model: str, version: int, kind: str, by: str, reason: str, *, json: bool) -> None:

@@ -10,8 +10,6 @@ import typer
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pydantic import BaseModel
-
     from contract.experiment import Experiment
     from contract.federation_api import Run, RunDetail
     from scientist.connection import Connection
@@ -151,26 +149,16 @@ def run_there(
     Raises:
         InputError: it is longer than a server takes, or the server refuses it.
     """
-    from contract.errors import InputError
-    from contract.federation_api import MOST_BODY, MOST_WINDOWS, Submission, Submitted
     from scientist.connected import connect
+    from scientist.federation import submit
     from scientist.signing import UNSIGNED, active_signer
     from terminal.output import say
 
-    text = experiment.model_dump_json()
-    if len(text.encode()) > MOST_BODY // 2 or len(windows) > MOST_WINDOWS:
-        raise InputError(
-            "the experiment is longer than a server takes",
-            where=f"experiment '{experiment.name}'",
-            remedy=f"Half a MB and {MOST_WINDOWS:,} windows are the most",
-        )
     with connect() as connection:
         signer = active_signer(days)
-        mandate = "" if signer is None else signer.run(experiment, windows)
-        if not mandate and not json:
+        if signer is None and not json:
             say(UNSIGNED, "yellow")
-        asked = Submission(experiment=text, windows=windows, mandate=mandate)
-        submitted = connection.post("/v1/runs", Submitted, asked)
+        submitted = submit(connection, experiment, windows, signer=signer)
         if not json:
             say(f"run '{submitted.run}' is submitted")
         if not shown:
@@ -184,6 +172,7 @@ def watch_run(connection: Connection, name: str, *, json: bool) -> RunDetail:
     Raises:
         TidegateError: the run ended without a model.
     """
+    from scientist.federation import require_result
     from terminal.output import print_json
 
     ended = _follow(connection, name, json=json)
@@ -191,7 +180,7 @@ def watch_run(connection: Connection, name: str, *, json: bool) -> RunDetail:
         print_json(ended.model_dump(mode="json"))
     else:
         _show(ended)
-    _require_result(ended)
+    require_result(ended)
     return ended
 
 
@@ -201,8 +190,10 @@ def ended_run(connection: Connection, name: str, *, json: bool) -> RunDetail:
     Raises:
         TidegateError: it ended without one.
     """
+    from scientist.federation import require_result
+
     ended = _follow(connection, name, json=json)
-    _require_result(ended)
+    require_result(ended)
     return ended
 
 
@@ -212,6 +203,7 @@ def _follow(connection: Connection, name: str, *, json: bool) -> RunDetail:
     from contract.federation_api import RunDetail
     from contract.outside import shown
     from scientist.connected import path_of
+    from scientist.progress import steps_of
     from scientist.watching import follow
     from terminal.output import Steps, say
 
@@ -220,17 +212,17 @@ def _follow(connection: Connection, name: str, *, json: bool) -> RunDetail:
     if not json and begun.run.status == "running":  # of what was before the first event nobody says more
         say(f"it goes on: {begun.run.rounds} of {begun.run.of} rounds")
     steps = Steps(begun.run.experiment, begun.run.of, silent=json)
-    waiting: set[str] = set()
 
     def cut() -> None:
         if not json:
             print("the line to the server is cut; trying again", file=sys.stderr, flush=True)
 
     try:
-        for event in follow(connection, name, cut=cut):
-            if not json:
-                _say_event(event, steps)
-                _say_waiting(event, waiting)
+        for step in steps_of(follow(connection, name, cut=cut)):
+            if step.round is not None:
+                steps.show(step.round, step.words)
+            elif not json:
+                say(step.words)
     except KeyboardInterrupt:
         steps.close()
         print(shown(f"the run goes on. Come back with: tidegate runs watch {name}"), file=sys.stderr)
@@ -238,43 +230,6 @@ def _follow(connection: Connection, name: str, *, json: bool) -> RunDetail:
     finally:
         steps.close()
     return connection.get(path, RunDetail)
-
-
-def _require_result(ended: RunDetail) -> None:
-    from contract.errors import TidegateError
-
-    run = ended.run
-    if run.status not in ("succeeded", "partial"):
-        raise TidegateError(
-            f"the run is {run.status}: {run.error or 'it gives no reason'}",
-            where=f"run '{run.name}'",
-            remedy=f"See who took part: tidegate runs show {run.name}; go on with `runs resume`",
-        )
-
-
-def _say_event(event: BaseModel, steps: Any) -> None:
-    from contract.federation_api import QueueEvent, Round
-    from terminal.output import say
-
-    if isinstance(event, QueueEvent):
-        if event.status == "queued":
-            say(f"queued, at place {event.place}")
-        elif event.status == "starting":
-            say("about to begin")
-    elif isinstance(event, Round):
-        missing = ", ".join(f"{site}: {reason}" for site, reason in sorted(event.failures.items()))
-        steps.show(event.number, f"(missing {missing})" if missing else "")
-
-
-def _say_waiting(event: BaseModel, known: set[str]) -> None:
-    """Say at which sites the run waits for approval, each once; `known` holds those that were said."""
-    from contract.federation_api import WAITING, ParticipationEvent
-    from terminal.output import say
-
-    if isinstance(event, ParticipationEvent):
-        for site in sorted({one.site for one in event.sites if one.reason == WAITING} - known):
-            known.add(site)
-            say(f"{WAITING} at {site}")
 
 
 def _show(found: RunDetail) -> None:

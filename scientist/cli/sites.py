@@ -10,19 +10,15 @@ if TYPE_CHECKING:
 
 __all__ = ["all_cards", "cards", "list_sites", "with_all_settings"]
 
-_CARDS = 50
-"""Of a page: that is the most that a server gives."""
-
 
 def list_sites(*, json: bool) -> None:
     """Its sites."""
-    from contract.federation_api import Sites
     from scientist.connected import connect
+    from scientist.federation import sites_of
     from terminal.site_tables import show_sites
 
     with connect() as connection:
-        found = [one for page in connection.pages("/v1/sites", Sites) for one in page.sites]
-    show_sites(found, json=json)
+        show_sites(sites_of(connection), json=json)
 
 
 def cards(*, name: str, json: bool) -> None:
@@ -40,11 +36,11 @@ def cards(*, name: str, json: bool) -> None:
 
 def all_cards() -> list[SiteCard]:
     """What each of its sites offers."""
-    from contract.federation_api import Cards
     from scientist.connected import connect
+    from scientist.federation import cards_of
 
     with connect() as connection:
-        return [one for page in connection.pages("/v1/cards", Cards, limit=_CARDS) for one in page.cards]
+        return cards_of(connection)
 
 
 def with_all_settings(experiment: Experiment) -> Experiment:
@@ -52,11 +48,8 @@ def with_all_settings(experiment: Experiment) -> Experiment:
 
     And with the version of its model's package that is installed here, where it states none.
     """
-    from contract.installed_models import with_package
-    from contract.recipe import asked_rows, needs_recipe, with_recipe
+    from scientist.connected import connect
+    from scientist.federation import all_settings
 
-    experiment = with_package(experiment)
-    if not needs_recipe(experiment):
-        return experiment
-    rows = {one.site: one.stated_rows for one in all_cards()}
-    return with_recipe(experiment, asked_rows(experiment, rows))
+    with connect() as connection:
+        return all_settings(experiment, connection)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from contract.outside import shown
 from contract.verdicts import POOLED, SiteVerdict, Verdict
-from server.api.markup import Html, tag
 from server.api.overview import Drift
+from terminal.markup import Html, tag
 
 __all__ = ["draw", "word"]
 

@@ -13,9 +13,9 @@ from contract.federation_api import Round, Run, RunDetail, Site
 from contract.figures import figures_of
 from contract.verdicts import Verdict
 from server.api.drift_picture import draw, word
-from server.api.markup import Content, Html, moment, table, tag
 from server.api.overview import Drift, KeptSchedule, Overview, Spending
 from server.state.people import Person
+from terminal.markup import Content, Html, moment, table, tag
 
 __all__ = ["federation_page", "sign_in_page"]
 

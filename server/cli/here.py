@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 if TYPE_CHECKING:
     from contract.experiment import Experiment
     from server.api.reading import Page, Reading
+    from server.settings import ServerSettings
 
 __all__ = ["pages", "reading_here", "with_all_settings"]
 
@@ -22,8 +23,11 @@ PageOf = TypeVar("PageOf", bound=_Paged)
 
 
 @contextmanager
-def reading_here() -> Iterator[Reading]:
+def reading_here(settings: ServerSettings | None = None) -> Iterator[Reading]:
     """What the API would read, of the state that is here.
+
+    Args:
+        settings: of the server; without, those of the environment.
 
     Raises:
         InputError: there is no server here.
@@ -34,7 +38,7 @@ def reading_here() -> Iterator[Reading]:
     from server.settings import read_settings
     from server.state.storage import open_known_state
 
-    settings = read_settings()
+    settings = settings or read_settings()
     with open_known_state(settings.state_url) as state:
         yield Reading(
             state=state,

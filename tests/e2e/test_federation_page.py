@@ -13,8 +13,8 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 
 import server.api.door
-import server.api.markup
 import server.api.serving
+import terminal.markup
 from contract.verdicts import POOLED, FeatureVerdict, SiteVerdict, Verdict
 from server.federation import running_federation
 from server.line.processes import free_port
@@ -304,7 +304,7 @@ def test_the_policy_alone_stops_what_is_not_escaped(
 ) -> None:
     listener.asked.clear()
     hostile(standing, attacks(listener.address)[:3])
-    monkeypatch.setattr(server.api.markup, "escape", str)
+    monkeypatch.setattr(terminal.markup, "escape", str)
     assert not ran(page, standing)
     assert any("Content Security Policy" in one for one in errors(page))
     assert not listener.asked
@@ -315,7 +315,7 @@ def test_the_attack_succeeds_without_both(
 ) -> None:
     """Else the two tests above could not fail."""
     hostile(standing, attacks(listener.address)[:3])
-    monkeypatch.setattr(server.api.markup, "escape", str)
+    monkeypatch.setattr(terminal.markup, "escape", str)
     monkeypatch.delitem(server.api.door._SAFE, "content-security-policy")
     assert ran(page, standing)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.cli.installation import missing_library
+from experiments.installation import missing_library
 from tests.installations import OURS, libraries, megabytes, modules, tidegate_with
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,7 +1,8 @@
-"""Which installation a command needs, told once a library turns out to be missing.
+"""Which installation a command or a call needs, told once a library turns out to be missing.
 
 pip install tidegate[scientist]    connect, run and runs at a server
 pip install tidegate[predict]      models predict at a server, the model that MLflow loads
+pip install tidegate[notebook]     predictions and plots in a notebook
 pip install tidegate[site]         tidegate site
 pip install tidegate[server]       tidegate server, schedule, drift, models
 pip install tidegate[all]          training on this machine, demo, data, audit, bench
@@ -9,15 +10,31 @@ pip install tidegate[all]          training on this machine, demo, data, audit, 
 
 from __future__ import annotations
 
+import functools
 import sys
 import traceback
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 from contract.errors import InputError
 
-__all__ = ["missing_library"]
+__all__ = ["missing_library", "telling_what_is_missing"]
 
-_ON_THE_WAY = ("__main__", "experiments.cli.main", "experiments.cli.by_profile")
-"""What calls every command, whatever it needs."""
+Taken = ParamSpec("Taken")
+Given = TypeVar("Given")
+
+_ON_THE_WAY = (
+    "__main__",
+    "experiments",
+    "experiments.cli.by_profile",
+    "experiments.cli.main",
+    "experiments.installation",
+    *(
+        f"experiments.python.{name}"
+        for name in ("comparison", "connecting", "experiment", "federation", "model", "plots", "run")
+    ),
+)
+"""What calls every command, or is called first in Python, whatever it needs."""
 _EXTRA_OF = {"clients": "site", "server": "server", "experiments": "all", "serving": "predict"}
 """The extra that a package needs; `contract`, `terminal` and `monitoring` need what their caller does."""
 _AT_A_SERVER = "A run at a server needs no more than `tidegate connect`"
@@ -39,7 +56,27 @@ def missing_library(error: ModuleNotFoundError) -> InputError | None:
             continue
         also = f". {_AT_A_SERVER}" if extra == "all" else ""
         return InputError(
-            f"this command needs {library}, which is not installed",
+            f"this needs {library}, which is not installed",
             remedy=f"Install it with: pip install 'tidegate[{extra}]'{also}",
         )
     return None
+
+
+def telling_what_is_missing(call: Callable[Taken, Given]) -> Callable[Taken, Given]:
+    """A call that raises what to install where a library is missing.
+
+    Raises:
+        InputError: names the installation.
+    """
+
+    @functools.wraps(call)
+    def told(*given: Taken.args, **named: Taken.kwargs) -> Given:
+        try:
+            return call(*given, **named)
+        except ModuleNotFoundError as exc:
+            missing = missing_library(exc)
+            if missing is None:
+                raise
+            raise missing from exc
+
+    return told

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from html import escape
 
 from contract.outside import shown
 
-__all__ = ["Content", "Html", "moment", "table", "tag"]
+__all__ = ["Content", "Html", "image", "moment", "table", "tag"]
 
 _EMPTY = frozenset({"input", "link", "meta", "rect"})
 """Elements without content."""
@@ -21,7 +22,7 @@ _EMPTY = frozenset({"input", "link", "meta", "rect"})
 
 @dataclass(frozen=True)
 class Html:
-    """What goes into a page as it is. `tag` alone makes it, of words of the program."""
+    """What goes into a page as it is. `tag` and `image` make it, of words of the program."""
 
     text: str
 
@@ -71,11 +72,25 @@ def table(caption: str, headings: Sequence[str], rows: Sequence[Sequence[Content
     ]
     return tag(
         "table",
-        tag("caption", caption),
+        tag("caption", caption) if caption else None,
         tag("thead", tag("tr", *head, role="row"), role="rowgroup"),
         tag("tbody", *body, role="rowgroup"),
         role="table",
     )
+
+
+def image(png: str, *, alt: str) -> Html:
+    """A picture within the page.
+
+    Args:
+        png: its bytes in base64.
+        alt: what it shows; a text like any other.
+
+    Raises:
+        ValueError: that is no base64.
+    """
+    base64.b64decode(png, validate=True)
+    return Html(f'<img src="data:image/png;base64,{png}"{_attribute("alt", alt)}/>')
 
 
 def moment(at: datetime | None) -> Html | str:

@@ -1,0 +1,211 @@
+"""A plan: what a run would cost each site, how well its result could be told, and why it might not succeed.
+
+Made from public facts, and the ledgers of those sites whose files lie here. No row is read; nothing is spent.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from contract.errors import InputError
+from contract.experiment import Experiment
+from contract.json_values import finite
+from contract.recipe import with_recipe
+from experiments.planning.costs import SiteCost, site_cost
+from experiments.planning.errors import ExpectedError, errors_by_site, expected_errors
+from experiments.planning.planted import FACTORS, REPEATS, PlantedResult, can_be_planted, planted_result
+from experiments.planning.sites import PlannedSite
+from experiments.planning.warnings import doubts, hidden_auc, refusals
+from terminal.display import Picture, Shown, html_of, text_of
+
+__all__ = ["Plan", "PlanSettings", "make_plan", "trainings"]
+
+_LEAST_KEPT = 0.5
+"""Of what can be learnt: with less, most of an effect is lost in noise."""
+_SITE_LEVEL = 0.75
+"""AUC of the imagined model for which a site's own error is told."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSettings:
+    """What is to be planned beside the experiment.
+
+    Attributes:
+        windows: whose rows are used; none for all.
+        curve: whether an effect is planted at a quarter to four times the experiment's ε too.
+        told: is told how many of the `trainings` on planted rows are done.
+    """
+
+    windows: tuple[str, ...] = ()
+    curve: bool = False
+    told: Callable[[int], None] = field(default=lambda _done: None)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Plan:
+    """What is known of a run before it is paid for.
+
+    Attributes:
+        experiment: with all settings chosen.
+        sites: that have stated their rows.
+        costs: of each site, in their order.
+        errors: of each figure over the rows of all sites, by the level of the model.
+        own: of each figure over the rows of each site alone, in their order.
+        learnt: what noise leaves of a planted effect, by ascending ε; none where that cannot be simulated.
+        warnings: why the run could not succeed, a sentence each.
+    """
+
+    experiment: Experiment
+    sites: tuple[PlannedSite, ...]
+    costs: tuple[SiteCost, ...]
+    errors: tuple[ExpectedError, ...]
+    own: tuple[tuple[ExpectedError, ...], ...]
+    learnt: tuple[PlantedResult, ...]
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it in values that JSON has."""
+        strategy, privacy = self.experiment.strategy, self.experiment.privacy
+        settings = strategy.model_dump(mode="json", exclude={"reason"})
+        return {
+            "experiment": self.experiment.name,
+            "private": privacy.private,
+            "recipe": strategy.reason or None,
+            "settings": {**settings, "clipping_norm": privacy.clipping_norm},
+            "exchanges": strategy.rounds + 1,
+            "evaluations": strategy.evaluations,
+            "delta": privacy.delta,
+            "sites": [
+                _site_json(site, cost, errors)
+                for site, cost, errors in zip(self.sites, self.costs, self.own, strict=True)
+            ],
+            "errors": [_error_json(error) for error in self.errors],
+            "planted_effect": [{**finite(vars(one)), "kept": one.kept} for one in self.learnt],
+            "warnings": list(self.warnings),
+        }
+
+    def plot(self, kind: Literal["png", "svg"] = "png") -> bytes:
+        """The curve of ε against what is learnt of a planted effect, as a picture.
+
+        Raises:
+            InputError: there is no curve, or matplotlib is not installed.
+        """
+        from experiments.planning.curve_plot import plot_curve
+
+        if len(self.learnt) < 2:
+            raise InputError("the plan has no curve", remedy="Make it with curve=True, or --curve")
+        stated = self.experiment.privacy.epsilon
+        return plot_curve(self.learnt, name=self.experiment.name, stated=stated, kind=kind)
+
+    def _parts(self) -> list[Shown]:
+        from experiments.planning.plan_words import plan_in_words
+
+        parts: list[Shown] = list(plan_in_words(self))
+        if len(self.learnt) > 1:
+            parts.append(Picture(draw=self.plot, alt="what noise leaves of a planted effect, by ε"))
+        return parts
+
+    def __repr__(self) -> str:
+        return text_of(self._parts())
+
+    def _repr_html_(self) -> str:
+        return html_of(self._parts())
+
+
+def make_plan(stated: Experiment, sites: Sequence[PlannedSite], settings: PlanSettings) -> Plan:
+    """Plan a run of an experiment at these sites.
+
+    Args:
+        stated: the experiment as its file has it; what it leaves to the recipe is chosen here.
+        sites: that have stated their rows; at least one.
+        settings: what else.
+
+    Raises:
+        LedgerError: a ledger that lies here cannot be read.
+    """
+    experiment = with_recipe(stated, [one.stated_rows for one in sites])
+    costs = tuple(site_cost(experiment, one, settings.windows) for one in sites)
+    held_out = [one.held_out_rows for one in sites]
+    learnt = _learnt(stated, sites, settings)
+    warnings = (
+        *refusals(experiment, sites, settings.windows),
+        *_unpaid(sites, costs),
+        *doubts(experiment, sites),
+        *hidden_auc(experiment, sites),
+        *_too_noisy(experiment, learnt),
+    )
+    return Plan(
+        experiment=experiment,
+        sites=tuple(sites),
+        costs=costs,
+        errors=expected_errors(experiment, held_out),
+        own=tuple(errors_by_site(experiment, held_out, level=_SITE_LEVEL)),
+        learnt=learnt,
+        warnings=warnings,
+    )
+
+
+def trainings(stated: Experiment, *, curve: bool) -> int:
+    """How many trainings on planted rows a plan makes; 0 where there is no planted effect."""
+    return len(_factors(stated, curve=curve)) * REPEATS
+
+
+def _factors(stated: Experiment, *, curve: bool) -> tuple[float, ...]:
+    if not can_be_planted(stated):
+        return ()
+    return FACTORS if curve and stated.privacy.private else (1.0,)
+
+
+def _learnt(
+    stated: Experiment, sites: Sequence[PlannedSite], settings: PlanSettings
+) -> tuple[PlantedResult, ...]:
+    """What the noise leaves of a planted effect, at the experiment's ε or along a curve."""
+    done = itertools.count(1)
+    return tuple(
+        planted_result(stated, sites, factor=factor, told=lambda: settings.told(next(done)))
+        for factor in _factors(stated, curve=settings.curve)
+    )
+
+
+def _unpaid(sites: Sequence[PlannedSite], costs: Sequence[SiteCost]) -> list[str]:
+    """What the caps that are known do not allow."""
+    return [
+        f"Site {site.name} would refuse the run: its cap of ε = {cost.cap.epsilon:g} would be passed on "
+        f"{', '.join(block.block for block in cost.blocks if not block.fits)}. "
+        f"`tidegate site cost` says what would fit."
+        for site, cost in zip(sites, costs, strict=True)
+        if cost.cap is not None and not cost.fits
+    ]
+
+
+def _too_noisy(experiment: Experiment, learnt: Sequence[PlantedResult]) -> list[str]:
+    return [
+        f"The model would learn little: of an effect that is there it reaches AUC {one.auc:.2f} at "
+        f"privacy.epsilon = {one.epsilon:g}, and {one.without_privacy:.2f} could be reached without privacy."
+        for one in learnt
+        if one.epsilon == experiment.privacy.epsilon and one.kept < _LEAST_KEPT
+    ]
+
+
+def _site_json(site: PlannedSite, cost: SiteCost, errors: Sequence[ExpectedError]) -> dict[str, Any]:
+    return {
+        "site": site.name,
+        "stated_rows": site.stated_rows,
+        "held_out_rows": site.held_out_rows,
+        "held_out_share_is_told": site.share_is_told,
+        "epsilon_of_training_rows": finite(cost.train),
+        "epsilon_of_held_out_rows": finite(cost.evaluate),
+        "cap": None if cost.cap is None else vars(cost.cap),
+        "blocks": [finite(vars(block)) for block in cost.blocks],
+        "errors": [_error_json(error) for error in errors],
+    }
+
+
+def _error_json(error: ExpectedError) -> dict[str, Any]:
+    return {
+        "metric": error.figure.name,
+        **{name: finite(value) for name, value in vars(error).items() if name != "figure"},
+    }
