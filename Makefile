@@ -1,9 +1,14 @@
 # Two commands do all the set-up: `make demo` and `make test`.
-PYTHON ?= python3
+# `make PYTHON=python3.12 …` takes another than the newest that fits.
+PYTHON ?= $(shell scripts/python)
 VENV := .venv
 BIN := $(VENV)/bin
+# Without an NVIDIA GPU: the address of PyTorch's wheels for the CPU, as PyTorch's "Get Started" page gives it.
+TORCH_INDEX ?=
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: demo test check install pictures audits failure adversary newest clean
+.PHONY: demo test check install pictures audits failure adversary newest pythons clean
 
 demo: $(VENV)/.demo
 	$(BIN)/tidegate demo
@@ -16,14 +21,16 @@ check: $(VENV)/.test
 
 install: $(VENV)/.demo
 
-$(VENV)/.demo: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all]"
+# One that is there stays of the Python that made it.
+$(BIN)/python:
+	@python="$(PYTHON)"; test -n "$$python" && echo "Making $(VENV) with $$python ($$("$$python" -V))" && "$$python" -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e ".[all]"
 	touch $@
 
-$(VENV)/.test: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all,dev,simulation]"
+$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e ".[all,dev,simulation]"
 	touch $(VENV)/.demo $@
 
 pictures: $(VENV)/.test
@@ -48,5 +55,10 @@ adversary: $(VENV)/.test
 newest:
 	$(PYTHON) scripts/newest.py $(LIBRARIES)
 
+# Installs for each Python from 3.11 to 3.13 that is found, and runs the quick tests with it: 5 to 10 GB with
+# PyTorch for GPUs, 2 for the CPU.
+pythons:
+	$(PYTHON) scripts/pythons.py $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
+
 clean:
-	rm -rf $(VENV) .venv-newest demo .tidegate
+	rm -rf $(VENV) .venv-newest .venv-python3.* demo .tidegate

@@ -8,7 +8,6 @@ which releases pass. torch keeps its pin, for a newer one brings gigabytes of CU
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import subprocess
 import sys
@@ -17,9 +16,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a file, it sees its own folder only
+from scripts.environments import ROOT, columns, make_environment, python_in, run_pip, run_tests
+
 VENV = ROOT / ".venv-newest"
-PYTHON = VENV / "bin" / "python"
 
 ADAPTED: Mapping[str, tuple[str, ...]] = {
     "flwr": ("tests/server/line", "tests/clients/line", "tests/server/gateway", "tests/runtimes"),
@@ -88,11 +88,7 @@ def table(rows: Sequence[Row]) -> str:
     """The rows as text, one library a line."""
     cells = [("library", "pinned", "newest", "tried", "tests")]
     cells += [(row.library, row.pinned, row.newest or "not said", row.tried, _told(row)) for row in rows]
-    widths = [max(len(line[column]) for line in cells) for column in range(4)]
-    return "\n".join(
-        "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[4]])
-        for line in cells
-    )
+    return columns(cells)
 
 
 def _told(row: Row) -> str:
@@ -125,48 +121,29 @@ def main() -> int:
 
 def _install(lift: Iterable[str]) -> bool:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    if not PYTHON.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
-    pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    wanted = [*pip, "--upgrade", "--upgrade-strategy", "eager", *requirements(project, lift)]
-    own = [*pip, "--no-deps", "--editable", str(ROOT)]  # its pins are what is lifted here
-    return all(subprocess.run(command, check=False).returncode == 0 for command in (wanted, own))
+    make_environment(VENV)
+    wanted = requirements(project, lift)
+    own = ("--no-deps", "--editable", str(ROOT))  # its pins are what is lifted here
+    return run_pip(VENV, "--upgrade", "--upgrade-strategy", "eager", *wanted) and run_pip(VENV, *own)
 
 
 def _try(library: str, pinned: str) -> Row:
     print(f"{library}: {' '.join(ADAPTED[library])}", flush=True)
-    workers = str(min(os.cpu_count() or 1, 4))
-    command = [
-        str(PYTHON),
-        "-m",
-        "pytest",
-        "-q",
-        "-n",
-        workers,
-        "--dist",
-        "loadgroup",
-        "--no-loadscope-reorder",
-    ]
-    command += ["--deselect", CHECKS_THE_PIN, *ADAPTED[library]]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, check=False, text=True, stdout=subprocess.PIPE)
-    last = (done.stdout.strip().splitlines() or ["no test ran"])[-1].strip("= ")
-    if done.returncode:
-        print(done.stdout)
+    last, passed = run_tests(VENV, "--deselect", CHECKS_THE_PIN, *ADAPTED[library])
     return Row(
         library=library,
         pinned=pinned,
         newest=_asked_of_pip("index", "versions", library, pattern=rf"{library} \((.+?)\)"),
         tried=_asked_of_pip("show", library, pattern=r"Version: (\S+)"),
         tests=last,
-        passed=done.returncode == 0,
+        passed=passed,
     )
 
 
 def _asked_of_pip(*words: str, pattern: str) -> str:
     """What pip answers, as the pattern has it; empty where it does not."""
     asked = subprocess.run(
-        [str(PYTHON), "-m", "pip", "--disable-pip-version-check", *words],
+        [str(python_in(VENV)), "-m", "pip", "--disable-pip-version-check", *words],
         check=False,
         text=True,
         capture_output=True,
