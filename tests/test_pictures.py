@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from tests.pictures import RECORD, SHOWS, data_digest, file_digest, keep, recorded
 
 DOCS = RECORD.parent

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from selenium.webdriver.common.by import By
 
 from tests.e2e.browser import needs_browser, see
 from tests.e2e.standing_demo import PICTURES, StandingDemo
+from tests.pictures import keep
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800), pytest.mark.xdist_group("demo"), needs_browser]
 
@@ -47,5 +47,5 @@ def test_the_passport_is_rendered(demo: StandingDemo, browser: webdriver.Chrome,
     picture = tmp_path / "passport.png"
     assert browser.save_screenshot(str(picture))
     if PICTURES is not None:
-        shutil.copy(picture, PICTURES / "passport.png")
-        shutil.copy(demo.folder / "story.png", PICTURES / "story.png")
+        keep(picture, PICTURES, "passport.png")
+        keep(demo.folder / "story.png", PICTURES, "story.png")

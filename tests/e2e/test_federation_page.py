@@ -25,6 +25,7 @@ from tests.e2e.browser import needs_browser, started
 from tests.e2e.filled_state import SITES, Connected, fill, finish_round
 from tests.e2e.standing_demo import PICTURES
 from tests.e2e.test_report_page import Listener, attacks, listener
+from tests.pictures import keep
 from tests.server.api.conftest import Served, serving
 from tests.server.federation import plan
 
@@ -387,7 +388,9 @@ def test_the_picture_of_the_guide(
         shows(page, going)
         foot = "return document.querySelector('footer').getBoundingClientRect().bottom + scrollY"
         size(int(page.execute_script(foot)) + 40)
-        picture = (PICTURES or tmp_path) / "federation.png"
+        picture = tmp_path / "federation.png"
         assert page.save_screenshot(str(picture))
+        if PICTURES is not None:
+            keep(picture, PICTURES, "federation.png")
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
