@@ -320,9 +320,9 @@ def test_a_gateway_outlives_changed_requests_and_lets_nobody_in(
 
 
 def test_what_a_site_says_is_no_line_of_the_log(standing: Standing) -> None:
-    """Flower writes a bundle's name, or an object's, as it came: it could hold other lines, or a megabyte."""
+    """Flower writes a bundle's name, or an object's, as it came: it could hold other lines, or 60 KB."""
     north = standing.north
-    for said in (f"x\n{FORGED}", "\x1b[2J\x1b]0;x\x07", "y" * 1_000_000):
+    for said in (f"x\n{FORGED}", "\x1b[2J\x1b]0;x\x07", "y" * 60_000):
         asked = GetFabRequest(node=Node(node_id=north.node), hash_str=said, run_id=7)
         assert 400 <= standing.ask(north, f"{FLEET}get-fab", asked, north).status_code < 500
     log = standing.log
