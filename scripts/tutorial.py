@@ -24,7 +24,7 @@ NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"
 _SECONDS = 900
 """Of one cell."""
 _CHANCE = re.compile(
-    r"<p>.*?</p>|\d{8}-\d{6}-[0-9a-f]{4}|-?\d[\d.,]*(?: ± [\d.,]+)?|too noisy|█+|"
+    r"<p>.*?</p>|-?\d{8}-\d{6}-[0-9a-f]{4}|-?\d[\d.,]*(?: ± [\d.,]+)?|too noisy|█+|"
     r"data:image/png;base64,[\w+/=]+"
 )
 """What noise and time make another one in each run: sentences, names of runs, numbers, bars and pictures."""

@@ -16,6 +16,10 @@ __all__ = ["_mlflow_databases"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
+collect_ignore = [
+    "example_model"
+]  # a package of its own, that tests install: collected, it would be imported
+
 collect_rarely()  # as every command does: a worker imports whatever they all import
 
 

@@ -153,6 +153,7 @@ def change_each_value(text: str) -> dict[str, str]:
             "reference": [],
         },
         "ranges": {"features": ["level"], "epsilon": 1},
+        "package": {"distribution": "example", "version": "1.0", "sha256": "a" * 64},
     }  # fmt: skip
     found = {}
     for name, value in wanted.items():
