@@ -24,10 +24,12 @@ NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"
 _SECONDS = 900
 """Of one cell."""
 _CHANCE = re.compile(
-    r"<p>.*?</p>|-?\d{8}-\d{6}-[0-9a-f]{4}|-?\d[\d.,]*(?: ± [\d.,]+)?|too noisy|█+|"
+    r"-?\d{8}-\d{6}-[0-9a-f]{4}|-?\d[\d.,]*(?: ± [\d.,]+)?|too noisy|█+|"
     r"data:image/png;base64,[\w+/=]+"
 )
-"""What noise and time make another one in each run: sentences, names of runs, numbers, bars and pictures."""
+"""What noise and time make another one in each run: names of runs, numbers, bars and pictures."""
+_CELLS = re.compile(r"<p>.*?</p>|(?<=>)[^<>]*(?=(?:</span>)?</td>)", re.DOTALL)
+"""What stands in a table, and sentences below: noise decides which figures are told, and how many."""
 
 
 def cells_digest(notebook: Any) -> str:
@@ -39,7 +41,7 @@ def cells_digest(notebook: Any) -> str:
 def shape(notebook: Any) -> list[str]:
     """What the outputs are, a line each, whatever noise and time made of them."""
     return [
-        f"{number} {kind}: {_CHANCE.sub('#', text)}"
+        f"{number} {kind}: {_CHANCE.sub('#', _CELLS.sub('', text))}"
         for number, cell in enumerate(notebook["cells"])
         for output in cell.get("outputs", [])
         for kind, text in _texts(output)

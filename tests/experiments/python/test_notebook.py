@@ -54,7 +54,7 @@ def test_the_tutorial_runs_and_says_what_it_is_stored_to_say(tmp_path: Path) -> 
     assert shape(found) == shape(stored())
     outputs = "".join(shape(found))
     assert "stderr" not in outputs
-    assert outputs.count("<img") == 2
+    assert outputs.count("<img") == 3
 
 
 _SETUP = """
