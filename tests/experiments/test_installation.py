@@ -57,6 +57,7 @@ def test_no_package_imports_what_its_installation_lacks(package: str, extra: str
 ELSEWHERE = {
     ("clients/cli/ledger_plot.py", "matplotlib"),  # says itself that a plot needs more
     ("experiments/reference.py", "docstring_parser"),  # for who works on Tidegate, of the extra `dev`
+    ("serving/package_forward.py", "torch"),  # of a model that comes as a package
     ("experiments/runtimes/simulation.py", "ray"),  # the same, of the extra `simulation`
 }
 

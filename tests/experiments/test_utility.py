@@ -72,7 +72,8 @@ def test_it_learns_a_number_on_rows_with_a_planted_effect() -> None:
         assert found.ours < found.theirs - 0.05, found  # guessing alone would hold, or nearly
 
 
-def test_a_column_that_is_predicted_is_no_feature() -> None:
+def test_a_column_that_is_predicted_is_no_feature(data_dir: Callable[[str], Path]) -> None:
+    data_dir("heart-disease")
     rows, classes = numbers("heart-disease", "age"), load("heart-disease")
     assert rows.features.shape[1] == classes.features.shape[1] - 1
     assert "age" not in [feature.name for feature in rows.task.features]
