@@ -6,8 +6,9 @@ Runs on real data are those of `experiments.benchmarks.utility`: what sites and 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,12 @@ SITES = ("site-0", "site-1", "site-2")
 @pytest.fixture(autouse=True)
 def _quiet() -> None:
     quiet_flower()
+
+
+@pytest.fixture
+def _public_rows(data_dir: Callable[[str], Path]) -> None:
+    for name in ("heart-disease", "bank-marketing"):
+        data_dir(name)
 
 
 @functools.cache
@@ -89,11 +96,13 @@ def run(
 
 
 @pytest.mark.parametrize("seed", range(5))
+@pytest.mark.usefixtures("_public_rows")
 def test_a_good_run_is_not_called_bad(seed: int) -> None:
     found = run("heart-disease", 3.0, seed)
     assert found.verdict in {*GOOD, "not-measurable"}, found.sentences
 
 
+@pytest.mark.usefixtures("_public_rows")
 def test_a_good_run_on_many_rows_is_called_good() -> None:
     found = run("bank-marketing", 3.0, 0)
     assert found.verdict in GOOD, found.sentences
@@ -102,6 +111,7 @@ def test_a_good_run_on_many_rows_is_called_good() -> None:
 
 @pytest.mark.parametrize("times", [1e-6, 1e-3, 0.01, 0.1])
 @pytest.mark.parametrize("seed", range(2))
+@pytest.mark.usefixtures("_public_rows")
 def test_steps_that_are_too_small_are_found(times: float, seed: int) -> None:
     found = run("heart-disease", 3.0, seed, times=times)
     assert found.verdict == "not-converged", found.sentences
@@ -111,17 +121,20 @@ def test_steps_that_are_too_small_are_found(times: float, seed: int) -> None:
 
 @pytest.mark.parametrize("times", [10.0, 100.0])
 @pytest.mark.parametrize("seed", range(2))
+@pytest.mark.usefixtures("_public_rows")
 def test_steps_that_are_too_large_are_found(times: float, seed: int) -> None:
     found = run("heart-disease", 1.0, seed, times=times, judged=1.0)
     assert found.verdict not in {*GOOD, "not-measurable"}, found.sentences
 
 
 @pytest.mark.parametrize("times", [0.01, 100.0])
+@pytest.mark.usefixtures("_public_rows")
 def test_on_many_rows_too(times: float) -> None:
     found = run("bank-marketing", 1.0, 0, times=times)
     assert found.verdict == ("not-converged" if times < 1 else "steps-too-large"), found.sentences
 
 
+@pytest.mark.usefixtures("_public_rows")
 def test_a_site_of_other_labels_is_named() -> None:
     found = run("heart-disease", 3.0, 0, times=0.1, flipped="site-1")
     assert "elsewhere than the others" in " ".join(found.sentences)
