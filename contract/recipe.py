@@ -148,11 +148,9 @@ def with_recipe(experiment: Experiment, stated_rows: Sequence[int]) -> Experimen
         return experiment
     if experiment.task.label.kind == "numeric":
         return _for_a_number(experiment, stated_rows)
-    strategy, privacy = experiment.strategy, experiment.privacy
+    strategy = experiment.strategy
     score = _score_length(experiment)
-    clipping = privacy.clipping_norm
-    if "clipping_norm" not in privacy.model_fields_set:
-        clipping = _rounded(min(max(_CLIPPED_AT * _first_error(experiment.task) * score, 1e-3), 1e3))
+    clipping = _clipping(experiment.privacy, _CLIPPED_AT * _first_error(experiment.task) * score)
     name = _name(strategy)
     momentum = _momentum(strategy, name, _MOMENTUM)
     stable = _most_stable(experiment, score, momentum)
@@ -166,10 +164,9 @@ def with_recipe(experiment: Experiment, stated_rows: Sequence[int]) -> Experimen
 
 
 def _for_a_number(experiment: Experiment, stated_rows: Sequence[int]) -> Experiment:
-    strategy, privacy, kind = experiment.strategy, experiment.privacy, experiment.model.kind
-    score, name, clipping = _score_length(experiment), _name(strategy), privacy.clipping_norm
-    if "clipping_norm" not in privacy.model_fields_set:
-        clipping = _rounded(min(max(_CUT_ABOVE * score, 1e-3), 1e3))
+    strategy, kind = experiment.strategy, experiment.model.kind
+    score, name = _score_length(experiment), _name(strategy)
+    clipping = _clipping(experiment.privacy, _CUT_ABOVE * score)
     momentum = _momentum(strategy, name, _NUMBER_MOMENTUM)
     rounds = strategy.rounds if "rounds" in strategy.model_fields_set else _NUMBER_ROUNDS
     noise = _noise(experiment, stated_rows, 1.0) * score
@@ -210,6 +207,13 @@ def _chosen(
         }
     )
     return Experiment.model_validate_json(plan.model_dump_json())  # it states all its keys now
+
+
+def _clipping(privacy: Privacy, wanted: float) -> float:
+    """The stated clipping norm, or the wanted one within bounds."""
+    if "clipping_norm" in privacy.model_fields_set:
+        return privacy.clipping_norm
+    return _rounded(min(max(wanted, 1e-3), 1e3))
 
 
 def _name(strategy: Strategy) -> str:
