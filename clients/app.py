@@ -27,7 +27,7 @@ import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flwr.app import Context, Error, Message
@@ -67,6 +67,9 @@ from contract.messages import CHALLENGER, DRIFT_QUERY, Instruction, Reply, model
 from contract.quantization import is_quantized, quantize
 from contract.releases import Array
 from terminal.logs import PlainRecords
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["app", "warm_up"]
 
@@ -132,6 +135,8 @@ class _Exchange:
         self.private = self.experiment.privacy.private
         self.models: tuple[dict[str, np.ndarray[Any, np.dtype[np.float32]]], ...] = ()
         self._prefixes: tuple[str, ...] = ()
+        self.device = self.site.config.agent.device
+        self._scoring: torch.device | None = None
         self.noise: NormalSource = SystemNoise() if self.private else NoNoise()
 
     def _require_signed(self, context: Context, policy: Policy) -> Found:
@@ -200,6 +205,19 @@ class _Exchange:
         """Whose rows are read."""
         return asked_windows(self.kind, self.instruction)
 
+    def require_scoring(self) -> None:
+        """Refuse to evaluate the model on a machine that cannot; note which device of it can."""
+        from clients.mechanisms.evaluation import require_places
+
+        self._scoring = require_places(self.experiment, self.device)
+
+    @property
+    def scoring_device(self) -> torch.device:
+        """Where the model is evaluated: without a trial on the processor."""
+        from clients.mechanisms.devices import CPU
+
+        return self._scoring or CPU
+
     def enter_request(self) -> str:
         """Have the administrator asked; the word for the server.
 
@@ -239,11 +257,13 @@ class _Exchange:
 def _train(exchange: _Exchange) -> bytes:
     from clients.mechanisms import evaluation as scoring
     from clients.mechanisms import training
+    from clients.mechanisms.devices import CPU
     from clients.mechanisms.training import LocalSteps, train_locally, train_without_privacy
 
     experiment, instruction, site = exchange.experiment, exchange.instruction, exchange.site
     exchange.take_models("")
     exchange.ask_card()
+    training_device = CPU
     plan = train_plan(experiment, instruction, site.split)
     evaluation = evaluate_plan(experiment, instruction, site.split)
 
@@ -254,24 +274,31 @@ def _train(exchange: _Exchange) -> bytes:
             held_out = site.table(experiment, instruction.windows, holdout=True)
             deviation = evaluation.noise_multiplier * experiment.privacy.rows_per_person
             scores = scoring.evaluate(
-                model, held_out, experiment, noise_multiplier=deviation, noise=exchange.noise
+                model,
+                held_out,
+                experiment,
+                noise_multiplier=deviation,
+                noise=exchange.noise,
+                device=exchange.scoring_device,
             )
         rows = site.table(experiment, instruction.windows, holdout=False)
         if not exchange.private:
-            update = train_without_privacy(model, rows, experiment, exchange.rng())
+            update = train_without_privacy(model, rows, experiment, exchange.rng(), exchange.device)
         else:
             steps = LocalSteps(
                 experiment=experiment,
                 stated_rows=site.config.stated_rows,
                 noise_multiplier=plan.noise_multiplier,
+                device=training_device,
             )
             update = train_locally(model, rows, steps, exchange.noise)
         return Releases(update=quantize(update, model) if is_quantized(experiment) else update, scores=scores)
 
     def require() -> None:
-        training.require_places(experiment, site.config.stated_rows)
+        nonlocal training_device
+        training_device = training.require_places(experiment, site.config.stated_rows, exchange.device)
         if instruction.evaluate:
-            scoring.require_places(experiment)
+            exchange.require_scoring()
 
     plans = [plan, evaluation] if instruction.evaluate else [plan]
     return exchange.release(plans, compute, require=require)
@@ -279,7 +306,6 @@ def _train(exchange: _Exchange) -> bytes:
 
 def _evaluate(exchange: _Exchange) -> bytes:
     from clients.mechanisms.evaluation import evaluate as evaluate_scores
-    from clients.mechanisms.evaluation import require_places
 
     experiment, instruction, site = exchange.experiment, exchange.instruction, exchange.site
     exchange.take_models("")
@@ -292,16 +318,20 @@ def _evaluate(exchange: _Exchange) -> bytes:
         held_out = site.table(experiment, instruction.windows, holdout=True)
         return Releases(
             scores=evaluate_scores(
-                model, held_out, experiment, noise_multiplier=deviation, noise=exchange.noise
+                model,
+                held_out,
+                experiment,
+                noise_multiplier=deviation,
+                noise=exchange.noise,
+                device=exchange.scoring_device,
             )
         )
 
-    return exchange.release([plan], compute, require=lambda: require_places(experiment))
+    return exchange.release([plan], compute, require=exchange.require_scoring)
 
 
 def _compare(exchange: _Exchange) -> bytes:
     from clients.mechanisms.evaluation import compare as compare_models
-    from clients.mechanisms.evaluation import require_places
 
     experiment, instruction, site = exchange.experiment, exchange.instruction, exchange.site
     exchange.take_models("", CHALLENGER)
@@ -313,11 +343,17 @@ def _compare(exchange: _Exchange) -> bytes:
         champion, challenger = exchange.models
         held_out = site.table(experiment, instruction.windows, holdout=True)
         scores, challenger_scores, comparison = compare_models(
-            champion, challenger, held_out, experiment, noise_multiplier=deviation, noise=exchange.noise
+            champion,
+            challenger,
+            held_out,
+            experiment,
+            noise_multiplier=deviation,
+            noise=exchange.noise,
+            device=exchange.scoring_device,
         )
         return Releases(scores=scores, challenger_scores=challenger_scores, comparison=comparison)
 
-    return exchange.release([plan], compute, require=lambda: require_places(experiment))
+    return exchange.release([plan], compute, require=exchange.require_scoring)
 
 
 def _drift(exchange: _Exchange) -> bytes:

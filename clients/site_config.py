@@ -183,12 +183,16 @@ class Agent(_Frozen):
         memory_mb: the most data that a task may hold in memory; None sets no limit.
         task_seconds: after which a task is ended, its second try included.
         stop_seconds: how long a task may go on once the agent is told to stop.
+        device: where models compute: `cpu`; `cuda`, an NVIDIA GPU; or `auto`, which takes that for models
+            of 100,000 parameters and more. A GPU that cannot give what the guarantee rests on, or has too
+            little memory, is not used, which the site's log says. `tidegate site doctor` looks for it.
         reply_seconds: a reply goes out when a whole number of so many seconds has passed since its message
             came, so that it tells less of how long the rows took, and nothing if it is longer than
             `task_seconds`; 0 sends it at once.
     """
 
     memory_mb: Annotated[int, Field(ge=256)] | None = None
+    device: Literal["auto", "cpu", "cuda"] = "cpu"
     task_seconds: Annotated[float, Field(gt=0)] = 3600.0
     stop_seconds: Annotated[float, Field(ge=0)] = 60.0
     reply_seconds: Annotated[float, Field(ge=0, le=3600)] = 0.0

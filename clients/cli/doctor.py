@@ -109,6 +109,7 @@ def _findings(file: Path, superlink: str | None, authority: Path | None, key: Pa
             "ledger": partial(_ledger, file, config),
             "disk": partial(_disk, config),
             "memory": partial(_memory, config),
+            "device": partial(_device, config),
         }
         yield from (_looked(about, look) for about, look in looks.items())
     yield from _versions()
@@ -243,6 +244,24 @@ def _memory(config: SiteConfig) -> Finding:
         remedy = "Lower agent.memory_mb."
         return Finding(about="memory", state="warning", what=f"{what}; a task may take more", remedy=remedy)
     return Finding(about="memory", state="ok", what=f"{what}; a task may take {allowed / 1024:.1f}")
+
+
+def _device(config: SiteConfig) -> Finding:
+    if config.agent.device == "cpu":
+        return Finding(about="device", state="ok", what="models compute on the processor (agent.device)")
+    import torch
+
+    if torch.cuda.is_available():
+        name, memory = torch.cuda.get_device_name(), torch.cuda.mem_get_info()[1]
+        return Finding(about="device", state="ok", what=f"{name}, {memory / 2**30:.0f} GiB")
+    why = "PyTorch is built for processors alone" if torch.version.cuda is None else "no device answers"
+    asked = config.agent.device == "cuda"
+    return Finding(
+        about="device",
+        state="warning" if asked else "ok",
+        what=f"models compute on the processor: {why}",
+        remedy="Install PyTorch for CUDA and the driver, or set agent.device = 'cpu'." if asked else "",
+    )
 
 
 def _versions() -> Iterator[Finding]:

@@ -109,6 +109,15 @@ class EachRow:
         if self._noted and not self._gives(wanted, rows, labels):
             self._noted = {}
 
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are, and rows must be."""
+        return next(self._module.parameters()).device
+
+    def sums(self) -> Sums:
+        """A place for sums of its gradients."""
+        return Sums(trainable(self._module))
+
     def rows_at_once(self, block: int) -> int:
         """How many rows a call should have, of at most `block`, by public facts alone."""
         held = sum(value.numel() for value in self._others().values())
@@ -192,7 +201,7 @@ class EachRow:
         add_parts(parts, losses + finite, clipping_norm, into, rows=true)
 
     def _add_apart(self, filled: Tensor, targets: Tensor, row: int, clipping_norm: float, into: Sums) -> None:
-        apart = torch.arange(len(filled)) == row
+        apart = torch.arange(len(filled), device=filled.device) == row
         try:
             losses, parts = self.parts(_only(filled, apart), _only(targets, apart))
         except Exception:  # of any kind: such a row counts zero
@@ -215,9 +224,9 @@ class EachRow:
         return self._judged(functional_call(self._fresh(), self._parameters(), (row[None],)))[0]
 
     def _outputs_apart(self, rows: Tensor) -> Tensor:
-        found = torch.full((len(rows), self._width), torch.nan)
+        found = rows.new_full((len(rows), self._width), torch.nan)
         for row in range(len(rows)):
-            apart = torch.arange(len(rows)) == row
+            apart = torch.arange(len(rows), device=rows.device) == row
             try:
                 if self._scored == "each row":
                     found[row] = self._outputs_alone(rows[row])
@@ -245,7 +254,9 @@ class EachRow:
             loss = self._loss(outputs, label[None])[0]
             found = torch.autograd.grad(loss, list(others.values()), allow_unused=True)
         except Exception:  # of any kind: such a row counts zero, and no other does for it
-            return torch.tensor(torch.nan), {name: torch.zeros_like(value) for name, value in others.items()}
+            return row.new_tensor(torch.nan), {
+                name: torch.zeros_like(value) for name, value in others.items()
+            }
         gradients = {
             name: torch.zeros_like(value) if one is None else one
             for (name, value), one in zip(others.items(), found, strict=True)
@@ -322,10 +333,10 @@ class EachRow:
 
     def _sum(self, rows: Tensor, labels: Tensor) -> Tensors:
         """The sum of the gradients, of which none is cut here."""
-        into = Sums(trainable(self._module))
+        into = self.sums()
         losses, parts = self.parts(rows, labels)
         for names, part in parts:
-            part.add_to([into.by_name[name] for name in names], torch.ones(len(losses)))
+            part.add_to([into.by_name[name] for name in names], losses.new_ones(len(losses)))
         return {name: value.clone() for name, value in into.by_name.items()}
 
 

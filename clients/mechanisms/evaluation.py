@@ -16,6 +16,7 @@ Of a numeric label there are sums of bounded powers of its error in place of a h
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor
 
 from clients.mechanisms.blocks import in_blocks, one_thread
+from clients.mechanisms.devices import CPU, Wish, in_use, usable
 from clients.mechanisms.each_row import steady
 from clients.mechanisms.models import losses, module_for, scores
 from clients.mechanisms.noise import NormalSource, noisy, require_deviation
@@ -33,6 +35,7 @@ from clients.mechanisms.places import require_same_bits
 from clients.mechanisms.trial import require_sound
 from clients.rows.table import Table
 from contract.experiment import Experiment
+from contract.models import model_shapes
 from contract.regression import ErrorSums, Scores, weighed
 from contract.releases import (
     COMPARISON_SENSITIVITY,
@@ -58,18 +61,20 @@ def evaluate(
     *,
     noise_multiplier: float,
     noise: NormalSource,
+    device: torch.device = CPU,
 ) -> Scores:
     """Count the scores of the rows, with noise of `noise_multiplier` (L2 sensitivity 1) in each count.
 
-    Of a numeric label the errors are summed.
+    Of a numeric label the errors are summed. The model computes on `device`, as `require_places` gives it;
+    scores and sums are made on the processor.
 
     Raises:
         InputError: the noise is none, whatever the rows are.
     """
     require_deviation(noise_multiplier, noise)
     if experiment.task.label.kind == "numeric":
-        return _summed(*_errors(arrays, table, experiment), experiment, noise_multiplier, noise)
-    score, outcome, _ = _scored(arrays, table, experiment)
+        return _summed(*_errors(arrays, table, experiment, device), experiment, noise_multiplier, noise)
+    score, outcome, _ = _scored(arrays, table, experiment, device)
     return _released(score, outcome, experiment, noise_multiplier, noise)
 
 
@@ -81,6 +86,7 @@ def compare(
     *,
     noise_multiplier: float,
     noise: NormalSource,
+    device: torch.device = CPU,
 ) -> tuple[Scores, Scores, Comparison]:
     """Both score histograms and the paired difference of the losses that the gate's metric names.
 
@@ -96,15 +102,15 @@ def compare(
     deviation = noise_multiplier * COMPARISON_SENSITIVITY
     require_deviation(deviation, noise)
     if experiment.task.label.kind == "numeric":
-        champion_error, truth = _errors(champion, table, experiment)
-        error, _ = _errors(challenger, table, experiment)
+        champion_error, truth = _errors(champion, table, experiment, device)
+        error, _ = _errors(challenger, table, experiment, device)
         return (
             _summed(champion_error, truth, experiment, deviation, noise),
             _summed(error, truth, experiment, deviation, noise),
             _compared(champion_error - error, deviation, noise),
         )
-    champion_score, champion_outcome, champion_loss = _scored(champion, table, experiment)
-    score, outcome, loss = _scored(challenger, table, experiment)
+    champion_score, champion_outcome, champion_loss = _scored(champion, table, experiment, device)
+    score, outcome, loss = _scored(challenger, table, experiment, device)
     if experiment.gate.metric == "brier":
         champion_loss, loss = (champion_score - champion_outcome) ** 2, (score - outcome) ** 2
     return (
@@ -141,14 +147,18 @@ def exact_scores(arrays: Mapping[str, np.ndarray[Any, Any]], table: Table, exper
     )
 
 
-def require_places(experiment: Experiment) -> None:
+def require_places(experiment: Experiment, wish: Wish = "cpu") -> torch.device:
     """Refuse to evaluate a model privately on a machine where a row's place changes its score.
+
+    Returns:
+        Where it is evaluated, by the site's wish and by a trial on public numbers.
 
     Raises:
         InputError: see `clients.mechanisms.places.require_same_bits`.
     """
     require_sound(experiment)
-    require_same_bits(experiment, _AT_ONCE, training=False)
+    size = sum(map(math.prod, model_shapes(experiment).values()))
+    return usable(wish, size, functools.partial(require_same_bits, experiment, _AT_ONCE, training=False))
 
 
 def _compared(differences: Array, deviation: float, noise: NormalSource) -> Comparison:
@@ -159,12 +169,12 @@ def _compared(differences: Array, deviation: float, noise: NormalSource) -> Comp
 
 
 def _errors(
-    arrays: Mapping[str, np.ndarray[Any, Any]], table: Table, experiment: Experiment
+    arrays: Mapping[str, np.ndarray[Any, Any]], table: Table, experiment: Experiment, device: torch.device
 ) -> tuple[Array, Array]:
     """Each row's absolute error, and its label less the middle of the range: both as shares of the range."""
-    outputs = _outputs_of(experiment, arrays)
+    outputs = _outputs_of(experiment, arrays, device)
     found: list[Tensor] = []
-    with torch.no_grad(), one_thread():
+    with torch.no_grad(), one_thread(), in_use(device):
         for features in torch.split(torch.from_numpy(table.features), _AT_ONCE):
             found.append(outputs(in_blocks(features, _AT_ONCE))[: len(features), 0])
     predicted = np.clip(np.nan_to_num(np.asarray(torch.cat(found), dtype=np.float64), nan=0.0), -1.0, 1.0)
@@ -173,18 +183,19 @@ def _errors(
 
 
 def _outputs_of(
-    experiment: Experiment, arrays: Mapping[str, np.ndarray[Any, Any]]
+    experiment: Experiment, arrays: Mapping[str, np.ndarray[Any, Any]], device: torch.device
 ) -> Callable[[Tensor], Tensor]:
-    """What gives the outputs of a block of rows."""
+    """What gives the outputs of a block of rows, which lie on the processor as the rows do."""
     if experiment.model.kind == "package":
-        apart, _ = each_row(experiment, arrays)
+        apart, _ = each_row(experiment, arrays, device)
 
         def outputs(rows: Tensor) -> Tensor:
             with steady():
-                return apart.outputs(rows)
+                return apart.outputs(rows.to(device)).cpu()
 
         return outputs
-    return module_for(experiment, arrays).eval()
+    module = module_for(experiment, arrays).to(device).eval()
+    return lambda rows: module(rows.to(device)).cpu()
 
 
 def _summed(
@@ -200,11 +211,14 @@ def _summed(
 
 
 def _scored(
-    arrays: Mapping[str, np.ndarray[Any, Any]], table: Table, experiment: Experiment
+    arrays: Mapping[str, np.ndarray[Any, Any]],
+    table: Table,
+    experiment: Experiment,
+    device: torch.device = CPU,
 ) -> tuple[Array, Array, Array]:
-    outputs = _outputs_of(experiment, arrays)
+    outputs = _outputs_of(experiment, arrays, device)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    with torch.no_grad(), one_thread():
+    with torch.no_grad(), one_thread(), in_use(device):
         for features, classes in zip(
             torch.split(torch.from_numpy(table.features), _AT_ONCE),
             torch.split(torch.from_numpy(table.labels), _AT_ONCE),

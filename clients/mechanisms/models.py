@@ -119,7 +119,7 @@ def load_arrays(module: nn.Module, arrays: Mapping[str, np.ndarray[Any, Any]]) -
 
 def arrays_of(module: nn.Module) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
     """The module's parameters by name."""
-    return {name: value.detach().numpy().copy() for name, value in module.named_parameters()}
+    return {name: value.detach().cpu().numpy().copy() for name, value in module.named_parameters()}
 
 
 def _built(family: TorchFamily, model: Model, inputs: int, classes: int) -> nn.Module:
@@ -181,7 +181,7 @@ class LogLoss(RowLoss):
         if logits.shape[1] == 1:
             return torch.sigmoid(logits).sub_(self.labels[:, None])
         found = torch.softmax(logits, dim=1)
-        found[torch.arange(len(logits)), self.labels] -= 1
+        found[torch.arange(len(logits), device=logits.device), self.labels] -= 1
         return found
 
 

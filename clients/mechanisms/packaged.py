@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from clients.mechanisms.devices import CPU
 from clients.mechanisms.each_row import EachRow, steady
 from clients.mechanisms.models import build_module, load_arrays, loss_for
 from contract.errors import WrongShapesError
@@ -41,13 +42,16 @@ def losses_of(family: TorchFamily, label: Label, outputs: Tensor, labels: Tensor
 
 
 def each_row(
-    experiment: Experiment, arrays: Mapping[str, np.ndarray[Any, Any]] | None = None
+    experiment: Experiment,
+    arrays: Mapping[str, np.ndarray[Any, Any]] | None = None,
+    device: torch.device = CPU,
 ) -> tuple[EachRow, nn.Module]:
     """The experiment's module row by row, and the module, whose parameters may be changed.
 
     Args:
         experiment: of a package's model.
         arrays: its parameters; without them those that a run begins with.
+        device: where it computes.
 
     Raises:
         InputError: the package is not installed here, or its module cannot be used.
@@ -55,7 +59,7 @@ def each_row(
     task, model = experiment.task, experiment.model
     label, classes = task.label, len(task.label.classes)
     family = load(model)
-    module = build_module(model, inputs=task.width, classes=classes)
+    module = build_module(model, inputs=task.width, classes=classes).to(device)
 
     def loss(outputs: Tensor, labels: Tensor) -> Tensor:
         return losses_of(family, label, outputs, labels)
@@ -63,7 +67,8 @@ def each_row(
     load_arrays(module, initial_arrays(experiment, np.random.default_rng(0)))
     try:
         with steady():  # by what a run begins with, whatever came: the way is a public fact
-            found = EachRow(module, loss, family.judged, *public_rows(experiment, _ROWS))
+            rows, labels = public_rows(experiment, _ROWS)
+            found = EachRow(module, loss, family.judged, rows.to(device), labels.to(device))
     except Exception as exc:
         raise WrongShapesError(
             f"its module fails on public random rows ({type(exc).__name__}: {exc})",

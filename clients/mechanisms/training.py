@@ -26,7 +26,9 @@ nothing can tell more of the rows.
 
 from __future__ import annotations
 
+import copy
 import functools
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -48,6 +50,7 @@ from clients.mechanisms.clipping import (
     trainable,
 )
 from clients.mechanisms.derivatives import LossOf, row_losses
+from clients.mechanisms.devices import CPU, Wish, device_for, exact, in_use, usable
 from clients.mechanisms.each_row import steady
 from clients.mechanisms.models import RowLoss, arrays_of, loss_for, module_for
 from clients.mechanisms.noise import NormalSource, add_noise, deviation_for, require_deviation
@@ -63,6 +66,7 @@ from contract.releases import ModelUpdate
 
 __all__ = ["LocalSteps", "descend", "require_places", "train_locally", "train_without_privacy"]
 
+_log = logging.getLogger("tidegate.site")
 _TakeSum = Callable[[Tensor, Tensor, float], Sums]
 
 
@@ -74,23 +78,32 @@ class LocalSteps:
         experiment: gives model, learning rate, clipping norm and sampling rate.
         stated_rows: the public number of rows: it sets the expected batch size.
         noise_multiplier: noise standard deviation over the sensitivity.
+        device: where sums are computed, as `require_places` gives it.
     """
 
     experiment: Experiment
     stated_rows: int
     noise_multiplier: float
+    device: torch.device = CPU
 
 
-def require_places(experiment: Experiment, stated_rows: int) -> None:
+def require_places(experiment: Experiment, stated_rows: int, wish: Wish = "cpu") -> torch.device:
     """Refuse to train a model privately on a machine where a row's place changes its gradient.
+
+    Returns:
+        Where it is trained, by the site's wish and by a trial on public numbers.
 
     Raises:
         InputError: see `clients.mechanisms.places.require_same_bits`.
     """
     require_sound(experiment)
-    size = sum(map(math.prod, model_shapes(experiment).values()))
+    size = _size(experiment)
     rows = block_rows(_expected_rows(experiment, stated_rows), size)
-    require_same_bits(experiment, rows, training=True)
+    return usable(wish, size, functools.partial(require_same_bits, experiment, rows, training=True))
+
+
+def _size(experiment: Experiment) -> int:
+    return sum(map(math.prod, model_shapes(experiment).values()))
 
 
 def _expected_rows(experiment: Experiment, stated_rows: int) -> int:
@@ -110,8 +123,12 @@ def train_locally(
     experiment = steps.experiment
     privacy, strategy = experiment.privacy, experiment.strategy
     expected_rows = _expected_rows(experiment, steps.stated_rows)
-    is_package = experiment.model.kind == "package"
-    apart, module = each_row(experiment, arrays) if is_package else (None, module_for(experiment, arrays))
+    is_package, device = experiment.model.kind == "package", steps.device
+    apart, module = (
+        each_row(experiment, arrays, device)
+        if is_package
+        else (None, module_for(experiment, arrays).to(device))
+    )
     size = sum(parameter.numel() for parameter in module.parameters())
     parameters = trainable(module)
     loss = functools.partial(loss_for, experiment.task.label)
@@ -124,37 +141,70 @@ def train_locally(
     require_rate(privacy.sampling_rate)
     require_deviation(deviation, noise)
     start = _copied(parameters)
-    with one_thread(), ExitStack() as held:
+    with one_thread(), in_use(device), ExitStack() as held:
         take_sum: _TakeSum
         if apart is not None:
             held.enter_context(steady())
             block = apart.rows_at_once(block_rows(expected_rows, size))
             take_sum = held.enter_context(BatchSum(module, block, loss, add=apart.add))
-        elif supports(module, torch.zeros(1, experiment.task.width)):
+        elif supports(module, torch.zeros(1, experiment.task.width, device=device)):
             take_sum = held.enter_context(BatchSum(module, block_rows(expected_rows, size), loss))
         else:
             take_sum = functools.partial(_sum_by_opacus, module, Sums(parameters), loss)
         for inputs, labels in _poisson_batches(table, privacy.sampling_rate, strategy.local_steps):
             sums = take_sum(inputs, labels, privacy.clipping_norm)
-            add_noise([sums.flat.numpy()], deviation, noise)
+            _add_noise(sums, deviation, noise)
             _pull(parameters, start, strategy)
             descend(parameters, sums.by_name, strategy.learning_rate / expected_rows)
     return _update(module)
 
 
+def _add_noise(sums: Sums, deviation: float, noise: NormalSource) -> None:
+    """In the place of the sums; on the processor, wherever they are."""
+    values = sums.flat.cpu()  # themselves, if they are there
+    add_noise([values.numpy()], deviation, noise)
+    if values is not sums.flat:
+        sums.flat.copy_(values)
+
+
 def train_without_privacy(
-    arrays: Mapping[str, np.ndarray[Any, Any]], table: Table, experiment: Experiment, rng: np.random.Generator
+    arrays: Mapping[str, np.ndarray[Any, Any]],
+    table: Table,
+    experiment: Experiment,
+    rng: np.random.Generator,
+    wish: Wish = "cpu",
 ) -> ModelUpdate:
-    """Plain gradient steps on Poisson batches drawn from `rng`; no guarantee of any kind."""
+    """Plain gradient steps on Poisson batches drawn from `rng`; no guarantee of any kind.
+
+    Where a device fails they are taken again on the processor, which the site's log says.
+    """
+    device, again = device_for(wish, _size(experiment)), copy.deepcopy(rng)
+    try:
+        with exact(device):
+            return _plain_steps(arrays, table, experiment, rng, device)
+    except RuntimeError as exc:
+        if device == CPU:
+            raise
+        _log.warning("trained on the processor, because %s failed: %s", device, exc)
+        return _plain_steps(arrays, table, experiment, again, CPU)
+
+
+def _plain_steps(
+    arrays: Mapping[str, np.ndarray[Any, Any]],
+    table: Table,
+    experiment: Experiment,
+    rng: np.random.Generator,
+    device: torch.device,
+) -> ModelUpdate:
     strategy = experiment.strategy
-    module = module_for(experiment, arrays)
+    module = module_for(experiment, arrays).to(device)
     parameters = trainable(module)
     start = _copied(parameters)
     for _ in range(strategy.local_steps):
         drawn = rng.random(len(table.labels)) < experiment.privacy.sampling_rate
         inputs, labels = _tensors(table)
         expected = max(1.0, experiment.privacy.sampling_rate * len(table.labels))
-        loss = _losses(experiment, module(inputs[drawn]), labels[drawn]).sum()
+        loss = _losses(experiment, module(inputs[drawn].to(device)), labels[drawn].to(device)).sum()
         gradients = torch.autograd.grad(loss, list(parameters.values()))
         _pull(parameters, start, strategy)
         descend(parameters, dict(zip(parameters, gradients, strict=True)), strategy.learning_rate / expected)
@@ -222,6 +272,7 @@ def _sum_by_opacus(
     clipping_norm: float,
 ) -> Sums:
     """What `BatchSum` returns, for any module that Opacus takes apart, in parts."""
+    inputs, labels = inputs.to(into.flat.device), labels.to(into.flat.device)
     if len(inputs) <= MOST_ROWS:
         return _clipped_sum_by_opacus(module, inputs, loss(labels), clipping_norm, into)
     total = Sums(into.by_name)

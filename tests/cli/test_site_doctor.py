@@ -146,6 +146,21 @@ def test_little_room_is_said(tidegate: Command, site: Path, monkeypatch: pytest.
     assert look(tidegate, site)["memory"]["state"] == "warning"
 
 
+def test_it_says_where_models_compute(tidegate: Command, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "on the processor (agent.device)" in look(tidegate, site)["device"]["what"]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for device, state in (("auto", "ok"), ("cuda", "warning")):
+        site.write_text(SITE + f'[agent]\ndevice = "{device}"\n')
+        found = look(tidegate, site)["device"]
+        assert found["state"] == state
+        assert "on the processor: " in found["what"]
+        assert ("agent.device = 'cpu'" in found["remedy"]) is (device == "cuda")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "NVIDIA L4")
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (0, 24 * 2**30))
+    assert look(tidegate, site)["device"]["what"] == "NVIDIA L4, 24 GiB"
+
+
 @pytest.mark.parametrize(
     ("ahead", "state", "words"),
     [

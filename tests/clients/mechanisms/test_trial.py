@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from clients.mechanisms.evaluation import evaluate
 from clients.mechanisms.evaluation import require_places as require_scoring
 from clients.mechanisms.noise import NoNoise, SystemNoise
+from clients.mechanisms.places import require_same_bits
 from clients.mechanisms.training import (
     LocalSteps,
     require_places,
@@ -194,6 +196,11 @@ def test_a_sound_one_is_trained_and_judged(name: str, label: dict[str, Any]) -> 
     assert counted is not None
     plain = train_without_privacy(arrays, table, plan, rng).arrays
     assert any(not np.array_equal(plain[key], arrays[key]) for key in arrays)
+    other = torch.device("cpu", 0)  # the processor, by a name that is not equal to the processor's
+    require_same_bits(plan, 32, other, training=True)
+    require_same_bits(plan, 32, other, training=False)
+    there = evaluate(arrays, table, plan, noise_multiplier=0.0, noise=NoNoise(), device=other).metrics()
+    assert there == counted
 
 
 def test_its_own_loss_is_what_training_makes_small() -> None:
