@@ -8,13 +8,17 @@ TORCH_INDEX ?=
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: demo test check install pictures audits failure adversary newest pythons clean
+.PHONY: demo test long check install pictures audits failure adversary newest pythons clean
 
 demo: $(VENV)/.demo
 	$(BIN)/tidegate demo
 
 test: $(VENV)/.test
 	scripts/test
+
+# What `make test` leaves out, and names at its end: what repeats at length what a shorter test shows.
+long: $(VENV)/.test
+	scripts/test -m long
 
 check: $(VENV)/.test
 	scripts/check

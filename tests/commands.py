@@ -1,10 +1,9 @@
-"""`tidegate …` as a process of its own, as a user would start it."""
+"""`tidegate …` in a process of its own."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,19 +21,8 @@ def plain_environment() -> dict[str, str]:
 def tidegate(
     place: Path, *arguments: str, before: Callable[[], None] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in the folder; `before` runs ahead of it in a process that starts from nothing."""
+    """Run a command in the folder; `before` runs ahead of it in its process."""
     if arguments[0] == "run":
         lay_mlflow_database(place / "mlruns" / "mlflow.db")
     environment = {**plain_environment(), "OMP_NUM_THREADS": "1"}
-    if before is None:
-        return run_forked(place, arguments, environment)
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.cli.main", *arguments],
-        cwd=place,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-        preexec_fn=before,
-    )
+    return run_forked(place, arguments, environment, before=before)

@@ -1,10 +1,15 @@
-"""What holds for every test: where public data sets are, and that no connection leaves this machine."""
+"""What holds for every test: where public data sets are, and that no connection leaves this machine.
+
+Also the order of tests, and the line that says which of them were left out.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,20 +25,40 @@ collect_ignore = [
     "example_model"
 ]  # a package of its own, that tests install: collected, it would be imported
 
+_left: dict[str, int] = {}
+"""How many long tests of each file this run leaves out."""
+
 collect_rarely()  # as every command does: a worker imports whatever they all import
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long tests first, on any worker; the quick ones of a file on one, where they share fixtures."""
-    for item in items:
-        if not is_marked(item, "e2e") and not is_marked(item, "xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(ROOT).as_posix()))
-    items.sort(key=lambda item: (not is_marked(item, "e2e"), not is_marked(item, "xdist_group")))
+    """Long tests first, and of these the groups of several files; a file's tests on one worker, as they share
+    fixtures: a server costs seconds of a processor."""
+    grouped = {item for item in items if is_marked(item, "xdist_group")}
+    for item in set(items) - grouped:
+        item.add_marker(pytest.mark.xdist_group(item.path.relative_to(ROOT).as_posix()))
+    items.sort(key=lambda item: (not is_marked(item, "e2e"), item not in grouped))
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Every worker leaves out the same tests; it tells the process that prints."""
+    left = Counter(item.path.relative_to(ROOT).as_posix() for item in items if is_marked(item, "long"))
+    _left.update(left)
+    if items and hasattr(items[0].config, "workeroutput"):
+        items[0].config.workeroutput["left"] = _left
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's
+def pytest_testnodedown(node: Any, error: object) -> None:
+    _left.update(getattr(node, "workeroutput", {}).get("left", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What tests/failure did and what it cost; each of its tests has counted its own."""
+    """Which tests were left out; what tests/failure did and what it cost: each of its tests has counted."""
+    if _left:
+        files = ", ".join(f"{count} of {path}" for path, count in sorted(_left.items()))
+        terminalreporter.write_line(f"left for `make long`, {sum(_left.values())} tests: {files}")
     reports = [one for found in terminalreporter.stats.values() for one in found]
     counts = [dict(one.user_properties) for one in reports if getattr(one, "when", None) == "call"]
     faults, lost, doubled = (

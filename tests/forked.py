@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +51,22 @@ _codes: list[Any] = []
 
 
 def run_forked(
-    place: Path, arguments: Sequence[str], environment: Mapping[str, str], timeout: float = 900
+    place: Path,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    timeout: float = 900,
+    before: Callable[[], None] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run `tidegate` with the arguments in the folder, and wait for its end.
+
+    `before`, a function of a module, runs ahead of it in its process.
 
     Raises:
         subprocess.TimeoutExpired: it took longer, and was killed.
     """
-    order = {"place": str(place), "arguments": list(arguments), "environment": dict(environment)}
+    order: dict[str, Any] = {"place": str(place), "arguments": list(arguments)}
+    order["environment"] = dict(environment)
+    order["before"] = before and (before.__module__, before.__name__)
     with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
         answer, theirs = os.pipe()
         files = [stdout.fileno(), stderr.fileno(), theirs]
@@ -151,11 +159,14 @@ def _leave_one_that_waits(answer: int) -> None:
 
 def _become(order: dict[str, Any]) -> None:
     program = importlib.import_module("experiments.cli.main")
+    before = order["before"] and getattr(importlib.import_module(order["before"][0]), order["before"][1])
     os.chdir(order["place"])
     os.environ.clear()
     os.environ.update(order["environment"])
     sys.path[0] = order["place"]
     sys.argv = [str(program.__file__), *order["arguments"]]
+    if before:
+        before()
     try:
         program.main()
     except SystemExit as exc:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import shutil
 import sqlite3
 import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from clients.keys import site_signer
 from clients.ledger.chain import Cap, Ledger, Plan
 from tests import commands
 from tests.cli.test_bad_input import EXPERIMENT, ROWS, SITE, edit, write_rows
+from tests.permissions import obey_permissions
 
 pytestmark = pytest.mark.e2e
 
@@ -43,12 +41,6 @@ def place(trained: Path, tmp_path: Path) -> Path:
 def tidegate(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command, by a user who is bound by a file's permissions even where the tests run as root."""
     return commands.tidegate(place, *arguments, before=obey_permissions)
-
-
-def obey_permissions() -> None:
-    """Give up what lets root write anywhere (Linux: PR_CAPBSET_DROP of CAP_DAC_OVERRIDE)."""
-    if sys.platform == "linux" and os.geteuid() == 0:
-        assert ctypes.CDLL(None).prctl(24, 1, 0, 0, 0) == 0
 
 
 def refused(place: Path, *words: str) -> None:

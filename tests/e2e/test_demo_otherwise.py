@@ -14,7 +14,7 @@ import pytest
 
 from server.state.storage import open_state
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(1800)]
 
 
 def start_demo(place: Path, *options: str) -> subprocess.Popen[bytes]:

@@ -260,6 +260,7 @@ def test_a_run_that_goes_on_is_stopped_by_its_owner(standing: Standing, tmp_path
     assert f"ada stops run {name}" in log.read_text()
 
 
+@pytest.mark.long
 def test_a_run_is_held_against_each_of_its_sites_alone(standing: Standing, tmp_path: Path) -> None:
     made = json.loads(standing.operator("server", "person", "add", "ada", "--role", "scientist", "--json"))
     ada = Scientist(tmp_path / "laptop", made["token"])

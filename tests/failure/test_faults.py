@@ -28,9 +28,9 @@ from tests.failure.federation import LONG, Account, HurtFederation
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600 if LONG else 900)]
 
-kills = pytest.mark.xdist_group("kills")
 faults = pytest.mark.xdist_group("faults")
-"""Two workers, each with a federation of its own: these take as long as those."""
+kills = pytest.mark.xdist_group("kills") if LONG else faults
+"""In the long form two workers, each with a federation of its own: these take as long as those."""
 
 Unharmed = Callable[[Job, RunRecord], Account]
 Tally = Callable[[Account], Account]

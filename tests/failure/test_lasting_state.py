@@ -114,7 +114,7 @@ def process_lists_watched() -> Iterator[None]:
     assert seen == set()
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("kind", [pytest.param("sqlite", marks=pytest.mark.long), "postgresql"])
 def test_the_whole_story_is_the_same_and_a_backup_brings_it_back(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

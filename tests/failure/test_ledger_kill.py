@@ -23,7 +23,7 @@ from clients.ledger.plan import Cap
 from contract.errors import LedgerError
 from tests.failure.federation import LONG
 
-KILLS = 800 if LONG else 200
+KILLS = 800 if LONG else 60
 
 PROGRAM = """\
 import json, os, random, signal, sys, time

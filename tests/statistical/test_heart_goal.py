@@ -12,6 +12,7 @@ from experiments.studies.heart_accuracy import BEST_PUBLISHED, run_heart
 from terminal.experiment_files import read_experiment
 
 
+@pytest.mark.long
 def test_private_training_beats_the_best_published_figure(
     tmp_path: Path, data_dir: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
