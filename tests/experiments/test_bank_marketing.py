@@ -114,6 +114,7 @@ def test_on_all_windows_it_comes_close_to_training_without_privacy(bank: Bank) -
     assert result["metrics"]["overall"]["auc"] == pytest.approx(held_out.auc, abs=0.04)
 
 
+@pytest.mark.long
 def test_the_crisis_raises_an_alarm_and_leads_to_a_better_model(bank: Bank) -> None:
     """Logistic regression on the same two windows, without privacy: AUC .754, log loss .231."""
     first = bank.train("base")

@@ -47,8 +47,10 @@ LONG = os.environ.get("TIDEGATE_FAILURE") == "long"
 
 _PATIENCE = 600.0
 _SLICE = 0.02
-_ASKED_EVERY = 0.3
-"""Seconds between two questions to the SuperLink: each is a handshake and costs it a tenth of that."""
+_LOOKED_EVERY = 0.05
+"""Seconds between two looks at the state database: half of a round."""
+_ASKED_EVERY = 1.0
+"""Seconds between two questions to the SuperLink: each is a handshake."""
 
 
 @dataclass
@@ -426,7 +428,7 @@ class HurtFederation:
         return f"{state.status} {state.sub_status} {state.details}"
 
     def wait(
-        self, true: Callable[[], bool], what: str, seconds: float = _PATIENCE, *, pause: float = _SLICE
+        self, true: Callable[[], bool], what: str, seconds: float = _PATIENCE, *, pause: float = _LOOKED_EVERY
     ) -> None:
         end = time.monotonic() + seconds
         while not true():

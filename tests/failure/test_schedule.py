@@ -162,6 +162,7 @@ run_schedules(read_settings(), say=lambda words: print(words, flush=True), stop=
 """
 
 
+@pytest.mark.long
 def test_a_schedule_goes_on_whichever_scheduler_is_killed(federation: HurtFederation, tmp_path: Path) -> None:
     """Two schedulers work; the one that checks is killed each time, and another is started in its place."""
     experiment = parse_experiment(TEXT, where="small")

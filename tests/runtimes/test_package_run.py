@@ -90,6 +90,7 @@ def test_inline_from_the_file_to_the_passport(
 
 
 @pytest.mark.e2e
+@pytest.mark.long
 def test_a_federation_in_which_one_site_has_it_not_and_one_another_version(
     tmp_path: Path,
     folders: tuple[Path, Path],
