@@ -67,7 +67,7 @@ class Standing:
                 [*TIDEGATE, "server", "up", "--port", str(self.port), "--ui-port", "0"],
                 cwd=self.folder, env=self.environment(), stdout=log, stderr=log,
             )  # fmt: skip
-        self.wait(lambda: "API  " in self.said[said:], "API")
+        self.wait(lambda: "API  " in self.said[said:], "API", pause=0.1)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         if self.server is not None:
@@ -94,12 +94,13 @@ class Standing:
                 subprocess.Popen(command, cwd=path.parent, env=plain_environment(), stdout=log, stderr=log)
             )
 
-    def wait(self, true: Callable[[], bool], what: str, seconds: float = 900) -> None:
-        end = time.monotonic() + seconds
+    def wait(self, true: Callable[[], bool], what: str, *, pause: float = 1.0) -> None:
+        """Wait until a command says so: each is a process, which costs half a second of a processor."""
+        end = time.monotonic() + 900
         while not true():
             assert self.server is None or self.server.poll() is None, self.said
             assert time.monotonic() < end, f"no {what}: {self.said}"
-            time.sleep(0.2)
+            time.sleep(pause)
 
 
 class Scientist:
