@@ -106,6 +106,14 @@ def hostile_report(path: Path, address: str) -> None:
     write_report(rows(1), rows(2), task=task, drift=Drift(), path=path, rng=np.random.default_rng(0))
 
 
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory, listener: Listener) -> str:
+    """Such a report: Evidently takes seconds of a processor for each."""
+    path = tmp_path_factory.mktemp("report") / "hostile.html"
+    hostile_report(path, listener.address)
+    return path.read_text(encoding="utf-8")
+
+
 def press(browser: webdriver.Chrome, button: WebElement) -> None:
     """Click on it, once no drawing that still unfolds lies over it: an intercepted click does nothing."""
 
@@ -136,16 +144,21 @@ def look(browser: webdriver.Chrome, path: Path, *words: str) -> bool:
 
 
 def test_nothing_of_rows_and_columns_runs(
-    browser: webdriver.Chrome, listener: Listener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    browser: webdriver.Chrome,
+    listener: Listener,
+    hostile: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Not even where the labels reach Evidently as they are, and only the page's own defence is left."""
+    (tmp_path / "labels.html").write_text(hostile, encoding="utf-8")
+    monkeypatch.setattr(monitoring.report, "_label", str)
+    hostile_report(tmp_path / "raw.html", listener.address)
     listener.asked.clear()
     for name in ("labels.html", "raw.html"):
-        hostile_report(tmp_path / name, listener.address)
         assert not look(browser, tmp_path / name, "Data Drift Summary", "all of them drawn")
         blocked = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]  # type: ignore[no-untyped-call]
         assert not blocked, "the page's own scripts and styles are let through"
-        monkeypatch.setattr(monitoring.report, "_label", str)
     assert not listener.asked
 
 
@@ -162,13 +175,11 @@ def test_the_attack_succeeds_on_evidentlys_own_page(
 
 
 def test_the_policy_alone_stops_a_script_that_reached_the_page(
-    browser: webdriver.Chrome, listener: Listener, tmp_path: Path
+    browser: webdriver.Chrome, listener: Listener, hostile: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "w.html"
-    hostile_report(path, listener.address)
-    html = path.read_text(encoding="utf-8")
     path.write_text(
-        html.replace("</body>", "".join(attacks(listener.address)[:5]) + "</body>"), encoding="utf-8"
+        hostile.replace("</body>", "".join(attacks(listener.address)[:5]) + "</body>"), encoding="utf-8"
     )
     listener.asked.clear()
     assert not look(browser, path)
@@ -178,13 +189,10 @@ def test_the_policy_alone_stops_a_script_that_reached_the_page(
 
 
 def test_the_notes_above_the_drawings_are_text(
-    browser: webdriver.Chrome, listener: Listener, tmp_path: Path
+    browser: webdriver.Chrome, listener: Listener, hostile: str, tmp_path: Path
 ) -> None:
-    path = tmp_path / "w.html"
-    hostile_report(path, listener.address)
-    page = path.read_text(encoding="utf-8")
-    figures = page[page.index("<script>") : page.index("</head>")]
-    scripts = page[page.index("<script>var global") : page.index("</body>")]
+    figures = hostile[hostile.index("<script>") : hostile.index("</head>")]
+    scripts = hostile[hostile.index("<script>var global") : hostile.index("</body>")]
     bare = f'<html><head><meta charset="UTF-8">{figures}</head><body>{scripts}</body></html>'
     (tmp_path / "n.html").write_text(safe_page(bare, attacks(listener.address)), encoding="utf-8")
     assert not look(browser, tmp_path / "n.html")
