@@ -25,6 +25,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ from clients.ledger.chain import Plan
 from clients.ledger.cost import can_pay
 from clients.ledger.plans import (
     asked_windows,
+    clipped_plan,
     compare_plan,
     drift_plan,
     evaluate_plan,
@@ -218,6 +220,15 @@ class _Exchange:
 
         return self._scoring or CPU
 
+    def counted_plan(self) -> Plan | None:
+        """What the counts of clipped gradients cost that belong to this round; None where none do.
+
+        The experiment alone says in which rounds they are made: no message can ask for one.
+        """
+        if not self.experiment.counts_clipped_in(self.instruction.step):
+            return None
+        return clipped_plan(self.experiment, self.instruction, self.site.split)
+
     def enter_request(self) -> str:
         """Have the administrator asked; the word for the server.
 
@@ -257,6 +268,7 @@ class _Exchange:
 def _train(exchange: _Exchange) -> bytes:
     from clients.mechanisms import evaluation as scoring
     from clients.mechanisms import training
+    from clients.mechanisms.clipped_counts import count_clipped
     from clients.mechanisms.devices import CPU
     from clients.mechanisms.training import LocalSteps, train_locally, train_without_privacy
 
@@ -266,10 +278,11 @@ def _train(exchange: _Exchange) -> bytes:
     training_device = CPU
     plan = train_plan(experiment, instruction, site.split)
     evaluation = evaluate_plan(experiment, instruction, site.split)
+    counted = exchange.counted_plan()
 
     def compute() -> Releases:
         (model,) = exchange.models
-        scores = None
+        scores = clipped = None
         if instruction.evaluate:
             held_out = site.table(experiment, instruction.windows, holdout=True)
             deviation = evaluation.noise_multiplier * experiment.privacy.rows_per_person
@@ -291,8 +304,13 @@ def _train(exchange: _Exchange) -> bytes:
                 noise_multiplier=plan.noise_multiplier,
                 device=training_device,
             )
+            if counted is not None:
+                counts_of = replace(steps, noise_multiplier=counted.noise_multiplier)
+                clipped = count_clipped(model, rows, counts_of, exchange.noise)
             update = train_locally(model, rows, steps, exchange.noise)
-        return Releases(update=quantize(update, model) if is_quantized(experiment) else update, scores=scores)
+        if is_quantized(experiment):
+            update = quantize(update, model)
+        return Releases(update=update, clipped=clipped, scores=scores)
 
     def require() -> None:
         nonlocal training_device
@@ -300,7 +318,9 @@ def _train(exchange: _Exchange) -> bytes:
         if instruction.evaluate:
             exchange.require_scoring()
 
-    plans = [plan, evaluation] if instruction.evaluate else [plan]
+    plans = [plan]
+    plans += [evaluation] if instruction.evaluate else []
+    plans += [] if counted is None else [counted]
     return exchange.release(plans, compute, require=require)
 
 

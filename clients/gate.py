@@ -34,6 +34,7 @@ from clients.ledger.cost import run_epsilon
 from clients.ledger.plans import ALL_ROWS
 from clients.policy import NO_MODEL
 from clients.site_config import Policy
+from contract.clipped import ClippedCounts
 from contract.errors import ApprovalError, PolicyError, ReleaseError, SilentError, TidegateError
 from contract.experiment import Experiment
 from contract.installed_models import require_installed
@@ -51,7 +52,7 @@ from contract.releases import (
 
 __all__ = ["Gate", "Releases"]
 
-_WITH_A_MODEL = ("train", "evaluate")
+_WITH_A_MODEL = ("train", "clipped", "evaluate")
 """Purposes of the plans whose releases run the model's code."""
 
 
@@ -60,6 +61,7 @@ class Releases:
     """What a mechanism made, before the gate has looked at it."""
 
     update: ModelUpdate | None = None
+    clipped: ClippedCounts | None = None
     scores: Scores | None = None
     challenger_scores: Scores | None = None
     comparison: Comparison | None = None
@@ -268,6 +270,7 @@ def _check(releases: Releases) -> None:
     values = {name: value for name, value in vars(releases).items() if value is not None}
     expected: dict[str, tuple[type, ...]] = {
         "update": (ModelUpdate,),
+        "clipped": (ClippedCounts,),
         "scores": (ScoreHistogram, ErrorSums),
         "challenger_scores": (ScoreHistogram, ErrorSums),
         "comparison": (Comparison,),
@@ -292,6 +295,8 @@ def _numbers(  # noqa: PLR0911 - a line a release
 ) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
     if isinstance(release, ModelUpdate):
         return [np.asarray(array) for array in (*release.arrays.values(), *release.steps.values())]
+    if isinstance(release, ClippedCounts):
+        return [np.array([release.cut, release.kept, release.noise_deviation])]
     if isinstance(release, ScoreHistogram):
         return [release.negative, release.positive]
     if isinstance(release, ErrorSums):

@@ -25,11 +25,19 @@ def gaussian_delta(epsilon: float, mu: float) -> float:
     return math.exp(_log_normal(near)) - math.exp(epsilon + _log_normal(far))
 
 
-def gaussian_multiplier(epsilon: float, delta: float, times: int) -> float:
+def gaussian_multiplier(epsilon: float, delta: float, times: int, *, beside: float = 0.0) -> float:
     """The noise multiplier with which `times` Gaussian mechanisms, unsampled, are (ε, δ) together.
 
     Exact (Balle and Wang, 2018, theorem 8): together they are one with √times over it. At the share of
     δ that a site's ledger counts what was foreseen with.
+
+    Args:
+        epsilon, delta: of all together.
+        times: how many.
+        beside: the sum of 1/noise multiplier² of other Gaussian mechanisms that share this ε.
+
+    Returns:
+        It; infinity where the others leave nothing.
     """
     delta *= FORESEEN
     low, high = 0.0, 1.0
@@ -38,7 +46,8 @@ def gaussian_multiplier(epsilon: float, delta: float, times: int) -> float:
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if gaussian_delta(epsilon, middle) < delta else (low, middle)
-    return math.sqrt(times) / low if low else math.inf
+    left = low**2 - beside
+    return math.sqrt(times / left) if left > 0 else math.inf
 
 
 def _log_normal(x: float) -> float:

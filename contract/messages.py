@@ -29,6 +29,7 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from safetensors.numpy import load, save
 
+from contract.clipped import ClippedCounts
 from contract.errors import MessageError, ReleaseError
 from contract.experiment import Experiment
 from contract.models import model_shapes
@@ -197,6 +198,7 @@ class Reply:
         spent_in_run, spent_in_total: the most that any data block has paid.
         private: whether every release carries the noise that was accounted.
         update: training's release.
+        clipped: in some rounds, the counts of clipped gradients.
         scores: the evaluation of the incoming model; of the champion in a comparison.
         challenger_scores: in a comparison, the evaluation of the challenger.
         comparison: in a comparison, the paired difference.
@@ -215,6 +217,7 @@ class Reply:
     spent_in_total: Spent
     private: bool = True
     update: ModelUpdate | None = None
+    clipped: ClippedCounts | None = None
     scores: Scores | None = None
     challenger_scores: Scores | None = None
     comparison: Comparison | None = None
@@ -226,7 +229,8 @@ class Reply:
 
     def releases(self) -> dict[str, object]:
         """The releases that this reply carries, by name."""
-        names = ("update", "scores", "challenger_scores", "comparison", "drift", "reference", "ranges")
+        evaluations = ("scores", "challenger_scores", "comparison")
+        names = ("update", "clipped", *evaluations, "drift", "reference", "ranges")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def to_records(self) -> RecordDict:

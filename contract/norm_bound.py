@@ -29,8 +29,8 @@ from typing import Any
 
 import numpy as np
 
+from contract.clipped import training_multiplier
 from contract.experiment import Experiment
-from contract.gaussian import gaussian_multiplier
 
 __all__ = [
     "CLIPPING_SLACK",
@@ -70,7 +70,7 @@ def update_bound(experiment: Experiment, stated_rows: int, size: int) -> float:
     if not privacy.private:
         return math.inf
     expected = max(1, round(stated_rows * privacy.sampling_rate))
-    multiplier = gaussian_multiplier(privacy.epsilon, privacy.delta, strategy.rounds * strategy.local_steps)
+    multiplier = training_multiplier(experiment, strategy.rounds * strategy.local_steps)
     deviation = multiplier * privacy.clipping_norm * privacy.rows_per_person
     noise = deviation * (math.sqrt(size) + math.sqrt(2 * _U))
     signal = privacy.clipping_norm * _most_rows(stated_rows, privacy.sampling_rate)
@@ -95,7 +95,7 @@ def noise_variance(experiment: Experiment, stated_rows: int) -> float | None:
         return None
     if not privacy.private:
         return 0.0
-    multiplier = gaussian_multiplier(privacy.epsilon, privacy.delta, strategy.rounds)
+    multiplier = training_multiplier(experiment, strategy.rounds)
     sensitivity = privacy.clipping_norm * privacy.rows_per_person * (1 + CLIPPING_SLACK)
     return (strategy.learning_rate / stated_rows * multiplier * sensitivity) ** 2
 

@@ -41,8 +41,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from contract.clipped import training_multiplier
 from contract.experiment import CategoricalFeature, Experiment, Privacy, Strategy, Task
-from contract.gaussian import gaussian_multiplier
 from contract.words import counted
 
 __all__ = ["Reach", "asked_rows", "needs_recipe", "reach_of", "recommended", "with_recipe"]
@@ -272,7 +272,7 @@ def _noise(experiment: Experiment, stated_rows: Sequence[int], clipping: float) 
     privacy = experiment.privacy
     if not privacy.private:
         return 0.0
-    noise = gaussian_multiplier(privacy.epsilon, privacy.delta, 1) * clipping * privacy.rows_per_person
+    noise = training_multiplier(experiment, 1) * clipping * privacy.rows_per_person
     return noise * math.sqrt(len(stated_rows)) / sum(stated_rows)
 
 

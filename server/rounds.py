@@ -25,6 +25,7 @@ from flwr.app import MessageType
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
+from contract.clipped import ClippedCounts
 from contract.experiment import Experiment
 from contract.installed_models import needs_of
 from contract.messages import Instruction, Reply, arrays_to_record, packed_limit
@@ -34,7 +35,7 @@ from server.exchange.answers import Answers, Patience
 from server.exchange.asking import Question, SiteMemory, ask, require
 from server.exchange.bounds import ReplySize
 from server.exchange.checkpoint import Checkpoint
-from server.exchange.checks import check_public, check_scores, check_update
+from server.exchange.checks import check_clipped, check_public, check_scores, check_update
 from server.exchange.pulls import Pulls
 from server.exchange.strategies import aggregate, build_strategy, restore_strategy, strategy_state
 from server.exchange.weights import row_weights
@@ -83,6 +84,7 @@ class RoundReport:
     overall: Measured | None
     epsilon: Mapping[str, float]
     seconds: float
+    clipped: Mapping[str, ClippedCounts] = field(default_factory=dict)
 
 
 class Memory(SiteMemory, Protocol):
@@ -179,13 +181,16 @@ def _resume(training: Training, memory: Memory, strategy: FedAvg, rng: np.random
 def _round(training: Training, number: int, checkpoint: Checkpoint, grid: Grid, memory: Memory) -> Answers:
     evaluate = training.experiment.strategy.evaluates_in(number)
 
-    asked = {"update", "scores"} if evaluate else {"update"}
+    counts = training.experiment.counts_clipped_in(number)
+    asked = {"update"} | ({"scores"} if evaluate else set()) | ({"clipped"} if counts else set())
 
     def check(reply: Reply) -> None:
         _check(training, question, memory, reply, asked)
         check_update(reply, training.experiment, checkpoint.arrays)
         if evaluate:
             check_scores(reply, training.experiment)
+        if counts:
+            check_clipped(reply, training.experiment)
 
     question = Question(
         kind=MessageType.TRAIN,
@@ -247,6 +252,7 @@ def _report(training: Training, number: int, answers: Answers) -> RoundReport:
         overall=pooled(scores),
         epsilon={site: reply.spent_in_run.epsilon for site, reply in answers.replies.items()},
         seconds=answers.seconds,
+        clipped={site: reply.clipped for site, reply in answers.replies.items() if reply.clipped is not None},
     )
 
 

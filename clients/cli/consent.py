@@ -476,7 +476,12 @@ def _what(request: Request) -> str:
         return f"a drift check of {windows} against {', '.join(asked.reference_windows) or 'all rows'}"
     if request.kind == RANGES_QUERY:
         return f"the ranges of {', '.join(asked.features)} on {windows}"
-    return f"a training run on {windows}, its evaluations, and a comparison with the champion"
+    counts = request.plan.clipped_counts
+    counted = f"{counts} counts of clipped gradients, " if counts > 1 else "a count of clipped gradients, "
+    return (
+        f"a training run on {windows}, its evaluations, {counted if counts else ''}"
+        "and a comparison with the champion"
+    )
 
 
 def _in_words(terms: Terms) -> str:

@@ -26,7 +26,11 @@ _OPEN = (
     "of the run's plan: not known yet. The file leaves settings of training to a recipe, which chooses them "
     "for the run's sites; the cost is the same. Approve what `tidegate site requests` shows"
 )
-_SETTINGS = {"train": "privacy.epsilon", "evaluate": "privacy.evaluation_epsilon"}
+_SETTINGS = {
+    "train": "privacy.epsilon",
+    "evaluate": "privacy.evaluation_epsilon",
+    "clipped": "privacy.clipped_epsilon",
+}
 """The key that fixes what each purpose costs."""
 
 
@@ -90,14 +94,17 @@ def cost(
 
 
 def _room(site: Site, experiment: Experiment, plans: Sequence[Plan]) -> dict[str, Room]:
-    """The largest ε of each plan that does not fit, in the order in which the gate enters them."""
+    """The largest ε of each plan that does not fit, beside those that are entered with it.
+
+    Counts of clipped gradients come first: they are a part of the ε of training, which takes what is left.
+    """
     from dataclasses import replace
 
     from clients.ledger.cost import block_costs, room_for
 
     room: dict[str, Room] = {}
     entered: list[Plan] = []
-    for plan in plans:
+    for plan in sorted(plans, key=lambda plan: plan.purpose != "clipped"):
         fitting = plan
         if not all(item.fits for item in block_costs(site.ledger, [*entered, plan])):
             found = room_for(site.ledger, plan, beside=entered, delta=experiment.privacy.delta)
@@ -201,7 +208,14 @@ def _verdict(epsilon: float, *, fits: bool) -> tuple[Text, Text]:
 
 
 def _sentences(room: Mapping[str, Room], experiment: Experiment, cap: Cap) -> list[str]:
-    stated = {"train": experiment.privacy.epsilon, "evaluate": experiment.privacy.evaluation_epsilon}
+    from contract.clipped import clipped_epsilon
+
+    privacy = experiment.privacy
+    stated = {
+        "train": privacy.epsilon,
+        "evaluate": privacy.evaluation_epsilon,
+        "clipped": clipped_epsilon(privacy),
+    }
     return [
         f"{_SETTINGS[purpose]} = {stated[purpose]:g} is too much; "
         f"{'ask for ' if item.capped else ''}at most {item.epsilon:g}"

@@ -119,11 +119,20 @@ def compose(events: Iterable[Event], delta: float, *, cap: float = 8.0) -> tuple
 
 
 @lru_cache(maxsize=256)
-def noise_multiplier(*, epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
+def noise_multiplier(
+    *, epsilon: float, delta: float, sampling_rate: float, steps: int, beside: float = 0.0
+) -> float:
     """The least noise multiplier with which `steps` steps stay within (ε, δ), as `compose` counts.
 
     Exact without sub-sampling; otherwise within .2 %, and never below. It ignores earlier spending; see
     `clients.ledger.cost.room_for`.
+
+    Args:
+        epsilon, delta: of all together.
+        sampling_rate: the chance with which a record takes part in a step.
+        steps: how many.
+        beside: the sum of 1/noise multiplier² of Gaussian mechanisms without sub-sampling that the same
+            rows answer beside the steps, within the same ε.
 
     Raises:
         InputError: a parameter is out of bounds.
@@ -134,10 +143,16 @@ def noise_multiplier(*, epsilon: float, delta: float, sampling_rate: float, step
     require_count(steps, MOST_TIMES, "steps")
     if not is_number(epsilon) or not 0 < epsilon < math.inf:
         raise InputError(f"ε = {epsilon!r:.40} is not a positive number")
-    if sampling_rate == 1:
-        found = math.sqrt(steps) / _gaussian_mu(epsilon, FORESEEN * delta)
+    if not is_number(beside) or not 0 <= beside < math.inf:
+        raise InputError(f"a sum of squares of {beside!r:.40} is not a number from 0 on")
+    most = epsilon if sampling_rate == 1 else min(epsilon, _MOST_SAMPLED)
+    left = _gaussian_mu(most, FORESEEN * delta) ** 2 - beside
+    if left <= 0:
+        found = math.inf
+    elif sampling_rate == 1:
+        found = math.sqrt(steps / left)
     else:
-        found = _sampled_noise(min(epsilon, _MOST_SAMPLED), FORESEEN * delta, sampling_rate, steps)
+        found = _sampled_noise(most, FORESEEN * delta, sampling_rate, steps, left=left, beside=beside)
     if not found <= MOST_NOISE:
         raise BudgetError(
             f"no noise brings {steps:,} steps to ε = {epsilon:.3g}",
@@ -146,14 +161,19 @@ def noise_multiplier(*, epsilon: float, delta: float, sampling_rate: float, step
     return max(found, LEAST_NOISE)
 
 
-def _sampled_noise(epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
+def _sampled_noise(
+    epsilon: float, delta: float, sampling_rate: float, steps: int, *, left: float, beside: float
+) -> float:
+    """Of `noise_multiplier`; `left` is the squared μ that `beside` leaves of ε."""
     from scipy.optimize import brentq
 
+    others: _Plan = ((1 / math.sqrt(beside), 1.0, 1),) if beside else ()
+
     def plan(log_multiplier: float) -> _Plan:
-        return ((math.exp(log_multiplier), sampling_rate, steps),)
+        return ((math.exp(log_multiplier), sampling_rate, steps), *others)
 
     # where the central limit theorem, which is no bound, sees the root (Dong, Roth and Su, 2022)
-    guess = -0.5 * math.log(math.log1p((_gaussian_mu(epsilon, delta) / sampling_rate) ** 2 / steps))
+    guess = -0.5 * math.log(math.log1p(left / sampling_rate**2 / steps))
     guess = min(guess, math.log(MOST_NOISE))
     grid = _fine_enough(plan(guess), delta)
 

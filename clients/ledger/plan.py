@@ -25,7 +25,7 @@ from contract.errors import InputError
 __all__ = ["WHOLE", "Cap", "Plan", "Purpose", "Split", "Unit", "as_name", "places", "require_name", "side_of"]
 
 Unit = Literal["record", "person"]
-Purpose = Literal["train", "evaluate", "drift", "ranges"]
+Purpose = Literal["train", "clipped", "evaluate", "drift", "ranges"]
 
 WHOLE = "all"
 """The window of a block that is the whole data set, all windows together."""

@@ -18,6 +18,7 @@ from dataclasses import replace
 
 from clients.ledger.accounting import noise_multiplier
 from clients.ledger.plan import WHOLE, Plan, Split
+from contract.clipped import clipped_epsilon
 from contract.errors import MessageError, PolicyError
 from contract.experiment import LEAST_EPSILON, Experiment
 from contract.messages import DRIFT_QUERY, RANGES_QUERY, Instruction
@@ -28,6 +29,7 @@ __all__ = [
     "asked_plans",
     "asked_windows",
     "blocks",
+    "clipped_plan",
     "compare_plan",
     "drift_plan",
     "evaluate_plan",
@@ -79,15 +81,24 @@ def blocks(experiment: Experiment, windows: tuple[str, ...], split: Split, *side
 
 
 def train_plan(experiment: Experiment, instruction: Instruction, split: Split) -> Plan:
-    """All rounds of a run on the training rows of its windows."""
+    """All rounds of a run on the training rows of its windows.
+
+    Its noise keeps it within the experiment's ε together with the counts of clipped gradients.
+    """
     privacy, steps = experiment.privacy, experiment.strategy.local_steps
+    counted = clipped_plan(experiment, instruction, split)
+    beside = counted.uses / counted.noise_multiplier**2 if counted is not None else 0.0
     return Plan(
         name=f"{instruction.run}/train",
         run=instruction.run,
         purpose="train",
         blocks=blocks(experiment, instruction.windows, split, "train"),
         noise_multiplier=_noise(
-            experiment, privacy.epsilon, privacy.sampling_rate, experiment.strategy.rounds * steps
+            experiment,
+            privacy.epsilon,
+            privacy.sampling_rate,
+            experiment.strategy.rounds * steps,
+            beside=beside,
         ),
         sampling_rate=privacy.sampling_rate,
         uses=experiment.strategy.rounds,
@@ -99,10 +110,35 @@ def train_plan(experiment: Experiment, instruction: Instruction, split: Split) -
     )
 
 
+def clipped_plan(experiment: Experiment, instruction: Instruction, split: Split) -> Plan | None:
+    """All counts of clipped gradients of a run, on the training rows of its windows; None without any."""
+    counts = experiment.clipped_counts
+    if not counts:
+        return None
+    return Plan(
+        name=f"{instruction.run}/clipped",
+        run=instruction.run,
+        purpose="clipped",
+        blocks=blocks(experiment, instruction.windows, split, "train"),
+        noise_multiplier=_noise(experiment, clipped_epsilon(experiment.privacy), 1.0, counts),
+        uses=counts,
+        unit=experiment.privacy.unit,
+        split=split.name,
+    )
+
+
 def run_plans(run: str, experiment: Experiment, windows: tuple[str, ...], split: Split) -> list[Plan]:
-    """Training and evaluation, as a run of the experiment enters them into a site's ledger."""
+    """Training, evaluation and counts of clipped gradients, as a run enters them into a site's ledger.
+
+    In that order: the training that a block's first release foresaw composes exactly.
+    """
     instruction = Instruction(run=run, windows=windows)
-    return [train_plan(experiment, instruction, split), evaluate_plan(experiment, instruction, split)]
+    counted = clipped_plan(experiment, instruction, split)
+    return [
+        train_plan(experiment, instruction, split),
+        evaluate_plan(experiment, instruction, split),
+        *([] if counted is None else [counted]),
+    ]
 
 
 def retraining_plans(experiment: Experiment, instruction: Instruction, split: Split) -> list[Plan]:
@@ -208,8 +244,12 @@ def _evaluation(
     )
 
 
-def _noise(experiment: Experiment, epsilon: float, sampling_rate: float, steps: int) -> float:
+def _noise(
+    experiment: Experiment, epsilon: float, sampling_rate: float, steps: int, *, beside: float = 0.0
+) -> float:
     if not experiment.privacy.private:
         return 0.0
     delta = experiment.privacy.delta
-    return noise_multiplier(epsilon=epsilon, delta=delta, sampling_rate=sampling_rate, steps=steps)
+    return noise_multiplier(
+        epsilon=epsilon, delta=delta, sampling_rate=sampling_rate, steps=steps, beside=beside
+    )

@@ -63,6 +63,7 @@ __all__ = [
     "BatchSum",
     "Part",
     "Sums",
+    "Tally",
     "add_parts",
     "clip_factors",
     "clipped_sum",
@@ -86,6 +87,28 @@ _LAYERS = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.Embedding)
 _MIXES_ROWS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
+class Tally:
+    """How many rows were cut to the clipping norm, and how many were not; several threads may add.
+
+    A row that counts zero, because something of it is not finite or too great, is in neither.
+
+    Attributes:
+        cut, kept: the numbers of rows.
+    """
+
+    def __init__(self) -> None:
+        self.cut = self.kept = 0
+        self._lock = threading.Lock()
+
+    def add(self, norms: Tensor, counted: Tensor, clipping_norm: float) -> None:
+        """Take in rows by the lengths of their gradients; `counted` says which of them count."""
+        is_cut = counted & (norms > clipping_norm)
+        cut, kept = int(is_cut.sum()), int((counted & ~is_cut).sum())
+        with self._lock:
+            self.cut += cut
+            self.kept += kept
+
+
 class Sums:
     """Sums by parameter, side by side in one place that is written to again and again.
 
@@ -95,10 +118,12 @@ class Sums:
     Attributes:
         flat: all numbers, in one dimension, as of the last `cleared`.
         by_name: by the parameter's name, its part of `flat`, in its shape.
+        tally: is told of each row that is added, where somebody wants to know.
     """
 
     flat: Tensor
     by_name: dict[str, Tensor]
+    tally: Tally | None = None
 
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:
         self._shapes = {name: value.shape for name, value in parameters.items()}
@@ -242,18 +267,22 @@ class BatchSum:
         if self._pool is not None:
             self._pool.shutdown()
 
-    def __call__(self, inputs: Tensor, labels: Tensor, clipping_norm: float) -> Sums:
+    def __call__(
+        self, inputs: Tensor, labels: Tensor, clipping_norm: float, *, tally: Tally | None = None
+    ) -> Sums:
         """The sum over a batch of any number of rows, in a place that the next call writes to again.
 
         Args:
             inputs, labels: the batch.
             clipping_norm: the most that the gradient of a row may count.
+            tally: is told of each row.
 
         Raises:
             InputError: the clipping norm is not one, whatever the rows are.
         """
         require_clipping_norm(clipping_norm)
         self._sums.cleared(_precision(len(inputs)))
+        self._sums.tally = tally
         parts = list(zip(torch.split(inputs, self._block), torch.split(labels, self._block), strict=True))
         number = min(len(parts), processors()) if self._device == CPU else 1
         with one_thread():
@@ -346,7 +375,10 @@ def add_parts(parts: list[Part], losses: Tensor, clipping_norm: float, into: Sum
     squares = functools.reduce(torch.add, [square for square, _ in found], 0 * losses)
     # all that must not be too great, together; NaN where the loss is not finite
     sizes = functools.reduce(torch.add, [other for _, other in found if other is not None], squares)
-    factors = clip_factors(squares.sqrt(), clipping_norm)
+    norms = squares.sqrt()
+    if into.tally is not None:
+        into.tally.add(norms[:rows], sizes[:rows] <= GREATEST**2, clipping_norm)  # false of NaN
+    factors = clip_factors(norms, clipping_norm)
     if float(sizes.sum()) <= GREATEST**2:
         factors[rows:] = 0
     else:  # 0 · NaN is NaN: such rows must be out of the contraction itself

@@ -31,9 +31,9 @@ import functools
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -44,6 +44,7 @@ from clients.mechanisms.clipping import (
     SLACK,
     BatchSum,
     Sums,
+    Tally,
     clipped_sum_of_rows,
     require_clipping_norm,
     supports,
@@ -64,10 +65,28 @@ from contract.installed_models import load
 from contract.models import model_shapes
 from contract.releases import ModelUpdate
 
-__all__ = ["LocalSteps", "descend", "require_places", "train_locally", "train_without_privacy"]
+__all__ = [
+    "LocalSteps",
+    "TakeSum",
+    "descend",
+    "require_places",
+    "summing",
+    "tensors",
+    "train_locally",
+    "train_without_privacy",
+]
 
 _log = logging.getLogger("tidegate.site")
-_TakeSum = Callable[[Tensor, Tensor, float], Sums]
+
+
+class TakeSum(Protocol):
+    """Sums the clipped gradients of a batch, as `BatchSum` does."""
+
+    def __call__(
+        self, inputs: Tensor, labels: Tensor, clipping_norm: float, *, tally: Tally | None = None
+    ) -> Sums:
+        """Of inputs and labels; the tally is told of each row."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,34 +142,17 @@ def train_locally(
     experiment = steps.experiment
     privacy, strategy = experiment.privacy, experiment.strategy
     expected_rows = _expected_rows(experiment, steps.stated_rows)
-    is_package, device = experiment.model.kind == "package", steps.device
-    apart, module = (
-        each_row(experiment, arrays, device)
-        if is_package
-        else (None, module_for(experiment, arrays).to(device))
-    )
-    size = sum(parameter.numel() for parameter in module.parameters())
-    parameters = trainable(module)
-    loss = functools.partial(loss_for, experiment.task.label)
-    deviation = deviation_for(
-        steps.noise_multiplier,
-        privacy.rows_per_person * privacy.clipping_norm * (1 + SLACK),
-        size,
-    )
     require_clipping_norm(privacy.clipping_norm)
     require_rate(privacy.sampling_rate)
-    require_deviation(deviation, noise)
-    start = _copied(parameters)
-    with one_thread(), in_use(device), ExitStack() as held:
-        take_sum: _TakeSum
-        if apart is not None:
-            held.enter_context(steady())
-            block = apart.rows_at_once(block_rows(expected_rows, size))
-            take_sum = held.enter_context(BatchSum(module, block, loss, add=apart.add))
-        elif supports(module, torch.zeros(1, experiment.task.width, device=device)):
-            take_sum = held.enter_context(BatchSum(module, block_rows(expected_rows, size), loss))
-        else:
-            take_sum = functools.partial(_sum_by_opacus, module, Sums(parameters), loss)
+    with summing(arrays, steps) as (module, take_sum):
+        deviation = deviation_for(
+            steps.noise_multiplier,
+            privacy.rows_per_person * privacy.clipping_norm * (1 + SLACK),
+            sum(parameter.numel() for parameter in module.parameters()),
+        )
+        require_deviation(deviation, noise)
+        parameters = trainable(module)
+        start = _copied(parameters)
         for inputs, labels in _poisson_batches(table, privacy.sampling_rate, strategy.local_steps):
             sums = take_sum(inputs, labels, privacy.clipping_norm)
             _add_noise(sums, deviation, noise)
@@ -165,6 +167,41 @@ def _add_noise(sums: Sums, deviation: float, noise: NormalSource) -> None:
     add_noise([values.numpy()], deviation, noise)
     if values is not sums.flat:
         sums.flat.copy_(values)
+
+
+@contextmanager
+def summing(
+    arrays: Mapping[str, np.ndarray[Any, Any]], steps: LocalSteps
+) -> Iterator[tuple[nn.Module, TakeSum]]:
+    """The model with these parameters, and what sums the clipped gradients of a batch by it.
+
+    Every call on rows has as many as public facts say, so that a row's numbers are its own.
+
+    Args:
+        arrays: the parameters.
+        steps: name the model, its loss, the stated rows and the device.
+    """
+    experiment, device = steps.experiment, steps.device
+    is_package = experiment.model.kind == "package"
+    apart, module = (
+        each_row(experiment, arrays, device)
+        if is_package
+        else (None, module_for(experiment, arrays).to(device))
+    )
+    size = sum(parameter.numel() for parameter in module.parameters())
+    rows = block_rows(_expected_rows(experiment, steps.stated_rows), size)
+    loss = functools.partial(loss_for, experiment.task.label)
+    with one_thread(), in_use(device), ExitStack() as held:
+        take_sum: TakeSum
+        if apart is not None:
+            held.enter_context(steady())
+            batch_sum = BatchSum(module, apart.rows_at_once(rows), loss, add=apart.add)
+            take_sum = held.enter_context(batch_sum)
+        elif supports(module, torch.zeros(1, experiment.task.width, device=device)):
+            take_sum = held.enter_context(BatchSum(module, rows, loss))
+        else:
+            take_sum = functools.partial(_sum_by_opacus, module, Sums(trainable(module)), loss)
+        yield module, take_sum
 
 
 def train_without_privacy(
@@ -202,7 +239,7 @@ def _plain_steps(
     start = _copied(parameters)
     for _ in range(strategy.local_steps):
         drawn = rng.random(len(table.labels)) < experiment.privacy.sampling_rate
-        inputs, labels = _tensors(table)
+        inputs, labels = tensors(table)
         expected = max(1.0, experiment.privacy.sampling_rate * len(table.labels))
         loss = _losses(experiment, module(inputs[drawn].to(device)), labels[drawn].to(device)).sum()
         gradients = torch.autograd.grad(loss, list(parameters.values()))
@@ -257,7 +294,7 @@ def _update(module: nn.Module) -> ModelUpdate:
 
 def _poisson_batches(table: Table, rate: float, count: int) -> Iterator[tuple[Tensor, Tensor]]:
     """`count` batches, in each of which every row is with probability `rate`, independently."""
-    inputs, labels = _tensors(table)
+    inputs, labels = tensors(table)
     for _ in range(count):
         taken = torch.from_numpy(poisson_sample(len(labels), rate))
         yield (inputs, labels) if rate == 1 else (inputs[taken], labels[taken])
@@ -270,9 +307,12 @@ def _sum_by_opacus(
     inputs: Tensor,
     labels: Tensor,
     clipping_norm: float,
+    *,
+    tally: Tally | None = None,
 ) -> Sums:
     """What `BatchSum` returns, for any module that Opacus takes apart, in parts."""
     inputs, labels = inputs.to(into.flat.device), labels.to(into.flat.device)
+    into.tally = tally
     if len(inputs) <= MOST_ROWS:
         return _clipped_sum_by_opacus(module, inputs, loss(labels), clipping_norm, into)
     total = Sums(into.by_name)
@@ -306,5 +346,6 @@ def _clipped_sum_by_opacus(
     return clipped_sum_of_rows(gradients, finite, clipping_norm, into)
 
 
-def _tensors(table: Table) -> tuple[Tensor, Tensor]:
+def tensors(table: Table) -> tuple[Tensor, Tensor]:
+    """All rows' inputs and labels."""
     return torch.from_numpy(table.features), torch.from_numpy(table.labels)

@@ -14,6 +14,7 @@ from contract.errors import InputError
 from contract.experiment import Experiment
 from contract.json_values import finite
 from contract.recipe import with_recipe
+from experiments.planning.clipped_errors import expected_shares
 from experiments.planning.costs import SiteCost, site_cost
 from experiments.planning.errors import ExpectedError, errors_by_site, expected_errors
 from experiments.planning.planted import FACTORS, REPEATS, PlantedResult, can_be_planted, planted_result
@@ -70,6 +71,7 @@ class Plan:
         """All of it in values that JSON has."""
         strategy, privacy = self.experiment.strategy, self.experiment.privacy
         settings = strategy.model_dump(mode="json", exclude={"reason"})
+        shares = expected_shares(self.experiment, self.sites)
         return {
             "experiment": self.experiment.name,
             "private": privacy.private,
@@ -78,6 +80,7 @@ class Plan:
             "exchanges": strategy.rounds + 1,
             "evaluations": strategy.evaluations,
             "delta": privacy.delta,
+            "clipped_counts": None if shares is None else shares.to_json(),
             "sites": [
                 _site_json(site, cost, errors)
                 for site, cost, errors in zip(self.sites, self.costs, self.own, strict=True)

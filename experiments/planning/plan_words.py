@@ -10,6 +10,7 @@ from contract.epsilon import delta_words, epsilon_words, left_words
 from contract.experiment import Experiment
 from contract.figures import figures_for
 from contract.words import counted
+from experiments.planning.clipped_errors import expected_shares
 from experiments.planning.costs import SiteCost
 from experiments.planning.errors import LEVELS, ExpectedError
 from experiments.planning.plan import Plan
@@ -35,6 +36,7 @@ def plan_in_words(plan: Plan) -> list[Part]:
             f"{counted(strategy.rounds, 'round')}, so {counted(strategy.rounds + 1, 'exchange')} with each "
             f"site; {counted(strategy.evaluations, 'evaluation')} of each held-out row."
         ),
+        *_clipped_part(plan),
         Table(headings=_site_headings(experiment), rows=_site_rows(plan), title=experiment.name),
     ]
     if not all(site.share_is_told for site in sites):
@@ -55,6 +57,26 @@ def plan_in_words(plan: Plan) -> list[Part]:
         parts.append(Sentence("NOT PRIVATE: this run would give no guarantee.", "bold red"))
     parts += [Sentence(f"WARNING: {warning}", "yellow") for warning in plan.warnings]
     return [*parts, Sentence("Nothing was spent.")]
+
+
+def _clipped_part(plan: Plan) -> list[Part]:
+    """What the counts of clipped gradients will tell, and what they cost; nothing where there are none."""
+    found = expected_shares(plan.experiment, plan.sites)
+    if found is None:
+        return []
+    apart = ", ".join(f"{name} {_percent(error)}" for name, error in list(found.sites.items())[:_BLOCKS])
+    more = f" and {len(found.sites) - _BLOCKS} more" if len(found.sites) > _BLOCKS else ""
+    return [
+        Sentence(
+            f"{counted(found.counts, 'count')} of clipped gradients for ε = {found.epsilon:g}, a part of "
+            f"privacy.epsilon: training has {found.more_noise:.1%} more noise. The share of all rows is told "
+            f"to {_percent(found.overall)} or better; of single sites to: {apart}{more}."
+        )
+    ]
+
+
+def _percent(error: float) -> str:
+    return f"± {100 * error:.2g} %" if math.isfinite(error) else "not measurable, because of noise"
 
 
 def _learnt_part(plan: Plan) -> Part:

@@ -171,11 +171,17 @@ def spending_of(results: Sequence[RunRecord]) -> dict[str, Spending]:
 
 
 def diagnoses_of(results: Sequence[RunRecord]) -> dict[str, str]:
-    """Whether each run converged, in the first sentence of its diagnosis; of those that have one."""
+    """Whether each run converged, in the first sentence of its diagnosis; of those that have one.
+
+    And what share of the gradients was clipped in the last of the rounds that counted.
+    """
     found = {}
     for record in results:
         with suppress(ValueError, KeyError, TypeError, IndexError):  # of another version of the program
-            found[record.name] = str(json.loads(record.result or "{}")["diagnosis"]["sentences"][0])
+            diagnosis = json.loads(record.result or "{}")["diagnosis"]
+            counted = diagnosis.get("clipped") or {}
+            clipped = [f"Gradients: {counted[max(counted, key=int)]['overall']['words']}."] if counted else []
+            found[record.name] = " ".join([str(diagnosis["sentences"][0]), *clipped])
     return found
 
 

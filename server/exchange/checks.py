@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from contract.clipped import clipped_deviation
 from contract.errors import ReleaseError
 from contract.experiment import Experiment
 from contract.messages import Reply
@@ -41,6 +42,7 @@ from server.exchange.bounds import (
 from server.state.participation import printable
 
 __all__ = [
+    "check_clipped",
     "check_comparison",
     "check_drift",
     "check_public",
@@ -150,6 +152,24 @@ def check_scores(reply: Reply, experiment: Experiment) -> None:
         raise ReleaseError("scores refused: there are none")
     deviation = evaluation_deviation(experiment, experiment.strategy.evaluations)
     _check_scores(reply.scores, reply, experiment, deviation)
+
+
+def check_clipped(reply: Reply, experiment: Experiment) -> None:
+    """The counts of clipped gradients are such as the site's rows and the plan's noise can make.
+
+    Args:
+        reply: what came in a round that counts; `check_public` has passed it.
+        experiment: the plan.
+
+    Raises:
+        ReleaseError: with what is wrong.
+    """
+    found = reply.clipped
+    if found is None:
+        raise ReleaseError("scores refused: clipped gradients are not counted, as this round asks")
+    deviation = clipped_deviation(experiment)
+    require_deviation([found.noise_deviation], deviation)
+    require_counts(np.array([found.cut, found.kept]), reply.stated_rows, deviation)
 
 
 def check_comparison(reply: Reply, experiment: Experiment) -> None:

@@ -30,6 +30,7 @@ from contract.json_values import finite
 from contract.recipe import recommended
 from contract.regression import Scores
 from server.exchange.pulls import Pulls
+from server.jobs.clipped_share import RoundShares, clipped_words, shares_of
 from server.jobs.evidence import Estimate, Evidence, SitePull, evidence_of, first_loss, site_pulls
 from server.rounds import TrainingResult
 from server.state.records import RoundRecord
@@ -104,7 +105,11 @@ class Diagnosis:
 
 
 def diagnose(
-    experiment: Experiment, scores: Mapping[str, Scores], pulls: Pulls, first: Mapping[str, Any] | None
+    experiment: Experiment,
+    scores: Mapping[str, Scores],
+    pulls: Pulls,
+    first: Mapping[str, Any] | None,
+    clipped: Sequence[RoundShares] = (),
 ) -> Diagnosis:
     """Of a run.
 
@@ -113,6 +118,7 @@ def diagnose(
         scores: the final evaluation, by site.
         pulls: where the updates pulled.
         first: the figures of the model that the run began with, as its first round's record has them.
+        clipped: the share of clipped gradients, in the rounds that counted.
     """
     evidence = evidence_of(experiment, scores, pulls)
     sites = site_pulls(experiment, pulls)
@@ -122,6 +128,7 @@ def diagnose(
         f"{_HEADLINES[verdict]} {because or _because(verdict, evidence)}".strip(),
         _loss_words(experiment, began, evidence),
         *_site_words(sites),
+        *clipped_words(experiment, clipped),
         _advice(experiment, verdict, evidence, pulls),
     ]
     return Diagnosis(
@@ -139,6 +146,7 @@ def diagnose(
                 site: {"pulls_elsewhere": _plain(found.share), "at_most": found.at_most}
                 for site, found in sites.items()
             },
+            "clipped": {str(found.round): found.as_dict() for found in clipped},
             "not_measurable": dict(evidence.unmeasured),
         },
     )
@@ -147,7 +155,7 @@ def diagnose(
 def diagnosis_of(experiment: Experiment, result: TrainingResult, rounds: Sequence[RoundRecord]) -> Diagnosis:
     """Of a run's result, and its rounds as they were recorded."""
     first = rounds[0].metrics.get("overall") if rounds else None
-    return diagnose(experiment, result.scores, result.pulls, first)
+    return diagnose(experiment, result.scores, result.pulls, first, shares_of(rounds))
 
 
 def _verdict(found: Evidence, errors: float = 2.0) -> Verdict:

@@ -75,6 +75,11 @@ class RunMemory:
         """Write round and checkpoint in one transaction, then publish the metrics."""
         self._state.save_round(run, _record(report), checkpoint=checkpoint, turn=self._turn)
         named = metric_names(report.site_metrics, report.overall, report.epsilon)
+        named |= {
+            f"site/{site}/clipped_share": found.share
+            for site, found in report.clipped.items()
+            if not found.reason
+        }
         named |= {"round/seconds": report.seconds, "round/sites_counted": float(len(report.counted))}
         sites = {*report.asked, *report.failures}
         named |= {f"site/{site}/counted": float(site in report.counted) for site in sites}
@@ -170,6 +175,8 @@ def _record(report: RoundReport) -> RoundRecord:
         "overall": None if report.overall is None else asdict(report.overall),
         "epsilon": {site: value if math.isfinite(value) else None for site, value in report.epsilon.items()},
     }
+    if report.clipped:
+        metrics["clipped"] = {site: asdict(found) for site, found in report.clipped.items()}
     return RoundRecord(
         round=report.round,
         cohort=report.asked,

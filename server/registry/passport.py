@@ -15,6 +15,7 @@ from datetime import datetime
 from decimal import ROUND_CEILING, Decimal
 from itertools import pairwise
 
+from contract.clipped import clipped_epsilon
 from contract.experiment import Experiment, Label, Model, NumericFeature, Strategy
 from contract.figures import Figure, figures_for
 from contract.outside import shown
@@ -215,6 +216,17 @@ def _plan(experiment: Experiment, rounds: int) -> str:
             f"{strategy.name}{combined}, {rounds} rounds of {steps}, "
             f"learning rate {strategy.learning_rate:g}"
             + (", updates of 8 bits a parameter" if is_quantized(experiment) else ""),
+        ),
+        *(
+            [
+                (
+                    "counts of clipped gradients",
+                    f"{experiment.clipped_counts}, for ε = {clipped_epsilon(experiment.privacy):g} within "
+                    "that of training",
+                )
+            ]
+            if experiment.clipped_counts
+            else []
         ),
         *([("why these settings", _text(strategy.reason))] if strategy.reason else []),
         ("placement", f"{place.tier} (data {place.data_sensitivity}, answer within {place.latency_ms:g} ms)"),

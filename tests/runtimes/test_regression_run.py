@@ -30,6 +30,7 @@ high = 100
 rounds = 12
 learning_rate = 6.0
 evaluate_every = 6
+clipped_every = 6
 quorum = 2
 grace = 2.0
 [privacy]
@@ -72,9 +73,17 @@ def test_a_number_is_predicted_from_the_rows_to_the_passport(
     assert overall["r2"] > 0.6
     assert metrics_headings(json.loads(json.dumps(result)))[2:5] == ("MAE", "RMSE", "R²")
     assert len(metrics_rows(result)[0]) == len(metrics_headings(result))
+    assert sorted(result["diagnosis"]["clipped"]) == ["1", "7"]
+    early, late = (result["diagnosis"]["clipped"][number]["overall"] for number in ("1", "7"))
+    assert 0.02 < early["share"] < 0.2  # rows at either end of the range pull harder than the norm
+    assert late["share"] < early["share"] / 2  # what is learnt pulls no more
+    assert early["error"] < 0.01
     (passport,) = here.home.rglob("passport.md")
     text = passport.read_text()
     assert "`days`, a number from 0 to 20" in text
     assert "| site | MAE | RMSE | R² |" in text
     assert "noisy sums of errors" in text
+    assert "| counts of clipped gradients | 2, for ε = 2 within that of training |" in text
+    assert "clipped: Gaussian, noise multiplier" in text
+    assert "% clipped" in text
     assert [one.name for one in here.home.rglob("*.png") if one.name == "learning-curve.png"]

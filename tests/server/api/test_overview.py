@@ -36,6 +36,12 @@ def test_a_run_is_shown_with_its_verdict() -> None:
     assert diagnoses_of([left(told)]) == {"run": "NOT CONVERGED. …"}
 
 
+def test_and_with_the_share_of_gradients_that_was_clipped_last() -> None:
+    counted = {"9": {"overall": {"words": "80 % ± 2 %"}}, "10": {"overall": {"words": "12 % ± 2 % clipped"}}}
+    told = json.dumps({"diagnosis": {"sentences": ["The run converged."], "clipped": counted}})
+    assert diagnoses_of([left(told)]) == {"run": "The run converged. Gradients: 12 % ± 2 % clipped."}
+
+
 @pytest.mark.parametrize("result", ["", "{}", "[]", "no JSON", '{"diagnosis": {"sentences": []}}', "3"])
 def test_a_result_of_another_version_has_none(result: str) -> None:
     assert diagnoses_of([left(result)]) == {}
