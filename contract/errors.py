@@ -22,6 +22,7 @@
     ├── ReleaseError             a reply that the gate may not make
     ├── SilentError              a message that gets no answer
     ├── RoundError               a round that did not reach its quorum
+    │   └── UnansweredError      what was asked may have been done: no answer came
     ├── RegistryError            the model registry refused or is away
     └── StorageError             the state database refused or is away
         └── TakenOverError       another process has taken over the run
@@ -64,6 +65,7 @@ __all__ = [
     "StorageError",
     "TakenOverError",
     "TidegateError",
+    "UnansweredError",
     "WrongShapesError",
 ]
 
@@ -222,6 +224,10 @@ class SilentError(TidegateError):
 
 class RoundError(TidegateError):
     """A round did not reach its quorum."""
+
+
+class UnansweredError(RoundError):
+    """No answer came in time: what was asked may have been done all the same."""
 
 
 class RegistryError(TidegateError):

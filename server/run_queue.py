@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from contract.errors import AddressError, RoundError, StorageError, TidegateError
+from contract.errors import AddressError, RoundError, StorageError, TidegateError, UnansweredError
 from contract.experiment import Experiment
 from server.beside import working_beside
 from server.federation import project_root, running_control, running_federation
@@ -36,7 +36,8 @@ _LOOK, _IDLE_LOOK = 0.5, 5.0
 """Seconds between two looks, while runs go on or wait, and when there are none."""
 _UNFINISHED: tuple[RunStatus, ...] = ("running", "stopped")
 _MOST_REFUSALS = 60
-"""Looks at a run that the SuperLink may refuse, one after the other, before the run gives up its place."""
+"""Looks at a run that the SuperLink may refuse, or not answer, one after the other, before the run gives up
+its place."""
 
 _WAIT = timedelta(minutes=1)
 """After which a person who has no run that goes on is given a place of somebody who has two or more."""
@@ -115,8 +116,7 @@ class RunQueue:
                 self.control.stop(number)
                 return
         except RoundError as exc:
-            refused = self._refusals[one.run] = self._refusals.get(one.run, 0) + 1
-            if refused >= _MOST_REFUSALS:
+            if self._is_refused_again(one):
                 self.submissions.settle(one, str(exc))
             return
         if not stands.finished:
@@ -132,6 +132,11 @@ class RunQueue:
             words = f"it ended as {stands.sub_status}: {stands.details}"
         self.submissions.settle(one, words)
         self.say(f"run '{one.run}' of {one.person} has ended{f': {words}' if words else ''}")
+
+    def _is_refused_again(self, one: SubmissionRecord) -> bool:
+        """Count a refusal of a run; whether it is to give up its place."""
+        refused = self._refusals[one.run] = self._refusals.get(one.run, 0) + 1
+        return refused >= _MOST_REFUSALS
 
     def _requeue(self, one: SubmissionRecord) -> None:
         """Queue a run again that has given its place once its process has ended, unless it was done then."""
@@ -160,9 +165,12 @@ class RunQueue:
             self.say(f"run '{one.run}' waits: {exc}")
             return False
         except RoundError as exc:
+            if isinstance(exc, UnansweredError) and not self._is_refused_again(one):
+                return False  # it may have begun, and would go on where nobody could stop it
             self.submissions.settle(one, str(exc))
             self.say(f"run '{one.run}' of {one.person} did not begin: {exc}")
             return True
+        self._refusals.pop(one.run, None)
         self.submissions.note_submitted(one, number)
         self.say(f"run '{one.run}' of {one.person} {verb}")
         return True

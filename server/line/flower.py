@@ -32,7 +32,7 @@ from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
-from contract.errors import AddressError, InputError, RoundError
+from contract.errors import AddressError, InputError, RoundError, UnansweredError
 from contract.transport import read_authority
 from server.line.secret import Sends
 from server.line.site_keys import read_site_key
@@ -548,7 +548,7 @@ class ControlClient:
             ) from exc
         except httpx.TimeoutException as exc:
             self.close()
-            raise RoundError(
+            raise UnansweredError(
                 "the SuperLink did not answer in time", where=self._address, remedy=_LOOK_THERE
             ) from exc
         except httpx.TransportError as exc:

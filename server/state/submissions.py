@@ -221,7 +221,7 @@ class Submissions:
 
     def requeue(self, taken: SubmissionRecord) -> None:
         """Queue a run again that has given its place, behind those that wait."""
-        self._change(taken, state="queued", superlink_run=None, submitted=datetime.now(UTC))
+        self._queue(taken, superlink_run=None, submitted=datetime.now(UTC))
 
     def note_submitted(self, taken: SubmissionRecord, superlink_run: int) -> None:
         """Note that the SuperLink has it."""
@@ -229,7 +229,7 @@ class Submissions:
 
     def give_back(self, taken: SubmissionRecord) -> None:
         """Put it back where it was in the queue: the SuperLink is away."""
-        self._change(taken, state="queued")
+        self._queue(taken)
 
     def settle(self, taken: SubmissionRecord, detail: str = "") -> None:
         """Note that it has ended, and why where the run's own record cannot say so."""
@@ -296,6 +296,18 @@ class Submissions:
         wanted = select(listed.c.name).order_by(listed.c.at.desc(), listed.c.name.desc())
         with self._database.read() as connection:
             return list(connection.execute(wanted.offset(skip).limit(limit)).scalars())
+
+    def _queue(self, taken: SubmissionRecord, **values: Any) -> None:
+        """Queue it; one that somebody has stopped meanwhile has ended instead, and does not begin again."""
+        table = tables.submissions
+        with self._database.write() as connection:
+            mine = (table.c.id == taken.id) & (table.c.state != "ended")
+            stopped_by = connection.execute(select(table.c.stopped_by).where(mine).with_for_update()).scalar()
+            if stopped_by:
+                values = {"state": "ended", "detail": f"stopped by {stopped_by}", "ended": datetime.now(UTC)}
+            else:
+                values["state"] = "queued"
+            connection.execute(update(table).where(mine).values(values))
 
     def _change(self, taken: SubmissionRecord, **values: Any) -> None:
         table = tables.submissions

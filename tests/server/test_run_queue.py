@@ -13,13 +13,13 @@ from typing import Any, cast
 
 import pytest
 
-from contract.errors import AddressError, InputError, RoundError
+from contract.errors import AddressError, InputError, RoundError, UnansweredError
 from contract.experiment import Experiment
 from server.api.reading import Reading
 from server.beside import working_beside
 from server.jobs.job import RangeQuestion, read_job
 from server.line.flower import ControlClient, RunState
-from server.run_queue import RunQueue, _work
+from server.run_queue import _MOST_REFUSALS, RunQueue, _work
 from server.state import submissions
 from server.state.storage import State, open_state
 from server.state.submissions import MOST_QUEUED, SubmissionRecord, Submissions
@@ -362,6 +362,52 @@ def test_a_superlink_that_is_away_costs_no_place_and_one_that_refuses_ends_the_r
     assert [queue.submissions.get(name).detail for name in (first, second)] == [  # type: ignore[union-attr]
         "the bundle is refused.", "the bundle is refused.",
     ]  # fmt: skip
+
+
+def test_a_run_of_which_nobody_knows_whether_it_began_is_submitted_again_and_can_be_stopped(
+    queue: RunQueue, superlink: FakeSuperLink
+) -> None:
+    """The SuperLink began it, and did not answer: given up, it would go on and nobody could stop it."""
+    (name,) = add(queue, "ada")
+    superlink.error = UnansweredError("no answer came in time")
+    for _ in range(3):
+        queue.look()
+    found = queue.submissions.get(name)
+    assert found is not None
+    assert (found.state, queue.submissions.stop(name, by="ada")) == ("submitting", True)
+    superlink.error = None
+    for _ in range(3):
+        queue.look()
+    found = queue.submissions.get(name)
+    assert found is not None
+    assert (found.state, found.detail, superlink.stopped) == ("ended", "stopped by ada", [2**63 + 1])
+    (never,) = add(queue, "ada")
+    superlink.error = UnansweredError("no answer came in time")
+    for _ in range(_MOST_REFUSALS):
+        queue.look()
+    assert queue.submissions.places("f") == {}
+    assert "no answer" in queue.submissions.get(never).detail  # type: ignore[union-attr]
+
+
+def test_a_stop_that_comes_while_a_run_is_queued_again_is_kept(
+    queue: RunQueue, superlink: FakeSuperLink
+) -> None:
+    """Whoever works on the queue has read the run before somebody stops it, and queues it after that."""
+    away, gives = add(queue, "ada", "ben")
+    for name in (away, gives):
+        assert queue.submissions.take("f", at_once=2) is not None, name
+    before = {one.run: one for one in queue.submissions.active("f")}
+    for name in (away, gives):
+        assert queue.submissions.stop(name, by="ada")
+    queue.submissions.give_back(before[away])
+    queue.submissions.requeue(before[gives])
+    for _ in range(3):
+        queue.look()
+    assert (superlink.began, queue.submissions.places("f")) == ([], {})
+    for name in (away, gives):
+        found = queue.submissions.get(name)
+        assert found is not None
+        assert (found.state, found.detail) == ("ended", "stopped by ada")
 
 
 def test_two_servers_that_take_at_once_take_no_more_than_allowed(state: State) -> None:
