@@ -47,6 +47,8 @@ _START_RUN, _RUNS = "/v1/control/start-run", "/v1/runtime/acquire-task"
 _REMOVE_SITE = "/v1/control/unregister-node"
 _PULL_PART = frozenset({"/v1/fleet/pull-object", "/v1/runtime/pull-object"})
 _SEND_PART = frozenset({"/v1/fleet/push-object", "/v1/runtime/push-object"})
+_NOBODY = 401
+"""Status of an answer to one who is not the node that they say."""
 _HUNG_UP = 499
 """Status of an answer that nobody hears."""
 _APP_HOLD = 0.25
@@ -111,11 +113,9 @@ class LongPoll:
         if path in _PULL_PART:
             name = (await _read(request, PullObjectRequest)).object_id
             return await self._held(request, ask, name, _has_part, _PART_HOLD)
-        try:
-            response = await ask(request)
-        finally:
-            if path == _SITE_SENDS:  # refused or not, the site has done with it
-                self._working -= {message.metadata.src_node_id for message in _told(request).messages_list}
+        response = await ask(request)
+        if path == _SITE_SENDS and response.status_code != _NOBODY:
+            self._working.discard(_told(request).node.node_id)  # refused or not, the site has done with it
         if response.status_code < 400:
             self._note(path, _told(request))
         return response
@@ -213,10 +213,12 @@ class LongPoll:
 
     def _note(self, path: str, told: Any) -> None:
         if path in (_SITE_SENDS, _APP_SENDS):
-            for message in told.messages_list:
-                self._coming[message.metadata.message_id] = message.metadata.dst_node_id
+            for said in (message.metadata for message in told.messages_list):
                 if path == _APP_SENDS:
-                    self._announced[message.metadata.dst_node_id] = time.monotonic()
+                    self._coming[said.message_id] = said.dst_node_id
+                    self._announced[said.dst_node_id] = time.monotonic()
+                else:  # whatever a site says, its reply wakes no site
+                    self._coming.setdefault(said.message_id, SUPERLINK_NODE_ID)
             while len(self._coming) > _MOST_COMING:
                 self._announced.pop(self._coming.pop(next(iter(self._coming))), None)
         elif path in _SEND_PART:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -44,7 +43,7 @@ class SuperLink:
         self.submitted: list[str] = []
         self.asked = 0
         self.status = 200
-        self.refuses = False
+        self.refuses = 0
 
     async def ask(
         self, path: str, told: Any, hung_up: asyncio.Event | None = None, port: int | None = None
@@ -71,7 +70,7 @@ class SuperLink:
         told = PUSHES[path].FromString(body)
         request.state.protobuf_request = told
         if path == "/v1/fleet/push-messages" and self.refuses:
-            raise PermissionError("the run is over")
+            return Response(b"", status_code=self.refuses)
         if isinstance(told, PushObjectRequest):
             self.parts[told.object_id] = told.object_content
         return Response(b"")
@@ -131,9 +130,12 @@ class SuperLink:
         for part in parts:
             await self.ask("/v1/runtime/push-object", PushObjectRequest(object_id=part))
 
-    async def reply(self, node: int, name: str = "") -> None:
-        metadata = Metadata(message_id=name, src_node_id=node, dst_node_id=SUPERLINK_NODE_ID)
-        told = PushMessagesRequest(messages_list=[Message(metadata=metadata)])
+    async def reply(
+        self, node: int, name: str = "", *, as_of: int | None = None, to: int = SUPERLINK_NODE_ID
+    ) -> None:
+        source = node if as_of is None else as_of
+        metadata = Metadata(message_id=name, src_node_id=source, dst_node_id=to)
+        told = PushMessagesRequest(node=Node(node_id=node), messages_list=[Message(metadata=metadata)])
         await self.ask("/v1/fleet/push-messages", told)
 
 
@@ -260,9 +262,9 @@ def test_without_a_message_it_is_answered_after_a_while(monkeypatch: pytest.Monk
     assert 0.2 <= seconds < 10
 
 
-@pytest.mark.parametrize("refused", [False, True])
+@pytest.mark.parametrize("refused", [0, 403])
 def test_a_site_at_work_is_told_at_once_that_there_is_no_other(
-    monkeypatch: pytest.MonkeyPatch, refused: bool
+    monkeypatch: pytest.MonkeyPatch, refused: int
 ) -> None:
     link = held(monkeypatch, LONG)
 
@@ -271,8 +273,7 @@ def test_a_site_at_work_is_told_at_once_that_there_is_no_other(
     async def act() -> tuple[list[str], list[str], list[str]]:
         await link.send(5, "m", "m")
         first, second = await link.pull(5), await link.pull(5)
-        with contextlib.suppress(PermissionError):
-            await link.reply(5)
+        await link.reply(5)
         asking = asyncio.ensure_future(link.pull(5))
         await asyncio.sleep(0.05)
         await link.send(5, "n", "n")
@@ -282,6 +283,43 @@ def test_a_site_at_work_is_told_at_once_that_there_is_no_other(
     assert found == (["m"], [], ["n"])
     assert link.asked == 4
     assert seconds < 10
+
+
+@pytest.mark.parametrize(("node", "as_of", "status"), [(6, 5, 0), (6, 5, 403), (5, 5, 401)])
+def test_no_site_says_of_another_that_it_has_answered(
+    monkeypatch: pytest.MonkeyPatch, node: int, as_of: int, status: int
+) -> None:
+    """Its next question would be held, as long as for a site that has nothing to do."""
+    link = held(monkeypatch, LONG)
+    link.refuses = status
+
+    async def act() -> tuple[list[str], list[str]]:
+        await link.send(5, "m", "m")
+        first = await link.pull(5)
+        await link.reply(node, "r", as_of=as_of)
+        return first, await link.pull(5)
+
+    found, seconds = timed(act)
+    assert (found, seconds < 10) == ((["m"], []), True)
+
+
+def test_a_reply_of_a_site_wakes_no_other_site(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it says of whom it is for, or under whose message's name it comes."""
+    link = held(monkeypatch, LONG)
+
+    async def act() -> tuple[int, list[str]]:
+        await link.send(5, "m", "config")  # and not whole yet
+        asking = asyncio.ensure_future(link.pull(5))
+        await asyncio.sleep(0.05)
+        for name in ("r", "m"):
+            await link.reply(6, name, to=5)
+        await link.ask("/v1/fleet/push-object", PushObjectRequest(object_id="r"))
+        await asyncio.sleep(0.05)
+        early = link.asked
+        await link.ask("/v1/runtime/push-object", PushObjectRequest(object_id="m"))
+        return early, await asking
+
+    assert timed(act)[0] == (0, ["m"])
 
 
 def test_who_has_hung_up_is_given_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
