@@ -5,7 +5,8 @@ itself stands in it, so it is bounded: `MOST_REQUESTS` files of `LARGEST_REQUEST
 full, further requests are refused as before and not entered; one that nobody has asked for a month makes
 room. Nothing here decides anything: that an experiment waits follows from the policy and the ledger.
 
-The plans of approved experiments are kept too, so that a later one can be told from them.
+The plans of approved experiments are kept too, so that a later one can be told from them. So is which
+requests the administrator was shown: what a server adds after that is not approved with them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import hashlib
 import logging
 import os
 import secrets
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -105,6 +107,7 @@ class Requests:
 
     def __init__(self, folder: Path) -> None:
         self._waiting, self._approved = folder / "waiting", folder / "approved"
+        self._shown = folder / "shown"
 
     def enter(self, request: Request) -> bool:
         """Enter a request, or that it was asked once more; whether there was room for it.
@@ -137,14 +140,33 @@ class Requests:
         """What waits of one experiment."""
         return tuple(request for request in self.all() if request.plan.digest == digest)
 
-    def remove(self, digest: str) -> None:
-        """What waited of an experiment was decided.
+    def note_shown(self, requests: Sequence[Request]) -> None:
+        """Note that the administrator was shown these, and no others.
 
         Raises:
             StorageError: the record cannot be written.
         """
-        for request in self.of(digest):
+        keys = {request.key for request in requests}
+        for mark in self._shown.glob("*"):
+            if mark.name not in keys:
+                self._unlink(mark)
+        for key in keys:
+            self._write(self._shown / key, "")
+
+    def to_decide(self, digest: str) -> tuple[Request, ...]:
+        """What waits of one experiment and was shown; of one of which nothing was shown, all that waits."""
+        waiting = self.of(digest)
+        return tuple(one for one in waiting if (self._shown / one.key).exists()) or waiting
+
+    def remove(self, decided: Sequence[Request]) -> None:
+        """These were decided.
+
+        Raises:
+            StorageError: the record cannot be written.
+        """
+        for request in decided:
             self._unlink(self._waiting / f"{request.key}.json")
+            self._unlink(self._shown / request.key)
 
     def keep_approved(self, plan: Experiment) -> None:
         """Keep the plan of an experiment that was approved.

@@ -55,8 +55,10 @@ def requests(file: SiteFile, json: Json = False) -> None:
 
     site = open_site(file)
     site.ledger.verify()
-    waiting = [_waiting(site, request) for request in site.requests.all()]
+    listed = site.requests.all()
+    waiting = [_waiting(site, request) for request in listed]
     approved, declined = site.ledger.approvals()
+    site.requests.note_shown(listed)
     if json:
         print_json(
             {
@@ -95,17 +97,22 @@ def approve(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Let an experiment run that has asked: this plan, the installed code, its windows, so much ε."""
+    """Let an experiment run that has asked: this plan, the installed code, its windows, so much ε.
+
+    What it has asked since you looked (`tidegate site requests`) is not approved with it.
+    """
     from clients.code import installed_code_hash
     from clients.ledger.chain import Terms
     from clients.ledger.plans import asked_windows
     from clients.site import open_site
     from contract.errors import InputError
+    from contract.words import counted
     from terminal.output import print_json, say
 
     site, code = open_site(file), installed_code_hash()
     _require_digest(digest)
-    asked = [request for request in site.requests.of(digest) if request.code == code]
+    shown = site.requests.to_decide(digest)
+    asked = [request for request in shown if request.code == code]
     if not asked:
         stale = site.requests.of(digest)
         raise InputError(
@@ -130,14 +137,17 @@ def approve(
     )
     site.requests.keep_approved(plan)
     number = site.ledger.approve(terms)
-    site.requests.remove(digest)
+    site.requests.remove(shown)
+    later = len(site.requests.of(digest))
     if json:
-        print_json({"site": site.config.name, "entry": number, **_terms(terms)})
+        print_json({"site": site.config.name, "entry": number, **_terms(terms), "wait": later})
         return
     say(f"approved {plan.name} (entry {number} of the ledger): {_in_words(terms)}", "green")
     if not plan.privacy.private:
         say("NOT PRIVATE: this experiment leaves no guarantee.", "bold red")
     say("It holds for this and nothing else. End it with `tidegate site revoke`.")
+    if later:
+        say(f"{counted(later, 'request')} of it came since you looked: `tidegate site requests`", "yellow")
 
 
 def refuse(
@@ -159,7 +169,7 @@ def refuse(
         _say_ended(site, digest, "reopened", json=json)
         return
     site.ledger.decline(digest, reason=reason)
-    site.requests.remove(digest)
+    site.requests.remove(site.requests.of(digest))
     _say_ended(site, digest, "refused", json=json)
 
 
@@ -170,7 +180,7 @@ def revoke(file: SiteFile, digest: DigestOf, reason: Reason = "", json: Json = F
     _require_digest(digest)
     site = open_site(file)
     site.ledger.revoke(digest, reason=reason)
-    site.requests.remove(digest)
+    site.requests.remove(site.requests.of(digest))
     _say_ended(site, digest, "revoked", json=json)
 
 

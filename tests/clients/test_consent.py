@@ -357,6 +357,25 @@ def test_any_window_may_be_approved(site: Path, tidegate: Command) -> None:
     assert asked(site, replace(TRAIN, windows=("w2",))) == "answered"
 
 
+def test_what_a_server_adds_after_the_look_is_not_approved_with_it(site: Path, tidegate: Command) -> None:
+    """The administrator sees one window, and the server asks for others before the approval is typed."""
+    asked(site)
+    (seen,) = listed(tidegate, site)["requests"]
+    other = replace(TRAIN, run="more", windows=("w2",))
+    asked(site, other)
+    drift = Instruction(run="d", step=0, windows=("w2",), reference_windows=("w1",))
+    asked(site, drift, DRIFT_QUERY)
+    terms = approve(tidegate, site)
+    assert (terms["windows"], terms["wait"]) == (["w1"], 2)
+    assert terms["epsilon"] == pytest.approx(seen["epsilon"], abs=2e-3)
+    assert [asked(site), asked(site, other)] == ["answered", "approval"]
+    assert asked(site, drift, DRIFT_QUERY) == "approval"
+    late = listed(tidegate, site)["requests"]
+    assert sorted(request["kind"] for request in late) == ["query.drift", "train"]
+    assert approve(tidegate, site)["wait"] == 0
+    assert [asked(site, other), listed(tidegate, site)["requests"]] == ["answered", []]
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [
