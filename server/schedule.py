@@ -202,8 +202,14 @@ class WindowChecks:
         return next(one for one in self.schedules.checks(experiment.name) if one.window == taken.window)
 
     def _fail(self, taken: WindowCheck, why: str) -> None:
+        """Have a window of a schedule tried again; the last try is the schedule's, and nobody else's.
+
+        Else whoever asks again and again while a site is away would end what the schedule waits for.
+        """
         tried = taken.attempts - 1
         scheduled = any(one.experiment == taken.experiment for one in self.schedules.all())
+        if scheduled and taken.asked_by:
+            tried = min(tried, len(self.retries) - 1)
         if not scheduled or tried >= len(self.retries):
             words = f"not judged, after {counted(taken.attempts, 'attempt')}: {why}"
             self._settle(taken, "not judged", words)

@@ -125,13 +125,27 @@ def _require_of_schedule(experiment: Experiment, window: str, kept: Schedules, n
             where=f"window '{window}'",
             remedy=f"Ask an operator: {others}",
         )
-    closed = {one for one, _ in schedule.calendar.due(now)} | {one.window for one in kept.checks(name)}
+    known = {one.window: one for one in kept.checks(name)}
+    pending = known.get(window)
+    if pending is not None and pending.plan and _digest(pending.plan) != experiment.digest:
+        raise InputError(
+            f"{pending.asked_by} has asked for it with another plan",
+            where=f"window '{window}'",
+            remedy=f"Wait for that: tidegate schedule list {name}",
+        )
+    # one that waits outside the calendar is what an operator has asked for, and it may not have closed
+    closed = {one for one, _ in schedule.calendar.due(now)}
+    closed |= {one.window for one in known.values() if one.state != "waiting"}
     if window not in closed:
         raise InputError(
             f"this is no window of the schedule of '{name}' that has closed",
             where=f"window '{window}'",
             remedy=f"See `tidegate schedule list {name}`: {others}",
         )
+
+
+def _digest(plan: str) -> str:
+    return Experiment.model_validate_json(plan).digest
 
 
 def schedule_of(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, select, update
@@ -83,10 +83,25 @@ class Schedules:
     def pause(self, experiment: str, *, paused: bool) -> None:
         """Check none of its windows until it goes on; a check in progress ends as it would.
 
+        What people have asked for and waits is the schedule's again, as if nobody had; a window that is none
+        of the schedule's, or has not closed, is forgotten.
+
         Raises:
             InputError: it has no schedule.
         """
-        self._set(experiment, paused=paused)
+        kept = self.get(experiment)
+        closed = [window for window, _ in kept.calendar.due(datetime.now(UTC))] if paused else []
+        schedules, checks = tables.schedules, tables.window_checks
+        asked = (
+            (checks.c.experiment == experiment) & (checks.c.state == "waiting") & checks.c.plan.is_not(None)
+        )
+        with self._database.write() as connection:
+            same = update(schedules).where(schedules.c.experiment == experiment)
+            connection.execute(same.values(paused=paused))
+            if paused:
+                ours = asked & checks.c.window.in_(closed)
+                connection.execute(update(checks).where(ours).values(asked_by=None, plan=None))
+                connection.execute(checks.delete().where(asked))
 
     def _set(self, experiment: str, **values: object) -> None:
         table = tables.schedules

@@ -186,6 +186,26 @@ def test_what_may_change_the_model_is_no_scientist_s_to_choose(
     assert [rows(standing, name) for name in ("other", "free", "none")] == [[], [], []]
 
 
+def test_what_an_operator_has_asked_for_is_no_scientist_s_to_have(
+    standing: Standing, tidegate: Command, file: Path, tmp_path: Path
+) -> None:
+    """Neither a window that has not closed because it waits already, nor their own plan in its place."""
+    kept, experiment, now = (
+        Schedules(standing.served.state.database),
+        read_experiment(file),
+        datetime.now(UTC),
+    )
+    lax = tmp_path / "lax.toml"
+    lax.write_text(f"{file.read_text()}{LAX}")
+    kept.ask(experiment, "2999-W01", by="olga", now=now)
+    kept.ask(read_experiment(lax), WEEK, by="olga", now=now)
+    standing.connect("ada", "scientist")
+    told = tidegate("drift", "check", file, "2999-W01", code=2)
+    assert "no window of the schedule of 'other' that has closed" in told
+    assert "olga has asked for it with another plan" in tidegate("drift", "check", file, WEEK, code=2)
+    assert {(one.window, one.asked_by) for one in kept.asked(now)} == {("2999-W01", "olga"), (WEEK, "olga")}
+
+
 def test_what_is_asked_is_bounded_and_waits_for_the_one_before(standing: Standing, file: Path) -> None:
     kept, experiment, now = (
         Schedules(standing.served.state.database),

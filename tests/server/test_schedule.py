@@ -169,6 +169,39 @@ def test_the_first_try_again_is_a_minute_later(state: State, schedules: Schedule
     assert checks.check(plan(quorum=2)) is None
 
 
+def test_who_asks_again_and_again_ends_nothing_that_the_schedule_waits_for(
+    state: State, schedules: Schedules
+) -> None:
+    """South is away for an hour, and somebody asks for the window more often than it would be tried."""
+    keep(schedules)
+    server, now = Server(state), datetime.now(UTC)
+    server.acts = [server.fails("south is away") for _ in range(8)] + [server.finds()]
+    checks, _ = checks_of(state, server, retries=(timedelta(0), timedelta(0)))
+    schedules.enter("fake", [("2026-W01", now)])
+    for _ in range(8):
+        schedules.ask(plan(quorum=2), "2026-W01", by="mallory", now=now)
+        assert checks.check(plan(quorum=2), "2026-W01") is not None
+        assert the_check(schedules).state == "waiting"
+    assert checks.check(plan(quorum=2)) is not None  # the schedule's own
+    assert the_check(schedules).state == "done"
+
+
+def test_a_pause_ends_what_people_have_asked_for_too(state: State, schedules: Schedules) -> None:
+    keep(schedules)
+    put_into_service(state)
+    now = datetime.now(UTC)
+    for window in ("2026-W01", "2026-W02", "2999-W01"):
+        schedules.ask(plan(quorum=2), window, by="mallory", now=now)
+    schedules.pause("fake", paused=True)
+    assert schedules.asked(now) == ()
+    waits = [(check.window, check.state, check.asked_by) for check in schedules.checks("fake")]
+    assert waits == [("2026-W01", "waiting", ""), ("2026-W02", "waiting", "")]
+    schedules.ask(plan(quorum=2), "2026-W02", by="olga", now=now)  # the operator, who has paused it
+    assert [one.window for one in schedules.asked(now)] == ["2026-W02"]
+    schedules.pause("fake", paused=False)
+    assert [one.asked_by for one in schedules.asked(now)] == ["olga"]
+
+
 def test_a_server_that_is_away_is_a_failed_try_with_its_reason(state: State, schedules: Schedules) -> None:
     def away() -> Any:
         raise AddressError("no server was started from here", remedy="Start one")
