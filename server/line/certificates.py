@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import secrets
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -172,7 +173,7 @@ def _make_authority(files: ServerFiles, now: datetime) -> None:
         .sign(key, hashes.SHA384())
     )
     _write_key(files.authority_key, key)
-    files.authority.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
+    _write(files.authority, authority.public_bytes(serialization.Encoding.PEM))
 
 
 def _make_certificate(files: ServerFiles, hosts: Sequence[str], now: datetime) -> None:
@@ -185,7 +186,7 @@ def _make_certificate(files: ServerFiles, hosts: Sequence[str], now: datetime) -
     )
     usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
     _write_key(files.key, key)
-    files.certificate.write_bytes(_signed(builder, usage, issuer, issuer_key))
+    _write(files.certificate, _signed(builder, usage, issuer, issuer_key))
 
 
 def _read(path: Path, *, remedy: str) -> x509.Certificate:
@@ -252,5 +253,16 @@ def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
     content = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(content)
+    _write(path, content)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Aside first: a disk that is full leaves what was there, and what was there is not read by others."""
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(content)
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

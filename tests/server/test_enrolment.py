@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -14,7 +16,13 @@ from contract.enrolment import Token
 from contract.errors import AddressError, InputError, StorageError
 from server.enrolment import Upkeep, invite, make_server
 from server.federation import Federation
-from server.line.certificates import authority_fingerprint, ending, make_server_files, server_files
+from server.line.certificates import (
+    authority_fingerprint,
+    ending,
+    make_server_files,
+    require_pair,
+    server_files,
+)
 from server.line.processes import Processes
 from server.server_file import ServerFile, read_server_file
 from server.settings import ServerSettings
@@ -83,6 +91,29 @@ def test_a_damaged_file_is_named_before_anything_starts(
             federation.start_server()
         assert told.value.where == str(settings.home / name)
         assert not processes.process_ids()
+
+
+def test_a_renewal_on_a_full_disk_leaves_what_is_shown(
+    settings: ServerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server that runs, or is started again, shows its certificate still; the next renewal makes one."""
+    make_server(settings.home, FILE)
+    folder = settings.home / "certificates"
+    files, before = server_files(folder), {path: path.read_bytes() for path in folder.iterdir()}
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            make_server_files(folder, ("other.example.org",))
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    files.key.chmod(0o644)  # as a copy from elsewhere may be
+    make_server_files(folder, ("other.example.org",))
+    require_pair(files)
+    assert files.key.read_bytes() != before[files.key]
+    assert stat.S_IMODE(files.key.stat().st_mode) == 0o600
 
 
 def test_a_token_leads_to_this_gateway_and_authority(settings: ServerSettings) -> None:
