@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +28,7 @@ import psutil
 from contract.errors import AddressError, RoundError
 from terminal.logs import rotate_output
 
-__all__ = ["Processes", "free_port", "require_free", "wait_for", "wait_for_port"]
+__all__ = ["Processes", "alone_in", "free_port", "require_free", "wait_for", "wait_for_port"]
 
 _PR_SET_PDEATHSIG = 1
 
@@ -122,6 +123,28 @@ class Processes:
             with suppress(psutil.NoSuchProcess):
                 item.kill()
         self._children.clear()
+
+
+@contextmanager
+def alone_in(home: Path) -> Iterator[None]:
+    """Be the only server of a folder while the block lasts; the lock ends with this process in any case.
+
+    A second one, on other ports, would hand out the same messages and take the first one's name in its files.
+
+    Raises:
+        AddressError: there is another.
+    """
+    lock = home / "server.lock"
+    with os.fdopen(os.open(lock, os.O_RDWR | os.O_CREAT, 0o600), "r+") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise AddressError(
+                "a server of this folder runs already",
+                where=str(lock),
+                remedy="Stop it first, or name another folder with TIDEGATE_HOME",
+            ) from exc
+        yield
 
 
 def free_port() -> int:
