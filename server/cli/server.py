@@ -58,10 +58,11 @@ def up(
     from contract.errors import StorageError
     from server.enrolment import Upkeep
     from server.federation import Federation
-    from server.line.processes import Processes, free_port, require_free
+    from server.line.processes import Processes, alone_in, free_port, require_free
     from server.schedule import schedules_beside
     from server.server_file import read_server_file
     from server.settings import apply_quiet_environment, read_settings
+    from server.state.backup import restored_words
     from server.state.storage import open_state
     from terminal.health import Health, serve_health
     from terminal.output import say
@@ -69,6 +70,8 @@ def up(
     apply_quiet_environment()
     settings = read_settings()
     settings.home.mkdir(parents=True, exist_ok=True)
+    if words := restored_words(settings.home):
+        say(words, "yellow")
     file = read_server_file(settings.home)
     if file is None:
         ui_port = ui_port or free_port()
@@ -76,6 +79,7 @@ def up(
     health, stop = Health("server"), threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     with (
+        alone_in(settings.home),
         open_state(settings.state_url) as state,
         serve_health(health, health_port) as answers_at,
         Processes(logs=settings.home / "logs") as processes,

@@ -9,10 +9,14 @@ MLflow, then the SuperLink, then the artifacts. What the state speaks of is then
 Keys are not in it: not the certificates with the authority's key, nor the SuperLink's secret, nor
 server.toml. They do not change, and who finds a backup is not to be taken for the server. What lies in
 PostgreSQL or at a tracking server is kept by its own tools; which command does it is said.
+
+Whoever was revoked after a backup was made is not revoked in it. So it says when it was made, in a file
+`backup.json` beside the state, and a server that finds that file says what to look at again.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -20,13 +24,16 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from contract.errors import InputError, StorageError
 from server.state.database import dump_command, sqlite_file
 from server.state.sqlite_files import opened
 
-__all__ = ["Backup", "back_up"]
+__all__ = ["Backup", "back_up", "restored_words"]
+
+_MADE = "backup.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +80,9 @@ def back_up(
         "mlruns/mlflow.db": (mlflow, "MLflow's database"),
         ".tidegate/superlink.db": (superlink, "the SuperLink's database"),
     }
+    made = datetime.now(UTC)  # before anything is copied: what is done from here on may be in it, or not
     with _new_folder(target) as folder:
+        _say_when(folder / ".tidegate", made)
         files = {}
         for name, (path, what) in wanted.items():
             if path is not None and path.exists():
@@ -87,6 +96,35 @@ def back_up(
         is_database = tracking_uri.startswith("postgres")
         commands["MLflow"] = dump_command(tracking_uri, "mlflow.dump") if is_database else ""
     return Backup(files=files, artifacts=artifacts, commands=commands)
+
+
+def restored_words(home: Path) -> str:
+    """What an operator has to look at where the server's folder is a backup; empty where it is none.
+
+    Args:
+        home: the folder with the state.
+    """
+    path = home / _MADE
+    try:
+        made = datetime.fromisoformat(json.loads(path.read_bytes())["made"]).astimezone(UTC)
+        when = f"of {made:%Y-%m-%d %H:%M} UTC"
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, KeyError, TypeError):
+        when = "of an unknown time"
+    return (
+        f"this folder is a backup {when}: who was revoked since may come in again, and an invitation that "
+        "was used since is open. Revoke them again (`tidegate server revoke NAME` for sites, "
+        "`tidegate server person revoke NAME` for people; `tidegate server sites` lists them); "
+        f"then remove {path}"
+    )
+
+
+def _say_when(folder: Path, made: datetime) -> None:
+    folder.mkdir(mode=0o700)
+    descriptor = os.open(folder / _MADE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        json.dump({"made": made.isoformat(timespec="seconds")}, file)
 
 
 @contextmanager

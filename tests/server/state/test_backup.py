@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ from contract.errors import InputError, StorageError
 from contract.experiment import Experiment
 from server.settings import ServerSettings, read_settings
 from server.state import backup, sqlite_files
-from server.state.backup import Backup, back_up
+from server.state.backup import Backup, back_up, restored_words
+from server.state.people import People
 from server.state.records import RoundRecord
 from server.state.storage import open_state
 from tests.commands import plain_environment, tidegate
@@ -81,6 +83,7 @@ def test_it_holds_databases_and_models_and_no_key(server: Path, tmp_path: Path) 
     finally:
         os.umask(before)
     assert files(tmp_path / "saved") == {
+        ".tidegate/backup.json",
         ".tidegate/state.db",
         ".tidegate/superlink.db",
         "mlruns/mlflow.db",
@@ -239,3 +242,31 @@ def test_a_copy_of_it_is_an_operators_folder(server: Path, tmp_path: Path) -> No
     done = tidegate(tmp_path / "saved", "server", "status", "--json")
     assert done.returncode == 0, done.stderr
     assert '"name": "r"' in done.stdout
+
+
+def test_who_was_revoked_after_it_is_named_as_a_danger_where_it_is_put_back(
+    server: Path, tmp_path: Path
+) -> None:
+    """A token and a site that were revoked since are good in what was put back: that is said each time."""
+    settings = settings_in(server)
+    with open_state(settings.state_url) as state:
+        token = People(state.database).add("ada", "scientist")
+        state.admit_site("north", federation="standing", node_id=1, key="k")
+    before = datetime.now(UTC).replace(second=0, microsecond=0)
+    save(settings, tmp_path / "saved")
+    with open_state(settings.state_url) as state:
+        People(state.database).revoke("ada")
+        state.dismiss_site("north", federation="standing")
+        assert People(state.database).with_token(token) is None
+    home = tmp_path / "saved" / ".tidegate"
+    with open_state(f"sqlite:///{home}/state.db") as state:
+        assert People(state.database).with_token(token) is not None
+        assert [site.name for site in state.admitted_sites("standing")] == ["north"]
+    assert restored_words(server / ".tidegate") == ""
+    words = restored_words(home)
+    assert f"a backup of {before:%Y-%m-%d}" in words
+    for command in ("server revoke", "server person revoke", str(home / "backup.json")):
+        assert command in words
+    for odd in ("", "{}", "[]", '{"made": 7}', '{"made": "soon"}', "\0"):
+        (home / "backup.json").write_text(odd)
+        assert "of an unknown time" in restored_words(home)
