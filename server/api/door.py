@@ -10,6 +10,9 @@
 A request is refused before its body is read. A wrong token is told nothing. After some from one address they
 are told to wait, and no more of them is written to the log; a good token is let through from there all the
 same, because many people may share an address, and 256 bits are not guessed.
+
+A person has a few requests answered at a time, beside their streams, and others of theirs wait: the threads
+that answer are everybody's, and each of a crowd that waits for MLflow has one.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from contract.federation_api import MOST_BODY, Problem
 from contract.outside import shown
 from server.api.session import Sessions, is_own, session_of
 from server.gateway.connections import CONNECTION, Connection, patient, promptly
+from server.gateway.room import Room
 from server.gateway.visitors import network_of
 from server.state.people import Person
 
@@ -86,16 +90,25 @@ class Door:
     ) -> None:
         self._app, self._with_token = app, with_token
         self._sessions, self._failures = sessions, failures
+        self._room = Room(MOST_BODY)  # only how many there are counts here: bodies are short
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             return  # uvicorn refuses a WebSocket that nobody accepts
         refused = await self._refusal(scope)
-        answer = self._app if refused is None else refused
+        receive, send = patient(receive, _BODY_SECONDS), _safely(promptly(send, scope))
         if refused is not None:
             refused.headers["connection"] = "close"  # what follows of it is not read
-        await answer(scope, patient(receive, _BODY_SECONDS), _safely(promptly(send, scope)))
+            await refused(scope, receive, send)
+            return
+        person: Person | None = scope.get(PERSON)
+        if person is None or _is_stream(scope):
+            await self._app(scope, receive, send)
+            return
+        async with self._room.taken(person.name.encode(), 0) as fits:
+            crowded = refusal(503, "too many requests of one person at once", remedy="Ask one after another")
+            await (self._app if fits else crowded)(scope, receive, send)
 
     async def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
@@ -181,6 +194,12 @@ def _token(headers: Headers) -> str:
 
 def _is_safe(scope: Scope) -> bool:
     return scope["method"] in ("GET", "HEAD")
+
+
+def _is_stream(scope: Scope) -> bool:
+    """Whether it is a run's stream of events, which are counted by themselves (`server.api.app`)."""
+    path = str(scope["path"])
+    return path.startswith("/v1/runs/") and path.endswith("/events")
 
 
 def _is_mlflow(scope: Scope) -> bool:

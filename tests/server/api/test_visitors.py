@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import threading
 from collections import Counter
 
+import httpx
 import pytest
 
 from contract.experiment import Experiment
 from contract.mandate import make_signing_key, public_key_of, read_signing_key
 from server.gateway import visitors
+from server.registry.registry import Registry
 from terminal import logs
 from tests.server.api.conftest import Served
 
@@ -67,6 +70,45 @@ def test_a_person_has_some_connections_and_others_have_theirs(
         answers = [_ask(served, f"{head}{greedy}\r\n\r\n".encode(), crowd) for _ in range(5)]
         assert answers == [b"HTTP/1.1 200"] * 3 + [b"HTTP/1.1 503"] * 2
         assert _ask(served, f"{head}{ada}\r\n\r\n".encode(), crowd) == b"HTTP/1.1 200"
+
+
+def test_a_person_of_many_slow_requests_keeps_no_other_waiting(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow does not answer: who asks for it sixty times has not all threads, and others get through."""
+    greedy, ada = served.people.add("greedy", "scientist"), served.people.add("ada", "scientist")
+    asked, answers, come = threading.Semaphore(0), threading.Event(), Counter[int]()
+
+    def models(_: Registry) -> list[str]:
+        asked.release()
+        assert answers.wait(300)
+        return []
+
+    monkeypatch.setattr(Registry, "models", models)
+
+    def ask() -> None:
+        status = 0
+        while not status:
+            with contextlib.suppress(httpx.TransportError), served.client(greedy) as client:
+                status = client.get("/v1/models").status_code  # of a crowd before TLS, some are turned out
+        come[status] += 1
+
+    crowd = [threading.Thread(target=ask) for _ in range(60)]
+    with served.client(ada) as other:
+        assert other.get("/v1/whoami").status_code == 200  # known from here on, and turned out by no crowd
+        try:
+            for one in crowd:
+                one.start()
+            assert asked.acquire(timeout=300)
+            for _ in range(20):
+                assert other.get("/v1/whoami", timeout=200).status_code == 200
+        finally:
+            answers.set()
+            for one in crowd:
+                one.join(300)
+    assert come.total() == 60
+    assert set(come) <= {200, 503}
+    assert come[200] >= 8
 
 
 def test_strangers_do_not_write_the_log_full(served: Served) -> None:
