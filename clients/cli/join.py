@@ -77,12 +77,43 @@ def join(
             where=read.gateway,
             remedy="Read the fingerprint out to the operator; the same command then goes on",
         )
+    if ended := end_approvals_of_another(site, authority):
+        tell(f"approved for the federation of before, and asked again for this one: {', '.join(ended)}")
     asking.keep(authority, certificate)
     stands = standing(site)
     if json:
         print_json({**facts, "state": "joined", **({} if stands is None else stands.as_dict())})
         return
     tell(f"'{config.name}' is let in. Start its agent: tidegate site up {site}")
+
+
+def end_approvals_of_another(file: Path, authority: Certificate) -> tuple[str, ...]:
+    """End what was approved while the site was one of another federation; the names of these experiments.
+
+    An approval says who may spend what: it was given for what one operator's server asks. Each may ask again.
+
+    Args:
+        file: the site's site.toml.
+        authority: of the federation that lets the site in now.
+
+    Raises:
+        LedgerError: the ledger cannot be opened or trusted.
+    """
+    from cryptography.hazmat.primitives.hashes import SHA256
+
+    from clients.mandates import authority_of
+    from clients.site import open_site
+
+    before = file.parent / "keys" / "ca.pem"
+    if not before.exists() or authority_of(before.read_bytes()) == authority.fingerprint(SHA256()).hex():
+        return ()
+    ledger = open_site(file).ledger
+    approved, _ = ledger.approvals()
+    names = {one.terms.experiment: one.terms.name for one in approved}
+    for digest in names:
+        ledger.revoke(digest, reason="the site joins another federation")
+        ledger.reopen(digest)
+    return tuple(names.values())
 
 
 def _first_words(card: Card | None, without_card: bool, fingerprint: str) -> tuple[str, ...]:

@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding
 from flwr.app import Message
 
 from clients import site as sites
+from clients.cli.join import end_approvals_of_another
 from clients.code import installed_code_hash
 from clients.requests import MOST_REQUESTS, Requests
 from clients.site import open_site
@@ -25,6 +28,7 @@ from contract.errors import StorageError
 from contract.experiment import Experiment
 from contract.mandate import mandate_for, public_key_of, sign_mandate
 from contract.messages import COMPARE, DRIFT_QUERY, Instruction
+from server.line.certificates import make_server_files
 from tests.cli.conftest import tidegate
 from tests.clients.test_app import EXPERIMENT, append, ask, entries, forget_sites, site
 from tests.hostile import HOSTILE, require_harmless
@@ -374,6 +378,28 @@ def test_what_a_server_adds_after_the_look_is_not_approved_with_it(site: Path, t
     assert sorted(request["kind"] for request in late) == ["query.drift", "train"]
     assert approve(tidegate, site)["wait"] == 0
     assert [asked(site, other), listed(tidegate, site)["requests"]] == ["answered", []]
+
+
+def test_what_was_approved_for_one_federation_holds_for_no_other(
+    site: Path, tidegate: Command, tmp_path: Path
+) -> None:
+    """The site joins another federation, whose server asks for what was approved for the first one's."""
+    first, second = (
+        x509.load_pem_x509_certificate(make_server_files(tmp_path / name, ["h"]).authority.read_bytes())
+        for name in ("first", "second")
+    )
+    asked(site)
+    approve(tidegate, site)
+    assert (end_approvals_of_another(site, second), asked(site)) == ((), "answered")  # it was in none before
+    (site.parent / "keys").mkdir(exist_ok=True)
+    (site.parent / "keys" / "ca.pem").write_bytes(first.public_bytes(Encoding.PEM))
+    assert end_approvals_of_another(site, first) == ()  # with a new token of the same
+    assert end_approvals_of_another(site, second) == (EXPERIMENT.name,)
+    assert asked(site, replace(TRAIN, step=2)) == "approval"
+    assert end_approvals_of_another(site, second) == ()  # cut off and done again
+    assert listed(tidegate, site)["declined"] == []
+    approve(tidegate, site)
+    assert asked(site, replace(TRAIN, step=2)) == "answered"
 
 
 @pytest.mark.parametrize(
