@@ -21,6 +21,7 @@ __all__ = [
     "expanded",
     "first_day",
     "is_window",
+    "latest_after",
     "next_window",
     "places",
     "season_of",
@@ -206,6 +207,19 @@ def places(windows: Sequence[str]) -> dict[str, int]:
         with suppress(InputError):
             return {window: _place(first_day(window, every), every) for window in windows}
     return {window: place for place, window in enumerate(windows)}
+
+
+def latest_after(window: str, others: Sequence[str]) -> str:
+    """The latest of the others that comes after this window; empty where none does, or no calendar says so.
+
+    >>> latest_after("2026-W05", ["2026-W04", "2026-W20", "2026-W09"]), latest_after("2026-W05", ["2026-W05"])
+    ('2026-W20', '')
+    >>> latest_after("w1", ["w2"])
+    ''
+    """
+    every = next((one for one in get_args(Every) if is_window(window, one)), None)
+    later = [one for one in others if every is not None and is_window(one, every) and one > window]
+    return max(later, default="")
 
 
 def _place(day: datetime.date, every: Every) -> int:

@@ -31,7 +31,7 @@ from contract.messages import CHALLENGER, COMPARE, DRIFT_QUERY, Instruction, Rep
 from contract.names import challenger_run
 from contract.releases import DriftSummary
 from contract.verdicts import Verdict
-from contract.windows import places, season_of
+from contract.windows import latest_after, places, season_of
 from monitoring.binning import feature_bins
 from monitoring.policy import Decision, WindowOutcome, decide
 from monitoring.verdict import form_verdict
@@ -68,7 +68,7 @@ def run_cycle(job: Job, services: Services) -> None:
             return
         answers = _ask_for_drift(job, champion, services)
         verdict = _save_verdict(job, champion, answers, services)
-        decision = _decide(job, answers, verdict, state)
+        decision = _decide(job, champion, answers, verdict, state)
         outcome: dict[str, Any] = {
             "window": job.window,
             "decision": decision.action,
@@ -212,8 +212,12 @@ def _rows(summary: DriftSummary) -> float:
     return sum(counts) / len(counts)
 
 
-def _decide(job: Job, answers: Answers, verdict: Verdict, state: State) -> Decision:
-    """The policy's word on the verdicts so far, entered among the decisions with whose word it rests on."""
+def _decide(job: Job, champion: Champion, answers: Answers, verdict: Verdict, state: State) -> Decision:
+    """The policy's word on the verdicts so far, entered among the decisions with whose word it rests on.
+
+    A window that is checked late, by hand or because a site was away, trains nothing where the model in
+    service knows a later one: its challenger would win on the old rows, and take the newer model's place.
+    """
     name = job.experiment.name
     judged = state.verdicts(name)
     place = places([item.window for item in judged])
@@ -229,6 +233,10 @@ def _decide(job: Job, answers: Answers, verdict: Verdict, state: State) -> Decis
         quorum=job.experiment.strategy.quorum,
         last_retraining=_last_retraining(job, history, state),
     )
+    later = latest_after(job.window, champion.windows)
+    if later and decision.action in ("retrain", "blocked"):
+        known = f"version {champion.version}, which is in service, was trained on {later}, which is later"
+        decision = Decision(action="watch", reason=f"{decision.reason.rstrip('.')}; {known}.")
     if any(item.window == job.window and item.kind == decision.action for item in state.decisions(name)):
         return decision  # of this very cycle, before it was killed
     alone = f" In this window '{verdict.rests_on}' alone shows drift." if verdict.rests_on else ""

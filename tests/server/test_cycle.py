@@ -7,6 +7,8 @@ import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from contract.windows import places
 from experiments.runtimes.inline import InlineGrid
 from monitoring.policy import WindowOutcome
 from server.api.overview import spending_of
-from server.cycle import _budget, _last_retraining, run_cycle
+from server.cycle import _budget, _decide, _last_retraining, run_cycle
 from server.exchange.answers import Answers
 from server.jobs.champion import Champion, champion_of
 from server.jobs.job import Job
@@ -295,6 +297,32 @@ def test_an_attempt_that_failed_starts_no_cooldown_and_windows_keep_their_places
         "model", window="2026-W05", kind="refuse", subject="version 2", by="policy", reason=""
     )
     assert _last_retraining(job, history, state) == history[1].index - 4
+
+
+def test_an_old_window_that_is_checked_late_replaces_no_newer_model(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody has a window of winter checked in summer: the challenger would be the better one in winter."""
+    monkeypatch.setattr("server.cycle._budget", lambda _: dict.fromkeys(SITES, True))
+    nothing: Any = None
+    verdict: Any = SimpleNamespace(rests_on="")
+
+    def action(window: str, *trained: str) -> tuple[str, str]:
+        job = Job(kind="cycle", run="r", experiment=plan("model"), window=window)
+        state.save_verdict("model", window=window, verdict={}, alarm=True)
+        found = _decide(job, Champion(version=7, windows=trained), nothing, verdict, state)
+        return found.action, found.reason
+
+    for trained in ((), ("2026-W04", "2026-W05"), ("w1", "w9"), ("2026-03",)):
+        assert action("2026-W05", *trained)[0] == "retrain", trained
+    late, why = action("2026-W06", "2026-W19", "2026-W20")
+    assert (late, "version 7, which is in service, was trained on 2026-W20, which is later" in why) == (
+        "watch",
+        True,
+    )
+    assert state.decisions("model")[-1].reason == why
+    assert action("2026-W21", "2026-W19", "2026-W20")[0] == "retrain"
+    assert action("w1", "w2")[0] == "retrain"  # whose order nobody knows
 
 
 def test_a_challenger_that_the_gate_refuses_moves_nothing(
