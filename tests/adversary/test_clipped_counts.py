@@ -102,15 +102,21 @@ def test_counts_that_the_cap_does_not_allow_are_refused_before_a_row_is_read(
     assert charged(site) == []
 
 
+@pytest.mark.parametrize(
+    ("rate", "theorem"), [(1.0, "Gaussian privacy filter"), (0.2, "and a Gaussian filter")]
+)
 def test_a_run_with_its_counts_costs_what_the_experiment_says(
-    lay: LaySite, rows: Rows, figure: Figure
+    lay: LaySite, rows: Rows, figure: Figure, rate: float, theorem: str
 ) -> None:
+    """Counts are of all rows, also where a step takes a sample, and are charged so beside its plan."""
     site = lay(rows, cap=1.0)  # which leaves nothing above it
-    server = HostileServer(site)
-    assert [ask(server, step).word for step in range(1, 6)] == [""] * 5
-    assert 0.99 < wire.spent(site) <= 1.0 + 1e-9
-    assert ask(server, 6).word == "budget"
-    figure(f"ε of training and two counts together: {wire.spent(site):.6f}, stated 1")
+    server, experiment = HostileServer(site), COUNTED | {"privacy": PRIVACY | {"sampling_rate": rate}}
+    answers = [ask(server, step, experiment) for step in range(1, 6)]
+    assert [found.word for found in answers] == [""] * 5
+    assert theorem in answers[-1].reply["spent_in_run"]["method"]
+    assert 0.98 < wire.spent(site) <= 1.0 + 1e-9
+    assert ask(server, 6, experiment).word == "budget"
+    figure(f"sampling rate {rate:g}: ε of training and two counts {wire.spent(site):.6f}, stated 1")
 
 
 def _must_not_run(*_: Any, **__: Any) -> Callable[..., Any]:
