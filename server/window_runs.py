@@ -70,7 +70,10 @@ class WindowRuns:
         return run.status in _DONE or (self._is_judged(window) and self._is_replaced(run, window))
 
     def name(self, window: str) -> str:
-        """Under which name the window is to be checked: the last run's, if it asks the same."""
+        """Under which name the window is to be checked: the last run's, if it asks the same.
+
+        Where no name that was signed is left, it is that too: under a new one sites would be charged anew.
+        """
         run, signed = self.last(window), self._signed(window)
         asks_same = (
             run is not None
@@ -79,8 +82,10 @@ class WindowRuns:
         )
         if run is not None and asks_same and (not signed or run.name in signed):
             return run.name
-        left = (name for name in signed if self.state.run(name) is None)
-        return next(left, "") or name_run(f"{self.experiment.name}-{window}")
+        left = next((name for name in signed if self.state.run(name) is None), "")
+        if run is not None and asks_same and not left:
+            return run.name
+        return left or name_run(f"{self.experiment.name}-{window}")
 
     def is_signed(self, window: str, run: str) -> bool:
         """Whether the mandate covers a check of the window under that name."""

@@ -138,7 +138,7 @@ def alone_in(home: Path) -> Iterator[None]:
     with os.fdopen(os.open(lock, os.O_RDWR | os.O_CREAT, 0o600), "r+") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
+        except BlockingIOError as exc:
             raise AddressError(
                 "a server of this folder runs already",
                 where=str(lock),

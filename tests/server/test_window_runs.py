@@ -74,6 +74,7 @@ def test_of_a_signed_schedule_the_tries_have_the_names_that_were_signed(state: S
     promote(state, "2026-W01")
     more = fail()
     assert (more.startswith("fake-2026-W02-"), runs.is_signed("2026-W02", more)) == (True, False)
+    assert [fail(), fail()] == [more] * 2  # the same question still: under a new name it is charged anew
     assert runs.is_signed("2026-W02", "fake-1-2026-W02-2")
     for window in ("2026-W01", "2026-W10"):
         assert not runs.name(window).startswith("fake-1-")
