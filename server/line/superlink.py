@@ -38,6 +38,7 @@ from contract.allocator import reuse_large_blocks
 from contract.collector import collect_rarely
 from contract.releases import MOST_VALUES
 from server.line.flower import run_superlink
+from server.line.in_place import look_up_in_place
 from server.line.long_poll import LongPoll
 from server.line.replies import Replies, RequestRefusedError
 from server.line.rest import Rest
@@ -205,6 +206,7 @@ def run(serve: Serve = _serve) -> None:
         logging.getLogger(name).addFilter(PlainRecords())
     collect_rarely()
     reuse_large_blocks(_KEPT)
+    look_up_in_place()
     polls = LongPoll()
 
     def arrange(middlewares: Sequence[Middleware]) -> list[Middleware]:

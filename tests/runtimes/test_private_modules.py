@@ -1,8 +1,8 @@
 """Flower's private modules, as our two adapters use them: written for flwr 1.42.0.
 
 When another version is installed, this says in one place what to look at in `clients/line/` (`flower.py`
-and `packing.py`) and `server/line/` (`flower.py`, `superlink.py`, `lasting_state.py` and `replies.py`),
-before anything else fails in some stranger way.
+and `packing.py`) and `server/line/` (`flower.py`, `superlink.py`, `in_place.py`, `lasting_state.py` and
+`replies.py`), before anything else fails in some stranger way.
 """
 
 from __future__ import annotations
@@ -60,9 +60,14 @@ CALLED: dict[str, tuple[str, ...]] = {
     "flwr.superlink.grid.http_grid.pull_objects": (
         "object_ids", "pull_object_fn", "initial_backoff", "backoff_cap",
     ),
+    "flwr.supercore.dependencies.runtime.get_runtime_handlers": ("request",),
+    "flwr.supercore.dependencies.runtime.get_runtime_state": ("request",),
+    "flwr.supercore.dependencies.runtime.get_task": ("request", "token", "state"),
+    "flwr.supercore.protobuf.translation.get_protobuf_request": ("request",),
     "flwr.superlink.dependencies.linkstate.get_linkstate": ("request",),
     "flwr.superlink.main._get_middleware": (),
     "flwr.superlink.routers.fleet.node_auth.authenticate_node": ("request",),
+    "flwr.superlink.routers.fleet.router.get_enable_supernode_auth": ("request",),
     "flwr.supernode.fleet_http_connection.http_request_response": (
         "server_address", "insecure", "root_certificates", "authentication_keys", "max_retries",
         "max_wait_time",
@@ -170,6 +175,12 @@ def test_a_node_lives_in_memory_as_it_does_in_the_database(name: str) -> None:
 
 def test_the_database_is_opened_with_the_settings_that_we_add_to() -> None:
     assert ("busy_timeout", "5000") in found("flwr.supercore.sql_mixin.SQLITE_PRAGMAS")
+
+
+@pytest.mark.parametrize("name", ["fastapi.dependencies.utils", "flwr.superlink.routers.fleet.node_auth"])
+def test_what_is_handed_to_a_thread_is_handed_by_a_name_that_we_replace(name: str) -> None:
+    module = importlib.import_module(name)
+    assert "await run_in_threadpool(" in inspect.getsource(module)
 
 
 def test_telemetry_is_a_word_that_is_read_when_an_event_is_sent() -> None:

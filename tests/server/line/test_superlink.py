@@ -8,10 +8,12 @@ import subprocess
 import sys
 from base64 import b64encode
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from fastapi.dependencies import utils
 from flwr.common.constant import TIMESTAMP_HEADER
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest, RegisterNodeFleetRequest
 from flwr.proto.node_pb2 import Node
@@ -19,7 +21,9 @@ from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIG
 from flwr.supercore.date import now
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 from flwr.superlink import main
+from flwr.superlink.routers.fleet import node_auth
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.gzip import GZipMiddleware
@@ -28,6 +32,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message
 
+from server.line import in_place
 from server.line.secret import HEADER
 from server.line.superlink import MOST_BYTES, ShortWay
 
@@ -61,14 +66,34 @@ class Caller:
         return asyncio.run(ask())
 
 
+class InPlace(Caller):
+    """Asks an app whose lookups are made in the loop; `handed` is what goes to a thread all the same."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        super().__init__(app)
+        self.handed: list[str] = []
+
+    def post(self, path: str, content: bytes, headers: Mapping[str, str]) -> httpx.Response:
+        async def hand(function: Any, *arguments: Any, **named: Any) -> Any:
+            self.handed.append(repr(function))
+            return await run_in_threadpool(function, *arguments, **named)
+
+        self.handed.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            for module in (utils, node_auth, in_place):
+                patch.setattr(module, "run_in_threadpool", hand)  # as it was, afterwards
+            in_place.look_up_in_place()
+            return super().post(path, content, headers)
+
+
 @pytest.fixture(scope="module")
-def ways() -> tuple[Caller, Caller]:
+def ways() -> tuple[Caller, InPlace]:
     """Flower's app as it is, and with the short way."""
     usual = main._get_middleware
     long = Caller(main.create_app())
     patch = pytest.MonkeyPatch()
     patch.setattr(main, "_get_middleware", lambda: [Middleware(ShortWay, middlewares=usual(), secret=SECRET)])
-    short = Caller(main.create_app())
+    short = InPlace(main.create_app())
     patch.undo()
     return long, short
 
@@ -107,15 +132,17 @@ REQUESTS: dict[str, tuple[str, bytes, Callable[[], dict[str, str]]]] = {
 
 
 @pytest.mark.parametrize("who", REQUESTS)
-def test_both_ways_answer_the_same(ways: tuple[Caller, Caller], who: str) -> None:
+def test_both_ways_answer_the_same(ways: tuple[Caller, InPlace], who: str) -> None:
     path, content, headers = REQUESTS[who]
     long, short = (way.post(path, content=content, headers={**TYPE, **headers()}) for way in ways)
     assert (long.status_code, long.content) == (short.status_code, short.content)
     assert set(long.headers) == set(short.headers)
     assert short.status_code >= 400
+    if path.startswith(("/v1/fleet", "/v1/runtime")):
+        assert ways[1].handed == []
 
 
-def test_a_wrong_content_type_is_refused_either_way(ways: tuple[Caller, Caller]) -> None:
+def test_a_wrong_content_type_is_refused_either_way(ways: tuple[Caller, InPlace]) -> None:
     answers = [
         way.post("/v1/fleet/pull-messages", b"{}", {"content-type": "application/json"}) for way in ways
     ]
@@ -123,13 +150,14 @@ def test_a_wrong_content_type_is_refused_either_way(ways: tuple[Caller, Caller])
     assert answers[0].content == answers[1].content
 
 
-def test_a_site_that_registers_is_answered_either_way(ways: tuple[Caller, Caller]) -> None:
+def test_a_site_that_registers_is_answered_either_way(ways: tuple[Caller, InPlace]) -> None:
     content = RegisterNodeFleetRequest(public_key=PUBLIC).SerializeToString()
     answers = [
         way.post("/v1/fleet/register-node", content=content, headers={**TYPE, **signed()}) for way in ways
     ]
     assert [answer.status_code for answer in answers] == [200, 200]
     assert answers[1].headers["content-type"] == answers[0].headers["content-type"]
+    assert ways[1].handed == []
 
 
 class Marking(BaseHTTPMiddleware):
