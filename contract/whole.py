@@ -19,9 +19,9 @@ Each part is preceded by its length, four bytes, the most significant first.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
-__all__ = ["MOST_SAID", "MOST_TOGETHER", "PULL", "PUSH", "RELEASE", "join", "object_names", "split"]
+__all__ = ["MOST_SAID", "MOST_TOGETHER", "PULL", "PUSH", "RELEASE", "Parts", "join", "object_names", "split"]
 
 PULL, PUSH = "/v1/fleet/whole/pull", "/v1/fleet/whole/push"
 RELEASE = "/v1/fleet/whole/release"
@@ -61,6 +61,32 @@ def split(content: bytes, *, most: int) -> list[bytes]:
         parts.append(content[at + _LENGTH : end])
         at = end
     return parts
+
+
+class Parts:
+    """Looks to Flower's clients like a protobuf message, and is the parts of one of these.
+
+    Args:
+        parts: of a request.
+    """
+
+    MOST: ClassVar[int] = 64
+    """Of an answer; an honest one to a site has about five."""
+
+    def __init__(self, parts: Sequence[bytes] = ()) -> None:
+        self.parts = list(parts)
+
+    def SerializeToString(self, deterministic: bool = True) -> bytes:  # noqa: N802 - protobuf's
+        """The parts one after another."""
+        return join(self.parts)
+
+    def ParseFromString(self, content: bytes) -> None:  # noqa: N802 - protobuf's name
+        """Take what `join` made.
+
+        Raises:
+            ValueError: it is none, or has more than `MOST` parts.
+        """
+        self.parts = split(content, most=self.MOST)
 
 
 def object_names(tree: Any) -> Iterator[str]:

@@ -12,12 +12,10 @@ from typing import Any, cast
 
 from flwr.app import Message
 
-from contract.whole import MOST_TOGETHER, PULL, PUSH, RELEASE, join, object_names, split
+from contract.whole import MOST_TOGETHER, PULL, PUSH, RELEASE, Parts, object_names
 
 __all__ = ["WholeMessages"]
 
-_MOST_PARTS = 64
-"""Of an answer; an honest one has about five."""
 _TRIES, _SECONDS = 4, 30.0
 """That a request is tried while the line is broken, as Flower's own are."""
 
@@ -102,22 +100,8 @@ class WholeMessages:
         return cast("list[bytes]", self._retry.invoke(lambda: self._ask_once(path, parts)))
 
     def _ask_once(self, path: str, parts: Sequence[bytes]) -> list[bytes]:
-        request, words = _Parts(), path.rpartition("/")[2]
-        request.parts = list(parts)
+        words = path.rpartition("/")[2]
         answer: Any = self._client._unary_unary(
-            path=path, rpc_method=f"tidegate/{words}", request=request, response_type=_Parts
+            path=path, rpc_method=f"tidegate/{words}", request=Parts(parts), response_type=Parts
         )
         return cast("list[bytes]", answer.parts)
-
-
-class _Parts:
-    """Looks to Flower's client like a protobuf message."""
-
-    def __init__(self) -> None:
-        self.parts: list[bytes] = []
-
-    def SerializeToString(self, deterministic: bool = True) -> bytes:  # noqa: N802 - protobuf's
-        return join(self.parts)
-
-    def ParseFromString(self, content: bytes) -> None:  # noqa: N802 - protobuf's name
-        self.parts = split(content, most=_MOST_PARTS)

@@ -28,6 +28,7 @@ from contract.experiment import Strategy
 from contract.messages import REPLY, Instruction, Reply
 from contract.words import counted, verb
 from server.exchange.bounds import ReplySize
+from server.line.app_messages import content_size, pull_messages, push_messages
 from server.line.flower import (
     NO_ANSWER,
     REFUSED,
@@ -35,7 +36,6 @@ from server.line.flower import (
     TOO_MANY_PARTS,
     UNREADABLE,
     is_simulated,
-    pull_messages,
 )
 from server.settings import approval_seconds
 from server.state.participation import (
@@ -227,7 +227,7 @@ def exchange(
     began = time.monotonic()
     messages = list(messages)
     asked = [message.metadata.dst_node_id for message in messages]
-    sent = dict(zip(grid.push_messages(messages), asked, strict=True))
+    sent = dict(zip(push_messages(grid, messages), asked, strict=True))
     waiting = {message.metadata.dst_node_id: message for message in messages}
     desk = _Desk(
         names=names,
@@ -257,7 +257,7 @@ def exchange(
             break
         if waiting and not simulated and time.monotonic() >= repeats:
             again = [_repeated(message) for message in waiting.values()]
-            sent |= zip(grid.push_messages(again), waiting, strict=True)
+            sent |= zip(push_messages(grid, again), waiting, strict=True)
             repeat_after *= 2
             repeats = time.monotonic() + repeat_after
         if waiting:
@@ -280,12 +280,6 @@ def _repeated(message: Message) -> Message:
         message_type=metadata.message_type,
         group_id=metadata.group_id,
     )
-
-
-def _size(content: RecordDict) -> int:
-    """The bytes of all values of a message that are bytes or texts."""
-    values = (value for record in content.config_records.values() for value in record.values())
-    return sum(len(value) for value in values if isinstance(value, bytes | str))
 
 
 @dataclass(kw_only=True)
@@ -364,7 +358,7 @@ class _Desk:
             raise ReleaseError(NOT_UNDERSTOOD)
         if self.size is None:
             return Reply.from_records(content)
-        found, most = _size(content), self.size.arrays + self.size.text
+        found, most = content_size(content), self.size.arrays + self.size.text
         if found > most:
             what = "update" if self.size.arrays else "reply"
             raise ReleaseError(f"{what} refused: it has {found:,} bytes, and may have {most:,}")

@@ -12,23 +12,18 @@ which Flower sets in its own processes alone; the inline runtime sets it here.
 
 from __future__ import annotations
 
-import copy
 import functools
 import hashlib
-import logging
 import sys
 import time
 import tomllib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
-from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
@@ -51,7 +46,6 @@ __all__ = [
     "bundle_files",
     "is_simulated",
     "objects_in",
-    "pull_messages",
     "quicken_grid",
     "run_superlink",
     "silence_telemetry",
@@ -63,7 +57,7 @@ NO_ANSWER = frozenset(
 """Flower's own errors in place of a reply: of a site that is away or a line that was cut."""
 
 UNREADABLE = -1
-"""Code of the error that `pull_messages` gives in the place of what is no message; Flower's begin at 0."""
+"""Code of the error in the place of a reply that is no message; Flower's begin at 0."""
 
 REFUSED = -2
 """Code of the error that our SuperLink gives in the place of a reply that it did not take."""
@@ -78,11 +72,8 @@ _NO_AUTHORITY = (
     "`tidegate server up` makes it where there is none; or set TIDEGATE_HOME to the server's folder"
 )
 _LOOK_THERE = "Read logs/superlink.log in the server's folder: its database may be locked, or its disk full"
-_log = logging.getLogger("flwr")
 _LONGEST_PULL = 8.0
 """Seconds that a part of a reply may be on its way."""
-_SIDE_BY_SIDE = 3
-"""Replies that are pulled at a time: what one costs this process and another the SuperLink overlaps."""
 _DATABASE_PATIENCE = 60_000
 """Milliseconds that the SuperLink waits for its database while another part is written: Flower's five seconds
 are too few for a long one, and what it then answers with ends the run."""
@@ -131,99 +122,6 @@ def quicken_grid() -> None:
         )
 
 
-def pull_messages(grid: Grid, message_ids: list[str]) -> Iterator[Message]:
-    """What `grid.pull_messages` gives, one after the other, while the next are on their way.
-
-    At most three are, or wait to be read: the others stay at the SuperLink, however many sites answer.
-
-    The objects of a reply are a site's own bytes. Where Flower cannot make a message of them, an error with
-    the code `UNREADABLE` comes in its place: one for that site, and the others as they are.
-    """
-    if is_simulated(grid):  # its nodes are of this machine, and are not hostile
-        yield from grid.pull_messages(message_ids)
-        return
-    module: Any = sys.modules.get("flwr.superlink.grid.http_grid")  # imported by whoever made such a grid
-    if module is None or not isinstance(grid, module.HttpGrid):
-        for name in message_ids:
-            yield from _readable(functools.partial(grid.pull_messages, [name]), name)
-        return
-    from flwr.proto.runtime_pb2 import PullAppMessagesRequest
-
-    asked: Any = grid
-    found = asked._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
-    single = [
-        type(found)(messages_list=[message], message_object_trees=[tree])
-        for message, tree in zip(found.messages_list, found.message_object_trees, strict=True)
-    ]
-    ahead: deque[Future[list[Message]]] = deque()
-    with ThreadPoolExecutor(_SIDE_BY_SIDE) as threads:
-        for one in single:
-            ahead.append(threads.submit(_pull_one, grid, one))
-            if len(ahead) > _SIDE_BY_SIDE:
-                yield from ahead.popleft().result()
-        while ahead:
-            yield from ahead.popleft().result()
-
-
-def _pull_one(grid: Grid, found: Any) -> list[Message]:
-    """One reply, to the message that the SuperLink says, whatever its body says; or what is in its place."""
-    from flwr.proto.runtime_pb2 import PullAppMessagesRequest
-
-    tree, name = found.message_object_trees[0], found.messages_list[0].metadata.reply_to_message_id
-    if not tree.object_id:
-        return [_in_its_place(name, REFUSED, found.messages_list[0].error.reason)]
-    if objects_in(tree) > MOST_OBJECTS:
-        return [_in_its_place(name, REFUSED, TOO_MANY_PARTS)]
-    pulled = _readable(lambda: _with_answer(grid, found).pull_messages(()), name)
-    if any(message.has_error() and message.error.code in NO_ANSWER for message in pulled):
-        # A part did not come. If that is because the SuperLink refused it, it says so when asked again.
-        asked: Any = grid
-        again = asked._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=[name]))
-        for message, place in zip(again.messages_list, again.message_object_trees, strict=True):
-            if not place.object_id and message.metadata.reply_to_message_id == name:
-                return [_in_its_place(name, REFUSED, message.error.reason)]
-    for message in pulled:
-        message.metadata.__dict__["_reply_to_message_id"] = name
-    return pulled
-
-
-def _readable(pull: Callable[[], Iterable[Message]], name: str) -> list[Message]:
-    """What is pulled in answer to a message; where it is no message, an error in its place.
-
-    Raises:
-        OSError, httpx.HTTPError: the line or the SuperLink is at fault, and no site.
-    """
-    import httpx
-
-    try:
-        return list(pull())
-    except (OSError, httpx.HTTPError):
-        raise
-    except Exception:  # of many kinds, on bytes that were made to harm
-        _log.exception("the reply to message %s is none", name)
-        return [_in_its_place(name, UNREADABLE, "no message")]
-
-
-def _in_its_place(name: str, code: int, reason: str) -> Message:
-    """An error in answer to a message."""
-    from flwr.app import Metadata
-    from flwr.app.message import make_message
-    from flwr.supercore.constant import SYSTEM_MESSAGE_TYPE
-
-    metadata = Metadata(
-        run_id=0,
-        message_id="",
-        src_node_id=0,
-        dst_node_id=0,
-        reply_to_message_id=name,
-        group_id="",
-        created_at=time.time(),
-        ttl=0.0,
-        message_type=SYSTEM_MESSAGE_TYPE,
-    )
-    return make_message(metadata=metadata, error=Error(code=code, reason=reason))
-
-
 def objects_in(tree: Any) -> int:
     """How many objects a reply's tree has; no more than one above `MOST_OBJECTS` are counted."""
     waiting, count = [tree], 0
@@ -231,26 +129,6 @@ def objects_in(tree: Any) -> int:
         count += 1
         waiting.extend(waiting.pop().children)
     return count
-
-
-def _with_answer(grid: Grid, found: Any) -> Grid:
-    """The grid as it is when it has asked for messages, and these were found."""
-    answered: Any = copy.copy(grid)
-    answered._client = _Answered(answered._runtime_client, found)
-    return cast(Grid, answered)
-
-
-class _Answered:
-    """A client that knows the answer to its next question for messages."""
-
-    def __init__(self, client: Any, found: Any) -> None:
-        self._client, self._found = client, found
-
-    def PullMessages(self, _request: Any) -> Any:  # noqa: N802 - Flower's name
-        return self._found
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
 
 
 def is_simulated(grid: Grid) -> bool:

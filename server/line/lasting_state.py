@@ -107,6 +107,8 @@ class LastingState(InMemoryLinkState):
     def __init__(self, federation_manager: Any, object_store: Any, kept: SqlLinkState) -> None:
         super().__init__(federation_manager, object_store)
         self._kept = kept
+        self._to_node: dict[int, list[str]] = {}
+        """Names of the messages that a node was not given yet, and of some that are gone."""
         self._changing = threading.Lock()
         """Held by whoever changes a node: else a late heartbeat might bring an unregistered one back."""
         self._remember(kept.get_node_info())
@@ -189,6 +191,34 @@ class LastingState(InMemoryLinkState):
         with self._lock_object_push_sessions:
             return super().store_message_and_object_tree(message, object_tree, session_id)
 
+    def store_message_ins(self, message: Any) -> str | None:
+        """Store a message to a node; return its id, or None where it is refused."""
+        with self.lock:
+            name = super().store_message_ins(message)
+            if name is not None:
+                self._to_node.setdefault(message.metadata.dst_node_id, []).append(name)
+        return name
+
+    def get_message_ins(self, node_id: int, limit: int | None, *, run_id: int | None = None) -> list[Any]:
+        """Messages for a node that it was not given yet; they are now.
+
+        Flower looks for them among those of all nodes, each time that one asks: at some hundred sites, most
+        of what a round costs.
+        """
+        with self.lock:
+            all_there = self.message_ins_store
+            own = {name: all_there[name] for name in self._to_node.pop(node_id, ()) if name in all_there}
+            self.message_ins_store = dict(own)
+            try:
+                return super().get_message_ins(node_id, limit, run_id=run_id)
+            finally:
+                left, self.message_ins_store = self.message_ins_store, all_there
+                for name in own.keys() - left.keys():
+                    del all_there[name]
+                waiting = [name for name, message in left.items() if not message.metadata.delivered_at]
+                if waiting:
+                    self._to_node[node_id] = waiting
+
     def create_run(self, *options: Any, **named: Any) -> int:
         """Begin a run, and forget those that have ended long ago; return its number."""
         number = int(super().create_run(*options, **named))
@@ -196,6 +226,8 @@ class LastingState(InMemoryLinkState):
             ended = {
                 run: self._get_run(run).finished_at for run in self.run_ids if self._is_finished_run(run)
             }
+            there = {node: [*self.message_ins_store.keys() & names] for node, names in self._to_node.items()}
+            self._to_node = {node: names for node, names in there.items() if names}
         for run in sorted(ended, key=lambda run: ended[run])[:-_MOST_FINISHED]:
             self._forget(run)
         return number

@@ -39,6 +39,7 @@ from starlette.types import Receive, Scope
 
 from contract.messages import MOST_TEXT
 from contract.whole import MOST_SAID, PUSH
+from server.line.arrivals import Arrivals
 from server.line.flower import MOST_OBJECTS, REFUSED, TOO_LONG, TOO_MANY_PARTS, objects_in
 
 __all__ = ["Replies", "RequestRefusedError"]
@@ -121,7 +122,10 @@ class Replies:
         self._asked: dict[str, _Question] = {}
         self.sizes: dict[str, int] = {}
         """Bytes of each object that the ServerApp has sent, by its id."""
+        self.reply_sizes: dict[str, int] = {}
+        """Of each object of a reply, as long as it may be there."""
         self._arriving: Counter[int] = Counter()
+        self._arrivals = Arrivals()
 
     @contextlib.asynccontextmanager
     async def admitted(self, scope: Scope, receive: Receive) -> AsyncIterator[Receive]:
@@ -177,6 +181,9 @@ class Replies:
             return await self._sent(request, told, handled)
         if path == _SITE_CONFIRMS and not self._is_for(told.message_object_id, told.node.node_id):
             return _no(403, "a site confirms what it was sent")  # for then the message is removed
+        asked = list(told.message_ids) if path == _APP_PULLS else []
+        if asked:
+            told.message_ids[:] = self._arrivals.worth_asking(asked)
         response = await handled(request)
         if response.status_code < 400:
             if path == _APP_ANNOUNCES:
@@ -184,7 +191,7 @@ class Replies:
             elif path == _APP_SENDS:
                 _keep(self.sizes, told.object_id, len(told.object_content))
             elif path == _APP_PULLS:
-                self._tell(told.message_ids, request.state.protobuf_response)
+                self._tell(asked, request.state.protobuf_response)
             elif path == _APP_CONFIRMS:
                 self._forget(told.message_object_id)
         return response
@@ -203,7 +210,14 @@ class Replies:
                 self._note(said.reply_to_message_id, TOO_MANY_PARTS, node)
             return _no(413, TOO_MANY_PARTS)
         response = await handled(request)
-        if response.status_code < 400 and (answered := request.state.protobuf_response).objects_to_push:
+        if response.status_code >= 400:
+            return response
+        if self._is_for(said.reply_to_message_id, node):  # or it could have another's reply given in parts
+            self._arrivals.is_whole(said.reply_to_message_id)  # if nothing of it is missing
+        if (answered := request.state.protobuf_response).objects_to_push:
+            self._arrivals.announced(said.reply_to_message_id)
+            for name in answered.objects_to_push:
+                self.reply_sizes.pop(name, None)
             await self._open_one(
                 request,
                 _Reply(
@@ -263,6 +277,10 @@ class Replies:
         finally:
             if not stored:
                 reply.taken -= size
+        if stored:
+            _keep(self.reply_sizes, told.object_id, size)
+            if told.object_id == reply.name:
+                self._arrivals.is_whole(reply.answers)
         return response
 
     async def _refuse(self, request: Request, reply: _Reply, size: int) -> None:
@@ -272,6 +290,7 @@ class Replies:
 
     def _note(self, answers: str, words: str, node: int, more: str = "") -> None:
         _log.warning("node %d: %s%s", node, words, more)
+        self._arrivals.is_whole(answers)
         _keep(self._refused, answers, words)
 
     def _forget(self, name: str) -> None:

@@ -107,7 +107,7 @@ class ShortWay:
                 request, ask = Request(scope, read), functools.partial(self._polls.answer, ask=self._first)
                 await request.body()  # here, where one that does not come whole is no error of Flower's
                 if is_whole(scope["path"]):
-                    response = await answer_whole(request, ask, self._replies.sizes, self._polls)
+                    response = await answer_whole(request, ask, self._replies, self._polls)
                 else:
                     response = await ask(request)
         except RequestRefusedError as exc:

@@ -27,6 +27,7 @@ from clients.line.flower import connect
 from contract.errors import AddressError
 from contract.whole import PULL, join
 from server.federation import dismiss
+from server.line.app_messages import APP_PULL, APP_PUSH
 from tests.adversary.standing import Site, Standing, stand
 
 pytestmark = pytest.mark.e2e
@@ -118,7 +119,8 @@ def test_a_site_makes_no_other_and_removes_no_other(standing: Standing, tmp_path
 def test_what_is_for_the_operator_is_not_there_whoever_asks(standing: Standing) -> None:
     secret = (standing.federation.home / "superlink.secret").read_text()
     for shows in (None, standing.north):
-        for path in ("/v1/control/list-nodes", "/v1/control/start-run", "/v1/runtime/acquire-task", "/docs"):
+        control = ("/v1/control/list-nodes", "/v1/control/start-run", "/docs")
+        for path in (*control, "/v1/runtime/acquire-task", APP_PULL, APP_PUSH):
             assert standing.ask(shows, path, PullMessagesRequest(), standing.north).status_code == 404
     with httpx.Client(verify=False, trust_env=False) as client:  # noqa: S501 - whoever the server is
         answer = client.post(f"{standing.url}/v1/control/list-nodes", headers={"tidegate-secret": secret})

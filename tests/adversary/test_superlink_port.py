@@ -40,6 +40,8 @@ _ATTACKS = {
     "a site of one's own": ("POST", "/v1/control/register-node", b""),
     "a run's task": ("POST", "/v1/runtime/acquire-task", _TASK),
     "commands to sites": ("POST", "/v1/runtime/push-messages", b""),
+    "all messages of a run": ("POST", "/v1/runtime/whole/push", b"\0\0\0\0"),
+    "all replies of a run": ("POST", "/v1/runtime/whole/pull", b"\0\0\0\0"),
     "the way round": ("POST", "/v1/fleet/../control/list-nodes", b""),
     "the way round, written otherwise": ("POST", "/v1/fleet/%2e%2e/control/list-nodes", b""),
     "a doubled slash": ("POST", "//v1/control/list-nodes", b""),

@@ -56,6 +56,9 @@ CALLED: dict[str, tuple[str, ...]] = {
     ),
     "flwr.supercore.interceptors.http.runtime_version.RuntimeVersionHttpInterceptor": ("component_name",),
     "flwr.supercore.primitives.asymmetric.public_key_to_bytes": ("public_key",),
+    "flwr.supercore.protobuf.client.ProtobufClient._unary_unary": (
+        "self", "path", "rpc_method", "request", "response_type",
+    ),
     "flwr.superlink.cli.flower_superlink.flower_superlink": (),
     "flwr.superlink.grid.http_grid.pull_objects": (
         "object_ids", "pull_object_fn", "initial_backoff", "backoff_cap",
@@ -150,6 +153,24 @@ def test_a_reply_is_taken_out_of_the_state_as_flower_does_where_its_sending_expi
     }.items():
         parameters = inspect.signature(getattr(state, method)).parameters
         assert tuple(parameters)[1:] == needed
+
+
+def test_the_grid_asks_the_client_that_we_put_in_its_place() -> None:
+    """`app_messages` has it send its messages to one that keeps them, and ask one that knows the answer."""
+    grid = found("flwr.superlink.grid.http_grid.HttpGrid")
+    assert "self._client" in inspect.getsource(grid._runtime_client.fget)
+    sent, pulled = (inspect.getsource(method) for method in (grid._try_push_messages, grid.pull_messages))
+    assert all(f"_runtime_client.{name}" in sent for name in ("PushMessages", "PushObject"))
+    asked = ("PullMessages", "PullObject", "ConfirmMessageReceived")
+    assert all(f"_runtime_client.{name}" in pulled for name in asked)
+
+
+def test_messages_are_looked_for_in_the_store_that_we_put_in_its_place() -> None:
+    """`lasting_state` shows Flower those of one node alone, under the lock that everybody else takes."""
+    state = found(STATES[0])
+    source = inspect.getsource(state.get_message_ins)
+    assert source.count("self.message_ins_store") == 2
+    assert "with self.lock" in source
 
 
 @pytest.mark.parametrize("name", STATES)

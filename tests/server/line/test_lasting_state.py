@@ -16,13 +16,16 @@ import pytest
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Array, RecordDict
-from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
+from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NODE_ID
+from flwr.common.serde import message_from_proto
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PushMessagesRequest
 from flwr.proto.message_pb2 import Message, Metadata, ObjectTree, PullObjectRequest
 from flwr.proto.node_pb2 import Node
+from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from flwr.proto.run_pb2 import GetRunRequest
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.constant import NOOP_FEDERATION_ID, NodeStatus, TaskType
+from flwr.supercore.date import now
 from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.superlink import main
@@ -279,6 +282,59 @@ def test_thousands_of_runs_leave_nothing_that_grows(start: Start) -> None:
         seen.append(sizes())
     assert seen[0] == seen[1]
     assert len(state.run_ids) == lasting_state._MOST_FINISHED + 1
+
+
+def ask(state: Any, run: int, node: int, name: str, ttl: float = 60.0) -> None:
+    """Store a message for a node."""
+    said = Metadata(
+        run_id=run, message_id=name * 64, src_node_id=SUPERLINK_NODE_ID, dst_node_id=node, ttl=ttl,
+        message_type="query", created_at=now().timestamp(),
+    )  # fmt: skip
+    message = message_from_proto(Message(metadata=said, content=RecordDictProto()))
+    assert state.store_message_ins(message) == name * 64
+
+
+def given(state: Any, node: int, limit: int | None = 1) -> list[str]:
+    return [message.metadata.message_id[0] for message in state.get_message_ins(node, limit)]
+
+
+def test_a_node_is_given_its_own_messages_once_in_their_order(start: Start) -> None:
+    state = start()
+    north, south = (register(state, key, name) for key, name in ((NORTH, "north"), (SOUTH, "south")))
+    for node in (north, south):
+        state.activate_node(node, INTERVAL)
+    run = begin(state)
+    for node, name in ((north, "a"), (south, "b"), (north, "c"), (north, "a"), (north, "d")):
+        ask(state, run, node, name)
+    assert [given(state, north), given(state, north)] == [["a"], ["c"]]
+    ask(state, run, north, "a")  # its sender heard no answer
+    assert given(state, north) == ["d"]
+    assert given(state, north) == []
+    assert given(state, south, None) == ["b"]
+    assert set(state.message_ins_store) == {name * 64 for name in "abcd"}  # until they are answered
+
+
+def test_a_message_that_has_expired_or_was_taken_out_is_given_to_nobody(start: Start) -> None:
+    state = start()
+    north = register(state, NORTH, "north")
+    state.activate_node(north, INTERVAL)
+    run = begin(state)
+    for name in "abc":
+        ask(state, run, north, name)
+    state.message_ins_store["a" * 64].metadata.ttl = 0.0
+    state.delete_messages({"b" * 64})
+    assert given(state, north) == ["c"]
+    assert set(state.message_ins_store) == {"c" * 64}
+
+
+def test_a_look_for_messages_that_fails_loses_none(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = start()
+    north = register(state, NORTH, "north")
+    state.activate_node(north, INTERVAL)
+    ask(state, begin(state), north, "a")
+    with pytest.raises(AssertionError):
+        given(state, north, 0)
+    assert given(state, north) == ["a"]
 
 
 def test_a_message_that_is_stored_while_another_expires_stops_nobody(start: Start) -> None:

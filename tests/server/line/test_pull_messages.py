@@ -17,6 +17,7 @@ from flwr.supercore.run import Run
 from flwr.superlink.grid.http_grid import HttpGrid
 
 from clients.line.packing import PackedReply, pack
+from server.line.app_messages import pull_messages
 from server.line.flower import (
     MOST_OBJECTS,
     NO_ANSWER,
@@ -24,7 +25,6 @@ from server.line.flower import (
     TOO_LONG,
     TOO_MANY_PARTS,
     assume_identity,
-    pull_messages,
     quicken_grid,
 )
 

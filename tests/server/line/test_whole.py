@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -164,7 +165,7 @@ def test_an_object_on_its_way_is_waited_for() -> None:
                 sizes[name] = 5
 
     request = Request({"type": "http", "method": "POST", "path": PULL, "headers": []}, receive)
-    answer = asyncio.run(answer_whole(request, ask, sizes, Waiting()))
+    answer = asyncio.run(answer_whole(request, ask, SimpleNamespace(sizes=sizes, reply_sizes={}), Waiting()))
     assert split(bytes(answer.body), most=4)[1:] == [b"message", b"model"]
     assert awaited == ["model", "more"]
 
