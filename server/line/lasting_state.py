@@ -10,10 +10,12 @@ files. Nodes are in memory and in Flower's database, which is changed first.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +25,9 @@ from flwr.server.superlink.linkstate import LinkStateFactory
 from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkState
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME
-from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.inflatable.inflatable_object import get_object_id
+from flwr.supercore.inflatable.inflatable_utils import validate_object_content
+from flwr.supercore.object_store import NoObjectInStoreError, ObjectStoreFactory
 from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 
 __all__ = ["LastingState", "PartStore", "lasting_factories"]
@@ -34,6 +38,7 @@ models of all its rounds."""
 _MOST_FINISHED = 100
 """Runs that have ended and are still known, the latest. Whoever follows a run asks every second."""
 
+_log = logging.getLogger("flwr")
 _Result = TypeVar("_Result")
 
 
@@ -50,31 +55,53 @@ class PartStore(InMemoryObjectStore):
         folder.mkdir(mode=0o700, parents=True)
         self._folder = folder
         self._files: dict[str, Path] = {}
+        self._ready = threading.local()
 
     def put(self, object_id: str, object_content: bytes) -> None:
         """Keep a part that was announced.
 
         Raises:
+            ValueError: it is not what its id says.
             OSError: the disk is full, say; nothing of the part is kept.
         """
         if len(object_content) < _LONG:
             super().put(object_id, object_content)
             return
+        name, path = getattr(self._ready, "part", ("", Path()))
+        if name != object_id:
+            with self.ready(object_id, object_content):
+                self.put(object_id, object_content)
+            return
+        with self.lock_store:
+            entry = self.store.get(object_id)
+            if entry is None:
+                raise NoObjectInStoreError(f"Object with ID '{object_id}' was not pre-registered.")
+            if not entry.is_available:
+                entry.is_available, self._files[object_id] = True, path
+
+    @contextlib.contextmanager
+    def ready(self, object_id: str, object_content: bytes) -> Iterator[None]:
+        """Have a long part looked at and written before the block, in which this thread puts it.
+
+        Raises:
+            ValueError: it is not what its id says.
+            OSError: it cannot be written.
+        """
+        if get_object_id(object_content) != object_id:
+            raise ValueError(f"Object ID {object_id} does not match content hash")
+        validate_object_content(content=object_content)
         with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
             path = Path(file.name)
             try:
                 file.write(object_content)
                 file.flush()
-                super().put(object_id, object_content)
-            except BaseException:
-                path.unlink()
-                raise
-        with self.lock_store:
-            entry = self.store.get(object_id)
-            if entry is None or not entry.content:  # removed meanwhile, or a file already
-                path.unlink()
-                return
-            entry.content, self._files[object_id] = b"", path
+                self._ready.part = (object_id, path)
+                yield
+            finally:
+                self._ready.part = ("", Path())
+                with self.lock_store:
+                    if self._files.get(object_id) != path:  # it failed, was not wanted, or is there already
+                        path.unlink(missing_ok=True)
 
     def get(self, object_id: str) -> bytes | None:
         """A part; no bytes while it is on its way, and None where it is not known."""
@@ -104,9 +131,9 @@ class LastingState(InMemoryLinkState):
             is changed there first, and is known here once it is on the disk.
     """
 
-    def __init__(self, federation_manager: Any, object_store: Any, kept: SqlLinkState) -> None:
+    def __init__(self, federation_manager: Any, object_store: PartStore, kept: SqlLinkState) -> None:
         super().__init__(federation_manager, object_store)
-        self._kept = kept
+        self._kept, self._parts = kept, object_store
         self._to_node: dict[int, list[str]] = {}
         """Names of the messages that a node was not given yet, and of some that are gone."""
         self._changing = threading.Lock()
@@ -191,6 +218,29 @@ class LastingState(InMemoryLinkState):
         with self._lock_object_push_sessions:
             return super().store_message_and_object_tree(message, object_tree, session_id)
 
+    def store_object(self, run_id: int, session_id: str, object_id: str, object_content: bytes) -> bool:
+        """Store a part of a message that is being sent; whether it was.
+
+        Flower hashes and writes a part under the lock that every sending and every part that is asked for
+        needs: what is long is made ready before.
+        """
+        with self._lock_object_push_sessions:
+            session = self._object_push_sessions.get(session_id)
+            awaits = session is not None and object_id in session.pending_object_ids
+        if not awaits or len(object_content) < _LONG:
+            return bool(super().store_object(run_id, session_id, object_id, object_content))
+        try:
+            with self._parts.ready(object_id, object_content):
+                return bool(super().store_object(run_id, session_id, object_id, object_content))
+        except (OSError, ValueError) as exc:
+            _log.error("a part of a message is not kept: %s", exc)
+            return False
+
+    def get_object(self, run_id: int, object_id: str) -> bytes | None:
+        """A part; no bytes while it is on its way, and None where it is not known."""
+        content = self._parts.get(object_id)  # without the lock under which Flower reads it
+        return content or super().get_object(run_id, object_id)
+
     def store_message_ins(self, message: Any) -> str | None:
         """Store a message to a node; return its id, or None where it is refused."""
         with self.lock:
@@ -255,9 +305,9 @@ def lasting_factories(database: str, federation_manager: Any) -> tuple[ObjectSto
         federation_manager: Flower's.
     """
     objects = ObjectStoreFactory()
-    objects.store_instance = PartStore(Path(f"{database}-parts"))
+    objects.store_instance = parts = PartStore(Path(f"{database}-parts"))
     kept = SqlLinkState(database, federation_manager, InMemoryObjectStore())
     kept.initialize()
     states = LinkStateFactory(FLWR_IN_MEMORY_DB_NAME, federation_manager, objects)
-    states.state_instance = LastingState(federation_manager, objects.store(), kept)
+    states.state_instance = LastingState(federation_manager, parts, kept)
     return objects, states

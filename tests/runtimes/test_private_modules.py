@@ -54,6 +54,7 @@ CALLED: dict[str, tuple[str, ...]] = {
     "flwr.supercore.inflatable.inflatable_utils.inflate_object_from_contents": (
         "object_id", "object_contents",
     ),
+    "flwr.supercore.inflatable.inflatable_utils.validate_object_content": ("content",),
     "flwr.supercore.interceptors.http.runtime_version.RuntimeVersionHttpInterceptor": ("component_name",),
     "flwr.supercore.primitives.asymmetric.public_key_to_bytes": ("public_key",),
     "flwr.supercore.protobuf.client.ProtobufClient._unary_unary": (

@@ -479,6 +479,82 @@ def test_a_part_that_is_sent_twice_at_once_is_kept_once(store: PartStore, tmp_pa
     assert len(files(tmp_path)) == 1
 
 
+def sending(state: Any, long: Any) -> tuple[int, str, str, bytes]:
+    """A run, a sending of it in which this is announced, and the name and bytes of what is long of it."""
+    run = begin(state)
+    session = state.start_session(run)
+    state.preregister_object_tree(tree(long), session)
+    name, content = max(contents(long).items(), key=lambda item: len(item[1]))
+    return run, session, name, content
+
+
+def test_a_long_part_holds_up_nobody_while_it_is_written_or_read(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flower has one lock for all that is sent, and would hash and write megabytes under it."""
+    monkeypatch.setattr(lasting_state, "_LONG", 1000)
+    state, free = start(), []
+    run, session, name, content = sending(state, part(1000, 1))
+
+    def look(usual: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any, **named: Any) -> Any:
+            def other() -> None:
+                free.append(state._lock_object_push_sessions.acquire(timeout=30))
+                if free[-1]:
+                    state._lock_object_push_sessions.release()
+
+            thread = threading.Thread(target=other)
+            thread.start()
+            thread.join(60)
+            return usual(*arguments, **named)
+
+        return called
+
+    monkeypatch.setattr(lasting_state, "get_object_id", look(lasting_state.get_object_id))
+    assert state.store_object(run, session, name, content)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", look(Path.open))
+        assert state.get_object(run, name) == content
+    assert free == [True, True]
+
+
+def test_a_long_part_is_kept_only_where_it_was_announced_and_is_what_it_says(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lasting_state, "_LONG", 1000)
+    state, kept = start(), tmp_path / "superlink.db-parts"
+    run, session, name, content = sending(state, part(1000, 1))
+    written: list[object] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.NamedTemporaryFile", lambda *_, **__: written.append(1))
+        assert not state.store_object(run, "another sending", name, content)
+        assert not state.store_object(run, session, "f" * 64, content)
+    assert written == []  # what nobody waits for is not even written
+    assert not state.store_object(run + 1, session, name, content)
+    assert not state.store_object(run, session, name, content + b"x")
+    assert (list(kept.iterdir()), state.get_object(run, name)) == ([], b"")
+    assert state.store_object(run, session, name, content)
+    assert not state.store_object(run, session, name, content)
+    assert (len(list(kept.iterdir())), state.get_object(run, name)) == (1, content)
+
+
+def test_a_full_disk_is_a_part_that_is_not_stored(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lasting_state, "_LONG", 1000)
+    state = start()
+    run, session, name, content = sending(state, part(1000, 1))
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.NamedTemporaryFile", full)
+        assert not state.store_object(run, session, name, content)
+    assert state.store_object(run, session, name, content)
+    assert len(list((tmp_path / "superlink.db-parts").iterdir())) == 1
+
+
 def test_what_a_killed_superlink_left_is_removed_and_nobody_else_may_read(
     store: PartStore, tmp_path: Path
 ) -> None:
