@@ -19,7 +19,8 @@ from contract.releases import SCORE_BINS, ScoreHistogram
 from experiments.benchmarks.utility import ready_plan, train
 from experiments.benchmarks.utility_sets import EncodedRows, load
 from server.exchange.pulls import Pulls
-from server.jobs.diagnosis import GOOD, Diagnosis, diagnose
+from server.jobs.diagnosis import Diagnosis, diagnose
+from server.jobs.verdicts import GOOD
 from server.rounds import pooled
 from terminal.output import quiet_flower
 
