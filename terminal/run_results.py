@@ -20,7 +20,7 @@ def show_metrics(result: Mapping[str, Any], *, title: str | None = None) -> None
 
 
 def say_diagnosis(result: Mapping[str, Any]) -> None:
-    """Whether the run converged, and what to change."""
+    """Whether the model learnt, and what to change."""
     print_parts(diagnosis_parts(result))
 
 
@@ -31,7 +31,7 @@ def metrics_parts(result: Mapping[str, Any], *, title: str = "") -> list[Part]:
 
 
 def diagnosis_parts(result: Mapping[str, Any]) -> list[Part]:
-    """Whether the run converged, and what to change: the verdict first."""
+    """Whether the model learnt, and what to change: the verdict first."""
     found = result.get("diagnosis") or {}
     bad = not found.get("good", True)
     return [

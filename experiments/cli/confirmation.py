@@ -1,4 +1,4 @@
-"""Asks before a run is paid for that could not succeed. Needs no heavy library."""
+"""Asks before a run is paid for that a plan would warn of. Needs no heavy library."""
 
 from __future__ import annotations
 

@@ -177,11 +177,11 @@ class Experiment:
         Args:
             federation: where; without, that of your profile, or the sites of the experiment's data set.
             windows: whose rows are used, as of `plan`.
-            yes: whether to run what could not succeed; its reasons are raised otherwise.
+            yes: whether to run what a plan warns of; its reasons are raised otherwise.
             sign_days: for how many days sites take your signature of the run.
 
         Raises:
-            InputError: the run could not succeed, and why; or the server refuses it.
+            InputError: a plan would warn of the run, and of what; or the server refuses it.
             ExperimentError: a feature has no range yet.
         """
         place, names = (federation or federation_of(self.settings.data)).place, _windows(windows)

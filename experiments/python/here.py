@@ -121,7 +121,7 @@ class Here:
         return with_all_settings(experiment, self._sites)
 
     def doubts(self, experiment: Experiment, windows: Sequence[str]) -> tuple[str, ...]:
-        """Why a run could not succeed, a sentence each; from public facts alone."""
+        """Why a run would be refused, learn little or tell nothing, a sentence each; from public facts."""
         sites = of_files(self._sites, drafts=True)
         return (*refusals(experiment, sites, windows), *doubts(experiment, sites))
 

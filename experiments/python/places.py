@@ -36,7 +36,7 @@ class Place(Protocol):
         """The experiment, with what it leaves to the recipe chosen for these sites."""
 
     def doubts(self, experiment: Experiment, windows: Sequence[str]) -> tuple[str, ...]:
-        """Why a run could not succeed, a sentence each; from public facts alone."""
+        """Why a run would be refused, learn little or tell nothing, a sentence each; from public facts."""
 
     def begin(self, experiment: Experiment, windows: Sequence[str], *, sign_days: int) -> str:
         """Have an experiment run; the run's name. It goes on by itself."""

@@ -60,7 +60,7 @@ class There:
             return all_settings(experiment, connection)
 
     def doubts(self, experiment: Experiment, windows: Sequence[str]) -> tuple[str, ...]:
-        """Why a run could not succeed, a sentence each; from public facts alone."""
+        """Why a run would be refused, learn little or tell nothing, a sentence each; from public facts."""
         cards = self.cards()
         sites = asked_of(experiment, of_cards(cards))
         refused = refusals(experiment, sites, windows, admitted=len(experiment.strategy.sites) or len(cards))

@@ -171,7 +171,7 @@ def spending_of(results: Sequence[RunRecord]) -> dict[str, Spending]:
 
 
 def diagnoses_of(results: Sequence[RunRecord]) -> dict[str, str]:
-    """Whether each run converged, in the first sentence of its diagnosis; of those that have one.
+    """Whether each run's model learnt, in the first sentence of its diagnosis; of those that have one.
 
     And what share of the gradients was clipped in the last of the rounds that counted.
     """

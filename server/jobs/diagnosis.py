@@ -1,4 +1,4 @@
-"""Whether a run converged, which sites pull elsewhere, and what to change: in sentences, after it ended.
+"""Whether a model learnt, which sites pull elsewhere, and what to change: in sentences, after a run ended.
 
 `server.jobs.evidence` says what was measured, `server.jobs.verdicts` what that comes to, and
 `server.jobs.diagnosis_words` how it is told.
@@ -20,7 +20,7 @@ from contract.json_values import finite
 from contract.regression import Scores
 from server.exchange.pulls import Pulls
 from server.jobs.clipped_share import RoundShares, clipped_words, shares_of
-from server.jobs.diagnosis_words import HEADLINES, advice, because_words, loss_words, pull_words, site_words
+from server.jobs.diagnosis_words import advice, because_words, headline, loss_words, pull_words, site_words
 from server.jobs.evidence import Estimate, SitePull, evidence_of, first_loss, site_pulls
 from server.jobs.verdicts import GOOD, Verdict, is_held_back, is_worse, verdict_of
 from server.rounds import TrainingResult
@@ -77,7 +77,7 @@ def diagnose(
     verdict, because = _with_each_left_out(experiment, scores, pulls, verdict_of(evidence), sites)
     began = first_loss(first, figures_for(experiment.task.label)[0].name)
     sentences = [
-        f"{HEADLINES[verdict]} {because or because_words(verdict, evidence)}".strip(),
+        f"{headline(verdict, evidence)} {because or because_words(verdict, evidence)}".strip(),
         loss_words(experiment, began, evidence),
         *site_words(sites),
         *clipped_words(experiment, clipped),

@@ -12,23 +12,30 @@ from server.exchange.pulls import Pulls
 from server.jobs.evidence import Estimate, Evidence, SitePull
 from server.jobs.verdicts import GOOD, MUCH_NOISE, Verdict, is_short
 
-__all__ = ["HEADLINES", "advice", "because_words", "loss_words", "pull_words", "site_words"]
+__all__ = ["advice", "because_words", "headline", "loss_words", "pull_words", "site_words"]
 
 _ELSEWHERE = 0.3
 """Of the strongest pull that clipping lets through."""
 _MOST_LISTED = 5
 """Sites that are named in one sentence."""
 
-HEADLINES: Mapping[Verdict, str] = {
-    "converged": "The run converged.",
-    "as-far-as-noise": "The run went as far as the noise lets one see.",
+_HEADLINES: Mapping[Verdict, str] = {
+    "converged": "The model learnt and converged.",
+    "as-far-as-noise": "The model learnt, as far as the noise lets one see.",
     "not-converged": "NOT CONVERGED.",
     "steps-too-large": "STEPS TOO LARGE.",
     "worse-than-constant": "THE RESULT IS WORSE THAN A CONSTANT.",
-    "nothing-shown": "NOTHING SHOWS THAT THE RUN LEARNT.",
+    "nothing-shown": "NOTHING SHOWS THAT THE MODEL LEARNT.",
     "rests-on-a-site": "THE RESULT RESTS ON ONE SITE'S WORD.",
-    "not-measurable": "Whether the run succeeded is not measurable,",
+    "not-measurable": "Whether the model learnt is not measurable,",
 }
+
+
+def headline(verdict: Verdict, found: Evidence) -> str:
+    """Whether the model learnt. How the run ended, its status says: no word here is one of these."""
+    if verdict == "not-measurable" and (found.skill is not None or found.auc is not None):
+        return "The model learnt; whether it converged is not measurable,"
+    return _HEADLINES[verdict]
 
 
 def because_words(verdict: Verdict, found: Evidence) -> str:

@@ -88,7 +88,7 @@ class Passport:
 
     Attributes:
         windows: the data windows trained on; empty for whole data sets.
-        diagnosis: whether it converged, and what to change, in sentences.
+        diagnosis: whether the model learnt, and what to change, in sentences.
         not_measurable: why a figure is missing, by site (`all sites` for all) and by its name.
         comparison: None for a first version.
     """

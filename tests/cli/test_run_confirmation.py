@@ -1,4 +1,4 @@
-"""`tidegate run` asks a person at a terminal before it spends on what cannot succeed; a script goes on."""
+"""`tidegate run` asks a person at a terminal before it spends on what a plan warns of; a script goes on."""
 
 from __future__ import annotations
 

@@ -9,18 +9,21 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
 from contract.experiment import Experiment
+from contract.federation_api import RunStatus
 from contract.releases import SCORE_BINS, ScoreHistogram
 from experiments.benchmarks.utility import ready_plan, train
 from experiments.benchmarks.utility_sets import EncodedRows, load
 from server.exchange.pulls import Pulls
 from server.jobs.diagnosis import Diagnosis, diagnose
-from server.jobs.verdicts import GOOD
+from server.jobs.diagnosis_words import headline
+from server.jobs.evidence import evidence_of
+from server.jobs.verdicts import GOOD, Verdict
 from server.rounds import pooled
 from terminal.output import quiet_flower
 
@@ -239,13 +242,24 @@ def test_without_anything_it_says_why() -> None:
     experiment = made()
     found = diagnose(experiment, {}, Pulls(), None)
     assert found.verdict == "not-measurable"
-    assert "because no site evaluated the result" in found.sentences[0]
+    assert found.sentences[0].startswith(
+        "Whether the model learnt is not measurable, because no site evaluated the result"
+    )
     few = made(rounds=2)
     short = few.model_copy(update={"strategy": few.strategy.model_copy(update={"rounds": 2})})
     fine = dict.fromkeys(SITES, histogram(better=0.3))
     told = diagnose(short, fine, steps(short, dict.fromkeys(SITES, STILL)), None)
     assert told.verdict == "not-measurable"
+    assert told.sentences[0].startswith("The model learnt; whether it converged is not measurable, because")
     assert "fewer than four rounds" in told.sentences[0]
+
+
+@pytest.mark.parametrize("verdict", get_args(Verdict))
+def test_how_a_run_ended_has_other_words_than_what_its_model_learnt(verdict: Verdict) -> None:
+    nothing = evidence_of(made(), {}, Pulls())
+    said = headline(verdict, nothing).lower()
+    for status in get_args(RunStatus):
+        assert status[:5] not in said
 
 
 def test_its_json_is_json() -> None:
