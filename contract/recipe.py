@@ -32,6 +32,10 @@ range and however long its tails. Then the step size times the clipping norm is 
 norm is `L` times a small error; and the model moves over a fixed length (M times C), enough for all data sets
 that were tried, or less where the noise in a score would be above a stated level. Both constants were chosen
 in a simulation of eight labels of six data sets at ε of 3, 1 and .3.
+
+Of a package's model nothing is known here but its name, as whoever asks need not have it installed. It is
+taken for a network with one hidden layer of 32 units, which no step of it is longer than, for gradients are
+cut; a package whose gradients are much shorter learns more slowly. The reason says so.
 """
 
 from __future__ import annotations
@@ -42,7 +46,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from contract.clipped import training_multiplier
-from contract.experiment import CategoricalFeature, Experiment, Privacy, Strategy, Task
+from contract.experiment import CategoricalFeature, Experiment, Model, Privacy, Strategy, Task
 from contract.words import counted
 
 __all__ = ["Reach", "asked_rows", "needs_recipe", "reach_of", "recommended", "with_recipe"]
@@ -84,7 +88,10 @@ def needs_recipe(experiment: Experiment) -> bool:
 
     One that was read from JSON of a whole plan states every key, so what was chosen once is kept.
     """
-    return "learning_rate" not in experiment.strategy.model_fields_set and _is_known(experiment)
+    is_package = experiment.model.kind == "package" and _has_momentum(experiment)
+    return "learning_rate" not in experiment.strategy.model_fields_set and (
+        is_package or _is_known(experiment)
+    )
 
 
 def asked_rows(experiment: Experiment, stated_rows: Mapping[str, int | None]) -> list[int]:
@@ -94,8 +101,17 @@ def asked_rows(experiment: Experiment, stated_rows: Mapping[str, int | None]) ->
 
 
 def _is_known(experiment: Experiment) -> bool:
-    """Whether the recipe is for such an experiment."""
-    return experiment.model.kind in _NOISE_IN_SCORE and experiment.strategy.name not in ("fedadam", "fedyogi")
+    """Whether what the recipe takes as right for such an experiment rests on how its model computes."""
+    return experiment.model.kind in _NOISE_IN_SCORE and _has_momentum(experiment)
+
+
+def _has_momentum(experiment: Experiment) -> bool:
+    return experiment.strategy.name not in ("fedadam", "fedyogi")
+
+
+def _like(model: Model) -> str:
+    """Which of our own kinds a model is taken for."""
+    return "mlp" if model.kind == "package" else model.kind
 
 
 def recommended(experiment: Experiment, stated_rows: Sequence[int]) -> Experiment | None:
@@ -127,7 +143,7 @@ def reach_of(experiment: Experiment, stated_rows: Sequence[int]) -> Reach | None
     server = strategy.server_learning_rate if strategy.name == "fedavgm" else 1.0
     step = strategy.local_steps * strategy.learning_rate * server
     score = _score_length(experiment)
-    stable = _most_stable(experiment, score, momentum) / _SHARE_OF_STABLE[experiment.model.kind]
+    stable = _most_stable(experiment, score, momentum) / _SHARE_OF_STABLE[_like(experiment.model)]
     allowed = _movement(experiment, stated_rows, experiment.privacy.clipping_norm, score)
     moved = step * strategy.rounds / (1 - momentum)
     steady = _most_stable(experiment, score, _MOMENTUM) * _MOST_ROUNDS / (1 - _MOMENTUM)
@@ -164,7 +180,7 @@ def with_recipe(experiment: Experiment, stated_rows: Sequence[int]) -> Experimen
 
 
 def _for_a_number(experiment: Experiment, stated_rows: Sequence[int]) -> Experiment:
-    strategy, kind = experiment.strategy, experiment.model.kind
+    strategy, kind = experiment.strategy, _like(experiment.model)
     score, name = _score_length(experiment), _name(strategy)
     clipping = _clipping(experiment.privacy, _CUT_ABOVE * score)
     momentum = _momentum(strategy, name, _NUMBER_MOMENTUM)
@@ -243,7 +259,7 @@ def _score_length(experiment: Experiment) -> float:
         for feature in task.features
     )
     squares, width = [inputs + 1], task.width
-    for units in experiment.model.hidden if experiment.model.kind == "mlp" else ():
+    for units in experiment.model.hidden if _like(experiment.model) == "mlp" else ():
         inputs *= units / (3 * width) / 2
         squares = [square / 6 for square in squares] + [inputs + 1]
         width = units
@@ -259,12 +275,12 @@ def _first_error(task: Task) -> float:
 def _most_stable(experiment: Experiment, score: float, momentum: float) -> float:
     """The greatest step to take: heavy-ball descent is stable below 2 (1 + momentum) over the curvature."""
     curvature = score**2 * (0.25 if len(experiment.task.label.classes) == 2 else 0.5)
-    return _SHARE_OF_STABLE[experiment.model.kind] * 2 * (1 + momentum) / curvature
+    return _SHARE_OF_STABLE[_like(experiment.model)] * 2 * (1 + momentum) / curvature
 
 
 def _movement(experiment: Experiment, stated_rows: Sequence[int], clipping: float, score: float) -> float:
     noise = _noise(experiment, stated_rows, clipping) * score
-    return _NOISE_IN_SCORE[experiment.model.kind] / noise if noise else math.inf
+    return _NOISE_IN_SCORE[_like(experiment.model)] / noise if noise else math.inf
 
 
 def _noise(experiment: Experiment, stated_rows: Sequence[int], clipping: float) -> float:
@@ -289,8 +305,14 @@ def _reason(experiment: Experiment, stated_rows: Sequence[int], chosen: dict[str
     values = ", ".join(f"{key} {value}" for key, value in chosen.items())
     promise = f"ε = {privacy.epsilon:g}, δ = {privacy.delta:g}" if privacy.private else "no privacy"
     label = "a number" if task.label.kind == "numeric" else f"{len(task.label.classes)} classes"
+    model = experiment.model
+    taken = (
+        f" What '{model.name}' computes is not known here: it is taken for an mlp with hidden = [32]."
+        if model.kind == "package"
+        else ""
+    )
     return (
         f"Chosen by the recipe for {counted(task.width, 'input')}, {label} "
-        f"and a {experiment.model.kind} model with {promise} and {_of(stated_rows)}: {values}. "
-        f"The step size is bounded by {limit}."
+        f"and a {model.kind} model with {promise} and {_of(stated_rows)}: {values}. "
+        f"The step size is bounded by {limit}.{taken}"
     )

@@ -17,9 +17,10 @@ from tomlkit.items import Table
 
 from contract.card import Card, CategoricalColumn, NumericColumn
 from contract.errors import ExperimentError, InputError
-from contract.experiment import CategoricalFeature, Feature, NumericFeature, Privacy
+from contract.experiment import CategoricalFeature, Feature, Model, NumericFeature, Privacy
 from contract.experiment_file import parse_unranged
 from contract.federation_api import SiteCard
+from contract.installed_models import installed, load
 from contract.outside import shown
 from contract.windows import example_of
 from contract.words import counted
@@ -30,7 +31,7 @@ _TRY = """\
 Settings of training need no table: `tidegate run` chooses them for these features, rows and ε.
 Keys that are most often changed, with their defaults; docs/experiment.md has all of them:
 [model]
-kind = "linear"        # or "mlp", with hidden = [32]
+kind = "linear"        # or "mlp", with hidden = [32]; or a package of your own: `tidegate new --model NAME`
 [drift]
 epsilon = 0.5          # of one check, on the rows of its window"""
 
@@ -107,7 +108,14 @@ def name_like(text: str) -> str:
     return letters.strip("-")[:63] or "experiment"
 
 
-def draft(offers: Mapping[str, Offer], *, name: str, label: str, features: Collection[str] = ()) -> str:
+def draft(
+    offers: Mapping[str, Offer],
+    *,
+    name: str,
+    label: str,
+    features: Collection[str] = (),
+    model: str = "linear",
+) -> str:
     """The text of an experiment file that every one of these sites' cards allows.
 
     Args:
@@ -115,8 +123,10 @@ def draft(offers: Mapping[str, Offer], *, name: str, label: str, features: Colle
         name: of the experiment.
         label: the column to predict.
         features: what to predict it from; left out, every column that all sites offer alike.
+        model: `linear`, `mlp`, or the name of a model of a package that is installed here.
 
     Raises:
+        NotInstalledError: no installed package offers such a model.
         InputError: the label or a feature is not offered by all of them alike, or the sites disagree on
             which column is a person or tells the time.
     """
@@ -145,6 +155,8 @@ def draft(offers: Mapping[str, Offer], *, name: str, label: str, features: Colle
             _comment(document, f"Left out: '{one.name}' {one.why_not}.")
     document["name"] = name
     document["task"] = _task(offers, predicted, chosen)
+    if model != "linear":
+        document["model"] = _model(model)
     document["privacy"] = _privacy(offers)
     if len(offers) == 1:
         document["strategy"] = {"quorum": 1}
@@ -331,6 +343,23 @@ def _feature(found: _Found) -> Table:
         )
     else:
         table["low"], table["high"] = found.feature.low, found.feature.high
+    return table
+
+
+def _model(name: str) -> Table:
+    """One of our own kinds, or a package's, whose settings stand beside it in a comment."""
+    table = tomlkit.table()
+    if name == "mlp":
+        table["kind"] = name
+        table["hidden"] = list(Model().hidden)
+        return table
+    model = Model(kind="package", name=name, package=installed(name))
+    table["kind"], table["name"] = "package", name
+    table["name"].comment(f"of {model.package}, which every site must have installed")
+    settings = vars(load(model))
+    if settings:
+        told = ", ".join(f"{key} = {tomlkit.item(value).as_string()}" for key, value in settings.items())
+        _comment(table, f"its settings, as the package has them: parameters = {{ {told} }}")
     return table
 
 

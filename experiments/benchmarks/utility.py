@@ -30,7 +30,17 @@ from experiments.benchmarks.utility_sets import SETS, EncodedRows, load, rare
 if TYPE_CHECKING:
     from contract.messages import Reply
 
-__all__ = ["auc_of", "measure", "measure_one", "pooled_auc", "ready_plan", "scores", "train"]
+__all__ = [
+    "Arrays",
+    "auc_of",
+    "measure",
+    "measure_one",
+    "pooled_auc",
+    "ready_plan",
+    "scores",
+    "stated_for",
+    "train",
+]
 
 SEEDS = range(5)
 GOALS = {3.0: 0.97, 1.0: 0.94}
@@ -45,15 +55,20 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 def ready_plan(rows: EncodedRows, epsilon: float, model: Model | None = None) -> Experiment:
     """An experiment on training rows that states no setting of training, once the recipe has chosen them."""
-    sizes = _sizes(rows)
-    delta = min(1e-5, 10.0 ** -(len(str(max(sizes))) + 1))
-    stated = Experiment(
+    return with_recipe(stated_for(rows, epsilon, model), _sizes(rows))
+
+
+def stated_for(
+    rows: EncodedRows, epsilon: float, model: Model | None = None, *, evaluation_epsilon: float = 1.0
+) -> Experiment:
+    """The same as its file would have it, before the recipe."""
+    delta = min(1e-5, 10.0 ** -(len(str(max(_sizes(rows)))) + 1))
+    return Experiment(
         name="utility",
         task=rows.task,
         model=model or Model(),
-        privacy=Privacy(epsilon=epsilon, delta=delta),
+        privacy=Privacy(epsilon=epsilon, delta=delta, evaluation_epsilon=evaluation_epsilon),
     )
-    return with_recipe(stated, sizes)
 
 
 def train(

@@ -25,6 +25,9 @@ def new(
     feature: Annotated[
         list[str] | None, typer.Option(help="A column to predict it from; repeat. Without: all that fit.")
     ] = None,
+    model: Annotated[
+        str, typer.Option(help="linear, mlp, or the name of a model of a package that is installed here.")
+    ] = "",
     name: Annotated[str, typer.Option(help="Of the experiment; otherwise after the file.")] = "",
     origin: Annotated[
         Path | None, typer.Option("--from", help="An experiment file to write a variant of.")
@@ -44,11 +47,11 @@ def new(
     require_new(file)
     called = name or name_like(file.stem)
     if origin is not None:
-        if site or label or feature:
+        if site or label or feature or model:
             raise InputError(
                 "--from takes everything from that file",
                 where="the options",
-                remedy="Leave --site, --label and --feature out; change keys with --set",
+                remedy="Leave --site, --label, --feature and --model out; change keys with --set",
             )
         text = variant(read_text(origin), {"name": called, **_changes(change or [])}, where=str(origin))
     else:
@@ -57,7 +60,8 @@ def new(
                 "--set goes with --from", where="the options", remedy="Edit the file once it is written"
             )
         offers = _offers(site or [])
-        text = draft(offers, name=called, label=label or _chosen_label(offers), features=feature or [])
+        label = label or _chosen_label(offers)
+        text = draft(offers, name=called, label=label, features=feature or [], model=model or "linear")
     write_new(file, text)
     say(f"wrote {file}: read it, change what you like, then `tidegate run {file}`")
 

@@ -84,7 +84,7 @@ def _sites(experiment: Experiment, files: list[Path]) -> list[PlannedSite]:
 def _require_picture(stated: Experiment, file: Path) -> None:
     """Before any work is done for it."""
     from contract.errors import InputError
-    from experiments.planning.planted import can_be_planted
+    from experiments.planning.planted import not_planted
     from terminal.new_files import plot_kind
 
     plot_kind(file)
@@ -92,9 +92,10 @@ def _require_picture(stated: Experiment, file: Path) -> None:
         raise InputError(
             "its folder is missing", where=str(file), remedy="Name a file in a folder that exists"
         )
-    if not can_be_planted(stated) or not stated.privacy.private:
+    why = not_planted(stated) or ("" if stated.privacy.private else "The experiment is not private.")
+    if why:
         raise InputError(
-            "there is no curve of this experiment: it is for two classes, a small model, and privacy",
+            f"there is no curve of this experiment. {why.rstrip('.')}",
             where="--plot",
             remedy="Leave --plot out",
         )

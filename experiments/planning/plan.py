@@ -1,4 +1,4 @@
-"""A plan: what a run would cost each site, how well its result could be told, and why it might not succeed.
+"""A plan: what a run would cost each site, how well its result could be told, and why it might be in vain.
 
 Made from public facts, and the ledgers of those sites whose files lie here. No row is read; nothing is spent.
 """
@@ -10,14 +10,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from contract.errors import InputError
+from contract.errors import InputError, NotInstalledError
 from contract.experiment import Experiment
+from contract.installed_models import with_package
 from contract.json_values import finite
 from contract.recipe import with_recipe
 from experiments.planning.clipped_errors import expected_shares
 from experiments.planning.costs import SiteCost, site_cost
 from experiments.planning.errors import ExpectedError, errors_by_site, expected_errors
-from experiments.planning.planted import FACTORS, REPEATS, PlantedResult, can_be_planted, planted_result
+from experiments.planning.planted import (
+    FACTORS,
+    REPEATS,
+    PlantedResult,
+    not_planted,
+    planted_result,
+    refused_by_all,
+)
 from experiments.planning.sites import PlannedSite
 from experiments.planning.warnings import doubts, hidden_auc, refusals
 from terminal.display import Picture, Shown, html_of, text_of
@@ -25,7 +33,7 @@ from terminal.display import Picture, Shown, html_of, text_of
 __all__ = ["Plan", "PlanSettings", "make_plan", "trainings"]
 
 _LEAST_KEPT = 0.5
-"""Of what can be learnt: with less, most of an effect is lost in noise."""
+"""Of what can be learnt of a planted effect: with less, most of it is lost in noise."""
 _SITE_LEVEL = 0.75
 """AUC of the imagined model for which a site's own error is told."""
 
@@ -56,7 +64,8 @@ class Plan:
         errors: of each figure over the rows of all sites, by the level of the model.
         own: of each figure over the rows of each site alone, in their order.
         learnt: what noise leaves of a planted effect, by ascending ε; none where that cannot be simulated.
-        warnings: why the run could not succeed, a sentence each.
+        not_simulated: why it cannot, in a sentence; else empty.
+        warnings: why the run would be refused, learn little or tell nothing, a sentence each.
     """
 
     experiment: Experiment
@@ -65,6 +74,7 @@ class Plan:
     errors: tuple[ExpectedError, ...]
     own: tuple[tuple[ExpectedError, ...], ...]
     learnt: tuple[PlantedResult, ...]
+    not_simulated: str
     warnings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -87,6 +97,7 @@ class Plan:
             ],
             "errors": [_error_json(error) for error in self.errors],
             "planted_effect": [{**finite(vars(one)), "kept": one.kept} for one in self.learnt],
+            "not_simulated": self.not_simulated or None,
             "warnings": list(self.warnings),
         }
 
@@ -128,13 +139,16 @@ def make_plan(stated: Experiment, sites: Sequence[PlannedSite], settings: PlanSe
 
     Raises:
         LedgerError: a ledger that lies here cannot be read.
+        InputError: the model's package, installed here, does not take its settings.
     """
+    stated = _with_package_of_here(stated)
     experiment = with_recipe(stated, [one.stated_rows for one in sites])
     costs = tuple(site_cost(experiment, one, settings.windows) for one in sites)
     held_out = [one.held_out_rows for one in sites]
-    learnt = _learnt(stated, sites, settings)
+    learnt, refused = _learnt(stated, sites, settings), refused_by_all(stated)
     warnings = (
         *refusals(experiment, sites, settings.windows),
+        *([refused] if refused else []),
         *_unpaid(sites, costs),
         *doubts(experiment, sites),
         *hidden_auc(experiment, sites),
@@ -147,8 +161,17 @@ def make_plan(stated: Experiment, sites: Sequence[PlannedSite], settings: PlanSe
         errors=expected_errors(experiment, held_out),
         own=tuple(errors_by_site(experiment, held_out, level=_SITE_LEVEL)),
         learnt=learnt,
+        not_simulated=not_planted(stated),
         warnings=warnings,
     )
+
+
+def _with_package_of_here(stated: Experiment) -> Experiment:
+    """With the package's version that a run would fill in; without where none is installed here."""
+    try:
+        return with_package(stated)
+    except NotInstalledError:
+        return stated
 
 
 def trainings(stated: Experiment, *, curve: bool) -> int:
@@ -157,7 +180,7 @@ def trainings(stated: Experiment, *, curve: bool) -> int:
 
 
 def _factors(stated: Experiment, *, curve: bool) -> tuple[float, ...]:
-    if not can_be_planted(stated):
+    if not_planted(stated):
         return ()
     return FACTORS if curve and stated.privacy.private else (1.0,)
 

@@ -81,10 +81,7 @@ def _percent(error: float) -> str:
 
 def _learnt_part(plan: Plan) -> Part:
     if not plan.learnt:
-        return Sentence(
-            "What noise leaves of an effect is not simulated here: it is for two classes, and a linear or "
-            "mlp model of at most 2,000 parameters."
-        )
+        return Sentence(plan.not_simulated)
     private = plan.experiment.privacy.private
     return Table(
         headings=("ε", "AUC", "without privacy", "learnt of what can be", "rounds"),

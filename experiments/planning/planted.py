@@ -1,10 +1,11 @@
 """What noise leaves of an effect that is there: training as a run does it, on rows drawn from public facts.
 
-Each feature is drawn evenly over its range or its categories. A row's label follows from a weighted sum of
-its features and chance, so that a model that knew the weights would reach an AUC of about .8. Sites, server
-and noise are a run's own (`experiments.benchmarks.utility.train`), and so are the settings; beside it stands
-logistic regression without privacy on the same rows. Real rows are not even, and their effect is another one:
-this says what rows, sites, ε and settings allow, not what will come out.
+Real values fill a public range unevenly, so each number is drawn from the lower part of its range for the
+most, and categories are unlike in size. A row's label follows from chance and a sum of its features, each
+weighed by its own spread, so that a model that knew the weights would reach an AUC of about .75. Sites,
+server and noise are a run's own (`experiments.benchmarks.utility.train`), and so are the settings; beside it
+stands logistic regression without privacy on the same rows. Real rows are others, and their effect is another
+one: this says what rows, sites, ε and settings allow, not what will come out.
 """
 
 from __future__ import annotations
@@ -17,29 +18,45 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from contract.errors import ModelError, NotInstalledError
 from contract.experiment import CategoricalFeature, Experiment, Task
+from contract.installed_models import require_installed, with_package
 from contract.models import model_shapes
 from contract.recipe import with_recipe
-from experiments.benchmarks.utility import auc_of, pooled_auc, train
+from experiments.benchmarks.utility import Arrays, auc_of, pooled_auc, train
 from experiments.benchmarks.utility_sets import EncodedRows
 from experiments.planning.sites import PlannedSite
 from experiments.planning.warnings import positive_share
 
-__all__ = ["FACTORS", "REPEATS", "PlantedResult", "can_be_planted", "planted_result", "planted_rows"]
+__all__ = [
+    "FACTORS",
+    "REPEATS",
+    "PlantedResult",
+    "not_planted",
+    "planted_result",
+    "planted_rows",
+    "refused_by_all",
+]
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Times the experiment's ε, of a curve."""
 REPEATS = 5
 """With new rows, a new effect and new noise each."""
 
-_MOST_ROWS, _MOST_SITES = 6_000, 8
-"""That are trained on; with more, these stand for all, with less noise or more."""
+_MOST_ROWS = 6_000
+"""That are trained on; with more, these stand for all, with less noise."""
+_MOST_SITES = 8
+"""That are trained on, where sites are not taken as one."""
 _HELD_OUT = 4_000
 _MOST_PARAMETERS = 2_000
 _LEAST_SHARE = 1e-6
 """Of the noise: with less, none is to be seen."""
-_STRENGTH = 1.5
-"""Standard deviation of the weighted sum, in log odds: an AUC of about .8."""
+_STRENGTH = 1.2
+"""Standard deviation of the weighted sum, in log odds: an AUC of about .75."""
+_SHAPE = (2, 8)
+"""Of the beta distribution of a number over its range: a mean of a fifth, a deviation of an eighth."""
+_LEAST_SPREAD = 0.02
+"""Of a column, for its weight: what never varies tells nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +82,48 @@ class PlantedResult:
         return (self.auc - 0.5) / (self.without_privacy - 0.5)
 
 
-def can_be_planted(experiment: Experiment) -> bool:
-    """Whether there is a planted effect for such a label and model: two classes, linear or mlp, not large."""
-    if len(experiment.task.label.classes) != 2 or experiment.model.kind not in ("linear", "mlp"):
-        return False
-    return sum(math.prod(shape) for shape in model_shapes(experiment).values()) <= _MOST_PARAMETERS
+def not_planted(experiment: Experiment) -> str:
+    """Why there is no planted effect for such a label and model, in a sentence; empty where there is.
+
+    It is for two classes, and for a model that is not large. A package's has to be installed here, for it is
+    trained here.
+
+    Raises:
+        InputError: a package that is installed does not take these settings, or is none.
+    """
+    what = "What noise leaves of an effect is not simulated here"
+    if len(experiment.task.label.classes) != 2 or experiment.model.kind == "cnn":
+        return f"{what}: it is for two classes, and a model that takes features."
+    try:
+        stated = with_package(experiment)
+        require_installed(stated.model)
+        parameters = sum(math.prod(shape) for shape in model_shapes(stated).values())
+    except NotInstalledError as exc:
+        return f"{what}: {exc.what}. {exc.remedy}."
+    if refused_by_all(stated):
+        return f"{what}: no site would train the model."
+    if parameters > _MOST_PARAMETERS:
+        return f"{what}: the model has {parameters:,} parameters, and it is for at most {_MOST_PARAMETERS:,}."
+    return ""
+
+
+def refused_by_all(experiment: Experiment) -> str:
+    """What every site finds wrong with a package's module, as far as it is found here; a sentence, or empty.
+
+    Raises:
+        InputError: a package that is installed does not take these settings, or is none.
+    """
+    from clients.mechanisms.trial import require_sound
+
+    if experiment.model.kind != "package":
+        return ""
+    try:
+        require_sound(with_package(experiment))
+    except NotInstalledError:
+        return ""
+    except ModelError as exc:
+        return f"Every site would refuse the model, for {exc}"
+    return ""
 
 
 def planted_result(
@@ -93,7 +147,7 @@ def planted_result(
     privacy = stated.privacy.model_copy(update={"epsilon": epsilon})
     rows = [site.stated_rows for site in sites]
     plan = with_recipe(stated.model_copy(update={"privacy": privacy}), rows)
-    sizes, share = _sizes(rows)
+    sizes, share = _sizes(plan, rows)
     seen = plan.privacy.private and share > _LEAST_SHARE
     private, plain = [], []
     for repeat in range(REPEATS):
@@ -102,7 +156,7 @@ def planted_result(
         held = both.site == len(sizes)
         training, held_out = both.rows(~held), both.rows(held)
         model = train(plan, training, rng, share_of_noise=share if seen else 0.0)
-        private.append(auc_of(model, held_out))
+        private.append(_auc(plan, model, held_out))
         plain.append(max(pooled_auc(training, held_out)))
         told()
     return PlantedResult(
@@ -127,7 +181,8 @@ def planted_rows(
     """
     count = sum(sizes)
     features = np.concatenate([_drawn(feature, task, count, rng) for feature in task.features], axis=1)
-    score = features @ rng.normal(size=features.shape[1])
+    weights = rng.normal(size=features.shape[1]) / np.maximum(features.std(axis=0), _LEAST_SPREAD)
+    score = features @ weights
     score = _STRENGTH * (score - score.mean()) / (score.std() or 1.0) + rng.logistic(size=count)
     return EncodedRows(
         task=task,
@@ -138,26 +193,37 @@ def planted_rows(
     )
 
 
+def _auc(plan: Experiment, model: Arrays, rows: EncodedRows) -> float:
+    if plan.model.kind != "package":
+        return auc_of(model, rows)
+    from clients.mechanisms.evaluation import exact_scores
+    from clients.rows.table import Table
+
+    return exact_scores(model, Table(features=rows.features, labels=rows.labels), plan).auc
+
+
 def _drawn(feature: object, task: Task, count: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
     """A feature's columns, scaled as a site scales them."""
     if isinstance(feature, CategoricalFeature):
         categories = len(feature.categories)
-        unit = np.eye(categories)[rng.integers(0, categories, count)]
+        unit = np.eye(categories)[rng.choice(categories, count, p=rng.dirichlet(np.ones(categories)))]
     else:
-        unit = rng.random((count, 1))
+        unit = rng.beta(*_SHAPE, (count, 1))
     return 2 * unit - 1 if task.scaling == "symmetric" else unit
 
 
-def _sizes(rows: Sequence[int]) -> tuple[list[int], float]:
+def _sizes(experiment: Experiment, rows: Sequence[int]) -> tuple[list[int], float]:
     """Rows of the sites that are trained on, and the share of the noise that they get.
 
-    As many times less noise as there are fewer rows leaves the noise in a step what it was; and as noise of K
-    sites adds up to √K times that of one, fewer sites get more each.
+    As many times less noise as there are fewer rows leaves the noise in a step what it was. Imagined rows are
+    alike at all sites: where a step is the mean of all rows' gradients, one site stands for all, and gets √K
+    times the noise, for so much is that of K sites together.
     """
     shrink = min(1.0, _MOST_ROWS / sum(rows))
-    if len(rows) <= _MOST_SITES:
-        sizes = [max(1, round(shrink * one)) for one in rows]
-        return sizes, sum(sizes) / sum(rows)
-    each = max(1, round(shrink * sum(rows) / _MOST_SITES))
-    sizes = [each] * _MOST_SITES
-    return sizes, sum(sizes) / sum(rows) * math.sqrt(len(rows) / _MOST_SITES)
+    strategy, number = experiment.strategy, len(rows)
+    if strategy.aggregation == "mean" and strategy.local_steps == 1:
+        size = max(1, round(shrink * sum(rows)))
+        return [size], size / sum(rows) * math.sqrt(number)
+    kept = min(number, _MOST_SITES)
+    sizes = [max(1, round(shrink * sum(rows[place::kept]))) for place in range(kept)]
+    return sizes, sum(sizes) / sum(rows) * math.sqrt(number / kept)

@@ -19,7 +19,7 @@ from contract.experiment import (
     Strategy,
     Task,
 )
-from contract.recipe import needs_recipe, with_recipe
+from contract.recipe import needs_recipe, reach_of, with_recipe
 
 FEATURES = (
     NumericFeature(name="age", kind="numeric", low=0, high=120),
@@ -88,6 +88,20 @@ def test_robust_aggregation_gets_no_momentum() -> None:
 def test_what_it_has_no_measured_settings_for_is_left_alone(name: str) -> None:
     adaptive = experiment(strategy={"name": name})
     assert with_recipe(adaptive, ROWS) is adaptive
+
+
+def test_a_package_that_nobody_need_have_installed_gets_the_plan_of_a_small_network() -> None:
+    package = experiment(model={"kind": "package", "name": "forest"})
+    plan = with_recipe(package, ROWS)
+    network = with_recipe(experiment(model={"kind": "mlp", "hidden": (32,)}), ROWS)
+    same = {"reason": ""}
+    assert plan.strategy.model_copy(update=same) == network.strategy.model_copy(update=same)
+    assert plan.privacy == network.privacy
+    assert "What 'forest' computes is not known here" in plan.strategy.reason
+    assert not needs_recipe(plan)
+    assert reach_of(plan, ROWS) is None  # a diagnosis says nothing of steps that it cannot know
+    number = with_recipe(experiment(model={"kind": "package", "name": "forest"}, task=NUMBER), ROWS)
+    assert "a number" in number.strategy.reason
 
 
 def test_without_a_known_site_nothing_is_chosen() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.card import Card
-from contract.errors import ExperimentError, InputError
+from contract.errors import ExperimentError, InputError, NotInstalledError
 from contract.experiment_file import parse_experiment, parse_unranged
 from experiments.draft import Offer, draft, labels, variant
+from tests.installed import EXAMPLE, install, on_path
 
 AGE = {"name": "age", "kind": "numeric", "low": 0, "high": 120, "meaning": "years"}
 ILL = {"name": "ill", "kind": "categorical", "categories": ["0", "1"]}
@@ -166,3 +168,19 @@ def test_a_variant_that_is_no_experiment_is_refused(key: str, value: str, words:
     text = draft({"a": offer(AGE, ILL)}, name="x", label="ill")
     with pytest.raises(ExperimentError, match=words):
         variant(text, {key: value}, where="x.toml")
+
+
+def test_a_package_that_is_installed_is_taken_with_its_settings(tmp_path: Path) -> None:
+    with on_path(install(EXAMPLE, tmp_path / "installed", tmp_path)):
+        text = draft({"a": offer(AGE, ILL)}, name="x", label="ill", model="small-memory")
+    model = read(text).model
+    assert (model.kind, model.name, model.package) == ("package", "small-memory", None)
+    assert "of tidegate-example==1.0, which every site must have installed" in text
+    assert "parameters = { hidden = 8, at_once = 4 }" in text
+    network = read(draft({"a": offer(AGE, ILL)}, name="x", label="ill", model="mlp"))
+    assert (network.model.kind, network.model.hidden) == ("mlp", (32,))
+
+
+def test_a_package_that_is_not_installed_is_one_sentence() -> None:
+    with pytest.raises(NotInstalledError, match="no installed package offers a model 'forest'"):
+        draft({"a": offer(AGE, ILL)}, name="x", label="ill", model="forest")

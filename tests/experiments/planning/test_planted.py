@@ -11,7 +11,7 @@ from contract.experiment import Experiment, Model
 from experiments.benchmarks.utility import auc_of, train
 from experiments.planning import planted
 from experiments.planning.curve_plot import plot_curve
-from experiments.planning.planted import PlantedResult, can_be_planted, planted_result, planted_rows
+from experiments.planning.planted import PlantedResult, not_planted, planted_result, planted_rows
 from experiments.planning.sites import PlannedSite
 from terminal.output import quiet_flower
 
@@ -62,8 +62,10 @@ def test_fewer_rows_and_sites_with_their_share_of_noise_stand_for_all(
 ) -> None:
     there = sites(*[250] * 12)
     stand_in = planted_result(experiment(epsilon=0.3), there)
-    monkeypatch.setattr(planted, "_MOST_SITES", 12)
+    stated = planted._sizes
+    monkeypatch.setattr(planted, "_sizes", lambda _plan, rows: (list(rows), 1.0))
     whole = planted_result(experiment(epsilon=0.3), there)
+    monkeypatch.setattr(planted, "_sizes", stated)
     monkeypatch.setattr(planted, "_MOST_ROWS", 1000)
     fewer = planted_result(experiment(epsilon=0.3), there)
     for found in (stand_in, fewer):
@@ -100,11 +102,11 @@ def test_a_federation_of_any_size_is_stood_for() -> None:
 
 
 def test_other_labels_and_models_have_none() -> None:
-    assert can_be_planted(experiment())
-    assert not can_be_planted(experiment(label={"classes": ["a", "b", "c"]}))
+    assert not not_planted(experiment())
+    assert "two classes" in not_planted(experiment(label={"classes": ["a", "b", "c"]}))
     large = experiment().model_copy(update={"model": Model(kind="mlp", hidden=(500, 500))})
-    assert not can_be_planted(large)
-    assert not can_be_planted(experiment(label={"kind": "numeric", "low": 0.0, "high": 1.0}))
+    assert "at most 2,000" in not_planted(large)
+    assert "two classes" in not_planted(experiment(label={"kind": "numeric", "low": 0.0, "high": 1.0}))
 
 
 @pytest.mark.parametrize(("kind", "begins"), [("png", b"\x89PNG"), ("svg", b"<?xml")])
