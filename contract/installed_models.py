@@ -23,6 +23,8 @@ import hashlib
 import importlib
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from contract.experiment import Experiment, Model
     from contract.model_families import TorchFamily
 
-__all__ = ["GROUP", "installed", "load", "needs_of", "require_installed", "with_package"]
+__all__ = ["GROUP", "installed", "load", "loaded_once", "needs_of", "require_installed", "with_package"]
 
 GROUP = "tidegate.models"
 
@@ -45,6 +47,8 @@ _COMPILED = frozenset({".pyc", ".pyo"})
 _MOST_BYTES = 2**28
 """Of a package's files: one with weights in it is no family."""
 
+_kept: ContextVar[dict[str, TorchFamily] | None] = ContextVar("_kept", default=None)
+"""Families within `loaded_once`, by their model's JSON."""
 _loaded: dict[str, Package] = {}
 """What was installed under each name when this process first loaded it."""
 
@@ -114,6 +118,19 @@ def require_installed(model: Model, *, where: str = "") -> None:
         )
 
 
+@contextmanager
+def loaded_once() -> Iterator[None]:
+    """Within, a model's package is held against the disk once, and not in each step.
+
+    For training on imagined rows, which is never charged: where rows are read, each exchange looks anew.
+    """
+    token = _kept.set({})
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
 def load(model: Model) -> TorchFamily:
     """The family of a package model, with its settings, once the package is known to be the one.
 
@@ -121,6 +138,16 @@ def load(model: Model) -> TorchFamily:
         NotInstalledError: as `require_installed`.
         InputError: the package is none, or does not take these settings.
     """
+    kept = _kept.get()
+    if kept is None:
+        return _load(model)
+    key = model.model_dump_json()
+    if key not in kept:
+        kept[key] = _load(model)
+    return kept[key]
+
+
+def _load(model: Model) -> TorchFamily:
     require_installed(model)
     name, wanted = _named(model)
     family = _family(name, wanted)

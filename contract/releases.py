@@ -9,6 +9,7 @@ the budget spent) is marked so.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -208,7 +209,8 @@ class ScoreHistogram:
         the sums, for clipping them at zero would bias every figure. A figure is NaN
         where `reasons` has it.
         """
-        found, reasons = self._figures(), self.reasons()
+        found = self._figures()
+        reasons = self._reasons(found)
         values = {name: math.nan if name in reasons else value for name, (value, _) in found.items()}
         errors = {name: math.nan if name in reasons else error for name, (_, error) in found.items()}
         return Metrics(**values, rows=max(self.rows, 0.0), errors=MetricErrors(**errors))
@@ -219,8 +221,11 @@ class ScoreHistogram:
         None is where the noise in the number of rows is above a third of it; the AUC is not where that in
         the number of either outcome is. Nor is one that noise has put where no rows could.
         """
+        return self._reasons(self._figures())
+
+    def _reasons(self, figures: Mapping[str, tuple[float, float]]) -> dict[str, str]:
         found = {}
-        for name, (value, _) in self._figures().items():
+        for name, (value, _) in figures.items():
             few = self._too_few(name)
             if few:
                 found[name] = few

@@ -16,7 +16,7 @@ __all__ = ["bench"]
 
 def bench(
     name: Annotated[
-        str, typer.Argument(help="What to measure: privacy, models, rounds, installation or utility.")
+        str, typer.Argument(help="What to measure: privacy, models, rounds, installation, utility or plan.")
     ],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -36,6 +36,7 @@ def bench(
         "rounds": _rounds,
         "installation": _installation,
         "utility": _utility,
+        "plan": _plan,
     }
     if name not in benches:
         raise InputError(
@@ -99,3 +100,9 @@ def _utility(steps: Steps) -> list[Measurement]:
     from experiments.benchmarks import utility
 
     return utility.measure(steps.show)
+
+
+def _plan(steps: Steps) -> list[Measurement]:
+    from experiments.benchmarks import planning
+
+    return planning.measure(steps.show)

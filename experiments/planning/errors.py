@@ -2,7 +2,9 @@
 
 Nobody knows the scores of a model that is not trained. So held-out rows are imagined: of each class scores
 whose log odds are normal with one deviation (Green and Swets, 1966), as far apart as an AUC has them, and
-calibrated; of a number, labels and errors that are normal within its range, as large as an R² has them.
+calibrated, or surer than that where noise alone makes scores differ by more; of a number, labels and errors
+that are normal within its range, as large as an R² has them.
+
 Counts of such rows are drawn, get the noise of the experiment's evaluation, and are read as a server does
 (`ScoreHistogram.metrics`, `ErrorSums.metrics`). The spread of what comes out is the error.
 """
@@ -32,11 +34,15 @@ __all__ = ["LEVELS", "ExpectedError", "errors_by_site", "expected_errors"]
 LEVELS = (0.6, 0.75, 0.9)
 """AUCs of models for which errors are drawn; of a number the R² is that of 2 · AUC - 1."""
 
-_DRAWS, _FEWEST_DRAWS = 400, 60
+_DRAWS, _FEWEST_DRAWS = 200, 60
 _RELEASES = 4000
 """Drawn for one level at most: with many sites fewer draws do, as a spread is rough by nature."""
 _RIGHT = 0.7
 """Of more than two classes, the share of rows that the imagined model gets right."""
+_LEAST_SPREAD = {"linear": 0.8}
+_LEAST_SPREAD_OF_NETWORKS = 1.8
+"""Of the log odds of scores: in a private model noise makes them differ, whatever the AUC (as seen in runs of
+`experiments.benchmarks.planning`)."""
 _SPREAD = 1 / 6
 """Standard deviation of imagined labels, over the width of their range."""
 _IMAGINED = 20_000
@@ -156,7 +162,9 @@ def _noisy(release: Scores, deviation: float, rng: np.random.Generator) -> Score
 
 def _histogram_of(experiment: Experiment, auc: float, rng: np.random.Generator) -> _Draw:
     binary = len(experiment.task.label.classes) == 2
-    chances = _cells(auc, positive_share(experiment) if binary else _RIGHT)
+    spread = _LEAST_SPREAD.get(experiment.model.kind, _LEAST_SPREAD_OF_NETWORKS)
+    least = spread if experiment.privacy.private else 0.0
+    chances = _cells(auc, positive_share(experiment) if binary else _RIGHT, least)
 
     def draw(rows: int) -> ScoreHistogram:
         counts = rng.multinomial(rows, chances).astype(np.float64)
@@ -167,16 +175,17 @@ def _histogram_of(experiment: Experiment, auc: float, rng: np.random.Generator) 
     return draw
 
 
-def _cells(auc: float, positive: float) -> _Floats:
+def _cells(auc: float, positive: float, spread: float) -> _Floats:
     """Chances of the cells of a histogram: of the negatives from low scores to high, then of the positives.
 
-    A score is the chance that its row is positive, given its place x: normal around 0, or around d.
+    A score is the chance that its row is positive, given its place x: normal around 0, or around d. With a
+    small d it is surer than that: its log odds have the stated spread.
     """
     normal = statistics.NormalDist()
     apart = math.sqrt(2) * normal.inv_cdf(auc)
     edges = np.arange(1, SCORE_BINS) / SCORE_BINS
     odds = np.log(edges / (1 - edges)) - math.log(positive / (1 - positive))
-    places = odds / apart + apart / 2
+    places = odds / max(apart, spread) + apart / 2
 
     def of(middle: float) -> _Floats:
         below = [0.0, *(normal.cdf(float(place) - middle) for place in places), 1.0]

@@ -20,11 +20,11 @@ from experiments.planning.costs import SiteCost, site_cost
 from experiments.planning.errors import ExpectedError, errors_by_site, expected_errors
 from experiments.planning.planted import (
     FACTORS,
-    REPEATS,
     PlantedResult,
     not_planted,
     planted_result,
     refused_by_all,
+    repeats_of,
 )
 from experiments.planning.sites import PlannedSite
 from experiments.planning.warnings import doubts, hidden_auc, refusals
@@ -176,7 +176,7 @@ def _with_package_of_here(stated: Experiment) -> Experiment:
 
 def trainings(stated: Experiment, *, curve: bool) -> int:
     """How many trainings on planted rows a plan makes; 0 where there is no planted effect."""
-    return len(_factors(stated, curve=curve)) * REPEATS
+    return len(_factors(stated, curve=curve)) * repeats_of(stated)
 
 
 def _factors(stated: Experiment, *, curve: bool) -> tuple[float, ...]:

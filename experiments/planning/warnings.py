@@ -1,4 +1,4 @@
-"""Why a planned run could not succeed, from public facts alone. Needs no heavy library.
+"""Why a planned run would be refused, learn little or tell nothing. Needs no heavy library.
 
 Two kinds: what a site or the server would refuse, and what would run, be paid for, and tell nothing.
 """
@@ -20,9 +20,12 @@ _COUNTS = 20
 """Of each outcome in a score histogram (`contract.releases.SCORE_BINS`; that module needs numpy)."""
 _HIDDEN = 3
 """Above a third of what it is added to, noise hides a figure (`ScoreHistogram.metrics`)."""
+_USUAL_SHARE = 0.3
+"""Of the outcome that is predicted, where nobody says: it is the rarer one more often than not."""
 _SHARE_NEEDED = 0.05
-"""Where the noise hides that share of what clipping lets through, a model learns about half of what it could
-(by `experiments.planning.planted`, on 150 to 3,000 rows); with more hidden, less."""
+"""Where the noise hides that share of what clipping lets through, a model of few features whose effect is
+strong learns about half of what it could; with more hidden, less. Where there are more features or weaker
+effects, less is enough to hide them, which a plan finds by training on planted rows."""
 
 
 def refusals(
@@ -64,9 +67,9 @@ def doubts(experiment: Experiment, sites: Sequence[PlannedSite]) -> tuple[str, .
 
 
 def positive_share(experiment: Experiment) -> float:
-    """The stated share of positives, and a half where none is stated."""
+    """The stated share of positives, and what is usual where none is stated."""
     share = experiment.task.label.positive_share
-    return 0.5 if share is None else share
+    return _USUAL_SHARE if share is None else share
 
 
 def evaluation_noise(experiment: Experiment, epsilon: float | None = None) -> float:

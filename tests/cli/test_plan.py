@@ -22,7 +22,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         kind="linear", strategy="fedavg", rounds=3, quorum=2, private="true", seed="evaluation_epsilon = 4.0"
     )
     (tmp_path / "small.toml").write_text(text)
-    (tmp_path / "left.toml").write_text(text.replace("learning_rate = 0.5\n", ""))
+    (tmp_path / "left.toml").write_text(
+        text.replace("learning_rate = 0.5\n", "").replace("epsilon = 4.0", "epsilon = 6.0")
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("TIDEGATE_HOME", str(tmp_path / "home"))

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from contract.errors import ExperimentError, InputError, NotInstalledError, RefusalCode
-from contract.experiment import Experiment
+from contract.experiment import Experiment, Model
 from contract.experiment_file import parse_experiment_json
-from contract.installed_models import installed, load, require_installed, with_package
+from contract.installed_models import installed, load, loaded_once, require_installed, with_package
 from contract.messages import read_experiment_json
 from contract.models import initial_arrays, model_shapes
 from tests.installed import EXAMPLE, built, install, on_path
@@ -239,3 +239,15 @@ def test_parameters_that_are_none_are_refused(hostile: Path, how: str, word: str
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scratch = tmp_path_factory.mktemp("hostile")
     return install(built(scratch / "source", name="hostile", source=HOSTILE), scratch / "installed", scratch)
+
+
+def test_only_imagined_rows_are_trained_on_without_another_look_at_the_disk(here: Path) -> None:
+    model = Model.model_validate({"kind": "package", "name": NAME, "package": installed(NAME)})
+    with loaded_once():
+        first = load(model)
+        (here / "tidegate_example" / "module.py").write_text("spoilt = True\n")
+        assert load(model) is first
+    with pytest.raises(NotInstalledError, match="has other files"):
+        load(model)
+    with loaded_once(), pytest.raises(NotInstalledError, match="has other files"):
+        load(model)

@@ -42,7 +42,7 @@ def sites(*rows: int) -> list[PlannedSite]:
 
 def test_what_rows_allow_is_learnt() -> None:
     found = planted_result(experiment(), sites(1500, 900, 600))
-    assert 0.75 < found.without_privacy < 0.9
+    assert 0.7 < found.without_privacy < 0.8
     assert 0.9 < found.kept < 1.05
 
 
@@ -60,6 +60,7 @@ def test_without_privacy_nothing_is_lost() -> None:
 def test_fewer_rows_and_sites_with_their_share_of_noise_stand_for_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(planted, "_STRENGTH", 2.5)  # a clear effect, so that chance decides less
     there = sites(*[250] * 12)
     stand_in = planted_result(experiment(epsilon=0.3), there)
     stated = planted._sizes

@@ -78,7 +78,7 @@ def test_more_sites_of_as_many_rows_hide_more() -> None:
 
 @pytest.mark.parametrize("rows", [(300, 200), (60, 60)])
 def test_figures_that_could_not_be_told_are_those_that_the_release_hides(rows: tuple[int, ...]) -> None:
-    plan = experiment(evaluation_epsilon=1.0)
+    plan = experiment(label={"positive_share": 0.5}, evaluation_epsilon=1.0)
     there = sites(*rows)
     told = [one for one in doubts(plan, there) if "could be told" in one] + hidden_auc(plan, there)
     count = sum(site.held_out_rows for site in there)
