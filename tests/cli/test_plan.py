@@ -23,7 +23,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     (tmp_path / "small.toml").write_text(text)
     (tmp_path / "left.toml").write_text(
-        text.replace("learning_rate = 0.5\n", "").replace("epsilon = 4.0", "epsilon = 6.0")
+        text.replace("learning_rate = 0.5\n", "")
+        .replace("epsilon = 4.0", "epsilon = 6.0")
+        .replace("\nepsilon = 2.0", "\nepsilon = 9.0")
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
@@ -45,7 +47,7 @@ def test_programs_read_the_same(tidegate: Command, place: Path) -> None:
     assert found["recipe"].startswith("Chosen by the recipe")
     assert found["exchanges"] == found["settings"]["rounds"] + 1
     assert [one["site"] for one in found["sites"]] == ["north", "south"]
-    assert found["sites"][0]["epsilon_of_training_rows"] == pytest.approx(2.0, rel=1e-3)
+    assert found["sites"][0]["epsilon_of_training_rows"] == pytest.approx(9.0, rel=1e-3)
     assert {one["metric"] for one in found["errors"]} == {"log_loss", "brier", "auc", "accuracy"}
     assert found["warnings"] == []
 
@@ -81,14 +83,14 @@ def test_what_is_wrong_is_one_sentence(
 
 def test_the_curve_goes_from_noise_to_what_can_be_learnt(tidegate: Command, place: Path) -> None:
     text = (place / "left.toml").read_text()
-    (place / "noisy.toml").write_text(text.replace("epsilon = 2.0", "epsilon = 0.4"))
+    (place / "noisy.toml").write_text(text.replace("\nepsilon = 9.0", "\nepsilon = 2.0"))
     found = json.loads(tidegate("plan", "noisy.toml", *BOTH, "--plot", "curve.png", "--json"))
     curve = found["planted_effect"]
-    assert [one["epsilon"] for one in curve] == [0.1, 0.2, 0.4, 0.8, 1.6]
+    assert [one["epsilon"] for one in curve] == [0.5, 1.0, 2.0, 4.0, 8.0]
     assert curve[0]["kept"] < curve[-1]["kept"]
     assert (place / "curve.png").read_bytes().startswith(b"\x89PNG")
     (alone,) = json.loads(tidegate("plan", "left.toml", *BOTH, "--json"))["planted_effect"]
-    assert alone["epsilon"] == 2.0
+    assert alone["epsilon"] == 9.0
 
 
 @pytest.mark.parametrize(
