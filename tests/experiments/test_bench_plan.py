@@ -151,3 +151,18 @@ def test_a_run_on_few_rows_fails_and_was_warned_of_and_one_on_many_is_neither(
     assert not learnt.failed
     assert learnt.warnings == ()
     assert sum(learnt.right.values()) >= 3
+
+
+def test_its_short_form_says_which_sets_the_plan_was_chosen_on(
+    monkeypatch: pytest.MonkeyPatch, data_dir: Callable[[str], Path]
+) -> None:
+    data_dir("heart-disease")
+    monkeypatch.setattr(planning, "ROWS", (60,))
+    monkeypatch.setattr(planning, "EPSILONS", (0.1,))
+    done = []
+    names = ("heart-disease", "heart-disease, the highest age")
+    found = planning.measure(lambda share, what: done.append((share, what)), names=names, seeds=range(1))
+    assert done == [(0, "(heart-disease)"), (50, "(heart-disease, the highest age)")]
+    failed = [one for one in found if one.name.startswith("of runs that fail")]
+    assert [one.ours for one in failed] == [1.0, 1.0]
+    assert ["chosen on" in one.name for one in failed] == [False, True]
