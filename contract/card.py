@@ -360,7 +360,7 @@ class Card(_Frozen):
         if numeric is None and isinstance(column, CategoricalColumn):
             if len(column.categories) == 1:
                 return [f"'{label.column}' has one category on the card, so there is nothing to predict"]
-            return _strange(label.column, label.classes, column)
+            return _strange(label.column, label.classes, column) or _alone(label, column)
         kind = CategoricalColumn if numeric is None else NumericColumn
         meant = _nearest(label.column, [item.name for item in self.columns if isinstance(item, kind)])
         return [f"the card offers no {label.kind} column '{label.column}' for the label{meant}"]
@@ -397,6 +397,17 @@ def _outside(feature: NumericFeature, column: NumericColumn) -> list[str]:
     return [
         f"the range of '{feature.name}' is [{feature.low:g}, {feature.high:g}], "
         f"and on the card [{column.low:g}, {column.high:g}]"
+    ]
+
+
+def _alone(label: Label, column: CategoricalColumn) -> list[str]:
+    """All rows that this site could train on would be of one class: nothing to tell apart, and paid for."""
+    known = [one for one in label.classes if one in column.categories]
+    if len(known) > 1:
+        return []
+    return [
+        f"of task.label.classes the card has '{known[0]}' alone, so there is nothing to predict: it has "
+        f"{', '.join(column.categories[:10])}"
     ]
 
 

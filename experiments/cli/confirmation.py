@@ -1,4 +1,7 @@
-"""Asks before a run is paid for that a plan would warn of. Needs no heavy library."""
+"""Asks before a run is paid for that a plan would warn of. Needs no heavy library.
+
+Nobody can be asked where there is no terminal: a script says `--yes`, or nothing is spent.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,12 @@ def confirm_here(experiment: Experiment, sites: Sequence[Path], *, yes: bool) ->
 
     Raises:
         Exit: whoever is asked says no.
+        InputError: nobody can be asked.
     """
     from experiments.planning.sites import of_files
     from experiments.planning.warnings import doubts
 
-    _confirm(doubts(experiment, of_files(sites, drafts=True)), yes=yes)
+    _confirm(experiment, doubts(experiment, of_files(sites, drafts=True)), yes=yes)
 
 
 def confirm_there(experiment: Experiment, windows: Sequence[str], *, yes: bool) -> None:
@@ -30,6 +34,7 @@ def confirm_there(experiment: Experiment, windows: Sequence[str], *, yes: bool) 
 
     Raises:
         Exit: whoever is asked says no.
+        InputError: nobody can be asked.
     """
     from experiments.planning.sites import asked_of, of_cards
     from experiments.planning.warnings import doubts, refusals
@@ -39,17 +44,20 @@ def confirm_there(experiment: Experiment, windows: Sequence[str], *, yes: bool) 
     sites = asked_of(experiment, of_cards(cards))
     asked = len(experiment.strategy.sites) or len(cards)
     refused = refusals(experiment, sites, windows, admitted=asked)
-    _confirm((*refused, *doubts(experiment, sites)), yes=yes)
+    _confirm(experiment, (*refused, *doubts(experiment, sites)), yes=yes)
 
 
-def _confirm(warnings: Sequence[str], *, yes: bool) -> None:
-    """Say the warnings; a person at a terminal is asked, and a script goes on."""
+def _confirm(experiment: Experiment, warnings: Sequence[str], *, yes: bool) -> None:
+    """Say the warnings, and ask a person at a terminal."""
     from contract.outside import shown
+    from experiments.planning.warnings import not_begun
     from terminal.output import errors
 
+    if warnings and not yes and not sys.stdin.isatty():
+        raise not_begun(experiment, warnings, "`tidegate plan` says more; --yes runs it all the same")
     for warning in warnings:
         errors.print(shown(f"WARNING: {warning}", limit=5000), style="yellow", soft_wrap=True)
-    if not warnings or yes or not sys.stdin.isatty():
+    if not warnings or yes:
         return
     if not typer.confirm("Run it all the same?", err=True):
         errors.print("Not run: nothing was spent. `tidegate plan` says more.")

@@ -8,13 +8,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from contract.card import CategoricalColumn
+from contract.errors import InputError
 from contract.experiment import LEAST_EPSILON, Experiment
 from contract.gaussian import gaussian_multiplier
 from contract.words import counted, verb
 from experiments.planning.sites import PlannedSite
 
-__all__ = ["doubts", "evaluation_noise", "hidden_auc", "hidden_share", "positive_share", "refusals"]
+__all__ = [
+    "doubts",
+    "evaluation_noise",
+    "hidden_auc",
+    "hidden_share",
+    "not_begun",
+    "positive_share",
+    "refusals",
+]
 
 _COUNTS = 20
 """Of each outcome in a score histogram (`contract.releases.SCORE_BINS`; that module needs numpy)."""
@@ -60,10 +68,18 @@ def doubts(experiment: Experiment, sites: Sequence[PlannedSite]) -> tuple[str, .
     """Why the run would not learn, or could not say at all what it learnt, a sentence each."""
     if not sites:
         return ()
-    found = [*_one_class(experiment, sites), *_large_delta(experiment, sites)]
+    found = _large_delta(experiment, sites)
     if experiment.privacy.private:
         found += [*_hidden_signal(experiment, sites), *_hidden_figures(experiment, sites)]
     return tuple(found)
+
+
+def not_begun(experiment: Experiment, warnings: Sequence[str], remedy: str) -> InputError:
+    """What is raised in the place of a run that is warned of, and that nobody wants all the same."""
+    told = " ".join(warnings).rstrip(".")
+    return InputError(
+        f"the run was not begun, and nothing was spent. {told}", where=f"'{experiment.name}'", remedy=remedy
+    )
 
 
 def positive_share(experiment: Experiment) -> float:
@@ -97,20 +113,6 @@ def hidden_share(experiment: Experiment, sites: Sequence[PlannedSite]) -> float:
     privacy = experiment.privacy
     noise = gaussian_multiplier(privacy.epsilon, privacy.delta, 1) * privacy.rows_per_person
     return noise * math.sqrt(len(sites)) / sum(site.stated_rows for site in sites)
-
-
-def _one_class(experiment: Experiment, sites: Sequence[PlannedSite]) -> list[str]:
-    label = experiment.task.label
-    found = []
-    for site in sites:
-        column = None if site.card is None else site.card.column(label.column)
-        if isinstance(column, CategoricalColumn) and label.kind == "categorical":
-            known = [one for one in label.classes if one in column.categories]
-            if len(known) == 1 < len(column.categories):
-                found.append(
-                    f"Site {site.name} has one class: its card knows '{known[0]}' of task.label.classes."
-                )
-    return found
 
 
 def _large_delta(experiment: Experiment, sites: Sequence[PlannedSite]) -> list[str]:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import tomlkit
 
-from contract.errors import ExperimentError, InputError
+from contract.errors import ExperimentError
 from contract.experiment import Experiment as Settings
 from contract.experiment_file import parse_experiment, parse_unranged
 from contract.windows import expanded
 from experiments.draft import draft, name_like, offers_of, variant
 from experiments.installation import telling_what_is_missing
+from experiments.planning.warnings import not_begun
 from experiments.python.connecting import federation_of
 from experiments.python.run import Run
 from terminal.display import html_of, text_of
@@ -188,11 +189,7 @@ class Experiment:
         chosen = place.chosen(self.settings)
         doubts = () if yes else place.doubts(chosen, names)
         if doubts:
-            raise InputError(
-                f"nothing was begun and nothing spent, for {'; '.join(one.rstrip('.') for one in doubts)}",
-                where=f"'{chosen.name}'",
-                remedy="`plan()` says more; run(yes=True) runs it all the same",
-            )
+            raise not_begun(chosen, doubts, "`plan()` says more; run(yes=True) runs it all the same")
         return Run(place, place.begin(chosen, names, sign_days=sign_days))
 
     def _set(self, text: str, where: str) -> None:

@@ -1,4 +1,4 @@
-"""`tidegate run` asks a person at a terminal before it spends on what a plan warns of; a script goes on."""
+"""`tidegate run` asks a person at a terminal before it spends on what a plan warns of; a script ends there."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from contract.errors import InputError
 from experiments.cli import run
 from tests.runtimes.conftest import SMALL, make_site
 
@@ -84,7 +85,9 @@ def test_nobody_is_asked_without_need(asked: list[str]) -> None:
 
 
 @pytest.mark.usefixtures("place")
-def test_a_script_is_told_and_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(_RanError):
+def test_a_script_spends_nothing_until_it_says_yes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match=r"not begun, and nothing was spent\. The model would .*--yes"):
         run_it("hidden.toml")
+    with pytest.raises(_RanError):
+        run_it("hidden.toml", yes=True)
     assert "WARNING: The model would learn" in capsys.readouterr().err

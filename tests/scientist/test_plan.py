@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from contract.errors import InputError
 from experiments.cli import confirmation
 from terminal.experiment_files import read_experiment
 from tests.scientist.conftest import Standing
@@ -62,7 +63,9 @@ def test_a_run_there_is_told_what_the_cards_do_not_offer(
 ) -> None:
     standing.connect("ada", "scientist")
     file.write_text(ILL.replace('"age"', '"size"').replace("rounds = 5", "rounds = 5\nquorum = 3"))
-    confirmation.confirm_there(read_experiment(file), (), yes=False)  # no terminal: nobody is asked
+    with pytest.raises(InputError, match="the card offers no column 'size'"):
+        confirmation.confirm_there(read_experiment(file), (), yes=False)  # no terminal: nobody can be asked
+    confirmation.confirm_there(read_experiment(file), (), yes=True)
     told = capsys.readouterr().err
     assert "WARNING: Site north would refuse the run: the card offers no column 'size'" in told
     assert "strategy.quorum is 3" in told

@@ -59,8 +59,12 @@ def test_what_is_refused_is_said_before() -> None:
 
 def test_a_label_of_one_class_is_told() -> None:
     assert "has one category" in refusals(experiment(), sites(900, 900, classes=("0",)))[0]
-    (first, _) = doubts(experiment(), sites(900, 900, classes=("0", "unknown")))
-    assert first == "Site site-0 has one class: its card knows '0' of task.label.classes."
+    first, _ = refusals(experiment(), sites(900, 900, classes=("0", "unknown")))
+    assert first == (
+        "Site site-0 would refuse the run: of task.label.classes the card has '0' alone, so there is nothing "
+        "to predict: it has 0, unknown."
+    )
+    assert refusals(experiment(), sites(900, 900, classes=("0", "1", "unknown"))) == ()
 
 
 def test_too_small_an_epsilon_is_told_with_what_would_do() -> None:

@@ -64,7 +64,7 @@ def test_from_cards_to_predictions(
 
 def test_what_could_not_succeed_is_not_begun(here: Federation, tmp_path: Path) -> None:
     hidden = small().changed({"privacy.epsilon": 0.05})
-    with pytest.raises(InputError, match=r"nothing was begun.*would learn little.*yes=True"):
+    with pytest.raises(InputError, match=r"not begun, and nothing was spent.*would learn little.*yes=True"):
         hidden.run(here)
     assert not (tmp_path / ".tidegate").exists()
     assert hidden.run(here, yes=True).result().private
