@@ -1,6 +1,6 @@
 # Two commands do all the set-up: `make demo` and `make test`.
 # `make PYTHON=python3.12 …` takes another than the newest that fits.
-PYTHON ?= $(shell scripts/python)
+PYTHON ?= newest
 VENV := .venv
 BIN := $(VENV)/bin
 # Without an NVIDIA GPU: the address of PyTorch's wheels for the CPU, as PyTorch's "Get Started" page gives it.
@@ -27,7 +27,8 @@ install: $(VENV)/.demo
 
 # One that is there stays of the Python that made it.
 $(BIN)/python:
-	@python="$(PYTHON)"; test -n "$$python" && echo "Making $(VENV) with $$python ($$("$$python" -V))" && "$$python" -m venv $(VENV)
+	@python="$$(scripts/python "$(PYTHON)")" && echo "Making $(VENV) with $$python ($$("$$python" -V))" && "$$python" -m venv $(VENV)
+	@echo "Installing into $(VENV): some minutes, in which pip says nothing"
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e ".[all]"
@@ -57,12 +58,12 @@ adversary: $(VENV)/.test
 # The adapters' tests against the newest releases of what they adapt, in an environment of its own (2 GB): before
 # a security update. `make newest LIBRARIES=flwr` for one.
 newest:
-	$(PYTHON) scripts/newest.py $(LIBRARIES)
+	python="$$(scripts/python "$(PYTHON)")" && "$$python" scripts/newest.py $(LIBRARIES)
 
 # Installs for each Python from 3.11 to 3.13 that is found, and runs the quick tests with it: 5 to 10 GB with
 # PyTorch for GPUs, 2 for the CPU.
 pythons:
-	$(PYTHON) scripts/pythons.py $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
+	python="$$(scripts/python "$(PYTHON)")" && "$$python" scripts/pythons.py $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
 
 clean:
 	rm -rf $(VENV) .venv-newest .venv-python3.* demo .tidegate

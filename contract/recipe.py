@@ -46,6 +46,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from contract.clipped import training_multiplier
+from contract.epsilon import delta_words
 from contract.experiment import CategoricalFeature, Experiment, Model, Privacy, Strategy, Task
 from contract.words import counted
 
@@ -303,7 +304,9 @@ def _of(stated_rows: Sequence[int]) -> str:
 def _reason(experiment: Experiment, stated_rows: Sequence[int], chosen: dict[str, Any], limit: str) -> str:
     task, privacy = experiment.task, experiment.privacy
     values = ", ".join(f"{key} {value}" for key, value in chosen.items())
-    promise = f"ε = {privacy.epsilon:g}, δ = {privacy.delta:g}" if privacy.private else "no privacy"
+    promise = (
+        f"ε = {privacy.epsilon:g}, δ = {delta_words(privacy.delta)}" if privacy.private else "no privacy"
+    )
     label = "a number" if task.label.kind == "numeric" else f"{len(task.label.classes)} classes"
     model = experiment.model
     taken = (

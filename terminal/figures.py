@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "GREY", "MARKERS", "lettering", "make_figure", "name_ends"]
+__all__ = ["COLOURS", "GREY", "MARKERS", "few_ticks", "lettering", "make_figure", "name_ends"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -78,6 +78,11 @@ def make_figure(
         item.grid(visible=True, color="#E5E5E5", linewidth=0.8)
         item.set_axisbelow(True)
     return figure, axes
+
+
+def few_ticks(axes: Axes) -> None:
+    """Write at most four numbers below a narrow panel: more run into those of the panel beside it."""
+    axes.locator_params(axis="x", nbins=3)
 
 
 def name_ends(axes: Axes, ends: Sequence[tuple[tuple[float, float], str, str]]) -> None:

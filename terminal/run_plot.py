@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from contract.figures import Figure
-from terminal.figures import COLOURS, GREY, lettering, make_figure
+from terminal.figures import COLOURS, GREY, few_ticks, lettering, make_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,6 +85,7 @@ def _by_run(axes: Axes, names: Sequence[str], points: Sequence[tuple[float, floa
     axes.set_yticks(list(rows), [lettering(name, limit=40) for name in names])
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.margins(x=0.25)
+    few_ticks(axes)
 
 
 def _say_hidden(axes: Axes, height: float) -> None:

@@ -27,7 +27,11 @@ def say_diagnosis(result: Mapping[str, Any]) -> None:
 def metrics_parts(result: Mapping[str, Any], *, title: str = "") -> list[Part]:
     """The table of sites, and why any figure is missing."""
     table = Table(headings=metrics_headings(result), rows=tuple(metrics_rows(result)), title=title)
-    return [table, *map(Sentence, _not_measurable(result))]
+    paid = (
+        "ε in run is the most that a row of the site has paid: a training row for training, a held-out row "
+        "for evaluations, and for both where a row may change its side."
+    )
+    return [table, *([Sentence(paid)] if result["private"] else []), *map(Sentence, _not_measurable(result))]
 
 
 def diagnosis_parts(result: Mapping[str, Any]) -> list[Part]:

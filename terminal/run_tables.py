@@ -54,7 +54,8 @@ def results_table(runs: Sequence[RunDetail]) -> list[Part]:
         rows=tuple((one.run.name, one.run.status, *_figures(one, figures)) for one in runs),
         unbroken=("status", "version", "rounds"),
     )
-    return [table, *_differences(runs, figures), Sentence(words)]
+    paid = "ε in run is the most that a row of any site has paid, in training or in evaluations."
+    return [table, Sentence(paid), *_differences(runs, figures), Sentence(words)]
 
 
 def difference(

@@ -33,7 +33,7 @@ from contract.errors import DataError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["csv_header", "other_encoding", "read_csv"]
+__all__ = ["csv_header", "other_encoding", "read_csv", "require_header"]
 
 _BATCH = 500
 _BLOCK = 2**20
@@ -50,10 +50,35 @@ def csv_header(path: Path, source: DataSource, *, where: str) -> list[str]:
         return _names(lines.readline(), source, where)
 
 
-def other_encoding(path: Path, source: DataSource) -> str:
+def require_header(path: Path, source: DataSource, wanted: dict[str, str], *, where: str) -> None:
+    """Refuse a file whose header has not the columns that are wanted, without a look at its rows.
+
+    Raises:
+        DataError: it has not.
+    """
+    _require(path, source, csv_header(path, source, where=where), wanted, where=where)
+
+
+def _require(
+    path: Path, source: DataSource, header: list[str], wanted: dict[str, str], *, where: str
+) -> None:
+    try:
+        require_columns(header, wanted, where=where)
+    except DataError as error:
+        meant = ""
+        if any("\\x" in name or "\0" in name for name in header):  # bytes that are no text, see `_opened`
+            meant = other_encoding(path, source, whole=False)
+        if not meant:
+            raise
+        remedy = meant[0].upper() + meant[1:]
+        raise DataError("its header cannot be read", where=where, remedy=remedy) from error
+
+
+def other_encoding(path: Path, source: DataSource, *, whole: bool = True) -> str:
     """What to do where the file is not text in the encoding that the site names; empty where it is.
 
-    It reads the whole file, for the administrator alone: no answer hangs on it.
+    It reads the whole file unless told to read its beginning, for the administrator alone: no answer
+    hangs on it.
     """
     decoder = codecs.getincrementaldecoder(_codec(source))()
     meant = ""
@@ -62,8 +87,9 @@ def other_encoding(path: Path, source: DataSource) -> str:
         try:
             while block:
                 decoder.decode(block)
-                block = file.read(_BLOCK)
-            decoder.decode(b"", final=True)
+                block = file.read(_BLOCK) if whole else b""
+            if whole:
+                decoder.decode(b"", final=True)
         except UnicodeDecodeError:
             meant = "windows-1252"
     if source.encoding == "utf-8" and (
@@ -94,7 +120,7 @@ def read_csv(
     """
     with _opened(path, source) as lines:
         header = _names(lines.readline(), source, where)
-        require_columns(header, wanted, where=where)
+        _require(path, source, header, wanted, where=where)
         sorter = LineSorter(columns=len(header), separator=source.separator)
         read = _across_lines if source.line_breaks else _by_line
         columns = [_Column(name, header.index(wanted[name]), name not in numeric) for name in wanted]

@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from clients.rows.csv_files import csv_header, other_encoding, read_csv
+from clients.rows.csv_files import csv_header, other_encoding, read_csv, require_header
 from clients.rows.databases import check_database, database_names, read_database
 from clients.rows.parquet_files import check_parquet, parquet_names, read_parquet
-from clients.rows.parts import Part, require_columns
+from clients.rows.parts import Part
 from clients.site_config import DataSource, SiteConfig
 from contract.card import Card, NumericColumn
 from contract.errors import DataError
@@ -45,7 +45,7 @@ def check_source(config: SiteConfig, card: Card) -> None:
     for path in _files(config):
         with _readable(config, path) as where:
             if source.kind == "csv":
-                require_columns(csv_header(path, source, where=where), wanted, where=where)
+                require_header(path, source, wanted, where=where)
             else:
                 check_parquet(path, wanted, numeric, where=where)
 

@@ -39,6 +39,12 @@ def plan_in_words(plan: Plan) -> list[Part]:
         *_clipped_part(plan),
         Table(headings=_site_headings(experiment), rows=_site_rows(plan), title=experiment.name),
     ]
+    if any(cost.cap is not None for cost in plan.costs) and privacy.private:
+        words = (
+            "Left is stated at the δ of the site's cap, and what is spent composes: less is taken off than "
+            "the ε beside it."
+        )
+        parts.append(Sentence(words))
     if not all(site.share_is_told for site in sites):
         words = (
             "~: a column of the site says which rows are held out. They are taken for three tenths of all."
@@ -108,7 +114,7 @@ def _site_headings(experiment: Experiment) -> tuple[str, ...]:
         "held out, about",
         f"ε of training rows{at}",
         f"ε of held-out rows{at}",
-        "left by data block: before, after",
+        "left of the cap by data block: before, after",
         f"{figure.word} of its own rows",
     )
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from contract.errors import InputError
-from contract.experiment import LEAST_EPSILON, Experiment
+from contract.experiment import LEAST_EPSILON, CategoricalFeature, Experiment
 from contract.gaussian import gaussian_multiplier
 from contract.words import counted, verb
 from experiments.planning.sites import PlannedSite
@@ -68,7 +68,7 @@ def doubts(experiment: Experiment, sites: Sequence[PlannedSite]) -> tuple[str, .
     """Why the run would not learn, or could not say at all what it learnt, a sentence each."""
     if not sites:
         return ()
-    found = _large_delta(experiment, sites)
+    found = [*_without_variance(experiment, sites), *_large_delta(experiment, sites)]
     if experiment.privacy.private:
         found += [*_hidden_signal(experiment, sites), *_hidden_figures(experiment, sites)]
     return tuple(found)
@@ -113,6 +113,26 @@ def hidden_share(experiment: Experiment, sites: Sequence[PlannedSite]) -> float:
     privacy = experiment.privacy
     noise = gaussian_multiplier(privacy.epsilon, privacy.delta, 1) * privacy.rows_per_person
     return noise * math.sqrt(len(sites)) / sum(site.stated_rows for site in sites)
+
+
+def _without_variance(experiment: Experiment, sites: Sequence[PlannedSite]) -> list[str]:
+    """Features that are the same in every row of every site, as far as all cards are known."""
+    cards = [site.card for site in sites if site.card is not None]
+    if len(cards) < len(sites):
+        return []
+    found = []
+    for feature in experiment.task.features:
+        if not isinstance(feature, CategoricalFeature):
+            continue  # a card's range, and what an experiment takes of it, is never one number
+        columns = [column for card in cards if (column := card.column(feature.name)) is not None]
+        offered = {one for column in columns for one in getattr(column, "categories", ())}
+        read = {one if one in feature.categories else feature.other for one in offered} | {feature.missing}
+        if len(read - {None}) == 1:
+            found.append(
+                f"Feature '{feature.name}' tells nothing: by the cards of all sites it is "
+                f"'{(read - {None}).pop()}' in every row. Leave it out."
+            )
+    return found
 
 
 def _large_delta(experiment: Experiment, sites: Sequence[PlannedSite]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import tomlkit
 
+from contract.epsilon import delta_words
 from contract.errors import ExperimentError
 from contract.experiment import Experiment as Settings
 from contract.experiment_file import parse_experiment, parse_unranged
@@ -207,7 +208,7 @@ class Experiment:
             rows.append((one.name, one.kind, "no range yet" if one.name in unranged.features else values))
         wanted = " or ".join(label.classes) or f"{label.low:g} to {label.high:g}"
         paid = (
-            f"ε = {privacy.epsilon:g} for each {privacy.unit} at δ = {privacy.delta:g}; "
+            f"ε = {privacy.epsilon:g} for each {privacy.unit} at δ = {delta_words(privacy.delta)}; "
             f"{privacy.evaluation_epsilon:g} for evaluations."
         )
         return [

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from contract.figures import OF_CLASSES, OF_NUMBERS, figures_of
 from contract.regression import Measured
-from terminal.figures import COLOURS, GREY, MARKERS, lettering, make_figure, name_ends
+from terminal.figures import COLOURS, GREY, MARKERS, few_ticks, lettering, make_figure, name_ends
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -192,6 +192,7 @@ def _dots(axes: Axes, names: Sequence[str], values: Sequence[float], errors: Seq
     axes.set_yticks(range(len(names)), [lettering(name, limit=40) for name in names])
     axes.set_ylim(-0.6, len(names) - 0.3)
     axes.margins(x=0.25)
+    few_ticks(axes)
 
 
 def _spent(axes: Axes, row: int, in_run: float, in_total: float, *, cap: float | None) -> None:

@@ -24,10 +24,10 @@ def program(folder: Path, name: str, version: str, *, works: bool = True) -> Pat
     return file
 
 
-def chosen(folder: Path) -> subprocess.CompletedProcess[str]:
+def chosen(folder: Path, *named: str) -> subprocess.CompletedProcess[str]:
     """What `scripts/python` says where only that folder's programs can be found."""
     return subprocess.run(
-        ["/bin/sh", str(ROOT / "scripts/python")],
+        ["/bin/sh", str(ROOT / "scripts/python"), *named],
         env={**os.environ, "PATH": str(folder)},
         capture_output=True,
         text=True,
@@ -54,6 +54,16 @@ def test_where_none_fits_it_says_what_to_install(tmp_path: Path) -> None:
     assert (found.returncode, found.stdout) == (1, "")
     assert "Python 3.11, 3.12 or 3.13" in found.stderr
     assert "python3-venv" in found.stderr
+
+
+@pytest.mark.parametrize("named", ["", "python3.9", "nowhere"])
+def test_one_that_is_named_and_does_not_fit_is_told_in_a_sentence(tmp_path: Path, named: str) -> None:
+    program(tmp_path, "python3.12", "3.12")
+    program(tmp_path, "python3.9", "3.9", works=False)
+    found = chosen(tmp_path, named)
+    assert (found.returncode, found.stdout) == (1, "")
+    assert found.stderr.startswith(f"error: PYTHON='{named}' is no Python 3.11, 3.12 or 3.13 ")
+    assert chosen(tmp_path, "python3.12").stdout == f"{tmp_path}/python3.12\n"
 
 
 def test_a_working_interpreter_is_found_for_each_version(tmp_path: Path) -> None:
@@ -89,7 +99,8 @@ def test_pytorch_comes_from_another_index_where_one_is_named(tmp_path: Path, ind
 def test_an_environment_says_which_python_made_it(tmp_path: Path) -> None:
     place, python = tmp_path / "new", tmp_path / "python3.12"
     python.write_text(
-        '#!/bin/sh\n[ "$1" = -V ] && echo Python 3.12.9 || { mkdir -p "$3/bin"; touch "$3/bin/python"; }\n'
+        '#!/bin/sh\n[ "$1" = -V ] && echo Python 3.12.9\n'
+        '[ "$1" != -m ] || { mkdir -p "$3/bin"; touch "$3/bin/python"; }\n'
     )
     python.chmod(0o755)
     making = ["make", f"VENV={place}", f"PYTHON={python}", f"{place}/bin/python"]
@@ -97,4 +108,6 @@ def test_an_environment_says_which_python_made_it(tmp_path: Path) -> None:
     assert f"with {python} (Python 3.12.9)" in made.stdout
     assert (place / "bin" / "python").exists()
     none = ["make", f"VENV={tmp_path}/none", "PYTHON=", f"{tmp_path}/none/bin/python"]
-    assert subprocess.run(none, cwd=ROOT, capture_output=True, check=False).returncode == 2
+    told = subprocess.run(none, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert told.returncode == 2
+    assert "error: PYTHON='' is no Python 3.11, 3.12 or 3.13" in told.stderr

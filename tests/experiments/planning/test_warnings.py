@@ -67,6 +67,37 @@ def test_a_label_of_one_class_is_told() -> None:
     assert refusals(experiment(), sites(900, 900, classes=("0", "1", "unknown"))) == ()
 
 
+@pytest.mark.parametrize(
+    ("offered", "keys", "constant"),
+    [
+        (("a",), {}, True),
+        (("a", "z"), {}, True),  # a row with z is left out
+        (("a", "z"), {"other": "b"}, False),
+        (("a",), {"missing": "b"}, False),
+        (("a", "b"), {}, False),
+    ],
+)
+def test_a_feature_that_is_the_same_in_every_row_is_told(
+    offered: tuple[str, ...], keys: dict[str, str], constant: bool
+) -> None:
+    ward = {"name": "ward", "kind": "categorical", "categories": ["a", "b"], **keys}
+    plan = experiment()
+    task = type(plan.task).model_validate({"label": {"column": "ill"}, "features": [*FEATURES, ward]})
+    ill = {"name": "ill", "kind": "categorical", "categories": ("0", "1")}
+    card = Card.model_validate(
+        {"columns": [*FEATURES, {"name": "ward", "kind": "categorical", "categories": offered}, ill]}
+    )
+    there = [PlannedSite(name=name, stated_rows=900, card=card) for name in ("north", "south")]
+    told = doubts(plan.model_copy(update={"task": task}), there)
+    words = "Feature 'ward' tells nothing: by the cards of all sites it is 'a' in every row. Leave it out."
+    assert told == ((words,) if constant else ())
+    assert doubts(plan.model_copy(update={"task": task}), [*there, *sites_without_cards()]) == ()
+
+
+def sites_without_cards() -> list[PlannedSite]:
+    return [PlannedSite(name="west", stated_rows=900)]
+
+
 def test_too_small_an_epsilon_is_told_with_what_would_do() -> None:
     (told,) = doubts(experiment(epsilon=0.1), sites(90, 70, 40))
     assert "would learn little: at privacy.epsilon = 0.1" in told
