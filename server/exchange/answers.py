@@ -39,10 +39,12 @@ from server.line.flower import (
 )
 from server.settings import approval_seconds
 from server.state.participation import (
+    BEGIN_ANEW,
     GO_ON,
     LOST,
     NAME_REFUSED,
     NOT_UNDERSTOOD,
+    PACKAGE_FAULTS,
     TWICE,
     WAITING,
     printable,
@@ -144,10 +146,11 @@ class Answers:
         if len(self.replies) >= quorum:
             return
         reasons = ", ".join(f"{site} ({reason})" for site, reason in sorted(self.failures.items()))
+        later = BEGIN_ANEW if PACKAGE_FAULTS & set(self.failures.values()) else GO_ON
         raise RoundError(
             f"{what} needs {counted(quorum, 'site')} and got {len(self.replies)}; "
             f"missing: {reasons or 'no site is connected'}",
-            remedy=f"{told(self.failures) or 'Start the missing sites'}. Then {GO_ON}",
+            remedy=f"{told(self.failures) or 'Start the missing sites'}. Then {later}",
         )
 
 

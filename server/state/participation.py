@@ -20,11 +20,13 @@ from contract.errors import RefusalCode
 from contract.federation_api import WAITING
 
 __all__ = [
+    "BEGIN_ANEW",
     "GO_ON",
     "LOST",
     "NAME_REFUSED",
     "NOT_CONNECTED",
     "NOT_UNDERSTOOD",
+    "PACKAGE_FAULTS",
     "WAITING",
     "SiteState",
     "SiteStatus",
@@ -49,6 +51,17 @@ GO_ON = (
     "by `tidegate drift check FILE WINDOW`"
 )
 """What to do about a run that ended before its work was done, of either kind."""
+
+BEGIN_ANEW = "begin a new run: a package with other files is another experiment"
+PACKAGE_FAULTS = frozenset(
+    (
+        RefusalCode.MIXES_ROWS,
+        RefusalCode.KEEPS_STATE,
+        RefusalCode.NOT_FINITE,
+        RefusalCode.WRONG_SHAPES,
+    )
+)
+"""Words of a site for what no second try with the same package would mend."""
 
 _RETURNS = "it is asked again in the next round"
 _ADVICE = {

@@ -80,7 +80,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 def run(place: Path) -> subprocess.CompletedProcess[str]:
-    return tidegate(place, "run", "experiment.toml", "--site", "site.toml", "--json")
+    return tidegate(place, "run", "experiment.toml", "--yes", "--site", "site.toml", "--json")
 
 
 def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -172,7 +172,7 @@ def test_rows_of_which_none_fits(place: Path) -> None:
 
 
 def test_a_window_that_no_row_names(place: Path) -> None:
-    done = tidegate(place, "run", "experiment.toml", "--site", "site.toml", "--window", "w9")
+    done = tidegate(place, "run", "experiment.toml", "--yes", "--site", "site.toml", "--window", "w9")
     refused(done, "site 'north'", "window w9")
 
 
@@ -213,7 +213,7 @@ def test_a_site_named_twice(place: Path) -> None:
 
 
 def test_a_run_whose_metrics_the_noise_hides_says_why(place: Path) -> None:
-    done = tidegate(place, "run", "experiment.toml", "--site", "site.toml")
+    done = tidegate(place, "run", "experiment.toml", "--yes", "--site", "site.toml")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("too noisy") >= 4
     assert "No metric can be told: the noise hides it. More held-out rows, or a larger" in done.stdout
@@ -274,10 +274,12 @@ def test_a_folder_that_no_demo_made(place: Path) -> None:
 
 
 def test_a_run_resumed_with_another_experiment(place: Path) -> None:
-    first = tidegate(place, "run", "experiment.toml", "--site", "site.toml", "--json", "--resume", "small-1")
+    first = tidegate(
+        place, "run", "experiment.toml", "--yes", "--site", "site.toml", "--json", "--resume", "small-1"
+    )
     assert first.returncode == 0, first.stderr
     edit(place / "experiment.toml", "rounds = 2", "rounds = 3")
-    again = tidegate(place, "run", "experiment.toml", "--site", "site.toml", "--resume", "small-1")
+    again = tidegate(place, "run", "experiment.toml", "--yes", "--site", "site.toml", "--resume", "small-1")
     refused(again, "small-1", "another experiment")
 
 

@@ -18,7 +18,7 @@ from tests.permissions import obey_permissions
 
 pytestmark = pytest.mark.e2e
 
-RUN = ("run", "experiment.toml", "--site", "site.toml", "--json")
+RUN = ("run", "experiment.toml", "--yes", "--site", "site.toml", "--json")
 
 
 @pytest.fixture(scope="module")

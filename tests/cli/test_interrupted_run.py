@@ -28,7 +28,7 @@ def test_the_command_that_is_printed_goes_on_with_the_run(tmp_path: Path, kind: 
         (tmp_path / name / "site.toml").write_text(SITE.replace('"north"', f'"{name[-5:]}"'))
         (tmp_path / name / "rows.csv").write_text("\n".join([HEADER, *ROWS]) + "\n")
     options = ("--site", "north/site.toml", "--site", "far south/site.toml", "--window", "w1")
-    command = [sys.executable, "-m", "experiments.cli.main", "run", "my visits.toml", *options]
+    command = [sys.executable, "-m", "experiments.cli.main", "run", "my visits.toml", *options, "--yes"]
     with subprocess.Popen(
         command,
         cwd=tmp_path,

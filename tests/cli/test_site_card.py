@@ -247,7 +247,7 @@ def test_a_draft_stays_one_until_each_line_is_replaced(
         "sign": ("site", "card", drafted, "--sign", tmp_path / "c.json"),
         "cost": ("site", "cost", drafted, experiment),
         "check": ("site", "check", drafted, experiment),
-        "run": ("run", experiment, "--site", drafted),
+        "run": ("run", experiment, "--yes", "--site", drafted),
         "up": ("site", "up", drafted, "--superlink", "127.0.0.1:9", "--root-certificates", "ca.pem"),
     }
     for command in commands.values():
@@ -507,7 +507,7 @@ def test_from_a_csv_file_to_an_approved_run(tmp_path: Path) -> None:
         tidegate("site", "init", name, "--name", name, "--rows", "200")
         deliver(tmp_path / name, seed)
         tidegate("site", "card", f"{name}/site.toml", "--write")
-    run = ("run", "exp.toml", "--site", "north/site.toml", "--site", "south/site.toml", "--json")
+    run = ("run", "exp.toml", "--site", "north/site.toml", "--site", "south/site.toml", "--yes", "--json")
     assert "draft" in tidegate(*run, code=2)
     for name in ("north", "south"):
         finish(tmp_path / name / "site.toml")

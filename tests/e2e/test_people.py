@@ -129,7 +129,7 @@ class Scientist:
 
     def submits(self) -> str:
         """Submit, and leave with Ctrl-C; the run's name."""
-        running = self.starts("run", "small.toml")
+        running = self.starts("run", "small.toml", "--yes")
         assert running.stdout is not None
         said = []
         for line in running.stdout:  # first what the recipe chose
@@ -269,7 +269,7 @@ def test_a_run_is_held_against_each_of_its_sites_alone(standing: Standing, tmp_p
     ada.runs("connect", standing.url, *authority, token=ada.token)
     for name in standing.sites:
         standing.start_site(name)
-    run = json.loads(ada.runs("run", "small.toml", "--json"))["run"]["name"]
+    run = json.loads(ada.runs("run", "small.toml", "--yes", "--json"))["run"]["name"]
 
     assert "nothing was spent" in ada.runs("compare", run, "--against", "local", code=2)
     assert len(ada.list()) == 1

@@ -58,7 +58,7 @@ def test_what_the_recipe_chose_is_charged_kept_and_told(
     (tmp_path / "small.toml").write_text(EXPERIMENT)
     lay_mlflow_database(tmp_path)
     plan = with_recipe(parse_experiment(EXPERIMENT, where="small"), [30, 50])
-    done = tidegate(tmp_path, "run", "small.toml", *two_sites(), "--json")
+    done = tidegate(tmp_path, "run", "small.toml", *two_sites(), "--yes", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["recipe"] == plan.strategy.reason

@@ -126,7 +126,7 @@ def small(kind: str, *, seed: int = 7, sampling_rate: float = 1.0) -> str:
 def on_standing(ada: Scientist, standing: StandingFederation, text: str) -> Arrays:
     """The weights of that experiment, submitted by a scientist from another folder."""
     (ada.folder / "small.toml").write_text(text)
-    ended = json.loads(ada.runs("run", "small.toml", "--json"))
+    ended = json.loads(ada.runs("run", "small.toml", "--yes", "--json"))
     assert ended["run"]["status"] == "succeeded", ended
     registry = Registry(standing.settings.tracking_uri, standing.settings.artifact_root)
     return registry.load_arrays("small", ended["result"]["version"])

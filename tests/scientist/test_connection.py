@@ -167,7 +167,9 @@ def test_a_run_is_submitted_followed_and_stopped_without_a_heavy_library(
     token.write_text(served.people.add("ada", "scientist"))
     known = ["--authority", str(served.files.authority), "--token-file", str(token)]
     assert without_libraries(tmp_path, "connect", served.url, *known).returncode == 0
-    submitting = threading.Thread(target=lambda: ended.append(without_libraries(tmp_path, "run", str(file))))
+    submitting = threading.Thread(
+        target=lambda: ended.append(without_libraries(tmp_path, "run", str(file), "--yes"))
+    )
     submitting.start()
     while not (runs := served.submissions.page(skip=0, limit=1)) and submitting.is_alive():
         time.sleep(0.1)
