@@ -203,9 +203,16 @@ def test_a_site_named_twice(place: Path) -> None:
     (place / "copy.toml").write_text(SITE)
     (place / "there").mkdir()
     same = ("--site", "site.toml", "--site", "there/../site.toml")
-    refused(tidegate(place, "run", "experiment.toml", *same), "named twice", "there/../site.toml", "once")
+    refused(
+        tidegate(place, "run", "experiment.toml", "--yes", *same), "named twice", "there/../site.toml", "once"
+    )
     named_alike = ("--site", "site.toml", "--site", "copy.toml")
-    refused(tidegate(place, "run", "experiment.toml", *named_alike), "copy.toml", "'north'", "of site.toml")
+    refused(
+        tidegate(place, "run", "experiment.toml", "--yes", *named_alike),
+        "copy.toml",
+        "'north'",
+        "of site.toml",
+    )
     edit(place / "experiment.toml", "low = 0\nhigh = 120\n", "")
     refused(tidegate(place, "ranges", "experiment.toml", *same), "named twice")
     refused(tidegate(place, "ranges", "experiment.toml", *named_alike), "'north'")

@@ -1,4 +1,4 @@
-"""`tidegate run` asks a person at a terminal before it spends on what a plan warns of; a script ends there."""
+"""`tidegate run` asks a person at a terminal before it spends on what a plan warns of; a script ends."""
 
 from __future__ import annotations
 
