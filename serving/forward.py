@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from contract.experiment import Model
 
-__all__ = ["outputs_of"]
+__all__ = ["given_to_last", "last_layer", "outputs_of"]
 
 _AT_ONCE = 256
 """Rows: an image becomes nine of its size in each convolution."""
@@ -32,13 +32,24 @@ def outputs_of(model: Model, arrays: Arrays, features: npt.NDArray[np.float32]) 
         arrays: its parameters, by the names of `contract.models`.
         features: float32 [n, inputs].
     """
-    compute = _cnn if model.kind == "cnn" else _layers
-    width = len(arrays["output.bias" if model.kind == "cnn" else f"layers.{_last(model)}.bias"])
-    found = np.empty((len(features), width))
+    weight, bias = last_layer(model)
+    found = np.empty((len(features), len(arrays[bias])))
     for start in range(0, len(features), _AT_ONCE):
         rows = slice(start, start + _AT_ONCE)
-        found[rows] = compute(model, arrays, features[rows].astype(np.float64))
+        found[rows] = given_to_last(model, arrays, features[rows]) @ arrays[weight].T + arrays[bias]
     return found
+
+
+def last_layer(model: Model) -> tuple[str, str]:
+    """The names of the weight and the bias of the layer that gives the outputs."""
+    name = "output" if model.kind == "cnn" else f"layers.{_last(model)}"
+    return f"{name}.weight", f"{name}.bias"
+
+
+def given_to_last(model: Model, arrays: Arrays, features: npt.NDArray[np.float32]) -> Array:
+    """What that layer is given for each row, shape [n, width]."""
+    compute = _cnn if model.kind == "cnn" else _layers
+    return compute(model, arrays, features.astype(np.float64))
 
 
 def _last(model: Model) -> int:
@@ -46,10 +57,8 @@ def _last(model: Model) -> int:
 
 
 def _layers(model: Model, arrays: Arrays, values: Array) -> Array:
-    for layer in range(_last(model) + 1):
-        if layer:
-            values = np.maximum(values, 0)
-        values = values @ arrays[f"layers.{layer}.weight"].T + arrays[f"layers.{layer}.bias"]
+    for layer in range(_last(model)):
+        values = np.maximum(values @ arrays[f"layers.{layer}.weight"].T + arrays[f"layers.{layer}.bias"], 0)
     return values
 
 
@@ -62,9 +71,7 @@ def _cnn(model: Model, arrays: Arrays, values: Array) -> Array:
         pixels += arrays[f"convolution{number}.bias"][:, None, None]
         pixels = _group_norm(pixels, arrays[f"norm{number}.weight"], arrays[f"norm{number}.bias"])
         pixels = _pooled(np.maximum(pixels, 0))
-    flat = pixels.reshape(len(pixels), -1)
-    output: Array = flat @ arrays["output.weight"].T + arrays["output.bias"]
-    return output
+    return pixels.reshape(len(pixels), -1)
 
 
 def _convolution(pixels: Array, weight: npt.NDArray[Any]) -> Array:

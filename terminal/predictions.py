@@ -20,7 +20,7 @@ from terminal.output import figure, print_json, print_table, say
 if TYPE_CHECKING:
     from serving.prediction import Predictor
 
-__all__ = ["RowFile", "predict_rows", "write_files", "write_version"]
+__all__ = ["RowFile", "predict_by", "predict_rows", "write_files", "write_version"]
 
 _SHOWN = 20
 _UNFIT = "not as many values as the header has"
@@ -89,15 +89,34 @@ def predict_rows(
     from serving.model_folder import read_model
     from serving.prediction import Predictor
 
-    if out is not None:
-        require_new(out)
     where = f"{model} version {version}"
     experiment, arrays = read_model(files, where=where)
     predictor = Predictor(experiment=experiment, arrays=arrays)
+    predict_by(predictor, rows, {"model": model, "version": version}, by=where, out=out, json=json)
+
+
+def predict_by(
+    predictor: Predictor, rows: RowFile, told: Mapping[str, object], *, by: str, out: Path | None, json: bool
+) -> None:
+    """What `predict_rows` does, by any predictor.
+
+    Args:
+        predictor: the model.
+        rows: the file.
+        told: what JSON says of the model.
+        by: the model's name to a person.
+        out: the new file.
+        json: whether JSON is printed.
+
+    Raises:
+        InputError: as with `predict_rows`.
+    """
+    if out is not None:
+        require_new(out)
     found = _kept(predictor, rows, out, most=None if json else _SHOWN)
     if json:
-        told = {"model": model, "version": version, "rows": found.rows, "without": found.without}
-        print_json(told | ({"file": str(out)} if out else {"predictions": found.first}))
+        counts = {"rows": found.rows, "without": found.without}
+        print_json({**told, **counts} | ({"file": str(out)} if out else {"predictions": found.first}))
         return
     if found.first:
         headings = ("row", *predictor.told)
@@ -106,7 +125,7 @@ def predict_rows(
             say(f"{found.rows - len(found.first):,} more; `--out FILE` writes all.")
     place = f" in {out}" if out else ""
     made = counted(found.rows - found.without, "prediction")
-    say(f"{made}{place} by {where}; {counted(found.without, 'row')} without.")
+    say(f"{made}{place} by {by}; {counted(found.without, 'row')} without.")
 
 
 @dataclass(kw_only=True)

@@ -18,6 +18,7 @@ from clients.cli.doctor import doctor
 from clients.cli.join import join, way_for
 from clients.cli.ledger import Json, Key, SiteFile, ledger
 from clients.cli.ledger import check as evidence
+from clients.cli.personal import personal, predict
 
 if TYPE_CHECKING:
     import threading
@@ -393,6 +394,8 @@ app.command()(doctor)
 app.command("evidence")(evidence)
 app.command()(backup)
 app.command()(restore)
+app.command()(personal)
+app.command()(predict)
 
 
 @app.command()
