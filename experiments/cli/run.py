@@ -56,6 +56,7 @@ def run(
         Request,
         asked_sites,
         named_runtime,
+        require_sites,
         run_experiment,
         sites_for,
         with_all_settings,
@@ -80,6 +81,7 @@ def run(
     experiment = with_all_settings(experiment, sites)
     say_recipe(experiment, silent=json)
     if resume is None:
+        require_sites(experiment, sites)  # what is wrong is said before what is doubtful
         confirm_here(experiment, sites, yes=yes)
     quiet_flower()
     name = resume or name_run(experiment.name)

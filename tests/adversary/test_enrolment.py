@@ -304,8 +304,8 @@ def _between(certificate: Path, key: Path, answers: list[bytes]) -> Iterator[int
 
     def serve() -> None:
         for answer in answers:
-            plain, _ = listening.accept()
             try:
+                plain, _ = listening.accept()
                 with context.wrap_socket(plain, server_side=True) as line:
                     request = b""
                     while not request.endswith(b"}"):  # one half-read would be answered with a reset
@@ -321,6 +321,9 @@ def _between(certificate: Path, key: Path, answers: list[bytes]) -> Iterator[int
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     yield listening.getsockname()[1]
+    listening.shutdown(socket.SHUT_RDWR)  # which ends a wait in `accept`, as closing alone does not
+    thread.join(timeout=300)
+    assert not thread.is_alive(), "who stands between did not end within 300 s"
     listening.close()
     assert all(b"signing_request" not in request for request in seen)
 

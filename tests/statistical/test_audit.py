@@ -93,7 +93,9 @@ def an_account_that_starts_anew_each_round(patch: pytest.MonkeyPatch) -> None:
 def half_of_the_steps_counted(patch: pytest.MonkeyPatch) -> None:
     noise = clients.ledger.plans._noise
     events = Plan.events
-    patch.setattr(clients.ledger.plans, "_noise", lambda *given: noise(*given[:-1], given[-1] // 2))
+    patch.setattr(
+        clients.ledger.plans, "_noise", lambda *given, **more: noise(*given[:-1], given[-1] // 2, **more)
+    )
     patch.setattr(Plan, "events", lambda self, uses, plan=None: events(self, uses // 2, plan))
 
 

@@ -27,7 +27,6 @@ from server.gateway.door import Door
 from server.gateway.enrolment import TRIES, enrolment_app, openssh_of
 from server.gateway.superlink import gateway_port
 from server.line.certificates import ServerFiles, authority_fingerprint, make_server_files, sign_site
-from server.line.processes import free_port
 from server.server_file import ServerFile
 from server.state.enrolments import Enrolments
 from server.state.records import Enrolment
@@ -104,16 +103,20 @@ class Gateway:
 
 @pytest.fixture
 def gateway(tmp_path: Path) -> Iterator[Gateway]:
-    file = ServerFile(hosts=("127.0.0.1",), listen="127.0.0.1", gateway_port=free_port())
+    listening = socket.socket()  # bound at once: a port that is only looked for may be another's by then
+    listening.bind(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    file = ServerFile(hosts=("127.0.0.1",), listen="127.0.0.1", gateway_port=port)
     files = make_server_files(tmp_path / "certificates", file.names)
     with open_state(f"sqlite:///{tmp_path}/state.db") as state:
         enrolments = Enrolments(state.database, "standing")
         app = enrolment_app(enrolments, files.authority)
         server = uvicorn.Server(gateway_port(Door(app, app), file, files).config)
-        thread = threading.Thread(target=server.run, daemon=True)
+        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
         thread.start()
         end = time.monotonic() + 300
         while not server.started:
+            assert thread.is_alive(), "the gateway ended as it started"
             assert time.monotonic() < end, "the gateway did not start within 300 s"
             time.sleep(0.01)
         yield Gateway(f"https://127.0.0.1:{file.gateway_port}", files, enrolments)
