@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from contract.errors import TidegateError
 from experiments.benchmarks import rounds_delayed, rounds_heart, scientist_start, server_idle
 from experiments.benchmarks.measurement import Measurement
 from experiments.benchmarks.raw_tls import seconds_over_tls
@@ -66,7 +67,7 @@ def measure(progress: Progress = lambda _percent, _note: None) -> list[Measureme
             progress(5, "(no-op rounds)")
             raw, large = _large_rounds(trial, folder / "raw")
         progress(14, f"({_MEGABYTES} MB rounds)")
-        delayed = rounds_delayed.measure(folder / "delayed")
+        delayed = _or_why("rounds over long lines", lambda: rounds_delayed.measure(folder / "delayed"))
         progress(16, "(rounds over long lines)")
         with Trial(folder / "stock", superlink=STOCK_SUPERLINK) as trial:
             trial.start_supernodes(SITES)
@@ -84,11 +85,11 @@ def measure(progress: Progress = lambda _percent, _note: None) -> list[Measureme
         most = _of_many(folder / "most", _MOST, _MOST_ROUNDS)
         few = few.and_then(_of_many(folder / "end", _FEW, _FEW_ROUNDS))
         progress(60, f"({_MOST} sites)")
-        idle = server_idle.measure(folder / "idle")
+        idle = _or_why("idle server", lambda: server_idle.measure(folder / "idle"))
         progress(62, "(idle server)")
-        start = scientist_start.measure(folder / "start")
+        start = _or_why("Enter to first round", lambda: scientist_start.measure(folder / "start"))
         progress(66, "(Enter to first round)")
-        heart = rounds_heart.measure(folder / "heart", progress)
+        heart = _or_why("heart disease", lambda: rounds_heart.measure(folder / "heart", progress))
     figures = Figures(
         raw=raw,
         noop=noop,
@@ -100,6 +101,15 @@ def measure(progress: Progress = lambda _percent, _note: None) -> list[Measureme
         most=most,
     )
     return table(figures) + delayed + heart + idle + start
+
+
+def _or_why(name: str, measured: Callable[[], list[Measurement]]) -> list[Measurement]:
+    """The rows of a part; where it fails, one that says why: the other parts took minutes, and stand."""
+    try:
+        return measured()
+    except TidegateError as exc:
+        note = f"not measured: {exc}"
+        return [Measurement(name=name, ours=math.nan, theirs=None, unit="", goal=math.nan, note=note)]
 
 
 def _large_rounds(trial: Trial, folder: Path) -> tuple[float, Outcome]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,7 +58,7 @@ def bench(
                 Text.assemble(item.name, "\n", (item.note, "dim")) if item.note else item.name,
                 figure(item.ours),
                 figure(item.theirs),
-                f"{'≥' if item.at_least else '≤'} {item.goal:g}",
+                _goal(item),
                 item.unit,
                 "met" if item.holds else cell("missed", "red"),
             )
@@ -65,6 +66,11 @@ def bench(
         ),
     )
     say(f"{sum(item.holds for item in measurements)} of {len(measurements)} goals are met")
+
+
+def _goal(item: Measurement) -> str:
+    """In words; of a part that was not measured there is none."""
+    return f"{'≥' if item.at_least else '≤'} {item.goal:g}" if math.isfinite(item.goal) else "–"
 
 
 def _privacy(steps: Steps) -> list[Measurement]:

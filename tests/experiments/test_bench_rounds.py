@@ -14,11 +14,13 @@ import httpx
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
+from contract.errors import RoundError
 from contract.messages import Instruction, Reply
 from experiments.benchmarks import lines, rounds_delayed, rounds_heart, rounds_trial, scientist_start
 from experiments.benchmarks.http_calls import Call, record_calls
+from experiments.benchmarks.measurement import Measurement, to_json
 from experiments.benchmarks.raw_tls import seconds_over_tls
-from experiments.benchmarks.rounds import Figures, table
+from experiments.benchmarks.rounds import Figures, _or_why, table
 from experiments.benchmarks.rounds_app.bench_rounds.client_app import app
 from experiments.benchmarks.rounds_trial import Outcome
 from server.exchange.answers import instruct
@@ -71,6 +73,17 @@ def test_requests_are_counted_by_kind_within_the_rounds() -> None:
         "server push-messages": (0.5, pytest.approx(0.001)),
     }
     assert found.breakdown().startswith("2 requests a round: 1 site pull-messages of 30.0 ms")
+
+
+def test_a_part_that_fails_costs_no_other_its_figures() -> None:
+    def failing() -> list[Measurement]:
+        raise RoundError("2 of 3 rounds after 900 s", where="logs")
+
+    (row,) = _or_why("heart disease", failing)
+    assert row.name == "heart disease"
+    assert "2 of 3 rounds" in row.note
+    assert not row.holds
+    assert to_json([row])[0]["ours"] is None
 
 
 def figures(few: Outcome, many: Outcome, most: Outcome) -> Figures:
