@@ -18,23 +18,7 @@ from contract.model_version import ARRAYS_FILE, EXPERIMENT_FILE
 from contract.models import initial_arrays
 from terminal.predictions import write_files
 from tests.cards import card_for
-from tests.clients.test_app import TWICE, ask
-
-TEXT = """\
-name = "small"
-[task]
-time = "window"
-label = { column = "ill" }
-[[task.features]]
-name = "level"
-kind = "numeric"
-low = 0
-high = 100
-[privacy]
-epsilon = 2.0
-delta = 1e-4
-"""
-EXPERIMENT = parse_experiment(TEXT, where="small")
+from tests.clients.test_app import EXPERIMENT, TEXT, TWICE, ask
 
 Command = Callable[..., str]
 
