@@ -18,7 +18,6 @@ or where no finite part comes out, the part is the shared one.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from clients.keys import replace_secret
 from clients.rows.table import Table
 from contract.errors import InputError, StorageError
 from contract.experiment import Experiment, Label
@@ -165,25 +165,22 @@ def keep(folder: Path, experiment: Experiment, part: Personal) -> Path:
         folder: the site's storage.
 
     Raises:
-        StorageError: it cannot be written, or somebody put a link in its place.
+        InputError: it cannot be written.
+        StorageError: its folder cannot be made, or somebody put a link in its place.
     """
     path = _path(folder, experiment, part.model)
-    aside = path.with_suffix(f".{os.getpid()}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.parent.is_symlink():
             raise StorageError("a link, not a folder", where=str(path.parent), remedy="Remove it")
         path.parent.chmod(0o700)
-        aside.unlink(missing_ok=True)
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(part.model_dump_json())
-        aside.replace(path)
     except OSError as exc:
         raise StorageError(
-            f"the personal part cannot be written: {exc.strerror}",
-            where=str(path),
+            f"the folder of personal parts cannot be made: {exc.strerror}",
+            where=str(path.parent),
             remedy="Make storage.folder writable for this user, on a disk with room",
         ) from exc
+    replace_secret(path, part.model_dump_json().encode())
     return path
 
 

@@ -17,7 +17,7 @@ from contract.errors import InputError, NotFiniteError, WrongShapesError
 from contract.experiment import MOST_PARAMETERS, Experiment, Model
 from contract.model_families import family_of
 
-__all__ = ["initial_arrays", "model_shapes", "parameter_shapes"]
+__all__ = ["initial_arrays", "model_shapes", "parameter_count", "parameter_shapes"]
 
 _MOST_ARRAYS, _LONGEST_NAME = 10_000, 200
 
@@ -37,6 +37,11 @@ def model_shapes(experiment: Experiment) -> dict[str, tuple[int, ...]]:
     """Shape of each parameter of the experiment's model."""
     task = experiment.task
     return parameter_shapes(experiment.model, inputs=task.width, classes=len(task.label.classes))
+
+
+def parameter_count(experiment: Experiment) -> int:
+    """How many numbers the model has. Errors as with `model_shapes`."""
+    return sum(map(math.prod, model_shapes(experiment).values()))
 
 
 def initial_arrays(

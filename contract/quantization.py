@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.experiment import Experiment
-from contract.models import model_shapes
+from contract.models import parameter_count
 from contract.norm_bound import l2_norm, update_norm
 from contract.releases import ModelUpdate
 
@@ -46,7 +46,7 @@ def is_quantized(experiment: Experiment) -> bool:
     bits = experiment.strategy.update_bits
     if bits is not None or not experiment.privacy.private:
         return bits == 8
-    return sum(map(math.prod, model_shapes(experiment).values())) >= _LARGE
+    return parameter_count(experiment) >= _LARGE
 
 
 def quantize(update: ModelUpdate, model: Arrays) -> ModelUpdate:

@@ -35,7 +35,7 @@ from clients.mechanisms.places import require_same_bits
 from clients.mechanisms.trial import require_sound
 from clients.rows.table import Table
 from contract.experiment import Experiment
-from contract.models import model_shapes
+from contract.models import parameter_count
 from contract.regression import ErrorSums, Scores, weighed
 from contract.releases import (
     COMPARISON_SENSITIVITY,
@@ -157,8 +157,8 @@ def require_places(experiment: Experiment, wish: Wish = "cpu") -> torch.device:
         InputError: see `clients.mechanisms.places.require_same_bits`.
     """
     require_sound(experiment)
-    size = sum(map(math.prod, model_shapes(experiment).values()))
-    return usable(wish, size, functools.partial(require_same_bits, experiment, _AT_ONCE, training=False))
+    trial = functools.partial(require_same_bits, experiment, _AT_ONCE, training=False)
+    return usable(wish, parameter_count(experiment), trial)
 
 
 def _compared(differences: Array, deviation: float, noise: NormalSource) -> Comparison:

@@ -29,7 +29,6 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -62,7 +61,7 @@ from clients.mechanisms.trial import require_sound
 from clients.rows.table import Table
 from contract.experiment import Experiment, Strategy
 from contract.installed_models import load
-from contract.models import model_shapes
+from contract.models import parameter_count
 from contract.releases import ModelUpdate
 
 __all__ = [
@@ -116,13 +115,9 @@ def require_places(experiment: Experiment, stated_rows: int, wish: Wish = "cpu")
         InputError: see `clients.mechanisms.places.require_same_bits`.
     """
     require_sound(experiment)
-    size = _size(experiment)
+    size = parameter_count(experiment)
     rows = block_rows(_expected_rows(experiment, stated_rows), size)
     return usable(wish, size, functools.partial(require_same_bits, experiment, rows, training=True))
-
-
-def _size(experiment: Experiment) -> int:
-    return sum(map(math.prod, model_shapes(experiment).values()))
 
 
 def _expected_rows(experiment: Experiment, stated_rows: int) -> int:
@@ -215,7 +210,7 @@ def train_without_privacy(
 
     Where a device fails they are taken again on the processor, which the site's log says.
     """
-    device, again = device_for(wish, _size(experiment)), copy.deepcopy(rng)
+    device, again = device_for(wish, parameter_count(experiment)), copy.deepcopy(rng)
     try:
         with exact(device):
             return _plain_steps(arrays, table, experiment, rng, device)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from contract.errors import ModelError, NotInstalledError
 from contract.experiment import CategoricalFeature, Experiment, Task
 from contract.installed_models import loaded_once, require_installed, with_package
-from contract.models import model_shapes
+from contract.models import parameter_count
 from contract.recipe import with_recipe
 from experiments.benchmarks.utility import Arrays, auc_of, pooled_auc, train
 from experiments.benchmarks.utility_sets import EncodedRows
@@ -97,7 +97,7 @@ def not_planted(experiment: Experiment) -> str:
     try:
         stated = with_package(experiment)
         require_installed(stated.model)
-        parameters = sum(math.prod(shape) for shape in model_shapes(stated).values())
+        parameters = parameter_count(stated)
     except NotInstalledError as exc:
         return f"{what}: {exc.what}. {exc.remedy}."
     if refused_by_all(stated):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import stat
 import subprocess
@@ -208,3 +209,18 @@ def test_outputs_are_what_the_last_layer_makes_of_what_it_is_given() -> None:
         experiment.model, arrays, table.features
     )
     np.testing.assert_allclose(difference, 1, atol=1e-6)
+
+
+def test_a_full_disk_leaves_the_part_that_was_there(
+    tmp_path: Path, part: Personal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = keep(tmp_path, plan("mlp"), part)
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        keep(tmp_path, plan("mlp"), part.model_copy(update={"part": "bias"}))
+    assert kept(tmp_path, plan("mlp"), part.model) == part
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
