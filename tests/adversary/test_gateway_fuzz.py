@@ -9,6 +9,7 @@ import contextlib
 import json
 import random
 import ssl
+import threading
 import time
 from base64 import b64encode
 from collections import Counter
@@ -44,7 +45,7 @@ from flwr.proto.run_pb2 import GetRunRequest
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 from sqlalchemy import text
 
-from contract.whole import PULL, PUSH, join
+from contract.whole import PULL, PUSH, RELEASE, join
 from server.state import tables
 from server.state.storage import open_state
 from tests.adversary.rows import Figure
@@ -56,6 +57,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600 if LONG else 900)]
 REQUESTS = 100_000 if LONG else 600
 SENDERS = 8
 GROWTH = 64 * 2**20
+LETS_GO = 6.0
+"""Seconds between two words that it asks no more: its questions are held for a second, and not for twenty."""
 SETTLES = 300.0
 """Seconds in which a SuperLink has given back what it does not use: it does so a minute after."""
 ODD_SECONDS = (0.0, -1.0, 1e-300, 1e18, 1e308, float("inf"), float("-inf"), float("nan"))
@@ -257,6 +260,31 @@ def rows(standing: Standing) -> dict[str, int]:
     return counts
 
 
+@contextlib.contextmanager
+def let_go(standing: Standing) -> Iterator[None]:
+    """While the block runs, a good question for a message is answered soon: else the senders wait, and send
+    little."""
+    north, over = standing.north, threading.Event()
+    beat = SendNodeHeartbeatRequest(node=Node(node_id=north.node), heartbeat_interval=30)
+
+    def release() -> None:
+        with httpx.Client(verify=standing.tls(north), trust_env=False, timeout=300) as line:
+            said = join([beat.SerializeToString()])
+            while True:
+                answer = line.post(standing.url + RELEASE, content=said, headers=north.signature())
+                assert answer.status_code in (200, 503), answer.text
+                if over.wait(LETS_GO):
+                    return
+
+    with ThreadPoolExecutor(1) as beside:
+        released = beside.submit(release)
+        try:
+            yield
+        finally:
+            over.set()
+        released.result()
+
+
 def flood(standing: Standing, number: int, seed: int) -> Counter[str]:
     """Send so many from several connections; how often each status came."""
 
@@ -275,7 +303,7 @@ def flood(standing: Standing, number: int, seed: int) -> Counter[str]:
             line.client.close()
         return words
 
-    with ThreadPoolExecutor(SENDERS) as senders:
+    with let_go(standing), ThreadPoolExecutor(SENDERS) as senders:
         return sum(senders.map(send, range(SENDERS)), Counter())
 
 
