@@ -154,9 +154,8 @@ class Requests:
             self._write(self._shown / key, "")
 
     def to_decide(self, digest: str) -> tuple[Request, ...]:
-        """What waits of one experiment and was shown; of one of which nothing was shown, all that waits."""
-        waiting = self.of(digest)
-        return tuple(one for one in waiting if (self._shown / one.key).exists()) or waiting
+        """What waits of one experiment and was shown."""
+        return tuple(one for one in self.of(digest) if (self._shown / one.key).exists())
 
     def remove(self, decided: Sequence[Request]) -> None:
         """These were decided.

@@ -9,15 +9,21 @@
 The key of the federation's authority is read here alone, in the operator's own processes; the gateway, which
 strangers talk to, writes requests into the state database and reads the answers there. Each act may be cut
 off at any moment and done again.
+
+A site that waits may ask again and state other rows, or another card. So what was shown to the operator is
+noted in the server's folder, by its SHA-256, and nothing else is confirmed.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import re
+import secrets
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -42,10 +48,12 @@ from server.state.enrolments import Enrolments
 from server.state.records import Enrolment
 from server.state.storage import State, open_known_state, open_state
 
-__all__ = ["Upkeep", "confirm", "invite", "make_server", "refuse", "waiting"]
+__all__ = ["Upkeep", "confirm", "invite", "make_server", "note_shown", "refuse", "waiting"]
 
 _LEAST = 16
 """Characters of a fingerprint that are compared at least: 96 bits."""
+_SHOWN = "requests-shown.json"
+"""In the server's folder: the SHA-256 of what each site asked for when the operator looked."""
 _HOUR, _DAY = 3600.0, 86_400.0
 _FILE = """\
 # How others reach this server. `tidegate server up` reads it when it starts.
@@ -140,14 +148,40 @@ def waiting(settings: ServerSettings, state: State) -> tuple[Enrolment, ...]:
     return Enrolments(state.database, running_federation(settings)).all("requested")
 
 
+def note_shown(settings: ServerSettings, requests: Sequence[Enrolment]) -> None:
+    """Note that the operator was shown these requests as they are, and no others.
+
+    Raises:
+        StorageError: that cannot be written into the server's folder.
+    """
+    path = settings.home / _SHOWN
+    aside = path.with_name(f".{_SHOWN}.{secrets.token_hex(8)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            json.dump({one.name: _digest(one) for one in requests}, file)
+        aside.replace(path)
+    except OSError as exc:
+        aside.unlink(missing_ok=True)
+        raise StorageError(
+            f"what was shown cannot be noted: {exc.strerror}",
+            where=str(path),
+            remedy="Make the server's folder writable for this user, on a disk with room",
+        ) from exc
+
+
 def confirm(
     name: str,
     fingerprint: str,
     control: ControlClient,
     settings: ServerSettings,
     stated_rows: int | None = None,
+    *,
+    agrees: Callable[[Enrolment], bool] = lambda _asked: False,
 ) -> Enrolment:
     """Let a site in whose key's fingerprint its administrator has read out; what it had asked for.
+
+    It is let in with the rows and the card that the operator was shown (`note_shown`), and with no others.
 
     Args:
         name: the site's.
@@ -155,9 +189,11 @@ def confirm(
         control: of the SuperLink.
         settings: name the state database and the federation's folder.
         stated_rows: the rows that it must state; None for those that it asked with.
+        agrees: asked about a request that was not shown as it is now.
 
     Raises:
-        InputError: it asked for nothing, was answered already, or its key has another fingerprint.
+        InputError: it asked for nothing, was answered already, its key has another fingerprint, or it asks
+            for something that was not shown.
         AddressError: the key of the federation's authority is not here.
     """
     federation = running_federation(settings)
@@ -165,6 +201,7 @@ def confirm(
         enrolments = Enrolments(state.database, federation)
         asked = _asked(enrolments, name)
         _compare(asked, fingerprint)
+        _require_shown(asked, settings.home, agrees)
         certificate = _sign(server_files(settings.home / "certificates"), asked)
         _admit(asked, control, settings, state, stated_rows or asked.stated_rows)
         if not enrolments.confirm(asked, certificate, now=datetime.now(UTC)):
@@ -174,6 +211,28 @@ def confirm(
                 remedy="Look again: tidegate server requests",
             )
     return asked
+
+
+def _digest(asked: Enrolment) -> str:
+    """Of all that is confirmed with a request."""
+    what = (asked.federation, asked.name, asked.public_key, asked.stated_rows, asked.card)
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
+def _require_shown(asked: Enrolment, home: Path, agrees: Callable[[Enrolment], bool]) -> None:
+    try:
+        shown = json.loads((home / _SHOWN).read_bytes())
+    except (OSError, ValueError):
+        shown = {}
+    known = shown.get(asked.name) if isinstance(shown, dict) else None
+    if known == _digest(asked) or agrees(asked):
+        return
+    what = "was not shown to you" if known is None else "is not what it was when you looked"
+    raise InputError(
+        f"what '{asked.name}' asks for {what}",
+        where="NAME",
+        remedy="Look at its stated rows and card: tidegate server requests. Then confirm it",
+    )
 
 
 def refuse(name: str, settings: ServerSettings) -> None:

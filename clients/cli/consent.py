@@ -99,7 +99,8 @@ def approve(
 ) -> None:
     """Let an experiment run that has asked: this plan, the installed code, its windows, so much ε.
 
-    What it has asked since you looked (`tidegate site requests`) is not approved with it.
+    What it has asked since you looked (`tidegate site requests`) is not approved with it. If you have looked
+    at none of it, it is shown now and you are asked; without a terminal nothing is approved.
     """
     from clients.code import installed_code_hash
     from clients.ledger.chain import Terms
@@ -111,13 +112,12 @@ def approve(
 
     site, code = open_site(file), installed_code_hash()
     _require_digest(digest)
-    shown = site.requests.to_decide(digest)
+    shown = site.requests.to_decide(digest) or _show_now(site, digest, code, silent=json)
     asked = [request for request in shown if request.code == code]
     if not asked:
-        stale = site.requests.of(digest)
         raise InputError(
             f"experiment {digest} was asked of other code than is installed now"
-            if stale
+            if shown
             else f"no request of experiment {digest} waits",
             where=str(file),
             remedy="Wait until the server asks again, and look at `tidegate site requests`",
@@ -148,6 +148,35 @@ def approve(
     say("It holds for this and nothing else. End it with `tidegate site revoke`.")
     if later:
         say(f"{counted(later, 'request')} of it came since you looked: `tidegate site requests`", "yellow")
+
+
+def _show_now(site: Site, digest: str, code: str, *, silent: bool) -> tuple[Request, ...]:
+    """What waits of an experiment that was never shown: shown now, to whoever sits at a terminal.
+
+    Raises:
+        InputError: there is no terminal.
+        Exit: the answer was no.
+    """
+    import sys
+
+    from contract.errors import InputError
+    from terminal.output import say
+
+    waiting = site.requests.of(digest)
+    if not any(request.code == code for request in waiting):
+        return waiting
+    if silent or not sys.stdin.isatty():
+        raise InputError(
+            f"nothing of experiment {digest} was shown to you yet",
+            where="DIGEST",
+            remedy="Look at it and at what it costs: tidegate site requests. Then approve it",
+        )
+    for request in waiting:
+        _show(_waiting(site, request), site)
+    if not typer.confirm("You have not looked at this before. Approve it?"):
+        say("nothing was approved")
+        raise typer.Exit(1)
+    return waiting
 
 
 def refuse(

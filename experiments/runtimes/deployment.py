@@ -59,7 +59,13 @@ def _join(federation: Federation, site_file: Path, key: PrivateKey, control: Con
     )
     authority = asking.authority()
     asking.ask(authority)
-    confirm(config.name, fingerprint(key.public_key()), control, settings)
+    confirm(
+        config.name,
+        fingerprint(key.public_key()),
+        control,
+        settings,
+        agrees=lambda asked: asked.stated_rows == config.stated_rows,  # both sides of it are here
+    )
     answer = asking.collect(authority)
     if answer.certificate is None:
         raise RoundError(f"site '{config.name}' was confirmed and has no certificate", where=str(site_file))

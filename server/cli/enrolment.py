@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -84,20 +84,29 @@ def invite(
 
 def requests(json: Json = False) -> None:
     """Who waits to be let in: under which name, with which key, stating and offering what."""
-    from server.enrolment import waiting
+    from server.enrolment import note_shown, waiting
     from server.settings import read_settings
     from server.state.storage import open_known_state
-    from terminal.output import print_json, print_table, say
+    from terminal.output import print_json, say
 
     settings = read_settings()
     with open_known_state(settings.state_url) as state:
         found = waiting(settings, state)
+    note_shown(settings, found)
     if json:
         print_json([_facts(one) for one in found])
         return
     if not found:
         say("Nobody waits to be let in: `tidegate server invite NAME` makes a token for a site.")
         return
+    _show(found)
+    say("Have each fingerprint read out by the site's administrator, by telephone, and then:")
+    say("tidegate server confirm NAME FINGERPRINT    (or: tidegate server refuse NAME)")
+
+
+def _show(found: Sequence[Enrolment]) -> None:
+    from terminal.output import print_table, say
+
     print_table(
         ("site", "fingerprint of its key", "stated rows", "card", "since (UTC)"),
         (
@@ -109,8 +118,6 @@ def requests(json: Json = False) -> None:
     for one in found:
         if one.rival is not None:
             say(f"'{one.name}': another key came with the same token and was refused: {one.rival}", "red")
-    say("Have each fingerprint read out by the site's administrator, by telephone, and then:")
-    say("tidegate server confirm NAME FINGERPRINT    (or: tidegate server refuse NAME)")
 
 
 def confirm(
@@ -124,7 +131,13 @@ def confirm(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Let a site in that asked: register its key, pin its rows, and sign its certificate."""
+    """Let a site in that asked: register its key, pin its rows, and sign its certificate.
+
+    What was not shown to you as it is (`tidegate server requests`) is shown now, and you are asked; without a
+    terminal it is not confirmed.
+    """
+    import sys
+
     from server.cli.acts import note_act
     from server.enrolment import confirm as confirm_site
     from server.federation import running_control
@@ -132,7 +145,8 @@ def confirm(
     from terminal.output import print_json, say
 
     settings = read_settings()
-    asked = confirm_site(name, fingerprint, running_control(), settings, rows)
+    more = {} if json or not sys.stdin.isatty() else {"agrees": _agrees}
+    asked = confirm_site(name, fingerprint, running_control(), settings, rows, **more)
     facts = f"with {asked.fingerprint}, stating {rows or asked.stated_rows:,} rows"
     note_act(settings.home, f"lets site '{name}' in, {facts}")
     if json:
@@ -140,6 +154,15 @@ def confirm(
         return
     pinned = f"{rows or asked.stated_rows:,} rows"
     say(f"site '{name}' may connect with {asked.fingerprint}, and must state {pinned}")
+
+
+def _agrees(asked: Enrolment) -> bool:
+    """Show it to whoever sits at the terminal, and ask them."""
+    from terminal.output import say
+
+    say(f"What '{asked.name}' asks for was not shown to you as it is now:", "yellow")
+    _show((asked,))
+    return typer.confirm("Let it in?")
 
 
 def refuse(name: Name, json: Json = False) -> None:

@@ -109,8 +109,12 @@ class Enrolments:
         return _invited(self.invitations(), secret)
 
     def confirm(self, asked: Enrolment, certificate: str, *, now: datetime) -> bool:
-        """Answer a request with a certificate; false if it is no longer that key's, or was answered."""
+        """Answer a request with a certificate; false if it is no longer that key's, or was answered.
+
+        What is kept is what was asked when the operator answered, whatever the site has said meanwhile.
+        """
         values = {"state": "confirmed", "certificate": certificate, "answered": now}
+        values |= {name: getattr(asked, name) for name in _ANEW}
         return self._change(asked, "requested", values)
 
     def refuse(self, asked: Enrolment, *, now: datetime) -> bool:

@@ -129,6 +129,7 @@ class World:
         site = self.site(name)
         token = self.invited(name)
         self.run("site", "join", token, "--site", site, "--wait", "0", code=1)
+        self.server("requests")
         self.server("confirm", name, key_of(site))
         self.run("site", "join", token, "--site", site, "--wait", "300")
         return site
@@ -238,6 +239,7 @@ def test_from_nothing_to_a_connected_site_and_out_again(world: World) -> None:
     assert "no site 'north' is admitted" in world.server("revoke", "north", code=2)
     again = world.invited("north")  # with the key of before it is refused, in words
     world.run("site", "join", again, "--site", site, "--wait", "0", code=1)
+    world.server("requests")
     assert "a key is admitted once" in world.server("confirm", "north", key_of(site), code=2)
     world.server("refuse", "north")
     assert "has refused this site" in world.run("site", "join", again, "--site", site, "--wait", "0", code=1)
@@ -287,11 +289,44 @@ def test_a_site_that_is_stopped_goes_on_with_the_same_command(world: World) -> N
         joining.send_signal(number)
         joining.communicate(timeout=600)
     assert joining.returncode == 130
+    world.server("requests")
     world.server("confirm", "west", key_of(site))
     assert "was answered already: confirmed" in world.server("confirm", "west", key_of(site), code=2)
     world.run("site", "join", token, "--site", site, "--wait", "300")
     world.run("site", "join", token, "--site", site, "--wait", "300")  # it does no harm
     assert not [path for path in (site.parent / "keys").iterdir() if path.name.startswith(".")]
+
+
+def test_what_is_confirmed_is_what_the_operator_was_shown(world: World) -> None:
+    """The site asks again with the same key, once the operator has looked: other rows, another card."""
+    site, token = world.site("shifty"), world.invited("shifty")
+    key, shown = key_of(site), site.read_text()
+
+    def ask(text: str) -> None:
+        site.write_text(text)
+        world.run("site", "join", token, "--site", site, "--wait", "0", code=1)
+
+    def admitted() -> dict[str, int]:
+        with world.enrolments() as state:
+            return {one.name: one.stated_rows for one in state.admitted_sites("standing")}
+
+    ask(shown)
+    assert "was not shown to you" in world.server("confirm", "shifty", key, code=2)  # nobody has looked
+    world.server("requests")
+    for other in (
+        shown.replace("stated_rows = 50", "stated_rows = 5000"),
+        shown.replace("high = 120", "high = 100"),
+    ):
+        ask(other)
+        for more in ((), ("--rows", "50")):
+            told = world.server("confirm", "shifty", key, *more, code=2)
+            assert "'shifty' asks for is not what it was when you looked" in told
+            assert "tidegate server requests" in told
+        assert "shifty" not in admitted()
+    ask(shown)  # as it was shown
+    world.server("confirm", "shifty", key)
+    assert admitted()["shifty"] == 50
+    world.run("site", "join", token, "--site", site, "--wait", "300")
 
 
 @contextmanager
@@ -430,6 +465,7 @@ def test_a_confirmation_that_is_cut_off_is_done_again(world: World, monkeypatch:
 
     site, token = world.site("cut"), world.invited("cut")
     world.run("site", "join", token, "--site", site, "--wait", "0", code=1)
+    world.server("requests")
     settings = world.federation.settings
 
     class KilledError(BaseException):

@@ -62,6 +62,7 @@ def test_a_site_s_administrator(
     tidegate("site", "backup", site, "site.db")
     site.write_text(f'{site.read_text()}approval = "ask"\n')
     assert (word(ask(site, "train", instruction=TRAIN)), known) == ("approval", EXPERIMENT.digest)
+    tidegate("site", "requests", site)
     up = ("site", "up", pinned, "--superlink", "127.0.0.1:1")
     provoke(
         tidegate,

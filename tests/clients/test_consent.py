@@ -71,6 +71,9 @@ def listed(tidegate: Command, site: Path) -> dict[str, Any]:
 
 
 def approve(tidegate: Command, site: Path, *more: object, digest: str = EXPERIMENT.digest) -> dict[str, Any]:
+    """As an administrator does who has looked: what was asked after an earlier look waits on."""
+    if not open_site(site).requests.to_decide(digest):
+        listed(tidegate, site)
     found: dict[str, Any] = json.loads(tidegate("site", "approve", site, digest, *more, "--json"))
     return found
 
@@ -140,6 +143,7 @@ def test_other_code_than_the_approved_is_asked_anew(
         monkeypatch.setattr(f"{module}.installed_code_hash", lambda: "0" * 64)
     assert asked(site, replace(TRAIN, step=2)) == "approval"
     monkeypatch.undo()
+    assert "other code" in tidegate("site", "approve", site, EXPERIMENT.digest, code=2)  # not looked at
     (request,) = listed(tidegate, site)["requests"]
     assert request["installed"] is False
     assert "IS NOT" in tidegate("site", "requests", site)
@@ -380,6 +384,28 @@ def test_what_a_server_adds_after_the_look_is_not_approved_with_it(site: Path, t
     assert [asked(site, other), listed(tidegate, site)["requests"]] == ["answered", []]
 
 
+def test_what_nobody_has_looked_at_is_not_approved(
+    site: Path, tidegate: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An administrator who was told the digest by a scientist does not take what a server has added to it."""
+    asked(site)
+    other = replace(TRAIN, run="more", windows=("w2",))
+    asked(site, other)
+    before = entries(site)
+    for more in ((), ("--any-window", "--epsilon", "9"), ("--json",)):
+        said = tidegate("site", "approve", site, EXPERIMENT.digest, *more, code=2)
+        assert "nothing of experiment" in said
+        assert "was shown to you yet" in said
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    for answer, code in ((False, 1), (True, 0)):
+        assert entries(site) == before
+        monkeypatch.setattr("typer.confirm", lambda _question, answer=answer: answer)
+        said = tidegate("site", "approve", site, EXPERIMENT.digest, code=code)
+        assert "a training run on w1" in said
+        assert "a training run on w2" in said
+    assert [asked(site), asked(site, other)] == ["answered", "answered"]
+
+
 def test_what_was_approved_for_one_federation_holds_for_no_other(
     site: Path, tidegate: Command, tmp_path: Path
 ) -> None:
@@ -417,6 +443,7 @@ def test_what_cannot_be_approved_is_said_and_nothing_is_entered(
     site: Path, tidegate: Command, more: list[str], says: str
 ) -> None:
     asked(site)
+    listed(tidegate, site)
     assert says in tidegate("site", "approve", site, *more, code=2)
     assert entries(site) == ["refuse"]
 

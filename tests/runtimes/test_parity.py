@@ -47,6 +47,7 @@ class StandingFederation(Standing):
         asked = self.site("join", token, "--site", path, "--wait", "0", code=1)
         fingerprint = re.search(r"SHA256:\S+", asked)
         assert fingerprint, asked
+        self.operator("server", "requests")
         self.operator("server", "confirm", name, fingerprint[0])
         self.site("join", token, "--site", path, "--wait", "300")
         with (self.folder / f"{name}.log").open("ab") as log:
