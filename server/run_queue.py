@@ -2,7 +2,7 @@
 
     1. what an earlier server had begun is submitted again, under its name: it goes on from its checkpoint
     2. what has ended leaves its place to the next in the queue (`server.state.submissions`)
-    3. what somebody wants stopped is stopped
+    3. what somebody wants stopped is stopped, and all of whom the operator has revoked
     4. of whoever has several places, one is given to a person who has waited for a minute and has none
 
 The API wakes it for what people ask; else it looks while runs go on, and now and then when none does.
@@ -73,6 +73,7 @@ class RunQueue:
 
     def adopt(self) -> None:
         """Submit again what an earlier server had begun and not ended."""
+        self.submissions.end_revoked()
         for one in self.submissions.active(self.federation):
             self._take_up(one)
 
@@ -89,6 +90,8 @@ class RunQueue:
 
     def look(self) -> bool:
         """See what has ended or is to be stopped, and submit what is next; whether any goes on or waits."""
+        for one in self.submissions.end_revoked():
+            self.say(f"run '{one.run}' of {one.person} is stopped by {one.stopped_by}")
         active = self.submissions.active(self.federation)
         for one in active:
             self._follow(one)

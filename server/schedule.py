@@ -23,6 +23,7 @@ from datetime import UTC, datetime, timedelta
 
 from contract.errors import RegistryError, RoundError, TakenOverError, TidegateError
 from contract.experiment import Experiment
+from contract.mandate import read_mandate
 from contract.words import counted
 from monitoring.schedule import run_clock
 from server.beside import working_beside
@@ -32,12 +33,21 @@ from server.jobs.job import Job
 from server.line.flower import ControlClient
 from server.settings import ServerSettings
 from server.state.owner import this_process
+from server.state.people import People
 from server.state.records import ScheduleRecord, WindowCheck, WindowState
 from server.state.schedules import Schedules
 from server.state.storage import State, open_state
 from server.window_runs import Waiting, WindowRuns, outcome_words
 
-__all__ = ["RETRIES", "WindowChecks", "has_champion", "run_schedules", "schedules_beside", "waits_for"]
+__all__ = [
+    "RETRIES",
+    "WindowChecks",
+    "has_champion",
+    "run_schedules",
+    "schedules_beside",
+    "signer_is_out",
+    "waits_for",
+]
 
 RETRIES = (timedelta(minutes=1), timedelta(minutes=10), timedelta(hours=1), timedelta(hours=6))
 """How long after each failed try of a window the next one is."""
@@ -68,8 +78,17 @@ def run_schedules(settings: ServerSettings, *, say: Say, stop: threading.Event) 
         schedules = checks.schedules
         later: dict[ScheduleRecord, datetime] = {}
 
+        said: set[str] = set()
+
+        def goes_on(one: ScheduleRecord) -> bool:
+            gone = signer_is_out(one, state)
+            if gone and gone not in said:
+                said.add(gone)
+                say(f"schedule: {gone}")
+            return not gone
+
         def look() -> Sequence[str]:
-            due = [one for one in schedules.all() if not one.paused and is_due(one)]
+            due = [one for one in schedules.all() if not one.paused and is_due(one) and goes_on(one)]
             active = [one for one in due if has_champion(one.experiment, state)]
             for one in active:
                 _enter_closed(one, schedules, later)
@@ -85,7 +104,7 @@ def run_schedules(settings: ServerSettings, *, say: Say, stop: threading.Event) 
                 if _check_asked(experiment, checks):
                     continue
                 kept = [one for one in schedules.all() if one.experiment == experiment and not one.paused]
-                if not kept or checks.check(kept[0].plan) is None:
+                if not kept or not goes_on(kept[0]) or checks.check(kept[0].plan) is None:
                     return
 
         run_clock(look, work, interval=_LOOK, stop=stop, report=lambda words: say(f"schedule: {words}"))
@@ -113,6 +132,27 @@ def has_champion(experiment: str, state: State) -> bool:
     return True
 
 
+def signer_is_out(schedule: ScheduleRecord, state: State) -> str:
+    """Why nothing is done in the name of who signed a schedule, in a sentence; empty where it may be.
+
+    Nothing is, once their token was revoked or is over; nor with another key than they sign with since.
+    """
+    if not schedule.mandate:
+        return ""
+    signed = read_mandate(schedule.mandate)
+    name = signed.mandate.scientist
+    person = next((one for one in People(state.database).all() if one.name == name), None)
+    if person is None:  # of before there were people
+        return ""
+    anew = f"have it signed anew: `tidegate schedule sign` of '{schedule.experiment}'"
+    if not person.may_enter(datetime.now(UTC)):
+        gone = "was revoked" if person.revoked else "is over"
+        return f"the token of '{name}', who signed '{schedule.experiment}', {gone}: {anew}"
+    if person.signing_key != signed.key:
+        return f"'{name}' has not said again that '{schedule.experiment}' is signed with their key: {anew}"
+    return ""
+
+
 def waits_for(schedule: ScheduleRecord, state: State, now: datetime) -> str:
     """What a schedule does now, or waits for, in a sentence.
 
@@ -121,10 +161,8 @@ def waits_for(schedule: ScheduleRecord, state: State, now: datetime) -> str:
         state: of the server.
         now: the moment.
     """
-    if schedule.paused:
-        return f"paused: `tidegate schedule resume {schedule.experiment}` goes on"
-    if not has_champion(schedule.experiment, state):
-        return "waits for a first version: train one with `tidegate run`"
+    if why := _rests(schedule, state):
+        return why
     checks = Schedules(state.database).checks(schedule.experiment)
     for check in checks:
         if check.state == "checking":
@@ -136,6 +174,17 @@ def waits_for(schedule: ScheduleRecord, state: State, now: datetime) -> str:
     if later is None:
         return "its calendar has ended"
     return f"waits for {later[0]}, which is due at {later[1]:%Y-%m-%d %H:%M} UTC"
+
+
+def _rests(schedule: ScheduleRecord, state: State) -> str:
+    """Why none of its windows is checked, whatever closes; empty where they are."""
+    if schedule.paused:
+        return f"paused: `tidegate schedule resume {schedule.experiment}` goes on"
+    if gone := signer_is_out(schedule, state):
+        return gone
+    if not has_champion(schedule.experiment, state):
+        return "waits for a first version: train one with `tidegate run`"
+    return ""
 
 
 def _enter_closed(
@@ -248,8 +297,9 @@ class _Attempt:
         """
         state, window = self.checks.state, self.taken.window
         kept = [one for one in self.checks.schedules.all() if one.experiment == self.experiment.name]
-        mandate = kept[0].mandate if kept else ""
-        runs = WindowRuns(state=state, experiment=self.experiment, mandate=kept[0].signed if kept else None)
+        holds = bool(kept) and not signer_is_out(kept[0], state)
+        mandate = kept[0].mandate if holds else ""
+        runs = WindowRuns(state=state, experiment=self.experiment, mandate=kept[0].signed if holds else None)
         state.end_dead_runs()
         last = runs.last(window)
         if last is not None and runs.is_over(window):

@@ -94,16 +94,50 @@ def list_people(json: Json = False) -> None:
 
 
 @app.command()
-def revoke(name: Name) -> None:
-    """Take a person's token back, from their next request on. Their runs go on."""
+def revoke(name: Name, json: Json = False) -> None:
+    """Take a person's token back, from their next request on, and end what they have begun.
+
+    Their runs that are queued leave the queue, and those that go on are stopped. A schedule that they signed
+    stops at its next window. What they had asked to be checked is not.
+    """
     from server.cli.acts import note_act
     from server.settings import read_settings
     from server.state.people import People
+    from server.state.schedules import Schedules
     from server.state.storage import open_known_state
-    from terminal.output import say
+    from server.state.submissions import Submissions
+    from terminal.output import print_json, say
 
     settings = read_settings()
     with open_known_state(settings.state_url) as state:
         People(state.database).revoke(name)
-    note_act(settings.home, f"revokes the token of '{name}'")
+        note_act(settings.home, f"revokes the token of '{name}'")
+        runs = [one for one in Submissions(state.database).end_revoked() if one.person == name]
+        schedules = Schedules(state.database)
+        checks = schedules.forget_asked_by(name)
+        signed = [
+            one.experiment
+            for one in schedules.all()
+            if (mandate := one.signed) is not None and mandate.scientist == name
+        ]
+    if json:
+        print_json(
+            {
+                "name": name,
+                "runs": [one.run for one in runs],
+                "schedules": signed,
+                "checks": [{"experiment": one.experiment, "window": one.window} for one in checks],
+            }
+        )
+        return
     say(f"'{name}' may come in no more")
+    for one in runs:
+        begun = "is taken out of the queue" if one.state == "ended" else "is stopped"
+        say(f"their run '{one.run}' {begun}; it could be resumed: tidegate runs resume {one.run}", "yellow")
+    for experiment in signed:
+        say(
+            f"they signed the schedule of '{experiment}': it stops at its next window until another", "yellow"
+        )
+        say("scientist signs it: tidegate schedule sign FILE", "yellow")
+    for check in checks:
+        say(f"the check of '{check.experiment}', window {check.window}, is not theirs any more", "yellow")

@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from contract.errors import InputError
@@ -89,19 +89,19 @@ class Schedules:
         Raises:
             InputError: it has no schedule.
         """
-        kept = self.get(experiment)
-        closed = [window for window, _ in kept.calendar.due(datetime.now(UTC))] if paused else []
-        schedules, checks = tables.schedules, tables.window_checks
-        asked = (
-            (checks.c.experiment == experiment) & (checks.c.state == "waiting") & checks.c.plan.is_not(None)
-        )
+        kept, schedules, checks = self.get(experiment), tables.schedules, tables.window_checks
         with self._database.write() as connection:
             same = update(schedules).where(schedules.c.experiment == experiment)
             connection.execute(same.values(paused=paused))
             if paused:
-                ours = asked & checks.c.window.in_(closed)
-                connection.execute(update(checks).where(ours).values(asked_by=None, plan=None))
-                connection.execute(checks.delete().where(asked))
+                _forget_asked(connection, checks.c.experiment == experiment, [kept])
+
+    def forget_asked_by(self, person: str) -> tuple[WindowCheck, ...]:
+        """Forget the checks that a person has asked for and that wait, as `pause` does; which these were."""
+        table = tables.window_checks
+        mine, kept = table.c.asked_by == person, self.all()
+        with self._database.write() as connection:
+            return _forget_asked(connection, mine, kept)
 
     def _set(self, experiment: str, **values: object) -> None:
         table = tables.schedules
@@ -266,6 +266,21 @@ class Schedules:
         mine &= (table.c.owner == check.owner) & (table.c.attempts == check.attempts)
         with self._database.write() as connection:
             return bool(connection.execute(update(table).where(mine).values(values)).rowcount)
+
+
+def _forget_asked(
+    connection: Connection, which: ColumnElement[bool], kept: Sequence[ScheduleRecord]
+) -> tuple[WindowCheck, ...]:
+    """Give what people asked for and waits back to the schedules; what is none of theirs is forgotten."""
+    table, now = tables.window_checks, datetime.now(UTC)
+    which &= (table.c.state == "waiting") & table.c.plan.is_not(None)
+    found = _records(connection.execute(_wanted().where(which).with_for_update()).all())
+    for one in kept:
+        closed = [window for window, _ in one.calendar.due(now)]
+        ours = which & (table.c.experiment == one.experiment) & table.c.window.in_(closed)
+        connection.execute(update(table).where(ours).values(asked_by=None, plan=None))
+    connection.execute(table.delete().where(which))
+    return found
 
 
 def _is_held(check: WindowCheck, now: datetime) -> bool:

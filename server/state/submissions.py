@@ -14,6 +14,9 @@ while and has none, whoever has the most, and two at least, gives the place of t
 again behind those that wait, and goes on from its last finished round later. A person's only run is never
 taken from its place: with more people than places, each waits until a run of another has ended.
 
+Whoever's token is revoked has nothing more done: what is queued leaves the queue, what goes on is stopped.
+Once they are let in again, they or an operator may resume it.
+
 A stop is written down here and done by whoever works on the queue (`server.queue`): so it is not lost when
 the server is stopped between the two.
 """
@@ -44,6 +47,7 @@ MOST_QUEUED = 50
 _MOST_IN_AN_HOUR = 500
 """Of one person: each is kept for ever, and may have a megabyte."""
 _TRIES = 10
+_REVOKED, _OVER = "the operator: the token was revoked", "the server: the token is over"
 _LONGEST_DETAIL = 2000
 
 
@@ -118,8 +122,8 @@ class Submissions:
             mandate: what they signed; empty where they signed nothing.
 
         Raises:
-            InputError: this person has too many in the queue, or has submitted too many of late; or another
-                run has that name.
+            InputError: this person has too many in the queue, or has submitted too many of late, or has no
+                good token any more; or another run has that name.
         """
         table = tables.submissions
         values = {
@@ -137,6 +141,7 @@ class Submissions:
         for name in [run] if run else (name_run(title) for _ in range(_TRIES)):
             try:
                 with self._database.write() as connection:
+                    _require_good(connection, person)
                     _require_room(connection, person)
                     taken = select(tables.runs.c.name).where(tables.runs.c.name == name)
                     if connection.execute(taken).first() is not None:
@@ -255,11 +260,29 @@ class Submissions:
                 return True
             return connection.execute(select(table.c.id).where(goes_on)).first() is not None
 
+    def end_revoked(self) -> tuple[SubmissionRecord, ...]:
+        """End what people whose token was revoked have in the queue; the runs as they were.
+
+        What is queued leaves the queue, and what goes on is stopped. Of a token that has ended with its day
+        only what is queued does not begin: what goes on was allowed when it began.
+        """
+        table, people, now = tables.submissions, tables.people, datetime.now(UTC)
+        revoked, queued = people.c.revoked.is_not(None), table.c.state == "queued"
+        out = revoked | (queued & (people.c.expires <= now))
+        open_ones = (table.c.state != "ended") & (table.c.stopped_by == "")
+        wanted = _wanted().add_columns(people.c.revoked).join(people, people.c.name == table.c.person)
+        with self._database.read() as connection:
+            rows = connection.execute(wanted.where(open_ones & out)).all()
+        words = {row.run: _OVER if row.revoked is None else _REVOKED for row in rows}
+        ended = [run for run, by in words.items() if self.stop(run, by=by)]
+        return tuple(self.of_runs(ended).values())
+
     def resume(self, run: str) -> bool:
         """Put a run that has ended into the queue again; false where it has not, or is not known.
 
         Raises:
-            InputError: its owner has too many in the queue, or has submitted too many of late.
+            InputError: its owner has too many in the queue, or has submitted too many of late, or has no good
+                token any more.
         """
         table, found = tables.submissions, self.get(run)
         if found is None:
@@ -274,6 +297,7 @@ class Submissions:
         }
         ended = (table.c.run == run) & (table.c.state == "ended")
         with self._database.write() as connection:
+            _require_good(connection, found.person)
             _require_room(connection, found.person)
             return bool(connection.execute(update(table).where(ended).values(anew)).rowcount)
 
@@ -346,6 +370,24 @@ def _in_turn(open_ones: Sequence[Any]) -> list[Any]:
             turns.append((before[row.person], row))
             before[row.person] += 1
     return [row for _, row in sorted(turns, key=lambda turn: turn[0])]  # of equals the oldest first
+
+
+def _require_good(connection: Connection, person: str) -> None:
+    """Refuse what would be done for somebody whose token was revoked or is over, perhaps just now.
+
+    Raises:
+        InputError: they have no good token any more.
+    """
+    wanted = select(tables.people.c.revoked, tables.people.c.expires).where(tables.people.c.name == person)
+    known = connection.execute(wanted).one_or_none()
+    if known is None or (
+        known.revoked is None and (known.expires is None or datetime.now(UTC) < known.expires)
+    ):
+        return
+    raise InputError(
+        f"the token of '{person}', whose run it is, {'is over' if known.revoked is None else 'was revoked'}",
+        remedy="An operator lets them in again: tidegate server person add",
+    )
 
 
 def _require_room(connection: Connection, person: str) -> None:

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from sqlalchemy import update
 
 from contract.errors import AddressError, InputError, RoundError, UnansweredError
 from contract.experiment import Experiment
@@ -20,7 +21,8 @@ from server.beside import working_beside
 from server.jobs.job import RangeQuestion, read_job
 from server.line.flower import ControlClient, RunState
 from server.run_queue import _MOST_REFUSALS, RunQueue, _work
-from server.state import submissions
+from server.state import submissions, tables
+from server.state.people import People
 from server.state.storage import State, open_state
 from server.state.submissions import MOST_QUEUED, SubmissionRecord, Submissions
 from tests.server.federation import plan
@@ -221,6 +223,69 @@ def test_of_one_person_no_more_are_kept_in_an_hour(queue: RunQueue, monkeypatch:
     with pytest.raises(InputError, match="in the last hour"):
         queue.submissions.resume(name)
     add(queue, "ben")
+
+
+def test_nothing_of_whom_the_operator_revoked_begins_or_goes_on(
+    queue: RunQueue, superlink: FakeSuperLink, state: State
+) -> None:
+    """Ada fills the queue before her token is taken back, and asks for more on her way out."""
+    people, said = People(state.database), list[str]()
+    queue.say = said.append
+    for name in ("ada", "ben"):
+        people.add(name, "scientist")
+    begun, *waiting = add(queue, "ada", "ada", "ada", "ada")
+    queue.at_once = 1
+    queue.look()
+    (bens,) = add(queue, "ben")
+    people.revoke("ada")
+    for asks in (lambda: add(queue, "ada"), lambda: queue.submissions.resume(waiting[0])):
+        with pytest.raises(InputError, match=r"token of 'ada', whose run it is, was revoked.*person add"):
+            asks()
+    for _ in range(3):
+        queue.look()
+    assert superlink.began == [begun, bens]
+    assert superlink.stopped == [2**63 + 1]
+    ended = queue.submissions.of_runs([begun, *waiting])
+    assert {one.state for one in ended.values()} == {"ended"}
+    assert {one.stopped_by for one in ended.values()} == {"the operator: the token was revoked"}
+    assert sum("of ada is stopped by the operator" in words for words in said) == 4
+    people.add("ada", "scientist")  # let in again, she goes on where she was, when she says so
+    superlink.ended[2**63 + 2] = "completed"
+    queue.look()
+    assert superlink.began == [begun, bens]
+    assert queue.submissions.resume(begun)
+    queue.look()
+    assert superlink.began == [begun, bens, begun]
+
+
+def test_of_whom_the_operator_revoked_nothing_is_taken_up_by_a_later_server(
+    queue: RunQueue, superlink: FakeSuperLink, state: State
+) -> None:
+    People(state.database).add("ada", "scientist")
+    add(queue, "ada", "ada")
+    queue.look()
+    People(state.database).revoke("ada")
+    fresh = FakeSuperLink(2**62)
+    again = replace(queue, control=cast(ControlClient, fresh))
+    again.adopt()
+    assert (fresh.began, again.look()) == ([], False)
+
+
+def test_with_a_token_that_is_over_nothing_begins_and_what_has_begun_goes_on(
+    queue: RunQueue, superlink: FakeSuperLink, state: State
+) -> None:
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    People(state.database).add("ada", "scientist", expires=soon)
+    begun, waits = add(queue, "ada", "ada")
+    queue.at_once = 1
+    queue.look()
+    with state.database.write() as connection:
+        connection.execute(update(tables.people).values(expires=soon - timedelta(hours=2)))
+    with pytest.raises(InputError, match="is over"):
+        add(queue, "ada")
+    queue.look()
+    assert queue.submissions.get(waits).state == "ended"  # type: ignore[union-attr]
+    assert (superlink.began, superlink.stopped) == ([begun], [])
 
 
 def test_another_federation_in_the_database_is_left_alone(queue: RunQueue, superlink: FakeSuperLink) -> None:

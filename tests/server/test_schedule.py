@@ -18,12 +18,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 import server.schedule
 from contract.errors import AddressError
 from contract.experiment import Experiment
-from contract.mandate import mandate_for, sign_mandate
+from contract.mandate import mandate_for, public_key_of, sign_mandate
 from contract.standing import Standing
 from server.line.flower import RunState
-from server.schedule import WindowChecks, has_champion, run_schedules
+from server.schedule import WindowChecks, has_champion, run_schedules, signer_is_out, waits_for
 from server.settings import ServerSettings
 from server.state.owner import this_process
+from server.state.people import People
 from server.state.records import ScheduleRecord, WindowCheck
 from server.state.schedules import Schedules
 from server.state.storage import State
@@ -117,6 +118,90 @@ def test_what_was_signed_goes_with_the_checks_that_it_covers(state: State, sched
     assert server.asked[0] == ("2026-W01", "fake-1-2026-W01-1")
     assert server.mandates == [signed, ""]
     assert "fake, window 2026-W02: its mandate does not cover this check" in " ".join(said)
+
+
+KEY = Ed25519PrivateKey.generate()
+
+
+def signed_by(scientist: str, key: Ed25519PrivateKey = KEY) -> str:
+    weeks = Standing(every="week", first="2026-W01", last="2026-W05", tries=1, drift_epsilon=0.5)
+    mandate = mandate_for(
+        plan(quorum=2), run="fake-1", code="c" * 64, authority="a" * 64, scientist=scientist,
+        expires=datetime.now(UTC) + timedelta(days=1), covers=weeks,
+    )  # fmt: skip
+    return sign_mandate(mandate, key)
+
+
+def test_a_schedule_stops_where_who_signed_it_was_revoked(
+    tmp_path: Path, state: State, schedules: Schedules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its windows are due; none is checked, nor asked for in the name of whom the operator revoked."""
+    people, said, checked = People(state.database), list[str](), list[str]()
+    people.add("ada", "scientist")
+    (ada,) = people.all()
+    people.keep_signing_key(ada, public_key_of(KEY))
+    keep(schedules)
+    schedules.sign("fake", signed_by("ada"))
+    put_into_service(state)
+
+    def check(self: WindowChecks, experiment: Experiment, window: str | None = None) -> None:
+        checked.append(experiment.name)
+
+    def look() -> None:
+        settings = ServerSettings(
+            home=tmp_path / "home",
+            state_url=f"sqlite:///{tmp_path}/home/state.db",
+            tracking_uri="",
+            artifact_root=tmp_path,
+        )
+        run_schedules(settings, say=said.append, stop=threading.Event())
+
+    def clock(look: Callable[[], list[str]], work: Callable[[str], None], **_: object) -> None:
+        looks.append(look())
+        work("fake")
+
+    looks: list[list[str]] = []
+    monkeypatch.setattr(WindowChecks, "check", check)
+    monkeypatch.setattr(server.schedule, "run_clock", clock)
+    record, now = schedules.get("fake"), datetime.now(UTC)
+    look()
+    assert (looks.pop(), checked.pop()) == (["fake"], "fake")
+    assert "token" not in waits_for(record, state, now)
+    people.revoke("ada")
+    look()
+    gone = "the token of 'ada', who signed 'fake', was revoked: have it signed anew"
+    assert (looks, checked) == ([[]], [])
+    assert sum(gone in words for words in said) == 1
+    assert gone in waits_for(record, state, now)
+    server_ = Server(state)
+    server_.acts = [server_.fails("x")]
+    monkeypatch.undo()
+    checks, _ = checks_of(state, server_)
+    schedules.enter("fake", [("2026-W01", now)])
+    assert checks.check(plan(quorum=2)) is not None  # an operator asks: not in her name
+    assert server_.mandates == [""]
+    people.add("ada", "scientist")  # again, and she has not connected: whose key it is is not known
+    assert "has not said again" in waits_for(record, state, now)
+    (ada,) = people.all()
+    people.keep_signing_key(ada, public_key_of(Ed25519PrivateKey.generate()))
+    assert "has not said again" in waits_for(record, state, now)
+    people.keep_signing_key(ada, public_key_of(KEY))
+    assert signer_is_out(record, state) == ""
+
+
+def test_what_somebody_asked_for_who_was_revoked_is_not_checked_for_them(
+    state: State, schedules: Schedules
+) -> None:
+    keep(schedules)
+    schedules.enter("fake", [("2026-W01", datetime.now(UTC))])
+    other = plan(quorum=2).model_copy(update={"name": "other"})
+    for experiment, window in ((plan(quorum=2), "2026-W01"), (plan(quorum=2), "2999-W01"), (other, "x")):
+        schedules.ask(experiment, window, by="ada", now=datetime.now(UTC))
+    schedules.ask(other, "y", by="olga", now=datetime.now(UTC))
+    forgotten = {(one.experiment, one.window) for one in schedules.forget_asked_by("ada")}
+    assert forgotten == {("fake", "2026-W01"), ("fake", "2999-W01"), ("other", "x")}
+    assert [(one.window, one.asked_by) for one in schedules.checks("fake")] == [("2026-W01", "")]
+    assert [(one.window, one.asked_by) for one in schedules.checks("other")] == [("y", "olga")]
 
 
 def test_a_window_is_checked_by_the_server_and_is_done(state: State, schedules: Schedules) -> None:
