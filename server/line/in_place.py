@@ -1,47 +1,142 @@
-"""What takes microseconds is done where it is asked for, not in another thread.
+"""Flower's handlers, called in the loop where they are asked for, and not by FastAPI.
 
-FastAPI calls each plain function on the way to a handler in a thread of a pool: the parsed request, the
-state, the run's task, the versions. For one of Flower's requests these are six, each of which looks something
-up in memory, and to ask a thread and hear from it costs more than all that they do: a third of what a round
-of four sites cost the SuperLink. Here the loop calls them itself, and the check of a site's signature.
+FastAPI finds the route of each request anew, asks a pool of threads for each thing that a handler takes (the
+parsed request, the state, the run's task, the versions), and one for the handler. For one request of Flower's
+these are six, which look something up in memory, and to ask a thread costs more than what it does. A message
+with all that it holds is nine requests, each of which carries the same signature of the site. So here
 
-A handler still runs in a thread: it may hash, read or write megabytes.
+    a handler's arguments    are what FastAPI would give it, by the route's own list, made in the loop
+    a handler                runs in the loop where it moves few bytes, all in memory; in a thread otherwise
+    a site's signature       is checked once for the same key and time; the time and the node each time
+
+A route that takes anything which is not known here goes FastAPI's way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from fastapi.routing import iter_route_contexts
+from fastapi.security import APIKeyHeader
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 
-__all__ = ["look_up_in_place"]
+__all__ = ["Handlers", "look_up_in_place"]
+
+_ROUTES = ("/v1/fleet/", "/v1/runtime/")
+_MOST_SIGNATURES, _LONGEST_SIGNED = 1024, 2**10
+"""Signatures that are remembered, and the bytes of key, time and signature of one; an honest one has 350."""
+
+
+class Handlers:
+    """Flower's, of one app.
+
+    Args:
+        is_short: whether a request, by its path and its protobuf message, moves so few bytes that its handler
+            may run in the loop.
+    """
+
+    def __init__(self, is_short: Callable[[str, Any], bool]) -> None:
+        self._is_short = is_short
+        self._by_path: Mapping[str, Any] | None = None
+
+    async def answer(self, request: Request) -> bool:
+        """Have a request handled, and its result kept in the request's state as Flower's route does.
+
+        Returns:
+            Whether it was; FastAPI is to be asked otherwise.
+        """
+        if self._by_path is None:
+            self._by_path = _plain_routes(request.scope["app"])
+        path = request.scope["path"]
+        needs = self._by_path.get(path)
+        if needs is None or request.method != "POST":
+            return False
+        handle = functools.partial(needs.call.__wrapped__, **_arguments(needs, request))
+        told = request.state.protobuf_request
+        result = handle() if self._is_short(path, told) else await run_in_threadpool(handle)
+        request.state.protobuf_response = result
+        return True
 
 
 def look_up_in_place() -> None:
-    """Have Flower's lookups and its check of signatures called in the loop of this process."""
-    from fastapi.dependencies import utils
-    from flwr.supercore.dependencies.version import VersionDependency
+    """Have Flower check a site's signature in the loop of this process, and the same one once."""
     from flwr.superlink.routers.fleet import node_auth
 
-    quick = _lookups()
+    async def call(function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(*arguments)
 
-    async def call(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        if function in quick or isinstance(function, VersionDependency):
-            return function(*arguments, **named)
-        return await run_in_threadpool(function, *arguments, **named)
-
-    for module in (utils, node_auth):
-        places: Any = module
-        places.run_in_threadpool = call
+    module: Any = node_auth
+    module.run_in_threadpool = call
+    module.verify_signature = _checked_once(module.bytes_to_public_key, module.verify_signature)
+    module.bytes_to_public_key = bytes
 
 
-def _lookups() -> frozenset[Callable[..., Any]]:
+def _checked_once(
+    read: Callable[[bytes], Any], verify: Callable[[Any, bytes, bytes], bool]
+) -> Callable[[bytes, bytes, bytes], bool]:
+    """The check of a signature by a key's bytes, which remembers what it found."""
+
+    def check(public_key: bytes, signed: bytes, signature: bytes) -> bool:
+        return verify(read(public_key), signed, signature)
+
+    remembered = functools.lru_cache(_MOST_SIGNATURES)(check)
+
+    def check_once(public_key: bytes, signed: bytes, signature: bytes) -> bool:
+        is_long = len(public_key) + len(signed) + len(signature) > _LONGEST_SIGNED
+        return (check if is_long else remembered)(public_key, signed, signature)
+
+    return check_once
+
+
+def _plain_routes(app: Any) -> Mapping[str, Any]:
+    """What each handler takes, by its path, of those that take nothing but what `_value` gives."""
+    from flwr.supercore.protobuf.routing import ProtobufRoute
+
+    known, found = _lookups(), {}
+    for route in iter_route_contexts(app.routes):
+        if not isinstance(route.route, ProtobufRoute):
+            continue
+        path, needs = route.path or "", route.dependant
+        if needs is None or not path.startswith(_ROUTES):
+            continue
+        if all(_is_plain(one, known) for one in needs.dependencies):
+            found[path] = needs
+    return found
+
+
+def _lookups() -> frozenset[Any]:
     from flwr.supercore.dependencies.runtime import get_runtime_handlers, get_runtime_state, get_task
     from flwr.supercore.protobuf.translation import get_protobuf_request
     from flwr.superlink.dependencies.linkstate import get_linkstate
-    from flwr.superlink.routers.fleet.node_auth import authenticate_node
     from flwr.superlink.routers.fleet.router import get_enable_supernode_auth
 
     of_app = (get_linkstate, get_runtime_state, get_runtime_handlers, get_enable_supernode_auth)
-    return frozenset((get_protobuf_request, authenticate_node, get_task, *of_app))
+    return frozenset((get_protobuf_request, get_task, *of_app))
+
+
+def _is_plain(needs: Any, known: frozenset[Any]) -> bool:
+    from flwr.supercore.dependencies.version import VersionDependency
+
+    if needs.path_params or needs.query_params or needs.header_params or needs.cookie_params:
+        return False
+    if needs.body_params or needs.request_param_name is None:
+        return False
+    if isinstance(needs.call, APIKeyHeader):
+        return not needs.call.auto_error
+    is_known = isinstance(needs.call, VersionDependency) or needs.call in known
+    return is_known and all(_is_plain(one, known) for one in needs.dependencies)
+
+
+def _arguments(needs: Any, request: Request) -> dict[str, Any]:
+    """What a handler or a lookup is to be called with; what has no name is called because it may refuse."""
+    values = [(one.name, _value(one, request)) for one in needs.dependencies]
+    return {name: value for name, value in values if name is not None}
+
+
+def _value(needs: Any, request: Request) -> Any:
+    if isinstance(needs.call, APIKeyHeader):
+        return request.headers.get(needs.call.model.name)
+    return needs.call(**{needs.request_param_name: request}, **_arguments(needs, request))

@@ -51,6 +51,9 @@ _APP_PULLS, _APP_CONFIRMS = "/v1/runtime/pull-messages", "/v1/runtime/confirm-me
 _SITES = "/v1/fleet/"
 _SMALL = 2**20
 """Bytes of a part of a reply that is read whoever sends it, and of a reply that comes in one request."""
+_FEW = 2**16
+"""Bytes of an object below which it is in memory, and moved within microseconds."""
+_MESSAGES = frozenset({"pull-messages", "push-messages", "confirm-message-received"})
 _AROUND = 2**16
 """Bytes of a request beside the part in it."""
 _SILENCE = 30.0
@@ -162,6 +165,21 @@ class Replies:
             self._arriving[node] -= length
             if not self._arriving[node]:
                 del self._arriving[node]
+
+    def is_short(self, path: str, told: Any) -> bool:
+        """Whether a request moves few bytes, and touches nothing but what is in memory.
+
+        Args:
+            path: of the request.
+            told: what it says.
+        """
+        kind = path.rpartition("/")[2]
+        if kind == "push-object":
+            return len(told.object_content) < _FEW
+        if kind == "pull-object":
+            size = self.sizes.get(told.object_id, self.reply_sizes.get(told.object_id, _FEW))
+            return size < _FEW
+        return kind in _MESSAGES
 
     async def answer(self, request: Request, handled: Ask) -> Response:
         """What the handler says, or a refusal in its place.

@@ -38,7 +38,7 @@ from contract.allocator import reuse_large_blocks
 from contract.collector import collect_rarely
 from contract.releases import MOST_VALUES
 from server.line.flower import run_superlink
-from server.line.in_place import look_up_in_place
+from server.line.in_place import Handlers, look_up_in_place
 from server.line.long_poll import LongPoll
 from server.line.replies import Replies, RequestRefusedError
 from server.line.rest import Rest
@@ -90,6 +90,7 @@ class ShortWay:
         self._chain = tuple(reversed(chain))
         self._polls = polls or LongPoll()
         self._replies = Replies(largest_reply)
+        self._handlers = Handlers(self._replies.is_short)
         self._rest = Rest()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -140,6 +141,8 @@ class ShortWay:
 
     async def _handled(self, request: Request) -> Response:
         """What the handler behind them answers; its body is whole, for no handler on this way streams."""
+        if await self._handlers.answer(request):
+            return Response()  # in whose place Flower puts what the handler said
         body = await request.body()
         start: Message = {}
         parts: list[bytes] = []
