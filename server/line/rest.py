@@ -1,7 +1,8 @@
 """What freed memory the SuperLink keeps for the next messages, it keeps for a minute.
 
 Large updates want freed memory kept (`contract.allocator`), and a moment with many requests leaves it lying
-between what is used: 100,000 odd requests of one site left 290 MB, of which Python held 40.
+between what is used: 100,000 odd requests of one site left 290 MB, of which Python held 40. An error
+that was answered may be in a cycle with its request, and the collector looks rarely: it looks here too.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 
 from contract.allocator import give_back
+from contract.collector import collect
 
 __all__ = ["Rest"]
 
@@ -38,4 +40,5 @@ class Rest:
 
     def _give_back(self) -> None:
         self._due, self._bytes = None, 0
+        collect()
         give_back()

@@ -35,7 +35,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contract.allocator import reuse_large_blocks
-from contract.collector import collect_rarely
+from contract.collector import collect_rarely, leave_loaded
 from contract.releases import MOST_VALUES
 from server.line.flower import run_superlink
 from server.line.in_place import Handlers, look_up_in_place
@@ -218,6 +218,7 @@ def run(serve: Serve = _serve) -> None:
         return [Middleware(ShortWay, middlewares=middlewares, **options)]
 
     def serve_app(app: ASGIApp, **options: Any) -> None:
+        leave_loaded()
         serve(app, options, polls.end)
 
     run_superlink(arrange, superexec=superexec_command(), serve=serve_app)

@@ -62,3 +62,28 @@ def test_nothing_is_looked_for_at_the_end() -> None:
     assert "found" in run()[1]
     assert "found" in run("rarely", "thawed")[1]
     assert "found" not in run("rarely")[1]
+
+
+_LEFT = """\
+import gc, weakref
+from contract.collector import collect, leave_loaded
+
+class Kept:
+    pass
+
+def cycle():
+    turn = Kept()
+    turn.self = turn
+    return weakref.ref(turn)
+
+before = cycle()
+leave_loaded()
+left, after = gc.get_freeze_count(), cycle()
+collect()
+print(left > 1000, len(gc.get_objects()) < left, before() is None, after() is None)
+"""
+
+
+def test_what_is_loaded_is_left_and_what_comes_after_is_not() -> None:
+    done = subprocess.run([sys.executable, "-c", _LEFT], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True"] * 4

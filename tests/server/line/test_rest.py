@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import time
+import weakref
 
 import psutil
 import pytest
@@ -35,6 +37,31 @@ def test_it_gives_back_once_after_many_bytes(monkeypatch: pytest.MonkeyPatch) ->
 
     asyncio.run(noting())
     assert given == [1]
+
+
+class Error(Exception):
+    """One that holds itself, as one does that is kept where it was met."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.context = self
+
+
+def test_an_error_that_was_answered_goes_too() -> None:
+    async def noting() -> None:
+        gone = weakref.ref(Error())
+        Rest(seconds=0.01).note(2**21)
+        assert gone() is not None
+        while gone() is not None:
+            await asyncio.sleep(0.01)
+
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        asyncio.run(asyncio.wait_for(noting(), 60))
+    finally:
+        if was_on:
+            gc.enable()
 
 
 PROGRAM = """
