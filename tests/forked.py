@@ -3,18 +3,22 @@
 A command's imports take up to four seconds of a processor, and tests that read what commands say start
 hundreds. Each is still a process of its own: with its own folder, environment, output, memory and end.
 Tests of how a program starts, and of what it imports, start it anew.
+
+The workers of one test run share that process: its imports take nine seconds of a processor.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import functools
 import gc
 import importlib
 import json
 import os
 import select
+import selectors
 import signal
 import socket
 import subprocess
@@ -25,6 +29,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from tests.connections import HOOK
 
 __all__ = ["run_forked"]
 
@@ -45,7 +51,9 @@ _LIBRARIES = (
     "server.federation",
 )
 _LONGEST_ORDER = 2**20
+_LOG = "TIDEGATE_TEST_CONNECTIONS"
 _lock = threading.Lock()
+_started: list[subprocess.Popen[bytes]] = []
 _codes: list[Any] = []
 """What this command ends with."""
 
@@ -71,7 +79,7 @@ def run_forked(
         answer, theirs = os.pipe()
         files = [stdout.fileno(), stderr.fileno(), theirs]
         with _lock:
-            socket.send_fds(_parent()[0], [json.dumps(order).encode()], files)
+            socket.send_fds(_parent(), [json.dumps(order).encode()], files)
         os.close(theirs)
         code = _wait(answer, timeout, arguments)
         stdout.seek(0)
@@ -93,32 +101,50 @@ def _wait(answer: int, timeout: float, arguments: Sequence[str]) -> int:
 
 
 @functools.cache
-def _parent() -> tuple[socket.socket, subprocess.Popen[bytes]]:
-    """The parent of this test process's commands, and the line to it; it ends when the line does."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs:
+def _parent() -> socket.socket:
+    """A line to the parent of this test run's commands.
+
+    The first that needs it starts it; it ends with the last line to it.
+    """
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", f"alone-{os.getpid()}")
+    place = Path(tempfile.gettempdir()) / f"tidegate-forks-{os.getuid()}-{run}"
+    line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with Path(f"{place}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            line.connect(str(place))
+        except (FileNotFoundError, ConnectionRefusedError):
+            place.unlink(missing_ok=True)
+            _start_parent(place)
+            line.connect(str(place))
+    return line
+
+
+def _start_parent(place: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(place))
+        listener.listen()
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.forked", str(theirs.fileno())],
+            [sys.executable, "-m", "tests.forked", str(listener.fileno()), str(place)],
             cwd=Path(__file__).resolve().parents[1],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
-            pass_fds=[theirs.fileno()],
+            pass_fds=[listener.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
         )
-    return ours, process
+    _started.append(process)  # it lasts as long as this process, which says so of what it forgets
 
 
 def main() -> None:
     """Import, then be the parent of commands; in each forked process, be its command."""
-    line = socket.socket(fileno=int(sys.argv[1]))
+    listener, place = socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2])
     atexit.register(_end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     importlib.import_module("contract.collector").collect_rarely()
     for name in _LIBRARIES:
         importlib.import_module(name)
     gc.freeze()
-    order, (stdout, stderr, answer) = _forked(line)
-    line.close()
+    order, (stdout, stderr, answer) = _forked(listener, place)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _leave_one_that_waits(answer)
     for ours, standard in ((stdout, 1), (stderr, 2)):
@@ -127,18 +153,41 @@ def main() -> None:
     _become(order)
 
 
-def _forked(line: socket.socket) -> tuple[dict[str, Any], list[int]]:
+def _forked(listener: socket.socket, place: Path) -> tuple[dict[str, Any], list[int]]:
     """Fork for each order that comes; return in the forked process alone, with the order and its files."""
-    while True:
-        order, files, _, _ = socket.recv_fds(line, _LONGEST_ORDER, 3)
-        if not order:
-            _reap(0)
-            os._exit(0)
-        if os.fork() == 0:
-            return json.loads(order), files
-        for file in files:
-            os.close(file)
-        _reap(os.WNOHANG)
+    lines: set[socket.socket] = set()
+    with selectors.DefaultSelector() as selector:
+        selector.register(listener, selectors.EVENT_READ)
+        while True:
+            for found, _ in selector.select():
+                asked = found.fileobj
+                assert isinstance(asked, socket.socket)
+                if asked is listener:
+                    line, _ = listener.accept()
+                    lines.add(line)
+                    selector.register(line, selectors.EVENT_READ)
+                    continue
+                order, files, _, _ = socket.recv_fds(asked, _LONGEST_ORDER, 3)
+                if not order:
+                    selector.unregister(asked)
+                    lines.remove(asked)
+                    asked.close()
+                    if not lines:
+                        _end_parent(place)
+                elif os.fork() == 0:
+                    for line in (listener, *lines):
+                        line.close()
+                    return json.loads(order), files
+                for file in files:
+                    os.close(file)
+                _reap(os.WNOHANG)
+
+
+def _end_parent(place: Path) -> None:
+    _reap(0)
+    place.unlink(missing_ok=True)
+    Path(f"{place}.lock").unlink(missing_ok=True)
+    os._exit(0)
 
 
 def _reap(options: int) -> None:
@@ -161,8 +210,11 @@ def _become(order: dict[str, Any]) -> None:
     program = importlib.import_module("experiments.cli.main")
     before = order["before"] and getattr(importlib.import_module(order["before"][0]), order["before"][1])
     os.chdir(order["place"])
+    log = os.environ.get(_LOG)
     os.environ.clear()
     os.environ.update(order["environment"])
+    if os.environ.get(_LOG) != log:  # another worker's, who answers for what this command connects to
+        exec(HOOK, {})  # noqa: S102
     sys.path[0] = order["place"]
     sys.argv = [str(program.__file__), *order["arguments"]]
     if before:

@@ -6,6 +6,7 @@ start without.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -37,10 +38,16 @@ def lay_mlflow_database(path: Path) -> None:
     if path.exists():
         return
     made = _shared[-1] / "mlflow-database.db"
-    if not made.exists():
-        with tempfile.TemporaryDirectory(dir=_shared[-1]) as folder:
-            fresh = Path(folder) / "mlflow.db"
-            subprocess.run([sys.executable, "-c", _MAKE, str(fresh)], cwd=_ROOT, check=True)
-            fresh.replace(made)
+    with made.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # all workers begin with tests that need one
+        if not made.exists():
+            _make(made)
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(made, path)
+
+
+def _make(made: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=made.parent) as folder:
+        fresh = Path(folder) / "mlflow.db"
+        subprocess.run([sys.executable, "-c", _MAKE, str(fresh)], cwd=_ROOT, check=True)
+        fresh.replace(made)
