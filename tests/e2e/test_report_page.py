@@ -128,9 +128,8 @@ def press(browser: webdriver.Chrome, button: WebElement) -> None:
 def look(browser: webdriver.Chrome, path: Path, *words: str) -> bool:
     """Open the page, unfold its rows and its tests; says whether anything of the attacks ran."""
     browser.get("about:blank")
-    browser.get(path.as_uri())
+    see(browser, path.as_uri(), *words)
     if words:
-        see(browser, path.as_uri(), *words)
         for button in browser.find_elements(By.CSS_SELECTOR, "tbody tr button"):
             press(browser, button)
         end = time.monotonic() + 600

@@ -62,12 +62,19 @@ def serve_quickly(line: Connection) -> None:
 Write = Callable[[Instruction], None]
 
 
-@pytest.fixture
-def queue(monkeypatch: pytest.MonkeyPatch) -> Iterator[ReportQueue]:
+@pytest.fixture(scope="module")
+def lasting_queue() -> Iterator[ReportQueue]:
+    """One for all tests, as a site has: its process imports for two seconds. One that died is replaced."""
     made = ReportQueue(serve_quickly)
-    monkeypatch.setattr(drift, "report_queue", lambda: made)
     yield made
     made.close()
+
+
+@pytest.fixture
+def queue(lasting_queue: ReportQueue, monkeypatch: pytest.MonkeyPatch) -> Iterator[ReportQueue]:
+    monkeypatch.setattr(drift, "report_queue", lambda: lasting_queue)
+    yield lasting_queue
+    lasting_queue.settle()
 
 
 def write(folder: Path, instruction: Instruction, *, experiment: Experiment = PLAN) -> None:
