@@ -29,9 +29,10 @@ from contract.messages import Instruction
 from tests.cards import card_for
 from tests.failure.federation import LONG
 
-KILLS = 100 if LONG else 50
 REQUESTS = 10
 """Of one site: the ledger that is killed has a past."""
+KILLS = 100 if LONG else 2 * REQUESTS
+"""At random moments; a kill before each SQL statement meets all states of the file already."""
 
 EXPERIMENT = parse_experiment(
     """\
