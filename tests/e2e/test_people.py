@@ -177,7 +177,17 @@ def standing(tmp_path: Path) -> Iterator[Standing]:
             agent.wait(timeout=300)
 
 
+@pytest.mark.long
 def test_two_scientists_share_a_queue_that_outlives_the_server(standing: Standing, tmp_path: Path) -> None:
+    """The whole of it at a server and two sites.
+
+    Alone: connecting and running at such a server (tests/runtimes/test_parity.py), leaving with Ctrl-C and
+    stopping (the test below), the queue and a server that starts again (tests/server/test_run_queue.py), a
+    certificate that must be compared (tests/scientist/test_connection.py), roles and owners
+    (test_commands.py beside it), a line that is cut (tests/server/api/test_events.py,
+    tests/scientist/test_runs.py), tokens that are revoked or kept out of logs
+    (tests/server/api/test_api.py).
+    """
     made = {
         name: json.loads(standing.operator("server", "person", "add", name, "--role", role, "--json"))
         for name, role in (

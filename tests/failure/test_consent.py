@@ -77,10 +77,15 @@ def test_a_wait_that_ends_leaves_a_run_that_can_be_resumed(
     assert charges(rows[0]) - before < charges(rows[2])  # the first round was paid before
 
 
+@pytest.mark.long
 def test_a_standing_run_goes_on_without_a_site_takes_it_in_and_loses_it_again(
     sites: MakeSites, settings: MakeSettings, tmp_path: Path
 ) -> None:
-    """Real processes: the agent is asked each round, the administrator decides with commands meanwhile."""
+    """Real processes: the agent is asked each round, the administrator decides with commands meanwhile.
+
+    In one process `test_a_run_waits_for_the_one_approval_that_its_quorum_lacks` shows how a site is taken in,
+    and tests/clients/test_consent.py that what was revoked is refused.
+    """
     experiment = plan(rounds=2000, quorum=2, private=True)
     rows, here = sites("standing"), settings("standing-home")
     late = rows[1]

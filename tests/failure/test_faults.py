@@ -43,11 +43,10 @@ RUNS = (
     ]
     if LONG
     else [
-        pytest.param(0, ("worker", "everything"), marks=kills),
+        pytest.param(0, ("worker",), marks=kills),
         pytest.param(1, KINDS, marks=[kills, pytest.mark.long]),
     ]
 )
-ROUNDS = 30
 FEW = 12
 
 
@@ -66,18 +65,23 @@ def kill(federation: HurtFederation, kind: str, job: Job, rng: random.Random) ->
 def test_a_run_goes_on_whichever_process_is_killed(
     number: int, among: tuple[str, ...], federation: HurtFederation, unharmed: Unharmed
 ) -> None:
-    """The short form kills each of these once; the long one up to five, whichever."""
-    experiment, rng = plan(rounds=ROUNDS), random.Random(number)
+    """The short form kills each of these once; the long one up to five, whichever.
+
+    What only the case of `make long` kills: a SuperLink is killed in test_lasting_state.py too, a server in
+    the middle of its run in test_kill_and_resume.py.
+    """
+    rounds_of_run = 30 if LONG or len(among) > 1 else FEW
+    experiment, rng = plan(rounds=rounds_of_run), random.Random(number)
     job = train(f"killed-{number}", experiment)
     kinds = rng.choices(among, k=rng.randint(1, 5)) if LONG else rng.sample(among, k=len(among))
-    rounds = sorted(rng.sample(range(1, ROUNDS - 2), k=len(kinds)))
+    rounds = sorted(rng.sample(range(1, rounds_of_run - 2), k=len(kinds)))
     federation.submit(job)
     for after, kind in zip(rounds, kinds, strict=True):
         federation.wait_for_round(job.run, after)
         time.sleep(rng.uniform(0, 0.3))
         kill(federation, kind, job, rng)
     record = federation.finish(job)
-    assert [len(one.counted) for one in federation.rounds(job.run)] == [3] * ROUNDS
+    assert [len(one.counted) for one in federation.rounds(job.run)] == [3] * rounds_of_run
     account = unharmed(job, record)
     assert account.again <= 2 * sum(kind in ("agent", "worker", "everything") for kind in kinds) * 3
 
@@ -148,9 +152,15 @@ def test_a_site_ten_times_slower_is_waited_for_where_the_quorum_needs_it(
 
 
 @faults
+@pytest.mark.long
 def test_a_site_that_joins_in_round_five_counts_from_then_on(
     federation: HurtFederation, tally: Tally
 ) -> None:
+    """With real processes.
+
+    In one process: `test_a_site_that_joins_late_counts_from_then_on` (tests/server/test_rounds.py) and
+    `test_a_late_site_counts_from_then_on_and_the_passport_says_in_which_rounds` (tests/server/jobs).
+    """
     rounds = 3 * FEW  # some seconds: it goes on when round 4 has been seen
     experiment = plan(rounds=rounds, quorum=2, grace=30.0)
     job = train("joined", experiment)

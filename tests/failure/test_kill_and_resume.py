@@ -27,7 +27,6 @@ from tests.failure.federation import LONG, Arrays
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("kills")]
 
 ROUNDS = 30
-"""As in test_faults.py, whose undisturbed run is this one's too."""
 
 MakeExperiment = Callable[..., Experiment]
 MakeSites = Callable[[str], list[Path]]

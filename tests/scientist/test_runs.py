@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -91,3 +91,19 @@ def test_a_program_is_told_at_the_end_alone(
     said = told(monkeypatch, capsys, progress(north="waiting for approval"), json=True)
     assert said.startswith("{")
     assert "waiting" not in said
+
+
+@pytest.mark.parametrize("json", [False, True])
+def test_a_line_that_is_cut_is_said_to_a_person(
+    json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def follow(*_: object, cut: Callable[[], None]) -> Iterator[BaseModel]:
+        cut()
+        yield progress(north="")
+
+    monkeypatch.setattr(scientist.watching, "follow", follow)
+    server: Any = Server()
+    watch_run(server, "visits-1", json=json)
+    said = capsys.readouterr()
+    assert said.err == ("" if json else "the line to the server is cut; trying again\n")
+    assert "cut" not in said.out

@@ -5,6 +5,13 @@ clock of another is half a minute wrong. The gateway's port is open to sites, th
 
 It is the README's story: `operator`, `administrator` and `scientist` are its sections, and the last test
 makes sure that each of their commands was typed. The tests are its chapters, in their order.
+
+It is part of `make long`. `make test` tells it, shorter, on one machine (tests/e2e/test_readme.py), and shows
+each of its troubles alone: clocks, proxies and names (tests/cli/test_site_doctor.py,
+tests/clients/line/test_clock.py); strangers at the SuperLink's port, other users of the server
+(tests/adversary/test_superlink_port.py, tests/server/api/test_mlflow.py); a drifted week and its challenger
+(tests/server/test_cycle.py, tests/e2e/test_demo.py); roles (tests/server/api); starting again
+(tests/server/test_schedule.py, tests/server/line/test_lasting_state.py).
 """
 
 from __future__ import annotations
@@ -35,6 +42,7 @@ from tests.mlflow_database import lay_mlflow_database
 
 pytestmark = [
     pytest.mark.e2e,
+    pytest.mark.long,
     pytest.mark.xdist_group("hosts"),
     pytest.mark.skipif(bool(lacking()), reason=lacking()),
 ]
