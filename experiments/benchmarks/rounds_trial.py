@@ -148,7 +148,12 @@ class Trial:
             make_server(home, file)
         self._file = file
         self._federation = Federation(
-            home=home, settings=settings, processes=self._processes, superlink=superlink, file=file
+            home=home,
+            settings=settings,
+            processes=self._processes,
+            lasting=superlink is TIDEGATE_SUPERLINK,
+            superlink=superlink,
+            file=file,
         )
         self._call_files: list[Path] = []
         self._runs = 0

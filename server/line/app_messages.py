@@ -6,15 +6,18 @@ requests of a round of four sites these were 22. Here what is short goes togethe
 
     POST APP_PUSH   a PushAppMessagesRequest,    its answer, and those to the objects that were wanted
                     a PushObjectRequest each
-    POST APP_PULL   a PullAppMessagesRequest     its answer; and of the replies that are there and short the
-                                                 name of each object, and the object
+    POST APP_PULL   a PullAppMessagesRequest     its answer; of the replies that are there and short the name
+                                                 of each object, and the object; of those that are long, the
+                                                 name of each that is a file, and where that lies
 
 What came is not confirmed here: that removes a reply's objects, and the SuperLink does so as it gives them.
 Nothing more can be lost by it, for Flower gives the reply itself once, to the first who asks. Whoever dies
 over it asks the same message again, and the site answers from its ledger.
 
-What is long goes as Flower has it, a few at a time. A stock SuperLink knows no such routes, and is asked for
-one after another.
+What is long goes as Flower has it, few at a time. But a long object lies in a file of the SuperLink, whose
+ServerApp is on the same machine and of the same user: it reads the file, and holds it against the object's
+name. Where there is no such file, as in another container, it asks for the object. A stock SuperLink knows
+no such routes, and is asked for one after another.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 from weakref import WeakSet
 
@@ -44,11 +49,13 @@ from server.line.flower import (
     objects_in,
 )
 
-__all__ = ["APP_PULL", "APP_PUSH", "MOST_MESSAGES", "content_size", "pull_messages", "push_messages"]
+__all__ = ["APP_PULL", "APP_PUSH", "FILE", "MOST_MESSAGES", "content_size", "pull_messages", "push_messages"]
 
 APP_PULL, APP_PUSH = "/v1/runtime/whole/pull", "/v1/runtime/whole/push"
 MOST_MESSAGES = 256
 """That are sent together."""
+FILE = "file:"
+"""Before the name of an object in whose place its file is named."""
 _SIDE_BY_SIDE = 3
 """Long replies that are pulled at a time: what one costs this process and another the SuperLink overlaps."""
 _log = logging.getLogger("flwr")
@@ -128,14 +135,14 @@ def pull_messages(grid: Grid, message_ids: list[str]) -> Iterator[Message]:
             alone.append(one)
         else:
             yield from _opened(one.messages_list[0].metadata, objects)
-    yield from _pulled(grid, alone)
+    yield from _pulled(grid, alone, contents)
 
 
-def _pulled(grid: Grid, found: Iterable[Any]) -> Iterator[Message]:
+def _pulled(grid: Grid, found: Iterable[Any], contents: dict[str, bytes]) -> Iterator[Message]:
     ahead: deque[Future[list[Message]]] = deque()
     with ThreadPoolExecutor(_SIDE_BY_SIDE) as threads:
         for one in found:
-            ahead.append(threads.submit(_pull_one, grid, one))
+            ahead.append(threads.submit(_pull_one, grid, one, contents))
             if len(ahead) > _SIDE_BY_SIDE:
                 yield from ahead.popleft().result()
         while ahead:
@@ -176,7 +183,7 @@ def _opened(said: Any, objects: dict[str, bytes]) -> list[Message]:
     return _readable(open_it, said.reply_to_message_id)
 
 
-def _pull_one(grid: Grid, found: Any) -> list[Message]:
+def _pull_one(grid: Grid, found: Any, contents: dict[str, bytes]) -> list[Message]:
     """One reply, to the message that the SuperLink says, whatever its body says; or what is in its place."""
     from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 
@@ -186,7 +193,7 @@ def _pull_one(grid: Grid, found: Any) -> list[Message]:
     if objects_in(tree) > MOST_OBJECTS:
         return [_in_its_place(name, REFUSED, TOO_MANY_PARTS)]
     asked: Any = grid
-    answered = _Answered(asked._runtime_client, found)
+    answered = _Answered(asked._runtime_client, found, contents)
     pulled = _readable(lambda: _with_client(grid, answered).pull_messages(()), name)
     if any(message.has_error() and message.error.code in NO_ANSWER for message in pulled):
         # A part did not come. If that is because the SuperLink refused it, it says so when asked again.
@@ -244,16 +251,33 @@ def _with_client(grid: Grid, client: Any) -> Grid:
 
 
 class _Answered:
-    """A client that knows the answer to its next question for messages."""
+    """A client that knows the answer to its next question for messages, and where some objects lie."""
 
-    def __init__(self, client: Any, found: Any) -> None:
-        self._client, self._found = client, found
+    def __init__(self, client: Any, found: Any, contents: dict[str, bytes]) -> None:
+        self._client, self._found, self._contents = client, found, contents
 
     def PullMessages(self, _request: Any) -> Any:  # noqa: N802 - Flower's name
         return self._found
 
+    def PullObject(self, request: Any) -> Any:  # noqa: N802 - Flower's name
+        content = _read(self._contents.get(FILE + request.object_id, b""), request.object_id)
+        if content is None:
+            return self._client.PullObject(request)
+        return SimpleNamespace(object_found=True, object_available=True, object_content=content)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
+
+
+def _read(path: bytes, name: str) -> bytes | None:
+    """The object of this name, if it is in that file: there may be none, or another's on another machine."""
+    from flwr.supercore.inflatable.inflatable_object import get_object_id
+
+    try:
+        content = Path(path.decode()).read_bytes() if path else b""
+    except OSError:
+        return None
+    return content if content and get_object_id(content) == name else None
 
 
 class _Letter:

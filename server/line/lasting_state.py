@@ -113,6 +113,11 @@ class PartStore(InMemoryObjectStore):
         with content:
             return content.read()
 
+    def file_of(self, object_id: str) -> Path | None:
+        """Where a long part lies until it is deleted; None of any other."""
+        with self.lock_store:
+            return self._files.get(object_id)
+
     def delete(self, object_id: str) -> None:
         """Remove a part that no other is made of, and those that were its own."""
         with self.lock_store:

@@ -21,13 +21,14 @@ from flwr.proto.message_pb2 import (
 )
 from flwr.proto.node_pb2 import Node
 from flwr.proto.runtime_pb2 import PullAppMessagesResponse, PushAppMessagesResponse
+from flwr.superlink.dependencies.linkstate import get_linkstate
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Message
 
 from contract.whole import MOST_SAID, MOST_TOGETHER, PULL, PUSH, RELEASE, join, object_names, split
-from server.line.app_messages import APP_PULL, APP_PUSH, MOST_MESSAGES
+from server.line.app_messages import APP_PULL, APP_PUSH, FILE, MOST_MESSAGES
 from server.line.flower import MOST_OBJECTS, objects_in
 
 __all__ = ["Questions", "answer_whole", "is_whole"]
@@ -121,9 +122,10 @@ async def _pull(
 
 
 async def _pull_replies(request: Request, question: bytes, ask: Ask, sizes: Mapping[str, int]) -> Response:
-    """The replies, and the objects of those that are there and short: what else there is, is asked for alone.
+    """The replies, and the objects of those that are there: what else there is, is asked for alone.
 
-    A reply that is given with all its objects is confirmed: it would not be given again.
+    A reply that is given with all its objects is confirmed: it would not be given again. Of a long one the
+    files are named, from which the ServerApp of this machine reads; it confirms what it has read.
     """
     found = await ask(_part(request, "pull-messages", question))
     if found.status_code >= 400:
@@ -143,7 +145,17 @@ async def _pull_replies(request: Request, question: bytes, ask: Ask, sizes: Mapp
                 node=_SERVER, run_id=run, message_object_id=message.metadata.message_id
             )
             await ask(_part(request, "confirm-message-received", arrived.SerializeToString()))
+        elif size > MOST_TOGETHER:
+            parts += _files(request, names)
     return Response(join(parts), media_type=_TYPE)
+
+
+def _files(request: Request, names: Sequence[str]) -> list[bytes]:
+    """Where those of a reply lie that are files, in turns with their names."""
+    file_of = getattr(get_linkstate(request).object_store, "file_of", None)
+    files = {} if file_of is None else {name: file_of(name) for name in names}
+    found = ((FILE + name, str(path)) for name, path in files.items() if path is not None)
+    return [word.encode() for pair in found for word in pair]
 
 
 async def _objects(request: Request, run: int, names: Sequence[str], ask: Ask) -> list[bytes] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from starlette.middleware import Middleware
 
 from clients.line.packing import PackedReply, pack
 from contract.whole import MOST_TOGETHER, PULL, PUSH, join, object_names, split
-from server.line.app_messages import APP_PULL, APP_PUSH, MOST_MESSAGES, pull_messages, push_messages
+from server.line.app_messages import APP_PULL, APP_PUSH, FILE, MOST_MESSAGES, pull_messages, push_messages
 from server.line.flower import MOST_OBJECTS, NO_ANSWER, UNREADABLE, assume_identity
 from server.line.lasting_state import lasting_factories
 from server.line.secret import HEADER, Sends
@@ -239,9 +239,63 @@ def test_a_long_reply_goes_alone_and_no_short_one_waits_for_it(link: Link) -> No
     found = list(pull_messages(grid, names))
     assert values(found[:2]) == {b"s", b"w"}
     assert values(found[2:]) == {long}
-    assert link.wire.paths.count("/v1/runtime/pull-object") == 3
+    assert link.wire.paths.count("/v1/runtime/pull-object") == 2  # the long object is read from its file
     assert link.wire.paths.count("/v1/runtime/confirm-message-received") == 1
     assert len(link.state.object_store) == 0
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+def of_another(path: Path) -> None:
+    path.write_bytes(b"another's")
+
+
+def a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("change", [gone, of_another, a_folder])
+def test_a_file_that_is_not_what_it_was_is_not_read(
+    link: Link, change: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in another container than the SuperLink's: there the ServerApp asks for what was in it."""
+    grid, names, messages = asked(link)
+    long = bytes(MOST_TOGETHER)
+    link.push("north", link.reply("north", messages["north"], long))
+    given = link.state.object_store.file_of
+
+    def elsewhere(name: str) -> Path | None:
+        path = given(name)
+        if path is None:
+            return None
+        copy = path.with_name("elsewhere")
+        copy.write_bytes(path.read_bytes())
+        change(copy)
+        return Path(copy)
+
+    monkeypatch.setattr(link.state.object_store, "file_of", elsewhere)
+    assert values(list(pull_messages(grid, names))) == {long}
+    assert link.wire.paths.count("/v1/runtime/pull-object") == 3
+
+
+def test_no_other_run_is_told_of_a_file(link: Link) -> None:
+    grid, names, messages = asked(link)
+    link.push("north", link.reply("north", messages["north"], bytes(MOST_TOGETHER)))
+    _, other = link.run()
+    question = join([PullAppMessagesRequest(message_ids=names).SerializeToString()])
+    answer = link.caller.post(APP_PULL, question, {**TYPE, TASK_TOKEN_HEADER: other})
+    assert answer.status_code >= 400
+    assert FILE.encode() not in answer.content
+    key = link.keys["north"]
+    answer = link.caller.post(
+        APP_PULL, question, {**TYPE, **signed(key, public_key_to_bytes(key.public_key()))}
+    )
+    assert answer.status_code >= 400
+    assert FILE.encode() not in answer.content
+    assert len(values(list(pull_messages(grid, names)))) == 1
 
 
 def test_all_replies_together_have_one_bound(link: Link) -> None:

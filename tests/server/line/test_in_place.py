@@ -21,6 +21,7 @@ from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_DEPENDENCY
 from flwr.superlink import main
 from flwr.superlink.routers.fleet import node_auth
 from starlette.exceptions import HTTPException as Refused
+from starlette.types import Message
 
 from server.line.in_place import Handlers, _plain_routes, look_up_in_place
 
@@ -105,7 +106,11 @@ def test_a_bad_signature_stays_bad(door: Door) -> None:
     assert door.opens(signed(), door.node)
 
 
-@pytest.mark.parametrize("key", [b"", b"\0", b"x" * 5000, PUBLIC[:-40], PUBLIC * 20])
+@pytest.mark.parametrize(
+    "key",
+    [b"", b"\0", b"x" * 5000, PUBLIC[:-40], PUBLIC * 20],
+    ids=["none", "a byte", "long", "cut short", "many"],
+)
 def test_what_is_no_key_opens_nothing(door: Door, key: bytes) -> None:
     assert not door.opens({**signed(), FLEET_HTTP_PUBLIC_KEY_HEADER: b64encode(key).decode()}, door.node)
 
@@ -154,9 +159,13 @@ def test_a_route_with_a_check_that_is_not_known_is_fastapi_s() -> None:
     assert _plain_routes(app).keys() == {"/v1/fleet/plain"}
     handlers = Handlers(lambda *_: True)
 
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
     def answered(path: str, method: str = "POST") -> bool:
         request = Request(
-            {"type": "http", "app": app, "method": method, "path": path, "headers": [], "state": {}}
+            {"type": "http", "app": app, "method": method, "path": path, "headers": [], "state": {}},
+            receive,
         )
         request.state.protobuf_request = PullMessagesRequest()
         was = asyncio.run(handlers.answer(request))

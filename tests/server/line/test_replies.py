@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from base64 import b64encode
 from types import SimpleNamespace
 from typing import Any
@@ -36,9 +37,11 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Message as Event
 
 from contract.whole import MOST_SAID
 from server.line.flower import MOST_OBJECTS, REFUSED, TOO_LONG, TOO_MANY_PARTS
+from server.line.replies import _size
 from server.line.superlink import ShortWay
 from tests.server.line.test_superlink import SECRET, TYPE, Caller
 
@@ -283,3 +286,21 @@ def test_a_new_reply_takes_the_place_of_one_that_nobody_fetched(site: Site) -> N
     site.ask("/v1/runtime/confirm-message-received", ConfirmMessageReceivedRequest(message_object_id="next"))
     site.announce("question", name="third")
     assert site.flower.dropped == {"reply"}  # the ServerApp has the other
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 2**16 - 200, 2**16, 2**21 - 4, 2**21 - 1, 2**21, 5_000_000])
+def test_the_size_of_an_object_is_known_without_a_copy(size: int) -> None:
+    told = PushObjectRequest(
+        node=Node(node_id=2**63),
+        run_id=7,
+        object_id="0" * 64,
+        session_id="1" * 64,
+        object_content=bytes(size),
+    )
+    body = told.SerializeToString()
+
+    async def receive() -> Event:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    found = asyncio.run(_size(Request({"type": "http", "headers": []}, receive), told))
+    assert found == size - (2**21 - 4 <= size < 2**21)
