@@ -19,6 +19,8 @@ __all__ = ["ServerFile", "read_server_file", "server_file"]
 
 _NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 _Port = Annotated[int, Field(ge=1, le=65535)]
+MOST_KEPT = 10_000
+"""Runs that one person may submit in all, unless the file says otherwise."""
 _HERE = ("127.0.0.1", "localhost")
 
 
@@ -34,6 +36,8 @@ class ServerFile(BaseModel):
         runs_at_once: how many of the runs that people submit go on at a time; others wait in a queue.
         strangers_per_address: connections of one address (of IPv6, one network of 64 bits) that a port keeps
             while nobody has shown on them who they are; more where many share an address.
+        runs_kept_per_person: how many runs a person may submit in all; each may take a megabyte of the state
+            database, and is kept for ever once it has begun.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +48,7 @@ class ServerFile(BaseModel):
     api_port: _Port = 8443
     runs_at_once: Annotated[int, Field(ge=1, le=100)] = 2
     strangers_per_address: Annotated[int, Field(ge=8, le=256)] = 32
+    runs_kept_per_person: Annotated[int, Field(ge=100, le=1_000_000)] = MOST_KEPT
 
     @field_validator("hosts")
     @classmethod

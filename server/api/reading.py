@@ -49,6 +49,7 @@ from contract.model_version import ARRAYS_FILE, EXPERIMENT_FILE
 from server.line.flower import ControlClient
 from server.registry.registry import CHAMPION, Registry
 from server.schedule import waits_for
+from server.server_file import MOST_KEPT
 from server.state.enrolments import Enrolments
 from server.state.participation import advice
 from server.state.records import (
@@ -95,6 +96,7 @@ class Reading:
         registry: MLflow.
         control: opens a client of the SuperLink.
         federation: the SuperLink's name.
+        most_kept: runs of one person that are kept.
         lock: held while the registry or the SuperLink is asked.
     """
 
@@ -102,13 +104,14 @@ class Reading:
     registry: Registry
     control: Callable[[], ControlClient]
     federation: str
+    most_kept: int = MOST_KEPT
     lock: threading.Lock = field(default_factory=threading.Lock)
     _connected: tuple[float, frozenset[int] | None] = (0.0, None)
 
     @property
     def submissions(self) -> Submissions:
         """The queue."""
-        return Submissions(self.state.database)
+        return Submissions(self.state.database, self.most_kept)
 
     def sites(self, page: Page) -> Sites:
         """The sites that were admitted, and those that have answered."""

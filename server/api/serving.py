@@ -57,6 +57,7 @@ def serve_api(
             registry=Registry(settings.tracking_uri, settings.artifact_root),
             control=lambda: running_control(settings),
             federation=running_federation(settings),
+            most_kept=file.runs_kept_per_person,
         )
         api = Api(
             reading=reading,

@@ -17,6 +17,10 @@ taken from its place: with more people than places, each waits until a run of an
 Whoever's token is revoked has nothing more done: what is queued leaves the queue, what goes on is stopped.
 Once they are let in again, they or an operator may resume it.
 
+What a person has submitted is kept for ever once it has begun: sites were asked, and may have been charged.
+So one person has so many of these. Of what has ended and never begun the newest are kept (`MOST_QUEUED`), and
+those of the last hour, which count for how many a person may submit in one.
+
 A stop is written down here and done by whoever works on the queue (`server.queue`): so it is not lost when
 the server is stopped between the two.
 """
@@ -35,6 +39,7 @@ from sqlalchemy.exc import IntegrityError
 from contract.errors import InputError, StorageError
 from contract.experiment import Experiment
 from contract.names import name_run
+from server.server_file import MOST_KEPT
 from server.state import tables
 from server.state.database import Database
 from server.state.records import RunRecord
@@ -45,7 +50,7 @@ SubmissionState = Literal["queued", "submitting", "submitted", "yielding", "ende
 MOST_QUEUED = 50
 """Runs that one person may have in the queue."""
 _MOST_IN_AN_HOUR = 500
-"""Of one person: each is kept for ever, and may have a megabyte."""
+"""Of one person: each may have a megabyte."""
 _TRIES = 10
 _REVOKED, _OVER = "the operator: the token was revoked", "the server: the token is over"
 _LONGEST_DETAIL = 2000
@@ -94,10 +99,14 @@ class Submissions:
     """The part of the state database that holds the queue. Safe over threads and processes.
 
     Every method raises `StorageError` when the database is away, full or locked.
+
+    Args:
+        database: of the server.
+        most_kept: runs of one person that are kept.
     """
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, most_kept: int = MOST_KEPT) -> None:
+        self._database, self._most_kept = database, most_kept
 
     def add(
         self,
@@ -122,8 +131,8 @@ class Submissions:
             mandate: what they signed; empty where they signed nothing.
 
         Raises:
-            InputError: this person has too many in the queue, or has submitted too many of late, or has no
-                good token any more; or another run has that name.
+            InputError: this person has too many in the queue, or has submitted too many of late or in all, or
+                has no good token any more; or another run has that name.
         """
         table = tables.submissions
         values = {
@@ -142,7 +151,9 @@ class Submissions:
             try:
                 with self._database.write() as connection:
                     _require_good(connection, person)
+                    _forget_unbegun(connection, person)
                     _require_room(connection, person)
+                    _require_few_kept(connection, person, self._most_kept)
                     taken = select(tables.runs.c.name).where(tables.runs.c.name == name)
                     if connection.execute(taken).first() is not None:
                         continue
@@ -388,6 +399,31 @@ def _require_good(connection: Connection, person: str) -> None:
         f"the token of '{person}', whose run it is, {'is over' if known.revoked is None else 'was revoked'}",
         remedy="An operator lets them in again: tidegate server person add",
     )
+
+
+def _forget_unbegun(connection: Connection, person: str) -> None:
+    """Forget the older ones of what a person had in the queue and that ended before it began."""
+    table = tables.submissions
+    began = select(tables.runs.c.name)
+    unbegun = (table.c.person == person) & (table.c.state == "ended") & table.c.run.not_in(began)
+    unbegun &= table.c.superlink_run.is_(None)
+    newest = select(table.c.id).where(unbegun).order_by(table.c.id.desc()).limit(MOST_QUEUED)
+    late = table.c.submitted > datetime.now(UTC) - timedelta(hours=1)
+    connection.execute(table.delete().where(unbegun & ~late & table.c.id.not_in(newest)))
+
+
+def _require_few_kept(connection: Connection, person: str, most: int) -> None:
+    """Refuse what would fill the disk in the end, however slowly.
+
+    Raises:
+        InputError: so many runs of this person are kept.
+    """
+    own = select(func.count()).where(tables.submissions.c.person == person)
+    if connection.execute(own).scalar_one() >= most:
+        raise InputError(
+            f"{most:,} runs of '{person}' are kept already, and none is ever removed that has begun",
+            remedy="Ask the operator to raise runs_kept_per_person in server.toml",
+        )
 
 
 def _require_room(connection: Connection, person: str) -> None:

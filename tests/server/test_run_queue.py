@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import func, select, update
 
 from contract.errors import AddressError, InputError, RoundError, UnansweredError
 from contract.experiment import Experiment
@@ -223,6 +223,53 @@ def test_of_one_person_no_more_are_kept_in_an_hour(queue: RunQueue, monkeypatch:
     with pytest.raises(InputError, match="in the last hour"):
         queue.submissions.resume(name)
     add(queue, "ben")
+
+
+def test_a_loop_of_submitting_and_stopping_leaves_no_more_than_some_records(
+    queue: RunQueue, superlink: FakeSuperLink, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Day after day, as fast as may be: what never began makes room, and what has begun is kept."""
+    monkeypatch.setattr(submissions, "_MOST_IN_AN_HOUR", 30)
+    monkeypatch.setattr(submissions, "MOST_QUEUED", 10)
+    (begun,) = add(queue, "ada")
+    queue.look()
+    state.start_run(begun, experiment=plan(), job="train", trigger="ada", code_hash="c")
+    state.finish_run(begun, "stopped")
+    superlink.ended[2**63 + 1] = "stopped"
+    queue.look()
+    (bens,) = add(queue, "ben")
+    queue.submissions.stop(bens, by="ben")
+    for hour in range(4):
+        mine = tables.submissions.c.person == "ada"
+        with state.database.write() as connection:  # an hour later
+            earlier = tables.submissions.c.submitted < datetime.now(UTC) - timedelta(hours=hour + 9)
+            ago = datetime.now(UTC) - timedelta(hours=hour + 9)
+            connection.execute(update(tables.submissions).where(~earlier).values(submitted=ago))
+        for _ in range(30):
+            (last,) = add(queue, "ada")
+            queue.submissions.stop(last, by="ada")
+        with pytest.raises(InputError, match="in the last hour"):
+            add(queue, "ada")
+        with state.database.read() as connection:
+            kept = connection.execute(select(func.count()).where(mine)).scalar_one()
+        assert kept <= 1 + 10 + 30
+    assert queue.submissions.get(begun) is not None
+    assert queue.submissions.get(bens) is not None
+    assert queue.submissions.get(last) is not None
+
+
+def test_of_one_person_so_many_are_kept_in_all(
+    queue: RunQueue, superlink: FakeSuperLink, state: State
+) -> None:
+    kept = Submissions(state.database, most_kept=3)
+    queue.at_once = 9
+    for _ in range(3):
+        kept.add(plan(), person="ada", federation="f")
+    queue.look()
+    with pytest.raises(InputError, match=r"3 runs of 'ada' are kept already.*runs_kept_per_person"):
+        kept.add(plan(), person="ada", federation="f")
+    assert len(superlink.began) == 3
+    kept.add(plan(), person="ben", federation="f")
 
 
 def test_nothing_of_whom_the_operator_revoked_begins_or_goes_on(
