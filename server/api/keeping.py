@@ -28,9 +28,10 @@ from monitoring.schedule import Calendar
 from server.api.reading import Page, Reading
 from server.api.signatures import require_signed_schedule, signed_run
 from server.api.tellable import require_tellable
-from server.jobs.champion import champion_of
+from server.jobs.champion import champion_of, scientist_of
 from server.jobs.job import RangeQuestion
-from server.state.people import Person
+from server.schedule import signer_is_out
+from server.state.people import People, Person
 from server.state.records import ScheduleRecord
 from server.state.schedules import Schedules
 
@@ -68,18 +69,40 @@ def sign_schedule(experiment: str, asked: SignedSchedule, reading: Reading, pers
 
     Raises:
         InputError: there is no such schedule, or they signed something else.
-        HTTPException: another scientist's mandate holds.
+        HTTPException: it is another scientist's to sign.
     """
     kept = Schedules(reading.state.database)
     schedule = kept.get(experiment)
-    earlier = schedule.signed
-    holds = earlier is not None and earlier.expires > datetime.now(UTC)
-    if earlier is not None and holds and person.role != "operator" and earlier.scientist != person.name:
-        raise HTTPException(403, f"{earlier.scientist} has signed it: they or an operator may sign it anew")
+    if person.role != "operator":
+        _require_signer(schedule, reading, person)
     require_signed_schedule(asked.mandate, schedule, person, reading.state)
     kept.sign(experiment, asked.mandate)
     _log.info("%s signs the schedule of %s", person.name, experiment)
     return reading.schedule(kept.get(experiment))
+
+
+def _require_signer(schedule: ScheduleRecord, reading: Reading, person: Person) -> None:
+    """Refuse a scientist whose the schedule is not.
+
+    Sites trust keys, of which the server knows nothing. So the first to sign could be one whom no site
+    trusts, and keep out those whom they do. It is for whoever submitted the model in service, as long as they
+    may come in; of a model that no person submitted, for the first whose signature holds.
+
+    Raises:
+        HTTPException: it is another scientist's.
+    """
+    owner = scientist_of(schedule.experiment, reading.state)
+    known = {one.name: one for one in People(reading.state.database).all()}
+    if owner == person.name:
+        return
+    if owner in known and known[owner].may_enter(datetime.now(UTC)):
+        words = f"{owner} submitted the model that it watches: they or an operator may sign it"
+        raise HTTPException(403, words)
+    earlier = schedule.signed
+    if earlier is None or earlier.scientist == person.name or earlier.expires <= datetime.now(UTC):
+        return
+    if not signer_is_out(schedule, reading.state):
+        raise HTTPException(403, f"{earlier.scientist} has signed it: they or an operator may sign it anew")
 
 
 def ask_check(asked: NewCheck, reading: Reading, person: Person) -> WindowCheck:

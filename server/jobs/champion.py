@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from contract.errors import RegistryError
 from server.registry.registry import CHAMPION, Registry
 from server.state.storage import State
+from server.state.submissions import Submissions
 
-__all__ = ["Champion", "champion_of", "follow_decisions"]
+__all__ = ["Champion", "champion_of", "follow_decisions", "scientist_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,19 +28,36 @@ def champion_of(model: str, state: State) -> Champion:
     Raises:
         RegistryError: there was none.
     """
-    for decision in reversed(state.decisions(model)):
-        version = re.fullmatch(r"version (\d+)", decision.subject)
-        if decision.kind in ("promote", "rollback") and version:
-            number = int(version[1])
-            results = [
-                json.loads(run.result)
-                for run in state.runs(model)
-                if run.model_version == number and run.result
-            ]
-            return Champion(version=number, windows=tuple(results[-1].get("windows", ())) if results else ())
+    for number in _in_service(model, state):
+        results = [
+            json.loads(run.result) for run in state.runs(model) if run.model_version == number and run.result
+        ]
+        return Champion(version=number, windows=tuple(results[-1].get("windows", ())) if results else ())
     raise RegistryError(
         f"model '{model}' has no champion to watch", remedy="Train a first version with `tidegate run`"
     )
+
+
+def scientist_of(model: str, state: State) -> str:
+    """Who submitted the run whose version is in service; empty where no person did.
+
+    A challenger that a schedule trained is of the model that the schedule watched: of whoever submitted that.
+    """
+    runs = {run.model_version: run.name for run in state.runs(model) if run.job == "train"}
+    numbers = _in_service(model, state)
+    submitted = Submissions(state.database).of_runs([runs[one] for one in numbers if one in runs])
+    people = (submitted[runs[one]].person for one in numbers if runs.get(one) in submitted)
+    return next(people, "")
+
+
+def _in_service(model: str, state: State) -> list[int]:
+    """The versions that were put into service, the last first."""
+    return [
+        int(version[1])
+        for decision in reversed(state.decisions(model))
+        if decision.kind in ("promote", "rollback")
+        and (version := re.fullmatch(r"version (\d+)", decision.subject))
+    ]
 
 
 def follow_decisions(model: str, state: State, registry: Registry) -> None:

@@ -466,6 +466,47 @@ def test_a_schedule_is_signed_when_it_is_added_or_later(served: Served, experime
     assert kept.get("fake").mandate == theirs
 
 
+def test_whoever_signs_first_keeps_nobody_out_whose_model_it_is(
+    served: Served, experiment: Experiment
+) -> None:
+    """Eve, whom no site trusts, signs Ada's schedule before Ada does, for as long as she likes."""
+    watched(served, experiment, kept=True)
+    kept, state, eves = Schedules(served.state.database), served.state, Ed25519PrivateKey.generate()
+    for_ever = datetime.now(UTC) + timedelta(days=36_500)
+    theirs = of_schedule(experiment, eves, scientist="eve", expires=for_ever)
+    with (
+        served.client(served.people.add("ada", "scientist")) as ada,
+        served.client(served.people.add("eve", "scientist")) as eve,
+    ):
+        ada.post("/v1/signing-key", json={"key": public_key_of(KEY)})
+        eve.post("/v1/signing-key", json={"key": public_key_of(eves)})
+        assert eve.post("/v1/schedules/fake/sign", json={"mandate": theirs}).status_code == 202
+        mine = of_schedule(experiment)
+        assert ada.post("/v1/schedules/fake/sign", json={"mandate": mine}).status_code == 403  # no model yet
+        run = served.submissions.add(experiment, person="ada", federation="standing").run
+        for name, version in ((run, 1), ("fake-w-challenger", 2)):
+            state.start_run(name, experiment=experiment, job="train", trigger="t", code_hash="c0de")
+            state.link_run(name, model_version=version, result=json.dumps({"windows": []}))
+            state.record_decision(
+                "fake", window="", kind="promote", subject=f"version {version}", by="p", reason="r"
+            )
+            told = ada.post("/v1/schedules/fake/sign", json={"mandate": mine})
+            assert (told.status_code, told.json()["signed"][:6]) == (202, "by ada")
+            refused = eve.post("/v1/schedules/fake/sign", json={"mandate": theirs})
+            assert refused.status_code == 403
+            assert "ada submitted the model that it watches" in refused.json()["what"]
+        kept.sign("fake", "")
+        assert eve.post("/v1/schedules/fake/sign", json={"mandate": theirs}).status_code == 403
+        served.people.revoke("ada")  # who has left keeps nobody out
+        assert eve.post("/v1/schedules/fake/sign", json={"mandate": theirs}).status_code == 202
+    served.people.revoke("eve")
+    with served.client(served.people.add("bea", "scientist")) as bea:
+        other = Ed25519PrivateKey.generate()
+        bea.post("/v1/signing-key", json={"key": public_key_of(other)})
+        hers = of_schedule(experiment, other, scientist="bea")
+        assert bea.post("/v1/schedules/fake/sign", json={"mandate": hers}).status_code == 202
+
+
 def test_a_mandate_that_does_not_cover_the_model_in_service_is_refused(
     served: Served, experiment: Experiment
 ) -> None:
