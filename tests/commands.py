@@ -19,10 +19,10 @@ def plain_environment() -> dict[str, str]:
 
 
 def tidegate(
-    place: Path, *arguments: str, before: Callable[[], None] | None = None
+    place: Path, *arguments: str, before: Callable[[], None] | None = None, **more: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in the folder; `before` runs ahead of it in its process."""
+    """Run a command in the folder; `before` runs ahead of it in its process, `more` is in its environment."""
     if arguments[0] == "run":
         lay_mlflow_database(place / "mlruns" / "mlflow.db")
-    environment = {**plain_environment(), "OMP_NUM_THREADS": "1"}
+    environment = {**plain_environment(), "OMP_NUM_THREADS": "1", **more}
     return run_forked(place, arguments, environment, before=before)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["ROLE_WITH_PASSWORD", "postgres"]
+__all__ = ["ROLE_WITH_PASSWORD", "installed", "postgres"]
 
 ROLE_WITH_PASSWORD = "tidegate_reader"  # noqa: S105  # a name
 """The one role of which the server started here asks a password."""
@@ -26,7 +26,7 @@ def postgres() -> Iterator[str]:
     if given:
         yield given
         return
-    initdb, control = _binary("initdb"), _binary("pg_ctl")
+    initdb, control = installed("initdb"), installed("pg_ctl")
     if initdb is None or control is None:
         pytest.skip("PostgreSQL is not installed, and TIDEGATE_TEST_POSTGRES is not set")
     with tempfile.TemporaryDirectory() as folder:
@@ -46,7 +46,7 @@ def postgres() -> Iterator[str]:
             _run(control, "-D", data, "-m", "immediate", "stop")
 
 
-def _binary(name: str) -> str | None:
+def installed(name: str) -> str | None:
     candidates = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
     return str(candidates[-1]) if candidates else shutil.which(name)
 

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["note_act"]
+if TYPE_CHECKING:
+    from server.settings import ServerSettings
+
+__all__ = ["note_act", "note_revocation"]
 
 
 def note_act(home: Path, act: str) -> None:
@@ -35,6 +39,27 @@ def note_act(home: Path, act: str) -> None:
             file.write(line)
     except OSError as exc:
         print(f"done, but not written down: {path}: {exc.strerror}", file=sys.stderr)
+
+
+def note_revocation(settings: ServerSettings, act: str) -> None:
+    """Write an act down as `note_act` does, and have a database be noticed that does not know of it.
+
+    Args:
+        settings: name the server's folder and its state.
+        act: as for `note_act`.
+    """
+    import sys
+
+    from contract.errors import StorageError
+    from server.state.newest import note_newest
+    from server.state.storage import open_known_state
+
+    note_act(settings.home, act)
+    try:
+        with open_known_state(settings.state_url) as state:
+            note_newest(settings.home, state.database)
+    except StorageError as exc:
+        print(f"done, but a restored database would not be noticed: {exc}", file=sys.stderr)
 
 
 def _user() -> str:

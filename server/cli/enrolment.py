@@ -167,14 +167,14 @@ def _agrees(asked: Enrolment) -> bool:
 
 def refuse(name: Name, json: Json = False) -> None:
     """Refuse a site that asked to be let in."""
-    from server.cli.acts import note_act
+    from server.cli.acts import note_revocation
     from server.enrolment import refuse as refuse_site
     from server.settings import read_settings
     from terminal.output import print_json, say
 
     settings = read_settings()
     refuse_site(name, settings)
-    note_act(settings.home, f"refuses site '{name}'")
+    note_revocation(settings, f"refuses site '{name}'")
     if json:
         print_json({"name": name, "state": "refused"})
     else:
@@ -183,14 +183,14 @@ def refuse(name: Name, json: Json = False) -> None:
 
 def revoke(name: Name, json: Json = False) -> None:
     """Let a site connect no more, and renew its certificate no more: its next request is refused."""
-    from server.cli.acts import note_act
+    from server.cli.acts import note_revocation
     from server.federation import dismiss, running_control
     from server.settings import read_settings
     from terminal.output import print_json, say
 
     settings = read_settings()
     dismiss(name, running_control(settings), settings)
-    note_act(settings.home, f"revokes site '{name}'")
+    note_revocation(settings, f"revokes site '{name}'")
     if json:
         print_json({"name": name, "state": "revoked"})
     else:

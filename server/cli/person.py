@@ -100,7 +100,7 @@ def revoke(name: Name, json: Json = False) -> None:
     Their runs that are queued leave the queue, and those that go on are stopped. A schedule that they signed
     stops at its next window. What they had asked to be checked is not.
     """
-    from server.cli.acts import note_act
+    from server.cli.acts import note_revocation
     from server.settings import read_settings
     from server.state.people import People
     from server.state.schedules import Schedules
@@ -111,7 +111,7 @@ def revoke(name: Name, json: Json = False) -> None:
     settings = read_settings()
     with open_known_state(settings.state_url) as state:
         People(state.database).revoke(name)
-        note_act(settings.home, f"revokes the token of '{name}'")
+        note_revocation(settings, f"revokes the token of '{name}'")
         runs = [one for one in Submissions(state.database).end_revoked() if one.person == name]
         schedules = Schedules(state.database)
         checks = schedules.forget_asked_by(name)

@@ -13,12 +13,16 @@ from server.cli.enrolment import confirm, init, invite, refuse, requests, revoke
 from server.cli.sites import list_sites
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import threading
+    from collections.abc import Callable, Sequence
     from contextlib import ExitStack
 
+    from server.enrolment import Upkeep
     from server.line.certificates import ServerFiles
+    from server.line.processes import Processes
     from server.server_file import ServerFile
     from server.settings import ServerSettings
+    from server.state.storage import State
 
 __all__ = ["app"]
 
@@ -27,6 +31,8 @@ app.add_typer(person.app, name="person")
 
 _LOOK_SECONDS = 1.0
 """Between two looks at the server's processes, and for runs whose process is gone."""
+_TIME_SECONDS = 60.0
+"""Between two moments that the state database and the folder remember together."""
 
 Rows = Annotated[
     int | None,
@@ -53,9 +59,8 @@ def up(
     """Run SuperLink, MLflow UI and the kept schedules in the foreground until Ctrl-C or SIGTERM."""
     import signal
     import threading
-    from contextlib import ExitStack, suppress
+    from contextlib import ExitStack
 
-    from contract.errors import StorageError
     from server.enrolment import Upkeep
     from server.federation import Federation
     from server.line.processes import Processes, alone_in, free_port, require_free
@@ -63,6 +68,7 @@ def up(
     from server.server_file import read_server_file
     from server.settings import apply_quiet_environment, read_settings
     from server.state.backup import restored_words
+    from server.state.newest import unseen_words
     from server.state.storage import open_state
     from terminal.health import Health, serve_health
     from terminal.output import say
@@ -85,6 +91,9 @@ def up(
         Processes(logs=settings.home / "logs") as processes,
         ExitStack() as beside,
     ):
+        if words := unseen_words(settings.home, state.database):
+            say(words, "yellow")
+        _keep_time(settings, state)
         federation = Federation(
             home=settings.home, settings=settings, processes=processes, port=port, lasting=True, file=file
         )
@@ -105,14 +114,50 @@ def up(
         upkeep = Upkeep(
             state=state, federation=federation.name, home=settings.home, hosts=federation.hosts, say=say
         )
-        while not stop.wait(_LOOK_SECONDS):
-            processes.require_running()
-            for require_running in require_beside:
-                require_running()
-            upkeep.look()
-            with suppress(StorageError):  # a full disk, say: the next look does it
-                for run in state.end_dead_runs():
-                    say(f"run '{run}' failed: its process is gone")
+        _watch_over(processes, require_beside, upkeep, settings, stop)
+
+
+def _watch_over(
+    processes: Processes,
+    require_beside: Sequence[Callable[[], None]],
+    upkeep: Upkeep,
+    settings: ServerSettings,
+    stop: threading.Event,
+) -> None:
+    """See that all of a server goes on, and do what falls due, until it is told to stop."""
+    import time
+    from contextlib import suppress
+
+    from contract.errors import StorageError
+
+    state, kept = upkeep.state, time.monotonic()
+    while not stop.wait(_LOOK_SECONDS):
+        processes.require_running()
+        for require_running in require_beside:
+            require_running()
+        upkeep.look()
+        with suppress(StorageError):  # a full disk, say: the next look does it
+            if time.monotonic() - kept >= _TIME_SECONDS:
+                kept = time.monotonic()
+                _keep_time(settings, state)
+            for run in state.end_dead_runs():
+                upkeep.say(f"run '{run}' failed: its process is gone")
+
+
+def _keep_time(settings: ServerSettings, state: State) -> None:
+    """Have the state database and the folder move on together.
+
+    Raises:
+        AddressError: the database has gone back in time.
+        StorageError: it is away, or the folder cannot be written.
+    """
+    from contract.errors import AddressError
+    from server.state.newest import note_newest, older_words
+
+    if words := older_words(settings.home, state.database):
+        what, remedy = words
+        raise AddressError(what, where=state.database.where, remedy=remedy)
+    note_newest(settings.home, state.database)
 
 
 def _let_people_in(
@@ -179,7 +224,7 @@ def readmit(name: Annotated[str, typer.Argument(help="The site's name.")], rows:
 @app.command()
 def dismiss(name: Annotated[str, typer.Argument(help="The site's name.")]) -> None:
     """Let a site that has left connect no more; until then every run counts it as missing."""
-    from server.cli.acts import note_act
+    from server.cli.acts import note_revocation
     from server.federation import dismiss as dismiss_site
     from server.federation import running_control
     from server.settings import read_settings
@@ -187,7 +232,7 @@ def dismiss(name: Annotated[str, typer.Argument(help="The site's name.")]) -> No
 
     settings = read_settings()
     dismiss_site(name, running_control(settings), settings)
-    note_act(settings.home, f"dismisses site '{name}'")
+    note_revocation(settings, f"dismisses site '{name}'")
     say(f"site '{name}' may connect no more")
 
 

@@ -1,0 +1,136 @@
+"""Whether the state database has gone back in time: a moment that it and the server's folder keep together.
+
+    state database     a claim, `state`/`newest`: the latest moment
+    server's folder    newest-state.json: the latest that was seen in the database
+
+The moment moves on once a minute while the server runs, and with each revocation. A database that was
+restored from a dump, by whatever tool, has an earlier one than the folder: it does not know who was revoked
+since. A database may have several folders; a folder has one database.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from sqlalchemy import Connection, select, update
+
+from contract.errors import StorageError
+from server.state import tables
+from server.state.database import Database
+
+__all__ = ["note_newest", "older_words", "unseen_words"]
+
+_FILE = "newest-state.json"
+_CLAIM = {"job": "state", "slot": "newest"}
+
+
+def note_newest(home: Path, database: Database) -> None:
+    """Have the database and the folder remember this moment; an older database stays as it is.
+
+    Args:
+        home: the server's folder.
+        database: its state.
+
+    Raises:
+        StorageError: the database is away, or the folder cannot be written.
+    """
+    seen, table = _seen(home), tables.claims
+    with database.write() as connection:
+        known = _known(connection)
+        if seen is not None and (known is None or known < seen):
+            return
+        now = datetime.now(UTC)
+        if known is not None and known >= now:  # the clock was set back: the moment is not
+            now = known + timedelta(microseconds=1)
+        here = (table.c.job == _CLAIM["job"]) & (table.c.slot == _CLAIM["slot"])
+        if not connection.execute(update(table).where(here).values(claimed_at=now)).rowcount:
+            connection.execute(table.insert().values(**_CLAIM, owner="the server's folder", claimed_at=now))
+    _keep(home, now)
+
+
+def unseen_words(home: Path, database: Database) -> str:
+    """What an operator has to look at where a folder has never seen its database; empty where it has."""
+    if _seen(home) is not None:
+        return ""
+    with database.read() as connection:
+        known = _known(connection)
+    if known is None:  # neither has a moment: a new server, or one of before there were any
+        return ""
+    return (
+        f"this folder has not seen the state database before, which was at work until {_words(known)}. If it "
+        "was restored from a dump, whoever was revoked later may come in again. `tidegate server person list`"
+        " and `tidegate server sites` list who may"
+    )
+
+
+def older_words(home: Path, database: Database) -> tuple[str, str] | None:
+    """What happened, and what to do, where the database is older than the folder; None where it is not.
+
+    Args:
+        home: the server's folder.
+        database: its state.
+
+    Raises:
+        StorageError: the database is away, or the folder's file cannot be read.
+    """
+    seen = _seen(home)
+    with database.read() as connection:
+        known = _known(connection)
+    if seen is None or (known is not None and known >= seen):
+        return None
+    since = "knows no time" if known is None else f"was at work until {_words(known)}"
+    return (
+        f"the state database is older than this folder: it {since}, and the folder saw it at {_words(seen)}",
+        "It was restored, or is another. Whoever was revoked since may come in again, and an invitation that "
+        f"was used since is open: {home / 'logs' / 'acts.log'} says whom. Load a newer dump; or revoke "
+        f"people again (tidegate server person revoke NAME), remove {home / _FILE}, start, and revoke sites",
+    )
+
+
+def _known(connection: Connection) -> datetime | None:
+    wanted = select(tables.claims.c.claimed_at).filter_by(**_CLAIM)
+    found: datetime | None = connection.execute(wanted).scalar_one_or_none()
+    return found
+
+
+def _seen(home: Path) -> datetime | None:
+    path = home / _FILE
+    try:
+        return datetime.fromisoformat(json.loads(path.read_bytes())["newest"]).astimezone(UTC)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise StorageError(
+            "the moment that this folder has seen its state database at cannot be read",
+            where=str(path),
+            remedy="If the database was not restored from a dump, remove that file: it is made anew",
+        ) from exc
+
+
+def _keep(home: Path, newest: datetime) -> None:
+    """Aside first, and on the disk before it has its name: a crash leaves the one or the other."""
+    path = home / _FILE
+    aside = path.with_name(f".{_FILE}.{secrets.token_hex(8)}")
+    try:
+        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            json.dump({"newest": newest.isoformat()}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as exc:
+        with suppress(OSError):
+            aside.unlink()
+        raise StorageError(
+            f"the folder cannot remember its state database's time: {exc.strerror}",
+            where=str(path),
+            remedy="Make the server's folder writable for this user, on a disk with room",
+        ) from exc
+
+
+def _words(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
