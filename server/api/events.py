@@ -8,6 +8,9 @@
 The id of an event says what was sent up to it: the number of the last round, and the moment of the last
 change of a site's progress, in microseconds since 1970. Both are in the state database, so whoever comes back
 with `Last-Event-ID` is sent what came after it, by this process or by another.
+
+A long run is told in parts, and the next is read when its reader has taken the one before: so a stream holds
+no more of it than a part, however slow its reader is.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ __all__ = ["Cursor", "Events", "read_cursor"]
 _LOOK = 0.2
 _HEARTBEAT = 10.0
 """Seconds after which a stream without events says that it lives; and asks whether its reader still may."""
+_ROUNDS, _CHANGES = 20, 200
+"""How many rounds, and about how many changes of a site's progress, are told at a time."""
 _ID = re.compile(r"(\d{1,6})-(\d{1,18})", re.ASCII)
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST = 253_402_300_799_000_000
@@ -80,6 +85,7 @@ class Events:
     may_read: Callable[[], bool]
     is_stopping: Callable[[], bool]
     _before: QueueEvent | None = None
+    _changes: int = 0
 
     async def stream(self) -> AsyncIterator[bytes]:
         """The events, until the run ends, the token is no good any more, or the server stops."""
@@ -87,7 +93,7 @@ class Events:
         said = asked = time.monotonic()
         while not self.is_stopping():
             try:
-                sent, ended = await run_in_threadpool(self._look)
+                sent, ended, more = await run_in_threadpool(self._look)
             except StorageError:  # the reader comes back
                 return
             if time.monotonic() - asked >= _HEARTBEAT:  # also of a run that is never quiet
@@ -102,18 +108,20 @@ class Events:
             if time.monotonic() - said >= _HEARTBEAT:
                 said = time.monotonic()
                 yield b": still here\n\n"
-            await asyncio.sleep(_LOOK)
+            if not more:
+                await asyncio.sleep(_LOOK)
 
-    def _look(self) -> tuple[bytes, bool]:
-        """What is new, and whether the run has ended."""
+    def _look(self) -> tuple[bytes, bool, bool]:
+        """What is new, whether the run has ended and all is told, and whether more is to be told at once."""
         run = self.reading.run(self.run)  # first: what ends a run is written last
         if run is None:
-            return b"", True
-        parts = [*self._rounds(), *self._participation()]
-        if has_ended(run.status):
+            return b"", True, False
+        rounds, changes = self._rounds(), self._participation()
+        parts, more = [*rounds, *changes], len(rounds) == _ROUNDS or self._changes == _CHANGES
+        if has_ended(run.status) and not more:
             parts.append(_event("end", run, self.cursor))
-            return b"".join(parts), True
-        return b"".join([*self._queue(run), *parts]), False
+            return b"".join(parts), True, False
+        return b"".join([*self._queue(run), *parts]), False, more
 
     def _queue(self, run: Run) -> list[bytes]:
         stands = QueueEvent(status=run.status, place=run.place)
@@ -124,13 +132,14 @@ class Events:
 
     def _rounds(self) -> list[bytes]:
         parts = []
-        for record in self.reading.state.rounds(self.run, after=self.cursor.round):
+        for record in self.reading.state.rounds(self.run, after=self.cursor.round, limit=_ROUNDS):
             self.cursor = Cursor(round=record.round, moment=self.cursor.moment)
             parts.append(_event("round", round_of(record), self.cursor))
         return parts
 
     def _participation(self) -> list[bytes]:
-        changed = self.reading.state.participation(self.run, after=_at(self.cursor.moment))
+        changed = self.reading.state.participation(self.run, after=_at(self.cursor.moment), limit=_CHANGES)
+        self._changes = min(len(changed), _CHANGES)
         if not changed:
             return []
         latest = max(_moment(one.since) for one in changed)

@@ -218,11 +218,25 @@ class State:
             else:
                 return
 
-    def participation(self, run: str, *, after: datetime | None = None) -> tuple[ParticipationRecord, ...]:
-        """How far each site came in each exchange of a run, in their order; what changed after then alone."""
+    def participation(
+        self, run: str, *, after: datetime | None = None, limit: int | None = None
+    ) -> tuple[ParticipationRecord, ...]:
+        """How far each site came in each exchange of a run, in their order.
+
+        Args:
+            run: its name.
+            after: what changed later than that alone.
+            limit: about so many, those that changed first; all that changed in one moment are together.
+        """
         table = tables.participation
-        wanted = select(*_columns(table, ParticipationRecord)).where(table.c.run == run).order_by(table.c.id)
-        found = self._rows(wanted if after is None else wanted.where(table.c.since > after))
+        here = table.c.run == run
+        if after is not None:
+            here &= table.c.since > after
+        if limit is not None:
+            moments = select(table.c.since).where(here).order_by(table.c.since)
+            last = self._rows(moments.offset(limit - 1).limit(1))
+            here = here & (table.c.since <= last[0].since) if last else here
+        found = self._rows(select(*_columns(table, ParticipationRecord)).where(here).order_by(table.c.id))
         return tuple(
             ParticipationRecord(
                 **{**row._mapping, "node_id": None if row.node_id is None else int(row.node_id)}
@@ -390,11 +404,13 @@ class State:
         rows = self._rows(select(table.c.round, table.c.blob).where(table.c.run == run))
         return (int(rows[0].round), bytes(rows[0].blob)) if rows else None
 
-    def rounds(self, run: str, *, after: int = 0) -> tuple[RoundRecord, ...]:
-        """The finished rounds of a run, in order; those alone that come after that number."""
+    def rounds(self, run: str, *, after: int = 0, limit: int | None = None) -> tuple[RoundRecord, ...]:
+        """The finished rounds of a run, in order; those alone that come after that number, and so many."""
         table = tables.rounds
         here = (table.c.run == run) & (table.c.round > after)
-        found = self._rows(select(*_columns(table, RoundRecord)).where(here).order_by(table.c.id))
+        found = self._rows(
+            select(*_columns(table, RoundRecord)).where(here).order_by(table.c.id).limit(limit)
+        )
         return tuple(
             RoundRecord(**{**row._mapping, "cohort": tuple(row.cohort), "counted": tuple(row.counted)})
             for row in found
