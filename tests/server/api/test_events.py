@@ -211,7 +211,7 @@ def test_a_run_that_is_never_quiet_is_no_leave_to_go_on(
 ) -> None:
     token = served.people.add("ada", "scientist")
     begin(served, experiment)
-    monkeypatch.setattr(server.api.events.Events, "_look", lambda _: (b"data: {}\n\n", False))
+    monkeypatch.setattr(server.api.events.Events, "_look", lambda _: (b"data: {}\n\n", False, False))
     with connection(served, token) as asked, asked.stream("/v1/runs/r1/events", after="") as lines:
         assert next(lines).startswith(":")
         served.people.revoke("ada")
