@@ -14,13 +14,19 @@ __all__ = ["delta_words", "epsilon_words", "left_words"]
 _STEP, _LARGE = Decimal("0.01"), 1e15
 
 
-def epsilon_words(value: float | None) -> str:
+def epsilon_words(value: float | None, step: Decimal = _STEP) -> str:
     """Rounded up, but for the arithmetic's own last digits; infinity, and JSON's null for it, as `∞`.
+
+    Args:
+        value: ε.
+        step: to a multiple of which it is rounded; finer beside a bound that is stated finer.
 
     >>> epsilon_words(3.2201), epsilon_words(2.0000000001), epsilon_words(None)
     ('3.23', '2.00', '∞')
+    >>> epsilon_words(0.4104, Decimal("0.001"))
+    '0.411'
     """
-    return "∞" if value is None or not math.isfinite(value) else str(_up(value))
+    return "∞" if value is None or not math.isfinite(value) else str(_up(value, step))
 
 
 def left_words(cap: float, promised: float) -> str:
@@ -45,7 +51,7 @@ def delta_words(delta: float) -> str:
     return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
-def _up(value: float) -> Decimal:
+def _up(value: float, step: Decimal = _STEP) -> Decimal:
     if value >= _LARGE:
         return Decimal(math.ceil(value))
-    return Decimal(str(round(value, 9))).quantize(_STEP, ROUND_CEILING)
+    return Decimal(str(round(value, 9))).quantize(step, ROUND_CEILING)

@@ -283,7 +283,7 @@ def _away(url: str, words: str) -> AddressError:
 def _refused(status: int, content: bytes, url: str) -> TidegateError:
     if status == 401:
         return InputError(
-            "the server takes your token no more",
+            "the server does not take your token: it is wrong, has ended or was revoked",
             where=url,
             remedy="Ask the operator for another, and connect again: tidegate connect URL",
         )

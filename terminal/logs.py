@@ -122,8 +122,9 @@ def log_to(path: Path) -> None:
     once.addFilter(PlainRecords())
     logging.basicConfig(level=logging.INFO, handlers=[once])
     logging.getLogger("tidegate").setLevel(logging.INFO)
-    for chatty in ("httpx", "flwr"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # While a server is away Flower warns of each try, in other words each time; the agent says it once.
+    logging.getLogger("flwr").setLevel(logging.ERROR)
 
 
 def log_files(path: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from contract.errors import InputError
 
 __all__ = ["new_file", "plot_kind", "require_new", "write_new", "write_plot"]
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PLOTS: tuple[Literal["png", "svg"], ...] = ("png", "svg")
 
 
@@ -66,7 +68,7 @@ def new_file(path: Path, mode: str = "x") -> Iterator[IO[Any]]:
         mode: as `open` has it: `x` makes a new one.
 
     Raises:
-        InputError: there is one of that name and it is to be new, or it cannot be made.
+        InputError: there is one of that name and it is to be new, it cannot be made, or the disk is full.
     """
     try:
         file: IO[Any] = path.open(mode) if "b" in mode else path.open(mode, encoding="utf-8", newline="")
@@ -81,6 +83,13 @@ def new_file(path: Path, mode: str = "x") -> Iterator[IO[Any]]:
     try:
         with file:
             yield file
+    except OSError as exc:
+        path.unlink(missing_ok=True)
+        if exc.errno not in _NO_ROOM or exc.filename is not None:  # of another file
+            raise
+        raise InputError(
+            f"cannot be written: {exc.strerror}", where=str(path), remedy="Free room on that disk"
+        ) from exc
     except BaseException:
         path.unlink(missing_ok=True)
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -73,9 +74,13 @@ def write_files(files: Mapping[str, bytes], folder: Path) -> None:
         raise InputError(
             f"cannot be made: {exc.strerror}", where=str(folder), remedy="Name a folder in one that exists"
         ) from exc
-    for name, content in files.items():
-        write_new(folder / name, content)
-    write_new(folder / SUMS_FILE, sums_of(files))
+    try:
+        for name, content in files.items():
+            write_new(folder / name, content)
+        write_new(folder / SUMS_FILE, sums_of(files))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)  # half a version is none
+        raise
 
 
 def predict_rows(

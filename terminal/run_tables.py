@@ -146,6 +146,7 @@ def _most_spent(result: dict[str, Any]) -> object:
 
 
 def _draw(runs: Sequence[RunDetail], file: Path) -> None:
+    from terminal.new_files import write_plot
     from terminal.run_plot import ComparedRun, plot_runs
 
     found = []
@@ -160,6 +161,4 @@ def _draw(runs: Sequence[RunDetail], file: Path) -> None:
                 name=one.run.name, epsilon=max(spent, default=0.0) if private else None, figures=overall
             )
         )
-    kind = "png" if file.suffix.lower() == ".png" else "svg"
-    picture = plot_runs(found, _all_figures(runs), kind="png" if kind == "png" else "svg")
-    file.write_bytes(picture)
+    write_plot(file, lambda kind: plot_runs(found, _all_figures(runs), kind=kind))

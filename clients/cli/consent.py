@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -27,6 +28,8 @@ Reason = Annotated[str, typer.Option(help="Your words, which stand in the ledger
 Difference = tuple[str, str, str]
 """A key, what it was, and what it is; empty where it is missing."""
 _MOST_DIFFERENCES = 40
+_APPROVED_STEP = Decimal("0.001")
+"""To which ε is rounded up where it is approved, and so where what was paid of it stands beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -496,7 +499,7 @@ def _show_decided(approved: Sequence[Approval], declined: dict[str, str]) -> Non
                     one.terms.name,
                     one.terms.experiment,
                     _in_words(one.terms),
-                    "" if one.terms.epsilon is None else f"ε = {epsilon_words(one.spent)}",
+                    "" if one.terms.epsilon is None else f"ε = {epsilon_words(one.spent, _APPROVED_STEP)}",
                 )
                 for one in approved
             ),

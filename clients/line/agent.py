@@ -263,12 +263,15 @@ class _Agent:
             self._health.say("unreachable", words)
             self._stop.wait(_IDLE_POLL)
             return None
-        if self._broken:
-            _log.info("the server answers again")
-            self._broken = False
+        self._answers()
         if work is None:
             self._health.say("connected")
         return work
+
+    def _answers(self) -> None:
+        if self._broken:
+            _log.info("the server answers again")
+        self._broken = False
 
     def attend(self, work: Work) -> None:
         """Answer a message and send the reply, or leave it in the spool for the next agent."""
@@ -347,13 +350,19 @@ class _Agent:
         pause = _FIRST_PAUSE
         while True:
             try:
-                return ask()
+                asked = ask()
             except ServerRefusedError:
+                self._answers()
                 raise
             except Exception as exc:
                 # Whatever a broken line raises: only the server's own no is an answer.
-                _log.warning("%s (%s: %s); trying again", trouble, type(exc).__name__, exc)
+                if not self._broken:
+                    _log.warning("%s (%s: %s); trying again", trouble, type(exc).__name__, exc)
+                self._broken = True
                 self._health.say("unreachable", f"{trouble} ({exc})")
+            else:
+                self._answers()
+                return asked
             if self._stop.wait(pause):
                 raise InterruptedError(trouble)
             pause = min(2 * pause, _LONGEST_PAUSE)

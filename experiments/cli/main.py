@@ -117,12 +117,18 @@ def main() -> None:
         # The reader of our output has gone, as `head` does: that is not an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as exc:
-        if exc.errno not in _OF_THE_MACHINE or not exc.filename:
+        remedy = _OF_THE_MACHINE.get(exc.errno or 0)
+        if remedy is None or not (exc.filename or remedy == _NO_ROOM):
             raise
-        words = f"{exc.filename}: {exc.strerror}. {_OF_THE_MACHINE[exc.errno]}."
+        words = f"{exc.filename or 'a file'}: {exc.strerror}. {remedy}."
         print(f"error: {shown(words, limit=_LONGEST)}", file=sys.stderr)
         sys.exit(InputError.exit_code)
     except KeyboardInterrupt:
+        _say_interrupted()
+        sys.exit(_INTERRUPTED)
+    except Exception as exc:
+        if "KeyboardInterrupt" not in str(exc):  # pydantic hides one in an error of its own
+            raise
         _say_interrupted()
         sys.exit(_INTERRUPTED)
     except SystemExit as exc:

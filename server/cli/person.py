@@ -31,6 +31,7 @@ def add(
 
     from server.cli.acts import note_act
     from server.line.certificates import authority_fingerprint
+    from server.server_file import read_server_file
     from server.settings import read_settings
     from server.state.people import People
     from server.state.storage import open_known_state
@@ -55,7 +56,8 @@ def add(
     say(f"token        {token}")
     if fingerprint is not None:
         say(f"fingerprint  {fingerprint}  (of the server's authority)")
-    say("They connect with: tidegate connect https://HOST:PORT")
+    known = read_server_file(settings.home)
+    say(f"They connect with: tidegate connect {'https://HOST:PORT' if known is None else known.api}")
 
 
 @app.command("list")

@@ -8,14 +8,32 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic_core import SchemaError
 
 from tests.cli.test_bad_input import EXPERIMENT, HEADER, ROWS, SITE
-from tests.commands import plain_environment, tidegate
+from tests.commands import plain_environment
+from tests.commands import tidegate as tidegate_there
 
 pytestmark = pytest.mark.e2e
+
+
+def test_it_is_no_error_where_a_library_says_it_is_one(
+    monkeypatch: pytest.MonkeyPatch, tidegate: Callable[..., str]
+) -> None:
+    """While pydantic makes a model, it hides an interrupt in an error of its own."""
+
+    def load() -> None:
+        raise SchemaError(
+            'Error building "model" validator:\n  SchemaError: Field "role":\n  KeyboardInterrupt: '
+        )
+
+    monkeypatch.setattr("experiments.cli.main.app", load)
+    assert tidegate("runs", "list", code=130) == "interrupted\n"
+
 
 _TOLD = "go on where it stopped with: tidegate "
 
@@ -47,7 +65,7 @@ def test_the_command_that_is_printed_goes_on_with_the_run(tmp_path: Path, kind: 
     (told,) = [line for line in rest if line.startswith(_TOLD)]
     again = shlex.split(told.removeprefix(_TOLD))
     assert again[:-1] == ["run", "my visits.toml", *options, "--resume"]
-    done = tidegate(tmp_path, *again, "--json")
+    done = tidegate_there(tmp_path, *again, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert (result["run"], result["status"], result["rounds"]) == (again[-1], "succeeded", 60)

@@ -204,7 +204,7 @@ def test_an_operator_and_a_scientist(standing: Standing, tidegate: Command, tmp_
             ((*trusted, "--token", "x"), 2, "the token", "this is no token", "server person add"),
             ((*trusted, "--token-file", "short"), 2, "short", "this is no token", "server person add"),
             ((*trusted, "--token-file", "none"), 2, "none", "cannot be read", "Name another"),
-            ((*trusted, "--token", "x" * 43), 2, url, "takes your token no more", "connect again"),
+            ((*trusted, "--token", "x" * 43), 2, url, "does not take your token", "connect again"),
         ],
     )
     standing.connect("ada", "scientist")

@@ -90,10 +90,15 @@ def fill(state: State, federation: str) -> str:
         _not_in_yet(state, federation)
         queue = Submissions(state.database)
         clock.at = NOW - timedelta(minutes=1)
-        going = queue.add(experiment, person="ada", federation=federation, windows=(WINDOWS[-1],))
+        going = queue.add(
+            experiment, person="ada", federation=federation, windows=(WINDOWS[-1],),
+            run=name_run(experiment.name, at=clock.at),
+        )  # fmt: skip
         queue.take(federation, at_once=1)
         for person in ("ben", "eva"):
-            queue.add(experiment, person=person, federation=federation)
+            queue.add(
+                experiment, person=person, federation=federation, run=name_run(experiment.name, at=clock.at)
+            )
         state.start_run(going.run, experiment=experiment, job="train", trigger="ada", code_hash="c")
         finish_round(state, going.run, 1, [site for site in SITES if site != "east-clinic"])
     return going.run

@@ -247,7 +247,7 @@ def test_two_scientists_share_a_queue_that_outlives_the_server(standing: Standin
     said = ben.runs("runs", "show", first)
     assert "version 1 of 'small'" in said
     standing.operator("server", "person", "revoke", "ben")
-    assert "takes your token no more" in ben.runs("runs", "list", code=2)
+    assert "does not take your token" in ben.runs("runs", "list", code=2)
     assert "are gone" in ben.runs("disconnect")
     assert "you are not connected" in ben.runs("runs", "list", code=2)
     logs = "".join(path.read_text(errors="replace") for path in standing.home.rglob("*.log")) + standing.said

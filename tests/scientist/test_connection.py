@@ -201,7 +201,7 @@ def test_a_token_on_the_command_line_works_and_others_are_not_shown(served: Serv
         (["--authority", authority], "no token is given"),
         (["--authority", authority, "--token-file", authority], "this is no token"),
         (["--authority", str(file), "--token-file", str(file)], "not a certificate"),
-        (["--authority", authority, "--token", "x" * 43], "takes your token no more"),
+        (["--authority", authority, "--token", "x" * 43], "does not take your token"),
     ):
         done = without_libraries(tmp_path / "fresh", "connect", served.url, *arguments)
         assert done.returncode == 2, done.stdout + done.stderr

@@ -88,6 +88,7 @@ prepare_output()
 logging.getLogger("tidegate.site").error("without a handler %s", {HOSTILE!r})
 log_to(Path(sys.argv[1]))
 logging.getLogger("tidegate.agent").info("ε %s", {HOSTILE!r})
+logging.getLogger("flwr").warning("retrying in 0.95 seconds")  # a line a second while a server is away
 print("ε – █ done")
 raise ValueError({HOSTILE!r})
 """

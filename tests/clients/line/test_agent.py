@@ -199,10 +199,31 @@ def test_a_line_that_breaks_while_receiving_is_outlived(caplog: pytest.LogCaptur
     assert caplog.text.count("could not be received") == 1  # said once, until it is whole again
 
 
-def test_a_reply_that_cannot_be_sent_is_sent_again_and_computed_once() -> None:
+def test_a_reply_that_cannot_be_sent_is_sent_again_and_computed_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "tidegate.agent")
     line, answering = Line(None, make_work(), cuts=2), Answering()
     run(line, answering)
     assert (line.tries, len(line.sent), len(answering.asked)) == (3, 1, 1)
+    assert caplog.text.count("could not be sent") == 1
+    assert caplog.text.count("the server answers again") == 1
+
+
+def test_a_server_that_came_back_and_refuses_the_reply_is_said_to_be_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It has forgotten the message, for instance, because it was restarted."""
+    caplog.set_level("INFO", "tidegate.agent")
+    line = Line(None, make_work(), cuts=1)
+    line.refuses = True
+    run(line, Answering())
+    said = [record.message for record in caplog.records]
+    assert [words.partition(" to north")[0].partition(" (")[0] for words in said] == [
+        "the reply could not be sent",
+        "the server answers again",
+        "the server does not take an answer",
+    ]
 
 
 def test_a_reply_that_the_server_refuses_is_dropped_and_the_agent_goes_on(
