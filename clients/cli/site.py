@@ -98,7 +98,7 @@ def init(
     name: Annotated[str, typer.Option(help="The site's public name.")],
     rows: Annotated[int, typer.Option(help="Rough number of training rows, stated.")] = 1000,
 ) -> None:
-    """Make a site.toml and the site's key."""
+    """Make a site.toml and the site's key; of a site whose key was moved away, a new key alone."""
     from clients.keys import make_node_key
     from contract.errors import InputError
     from terminal.output import say
@@ -106,9 +106,8 @@ def init(
     path, text = folder / "site.toml", _site_toml(name, rows)
     try:
         if path.exists():
-            raise InputError(
-                "there is a site already", where=str(path), remedy="Edit it, or name another folder"
-            )
+            _renew_key(folder, name)
+            return
         for part in (folder, folder / "rows", folder / "keys"):
             _make_own_folder(part)
         make_node_key(folder / "keys")
@@ -125,6 +124,26 @@ def init(
     say(
         f"then: `tidegate site join TOKEN --site {path}`, with the token that the federation's operator gives"
     )
+
+
+def _renew_key(folder: Path, name: str) -> None:
+    """For a site that was revoked: whose settings, rows and ledger stay, and whose key does not.
+
+    Raises:
+        InputError: the site has a key, or another name.
+    """
+    from clients.keys import make_node_key
+    from clients.site_config import read_site_config
+    from contract.errors import InputError
+    from terminal.output import say
+
+    path, keys = folder / "site.toml", folder / "keys"
+    if (keys / "node.key").exists() or read_site_config(path).name != name:
+        raise InputError("there is a site already", where=str(path), remedy="Edit it, or name another folder")
+    _make_own_folder(keys)
+    private, _ = make_node_key(keys)
+    say(f"made a new key, {private}; {path} is as it was")
+    say(f"next: `tidegate site join TOKEN --site {path}`, with a new token")
 
 
 def _site_toml(name: str, rows: int) -> str:

@@ -127,6 +127,26 @@ def test_a_new_site_is_its_users_alone(tidegate: Command, tmp_path: Path, mask: 
     assert config.policy.delta_cap < 1 / 50_000
 
 
+def test_init_makes_a_revoked_site_another_key_and_changes_nothing_else(
+    tidegate: Command, tmp_path: Path
+) -> None:
+    """As a site is told that was revoked: to come in again it moves its key away."""
+    again = ("site", "init", tmp_path / "north", "--name", "north")
+    tidegate(*again)
+    keys, file = tmp_path / "north" / "keys", tmp_path / "north" / "site.toml"
+    file.write_text(file.read_text() + "# mine\n")
+    before, public = file.read_text(), (keys / "node.pub").read_text()
+    assert "there is a site already" in tidegate(*again, code=2)
+    (keys / "node.key").rename(tmp_path / "old.key")
+    assert "there is a site already" in tidegate(*again[:-1], "south", code=2)
+    assert not (keys / "node.key").exists()
+    assert "made a new key" in tidegate(*again)
+    assert file.read_text() == before
+    assert (keys / "node.key").read_text() != (tmp_path / "old.key").read_text()
+    assert (keys / "node.key").stat().st_mode & 0o777 == 0o600
+    assert (keys / "node.pub").read_text() != public
+
+
 def test_init_refuses_what_the_site_would_refuse_later(tidegate: Command, tmp_path: Path) -> None:
     assert "cannot be named 'a\"b'" in tidegate("site", "init", tmp_path / "n", "--name", 'a"b', code=2)
     assert "State at least 1 row" in tidegate(
