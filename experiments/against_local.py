@@ -27,7 +27,7 @@ from terminal.run_tables import difference
 __all__ = ["ComparedSite", "alone", "compared_sites", "shown_figures", "worth"]
 
 _LONGEST_NAME = 63
-_SPOILT = ("not-converged", "steps-too-large", "worse-than-constant", "nothing-shown")
+_SPOILT = ("not-converged", "steps-too-large", "worse-than-constant", "not-shown", "little-learnt")
 _SHOWN = ("log_loss", "auc", "mae", "r2")
 
 

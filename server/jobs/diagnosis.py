@@ -22,7 +22,8 @@ from server.exchange.pulls import Pulls
 from server.jobs.clipped_share import RoundShares, clipped_words, shares_of
 from server.jobs.diagnosis_words import advice, because_words, headline, loss_words, pull_words, site_words
 from server.jobs.evidence import Estimate, SitePull, evidence_of, first_loss, site_pulls
-from server.jobs.verdicts import GOOD, Verdict, is_held_back, is_worse, verdict_of
+from server.jobs.learnt_words import alone_words
+from server.jobs.verdicts import GOOD, Verdict, has_learnt, is_held_back, is_worse, verdict_of
 from server.rounds import TrainingResult
 from server.state.records import RoundRecord
 
@@ -117,23 +118,29 @@ def _with_each_left_out(
     verdict: Verdict,
     apart: Mapping[str, SitePull],
 ) -> tuple[Verdict, str]:
-    """The verdict, if it is good in every site's absence too; three errors, as many sites are tried.
+    """The verdict, if it is good in every site's absence too.
 
-    Where it is not in the absence of several, that of them is named which is the farthest from the others.
+    That the model learnt, the others must show as surely as all. What speaks against it counts from three
+    errors on, for as many sites are tried; where it does in the absence of several, that of them is named
+    which is the farthest from the others.
     """
     sites = sorted({*scores, *pulls.sites})
-    if verdict not in GOOD or len(sites) < _FEWEST_SITES:
+    whole = evidence_of(experiment, scores, pulls)
+    says_learnt = verdict in GOOD or (verdict == "not-measurable" and has_learnt(whole))
+    if not says_learnt or len(sites) < _FEWEST_SITES:
         return verdict, ""
-    against = {}
-    pulled = is_held_back(experiment, evidence_of(experiment, scores, pulls))
+    against, unsure = {}, {}
+    pulled = is_held_back(experiment, whole)
     for site in sites:
         without = evidence_of(experiment, scores, pulls, without={site})
         if not pulled and is_held_back(experiment, without):
             against[site] = f"Without {site}, the others were not done: {pull_words(without)}."
         elif is_worse(without, 3.0):
             against[site] = f"Without {site}, the result is worse than a constant for the others."
+        elif not has_learnt(without):
+            unsure[site] = without
     if not against:
-        return verdict, ""
+        return ("unconfirmed", alone_words(whole, unsure)) if unsure else (verdict, "")
     far = {site: apart[site].square.value for site in against if site in apart}
     return "rests-on-a-site", against[max(against, key=lambda site: far.get(site, -math.inf))]
 

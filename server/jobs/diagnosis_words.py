@@ -10,7 +10,8 @@ from contract.figures import figures_for
 from contract.recipe import recommended
 from server.exchange.pulls import Pulls
 from server.jobs.evidence import Estimate, Evidence, SitePull
-from server.jobs.verdicts import GOOD, MUCH_NOISE, Verdict, is_short
+from server.jobs.learnt_words import learnt_words, little_words, not_shown_words, told
+from server.jobs.verdicts import GOOD, MUCH_NOISE, Verdict, is_short, ranks
 
 __all__ = ["advice", "because_words", "headline", "loss_words", "pull_words", "site_words"]
 
@@ -25,7 +26,9 @@ _HEADLINES: Mapping[Verdict, str] = {
     "not-converged": "NOT CONVERGED.",
     "steps-too-large": "STEPS TOO LARGE.",
     "worse-than-constant": "THE RESULT IS WORSE THAN A CONSTANT.",
-    "nothing-shown": "NOTHING SHOWS THAT THE MODEL LEARNT.",
+    "not-shown": "NOT SHOWN THAT THE MODEL LEARNT.",
+    "little-learnt": "THE MODEL LEARNT NEXT TO NOTHING.",
+    "unconfirmed": "THE MODEL LEARNT IF ONE SITE TELLS THE TRUTH.",
     "rests-on-a-site": "THE RESULT RESTS ON ONE SITE'S WORD.",
     "not-measurable": "Whether the model learnt is not measurable,",
 }
@@ -40,19 +43,19 @@ def headline(verdict: Verdict, found: Evidence) -> str:
 
 def because_words(verdict: Verdict, found: Evidence) -> str:
     """Why the verdict is this one; empty where its headline says all."""
-    match verdict:
-        case "converged":
-            return f"More steps would change next to nothing: {pull_words(found)}."
-        case "as-far-as-noise":
-            return _why_as_far(found)
-        case "not-converged":
-            return _why_not_converged(found)
-        case "steps-too-large":
-            return _why_too_large(found)
-        case "not-measurable":
-            return f"{_why_not_measurable(found)} {_headed(pull_words(found))}."
-        case "worse-than-constant" | "nothing-shown" | "rests-on-a-site":
-            return ""
+    learnt = f"{_headed(learnt_words(found))}"
+    because = {
+        "converged": f"{learnt}. More steps would change next to nothing: {pull_words(found)}.",
+        "as-far-as-noise": f"{learnt}. {_why_as_far(found)}",
+        "not-converged": _why_not_converged(found),
+        "steps-too-large": _why_too_large(found),
+        "not-measurable": f"{_why_not_measurable(found)} {_headed(pull_words(found))}.",
+        "not-shown": not_shown_words(found),
+        "little-learnt": little_words(found),
+    }
+    if verdict == "worse-than-constant" and ranks(found):
+        return f"{learnt}, so it ranks rows: what is off are its probabilities."
+    return because.get(verdict, "")
 
 
 def _why_as_far(found: Evidence) -> str:
@@ -67,14 +70,18 @@ def _why_as_far(found: Evidence) -> str:
 def _why_not_measurable(found: Evidence) -> str:
     """Of figures that are hidden, or of rounds that are too few."""
     named = found.unmeasured
-    why = [named[key] for key in ("figures", "log_loss", "mae", "auc", "r2", "convergence") if key in named]
+    why = [
+        named[key]
+        for key in ("figures", "log_loss", "mae", "auc", "r2", "skill", "convergence")
+        if key in named
+    ]
     return f"because {'; '.join(dict.fromkeys(why)) or 'noise hides how the result does'}."
 
 
 def _why_not_converged(found: Evidence) -> str:
     parts = [f"{pull_words(found).capitalize()}."] if found.late is not None else []
     if found.more is not None and found.more.low() > 0:
-        parts.append(f"As many rounds again would lower the loss by up to {_told(found.more)}.")
+        parts.append(f"As many rounds again would lower the loss by up to {told(found.more)}.")
     if found.reach is not None and is_short(found):
         parts.append(
             f"All steps together went {found.reach.movement:.2g} of the way that the recipe would go."
@@ -100,14 +107,29 @@ def pull_words(found: Evidence) -> str:
     if early is None or late is None:
         return "how strongly the data pulled is not measurable"
     if early.low() <= 0:
-        return "the data's pull cannot be told from the noise, at the start or at the end"
+        return (
+            f"how strongly the data pulled, in the first and the last quarter of the rounds, {_hidden(found)}"
+        )
     at_first = math.sqrt(early.value)
     if late.low() <= 0:
         most = math.sqrt(max(0.0, late.high())) / at_first
-        return f"the data's pull cannot be told from noise any more, and is at most {most:.2f} of what it was"
+        return f"{_HIDDEN_NOW[found.is_spread]}, and is at most {most:.2f} of what it was"
     share = math.sqrt(late.value) / at_first
     error = share * math.hypot(early.error / early.value, late.error / late.value) / 2
     return f"the data pulled with {share:.2f} ± {error:.2f} of the force of the start"
+
+
+_HIDDEN_NOW = {
+    False: "the data's pull cannot be told from noise any more",
+    True: "the data's pull cannot be told any more from how much updates differ from round to round",
+}
+
+
+def _hidden(found: Evidence) -> str:
+    """By what. Of several local steps, or of samples, the scale of the noise is not public."""
+    if found.is_spread:
+        return "is less than how much the updates differ from round to round"
+    return "is hidden by the noise"
 
 
 def loss_words(experiment: Experiment, began: Estimate | None, found: Evidence) -> str:
@@ -116,17 +138,20 @@ def loss_words(experiment: Experiment, began: Estimate | None, found: Evidence) 
     if found.loss is None:
         why = found.unmeasured.get("figures") or found.unmeasured.get(figure.name, "noise hides it")
         return f"{_headed(figure.word)} is not measurable, because {why}."
-    start = "" if began is None else f" {_told(began)} with the first model,"
-    words = f"{_headed(figure.word)}:{start} {_told(found.loss)} at the end"
+    start = "" if began is None else f" {told(began)} with the model that it began from,"
+    words = f"{_headed(figure.word)}:{start} {told(found.loss)} at the end"
     skill = found.skill
     if skill is None:
         return f"{words}."
     if experiment.task.label.kind == "numeric":
-        return f"{words}; R² {_told(skill)} (0 is what the mean reaches)."
+        return f"{words}; R² {told(skill)} (0 is what the mean reaches)."
     side = "better" if skill.value >= 0 else "worse"
-    beside = f"{_told(Estimate(value=abs(skill.value), error=skill.error))} {side}"
+    beside = f"{told(Estimate(value=abs(skill.value), error=skill.error))} {side}"
     if skill.low() <= 0 <= skill.high():
-        return f"{words}: not told from always saying the share of positives ({beside})."
+        return (
+            f"{words}, {beside} than always saying the share of positives: the error hides which of the two "
+            "is better."
+        )
     return f"{words}: {beside} than always saying the share of positives."
 
 
@@ -137,7 +162,7 @@ def site_words(sites: Mapping[str, SitePull]) -> list[str]:
     apart = {site: share for site, share in apart.items() if share.low() > _ELSEWHERE}
     if apart:
         strongest = sorted(apart.items(), key=lambda one: -one[1].value)
-        listed = ", ".join(f"{site} by {_told(share)}" for site, share in strongest[:_MOST_LISTED])
+        listed = ", ".join(f"{site} by {told(share)}" for site, share in strongest[:_MOST_LISTED])
         more = f" and {len(apart) - _MOST_LISTED} more" if len(apart) > _MOST_LISTED else ""
         found.append(
             f"{'These sites pull' if len(apart) > 1 else 'This site pulls'} elsewhere than the others: "
@@ -168,11 +193,13 @@ def advice(experiment: Experiment, verdict: Verdict, found: Evidence, pulls: Pul
         change = _recipe_words(experiment, rows, "larger steps, or more rounds")
     elif verdict in ("steps-too-large", "worse-than-constant") or (verdict in GOOD and noise > MUCH_NOISE):
         change = _recipe_words(experiment, rows, "smaller steps")
-    elif verdict == "nothing-shown":
+    elif verdict in ("not-shown", "unconfirmed"):
         change = (
-            "a larger privacy.epsilon or more rows, if `tidegate plan` warns of noise; a larger "
-            "privacy.evaluation_epsilon, if errors are large; other features"
+            "a larger privacy.evaluation_epsilon or more held-out rows, to see what was learnt; a larger "
+            "privacy.epsilon or more rows, if `tidegate plan` warns of noise"
         )
+    elif verdict == "little-learnt":
+        change = "other features; a larger privacy.epsilon or more rows, if `tidegate plan` warns of noise"
     elif verdict == "not-measurable" and experiment.privacy.private and found.skill is None:
         change = (
             "a larger privacy.evaluation_epsilon, or more held-out rows; `tidegate plan` says what would do"
@@ -215,11 +242,3 @@ def _listed(names: Sequence[str]) -> str:
 
 def _headed(word: str) -> str:
     return word[0].upper() + word[1:]
-
-
-def _told(one: Estimate) -> str:
-    """To the error's second digit, two digits after the point at least."""
-    digits = 2
-    if 0 < one.error < 1:
-        digits = min(6, max(2, 1 - math.floor(math.log10(one.error))))
-    return f"{one.value:.{digits}f} ± {one.error:.{digits}f}"

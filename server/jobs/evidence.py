@@ -56,6 +56,9 @@ class Evidence:
         more: about how much the loss would fall in as many rounds again, if the gradient stayed what it is.
         reach: how far the steps went.
         unmeasured: why something is None, in words.
+        skill_word: what `skill` is called.
+        is_spread: whether how much updates differ from round to round stands for the scale of their noise,
+            which is not public.
     """
 
     loss: Estimate | None
@@ -66,6 +69,8 @@ class Evidence:
     more: Estimate | None
     reach: Reach | None
     unmeasured: Mapping[str, str]
+    skill_word: str = "the gain in log loss over a constant"
+    is_spread: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +135,8 @@ def evidence_of(
         more=more,
         reach=reach_of(experiment, [pulls.of(site, "late").rows for site in sites]),
         unmeasured=unmeasured,
+        skill_word="R²" if experiment.task.label.kind == "numeric" else Evidence.skill_word,
+        is_spread=any(not math.isfinite(pulls.of(site, "late").noise) for site in sites),
     )
 
 
@@ -173,6 +180,8 @@ def _judged(
     values, errors = vars(metrics), vars(metrics.errors)
     if isinstance(together, ErrorSums):
         return _estimate(values["mae"], errors["mae"]), _estimate(values["r2"], errors["r2"]), None
+    if not together.binary:
+        unmeasured["skill"] = "with more than two classes nothing says what a constant would reach"
     loss = _estimate(values["log_loss"], errors["log_loss"])
     auc = _estimate(values["auc"], errors["auc"]) if together.binary else None
     return loss, _estimate(*together.gain_over_constant()), auc

@@ -370,7 +370,8 @@ def _comparison(comparison: ModelComparison | None, label: Label) -> str:
         "Champion → challenger, both on the same recent rows. The paired gain is the mean over rows of the "
         "champion's loss less the challenger's, ± its noise's deviation; positive favours the challenger. "
         "It decides: the two models' figures carry noise of their own, and may differ by less than their "
-        "errors where the paired gain is clear."
+        "errors where the paired gain is clear. It says which of the two is better; whether the result is "
+        "better than a constant, the diagnosis says."
     )
     if label.range is not None:
         note += " Here the loss is the absolute error as a share of the label's range."
