@@ -81,7 +81,7 @@ def test_fewer_rows_and_sites_with_their_share_of_noise_stand_for_all(
 def test_a_share_of_the_noise_is_less_noise() -> None:
     from contract.recipe import with_recipe
 
-    plan = with_recipe(experiment(epsilon=0.2), [300, 300])
+    plan = with_recipe(experiment(epsilon=0.1), [300, 300])
     rng = np.random.default_rng(1)
     rows = planted_rows(plan.task, [300, 300, 2000], rng, positive=0.5)
     training, held_out = rows.rows(rows.site < 2), rows.rows(rows.site == 2)
