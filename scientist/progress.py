@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 
 from contract.federation_api import WAITING, ParticipationEvent, QueueEvent, Round
+from contract.outside import shown
 
 __all__ = ["Step", "missing", "steps_of"]
 
@@ -23,6 +24,15 @@ class Step:
 
     round: int | None = None
     words: str = ""
+
+    def __str__(self) -> str:
+        """In a line, for `follow(print)`.
+
+        >>> print(Step(round=3, words="(missing north: timeout)"))
+        round 3 (missing north: timeout)
+        """
+        number = "" if self.round is None else f"round {self.round}"
+        return shown(f"{number} {self.words}".strip())
 
 
 def steps_of(events: Iterable[BaseModel]) -> Iterator[Step]:
