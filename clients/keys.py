@@ -7,8 +7,7 @@ ledger does: a node key may be replaced, and the past stays signed.
 
 from __future__ import annotations
 
-import os
-import secrets
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from contract.enrolment import key_fingerprint
 from contract.errors import InputError, LedgerError
+from contract.whole_file import replace_file, written_aside
 
 __all__ = [
     "PrivateKey",
@@ -84,23 +84,18 @@ def site_signer(folder: Path) -> Signer:
 
 
 def _make_site_key(path: Path) -> None:
-    """Written aside and linked into place: never half-written, and the first of two writers wins."""
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    """Linked into place: the first of two writers wins."""
+    key = _private_openssh(ec.generate_private_key(ec.SECP256R1()))
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _write_secret(aside, _private_openssh(ec.generate_private_key(ec.SECP256R1())))
-        try:
+        with written_aside(path, key) as aside, suppress(FileExistsError):
             path.hardlink_to(aside)
-        except FileExistsError:
-            return
     except OSError as exc:
         raise InputError(
             f"the site's key cannot be kept: {exc.strerror}",
             where=str(path),
             remedy="Make storage.folder writable for this user, on a disk with room",
         ) from exc
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 @lru_cache(maxsize=16)
@@ -152,7 +147,7 @@ def make_node_key(folder: Path) -> tuple[Path, Path]:
         return private, public
     folder.mkdir(parents=True, exist_ok=True)
     key = ec.generate_private_key(ec.SECP256R1())
-    _write_secret(private, _private_openssh(key))
+    replace_file(private, _private_openssh(key))
     public.write_bytes(
         key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     )
@@ -246,22 +241,11 @@ def replace_secret(path: Path, content: bytes) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        _write_secret(aside, content)
-        aside.replace(path)
+        replace_file(path, content)
     except OSError as exc:
         raise InputError(
             f"cannot be written: {exc.strerror}",
             where=str(path),
             remedy="Make its folder writable for this user, on a disk with room",
         ) from exc
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def _write_secret(path: Path, content: bytes) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

@@ -13,10 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import secrets
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +25,7 @@ from contract.errors import PolicyError, StorageError
 from contract.experiment import Experiment
 from contract.messages import Instruction
 from contract.names import Digest
+from contract.whole_file import replace_file
 
 __all__ = ["LARGEST_REQUEST", "MOST_REQUESTS", "Request", "Requests", "Signature"]
 
@@ -213,18 +211,13 @@ class Requests:
             raise _unwritable(path, exc) from exc
 
     def _write(self, path: Path, text: str) -> None:
-        """Aside first: whoever reads sees the one or the other, and a crash leaves no half."""
-        aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        """Whoever reads sees the one or the other."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             for left in path.parent.glob(".*.json.*"):  # of a process that was killed
                 left.unlink(missing_ok=True)
-            with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(text.encode())
-            aside.replace(path)
+            replace_file(path, text.encode())
         except OSError as exc:
-            with suppress(OSError):
-                aside.unlink(missing_ok=True)
             raise _unwritable(path, exc) from exc
 
 

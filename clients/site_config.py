@@ -17,6 +17,7 @@ import os
 import re
 import secrets
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
@@ -27,6 +28,7 @@ from contract.card import Card
 from contract.errors import SiteConfigError
 from contract.experiment_file import parse_toml
 from contract.names import MISSING_TEXTS, SiteName
+from contract.whole_file import written_aside
 from contract.words import counted, verb
 
 if TYPE_CHECKING:
@@ -437,20 +439,10 @@ def holdout_key(storage: Storage) -> bytes:
 
 
 def _create_secret(path: Path) -> None:
-    """Written aside and linked into place: never half-written, and the first of two writers wins."""
+    """Linked into place: the first of two writers wins."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(32))
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            path.hardlink_to(aside)
-        except FileExistsError:
-            return
-    finally:
-        aside.unlink(missing_ok=True)
+    with written_aside(path, secrets.token_bytes(32)) as aside, suppress(FileExistsError):
+        path.hardlink_to(aside)
 
 
 def _text(path: Path) -> str:

@@ -8,9 +8,7 @@ FOLDER/active               the name of the one that commands use
 from __future__ import annotations
 
 import json
-import os
 import re
-import secrets
 import stat
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +19,7 @@ from contract.errors import InputError
 from contract.experiment_file import parse_toml
 from contract.names import PersonName
 from contract.roles import Role
+from contract.whole_file import replace_file
 from scientist.settings import ScientistSettings
 
 __all__ = ["Profile", "Profiles", "require_name"]
@@ -201,14 +200,10 @@ def _quoted(value: str) -> str:
 
 def _write(path: Path, text: str) -> None:
     """Whole or not at all, and readable for this user alone from its first byte on."""
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(text)
-        fresh.replace(path)
+        replace_file(path, text.encode())
     except OSError as exc:
-        fresh.unlink(missing_ok=True)
         raise InputError(
             f"cannot be written: {exc.strerror}",
             where=str(path),

@@ -18,9 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import secrets
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -32,6 +30,7 @@ from typing import cast
 
 from contract.enrolment import Token
 from contract.errors import AddressError, InputError, StorageError, TidegateError
+from contract.whole_file import replace_file
 from server.federation import admit, running_federation
 from server.line.certificates import (
     ServerFiles,
@@ -90,9 +89,8 @@ def make_server(home: Path, file: ServerFile) -> Path:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         make_server_files(home / "certificates", file.names)
         hosts = ", ".join(f'"{host}"' for host in file.hosts)
-        aside = path.with_suffix(".new")  # last, and whole: what was cut off can be done again
-        aside.write_text(_FILE.format(**{**file.model_dump(), "hosts": hosts}), encoding="utf-8")
-        aside.replace(path)
+        # last, and whole: what was cut off can be done again
+        replace_file(path, _FILE.format(**{**file.model_dump(), "hosts": hosts}).encode())
     except OSError as exc:
         raise InputError(
             f"no server can be made there: {exc.strerror}",
@@ -155,14 +153,10 @@ def note_shown(settings: ServerSettings, requests: Sequence[Enrolment]) -> None:
         StorageError: that cannot be written into the server's folder.
     """
     path = settings.home / _SHOWN
-    aside = path.with_name(f".{_SHOWN}.{secrets.token_hex(8)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            json.dump({one.name: _digest(one) for one in requests}, file)
-        aside.replace(path)
+        replace_file(path, json.dumps({one.name: _digest(one) for one in requests}).encode())
     except OSError as exc:
-        aside.unlink(missing_ok=True)
         raise StorageError(
             f"what was shown cannot be noted: {exc.strerror}",
             where=str(path),

@@ -107,34 +107,27 @@ def _draft(file: Path, config: SiteConfig, *, write: bool, json: bool) -> None:
 
 def _append(file: Path, draft: str) -> None:
     """Replaces the file by itself and the draft, if that is a whole site.toml; never half-written."""
-    import os
-    import secrets
     import shutil
 
     from clients.site_config import SiteConfig
     from contract.errors import InputError, SiteConfigError
     from contract.experiment_file import parse_toml
+    from contract.whole_file import written_aside
 
     path = file.resolve()
     text = path.read_text(encoding="utf-8")
     text = f"{text.rstrip()}\n\n{draft}"
     parse_toml(text, SiteConfig, where=f"{file} with the draft", error=SiteConfigError)
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as written:
-            written.write(text.encode())
-            written.flush()
-            os.fsync(written.fileno())
-        shutil.copymode(path, aside)
-        aside.replace(path)
+        with written_aside(path, text.encode()) as aside:
+            shutil.copymode(path, aside)
+            aside.replace(path)
     except OSError as exc:
         raise InputError(
             f"cannot be written: {exc.strerror}",
             where=str(file),
             remedy="Make its folder writable for this user",
         ) from exc
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _public(config: SiteConfig) -> PublicCard:

@@ -8,8 +8,6 @@ place of these.
 from __future__ import annotations
 
 import ipaddress
-import os
-import secrets
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from contract.errors import AddressError
+from contract.whole_file import replace_file
 
 __all__ = [
     "SITE_VALID",
@@ -173,7 +172,7 @@ def _make_authority(files: ServerFiles, now: datetime) -> None:
         .sign(key, hashes.SHA384())
     )
     _write_key(files.authority_key, key)
-    _write(files.authority, authority.public_bytes(serialization.Encoding.PEM))
+    replace_file(files.authority, authority.public_bytes(serialization.Encoding.PEM))
 
 
 def _make_certificate(files: ServerFiles, hosts: Sequence[str], now: datetime) -> None:
@@ -186,7 +185,7 @@ def _make_certificate(files: ServerFiles, hosts: Sequence[str], now: datetime) -
     )
     usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
     _write_key(files.key, key)
-    _write(files.certificate, _signed(builder, usage, issuer, issuer_key))
+    replace_file(files.certificate, _signed(builder, usage, issuer, issuer_key))
 
 
 def _read(path: Path, *, remedy: str) -> x509.Certificate:
@@ -253,16 +252,4 @@ def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
     content = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    _write(path, content)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Aside first: a disk that is full leaves what was there, and what was there is not read by others."""
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(content)
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    replace_file(path, content)

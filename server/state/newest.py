@@ -11,15 +11,13 @@ since. A database may have several folders; a folder has one database.
 from __future__ import annotations
 
 import json
-import os
-import secrets
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from sqlalchemy import Connection, select, update
 
 from contract.errors import StorageError
+from contract.whole_file import replace_file
 from server.state import tables
 from server.state.database import Database
 
@@ -113,18 +111,10 @@ def _seen(home: Path) -> datetime | None:
 
 
 def _keep(home: Path, newest: datetime) -> None:
-    """Aside first, and on the disk before it has its name: a crash leaves the one or the other."""
     path = home / _FILE
-    aside = path.with_name(f".{_FILE}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            json.dump({"newest": newest.isoformat()}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
+        replace_file(path, json.dumps({"newest": newest.isoformat()}).encode())
     except OSError as exc:
-        with suppress(OSError):
-            aside.unlink()
         raise StorageError(
             f"the folder cannot remember its state database's time: {exc.strerror}",
             where=str(path),
