@@ -8,6 +8,7 @@ with all that it holds is nine requests, each of which carries the same signatur
     a handler's arguments    are what FastAPI would give it, by the route's own list, made in the loop
     a handler                runs in the loop where it moves few bytes, all in memory; in a thread otherwise
     a site's signature       is checked once for the same key and time; the time and the node each time
+    the peer's version       is compared once for the same words
 
 A route that takes anything which is not known here goes FastAPI's way.
 """
@@ -20,14 +21,21 @@ from typing import Any
 
 from fastapi.routing import iter_route_contexts
 from fastapi.security import APIKeyHeader
+from flwr.supercore.dependencies.version import VersionDependency
+from flwr.supercore.runtime_version_compatibility import _RUNTIME_METADATA_KEYS
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 __all__ = ["Handlers", "look_up_in_place"]
 
 _ROUTES = ("/v1/fleet/", "/v1/runtime/")
-_MOST_SIGNATURES, _LONGEST_SIGNED = 1024, 2**10
-"""Signatures that are remembered, and the bytes of key, time and signature of one; an honest one has 350."""
+_MOST_KNOWN, _LONGEST_KNOWN = 1024, 2**10
+"""Signatures, keys and versions that are remembered, and the bytes of one; an honest signature has, with its
+key and time, 350."""
+
+
+_SAYS_VERSION = frozenset(key.lower().encode() for key in _RUNTIME_METADATA_KEYS)
+"""The headers in which it does."""
 
 
 class Handlers:
@@ -93,16 +101,18 @@ def _checked_once(
 ) -> Callable[[bytes, bytes, bytes], bool]:
     """The check of a signature by a key's bytes, which remembers what it found."""
 
+    known_key = functools.lru_cache(_MOST_KNOWN)(read)
+
+    @functools.lru_cache(_MOST_KNOWN)
+    def known(public_key: bytes, signed: bytes, signature: bytes) -> bool:
+        return verify(known_key(public_key), signed, signature)
+
     def check(public_key: bytes, signed: bytes, signature: bytes) -> bool:
-        return verify(read(public_key), signed, signature)
+        if len(public_key) + len(signed) + len(signature) > _LONGEST_KNOWN:
+            return verify(read(public_key), signed, signature)
+        return known(public_key, signed, signature)
 
-    remembered = functools.lru_cache(_MOST_SIGNATURES)(check)
-
-    def check_once(public_key: bytes, signed: bytes, signature: bytes) -> bool:
-        is_long = len(public_key) + len(signed) + len(signature) > _LONGEST_SIGNED
-        return (check if is_long else remembered)(public_key, signed, signature)
-
-    return check_once
+    return check
 
 
 def _plain_routes(app: Any) -> Mapping[str, Any]:
@@ -132,8 +142,6 @@ def _lookups() -> frozenset[Any]:
 
 
 def _is_plain(needs: Any, known: frozenset[Any]) -> bool:
-    from flwr.supercore.dependencies.version import VersionDependency
-
     if needs.path_params or needs.query_params or needs.header_params or needs.cookie_params:
         return False
     if needs.body_params or needs.request_param_name is None:
@@ -153,4 +161,20 @@ def _arguments(needs: Any, request: Request) -> dict[str, Any]:
 def _value(needs: Any, request: Request) -> Any:
     if isinstance(needs.call, APIKeyHeader):
         return request.headers.get(needs.call.model.name)
+    if isinstance(needs.call, VersionDependency):
+        return _checked_version(needs.call, request)
     return needs.call(**{needs.request_param_name: request}, **_arguments(needs, request))
+
+
+def _checked_version(check: VersionDependency, request: Request) -> None:
+    """Refuse a Flower of another version than this one; the same words of who asks are read once."""
+    told = tuple((name, value) for name, value in request.headers.raw if name in _SAYS_VERSION)
+    if sum(len(value) for _, value in told) > _LONGEST_KNOWN:
+        check(request)
+    else:
+        _known_version(check, told)
+
+
+@functools.lru_cache(_MOST_KNOWN)
+def _known_version(check: VersionDependency, told: tuple[tuple[bytes, bytes], ...]) -> None:
+    check(Request({"type": "http", "headers": list(told)}))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import os
 from base64 import b64encode
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import pytest
@@ -15,6 +17,8 @@ from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 from flwr.supercore.date import now
+from flwr.supercore.dependencies.version import VersionDependency
+from flwr.supercore.error import FlowerError
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 from flwr.supercore.protobuf.routing import ProtobufRoute
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_DEPENDENCY
@@ -23,7 +27,7 @@ from flwr.superlink.routers.fleet import node_auth
 from starlette.exceptions import HTTPException as Refused
 from starlette.types import Message
 
-from server.line.in_place import Handlers, _plain_routes, look_up_in_place
+from server.line.in_place import Handlers, _checked_version, _plain_routes, look_up_in_place
 
 KEY = ec.generate_private_key(ec.SECP384R1())
 PUBLIC = public_key_to_bytes(KEY.public_key())
@@ -129,6 +133,33 @@ def test_the_requests_of_a_round_are_called_in_place() -> None:
     assert {f"/v1/{side}/{name}" for side in ("fleet", "runtime") for name in every} <= found.keys()
     assert "/v1/runtime/acquire-task" not in found  # it has a check of its own
     assert not [path for path in found if "control" in path]
+
+
+def of_version(**said: str) -> Request:
+    lines = [(name.replace("_", "-").encode(), value.encode()) for name, value in said.items()]
+    return Request({"type": "http", "headers": [*lines, (b"another", os.urandom(8).hex().encode())]})
+
+
+def test_another_version_is_refused_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = VersionDependency(component_name="SuperLink", connection_name="test")
+    asked: list[Request] = []
+    usual = VersionDependency.__call__
+
+    def counted(self: VersionDependency, request: Request) -> None:
+        asked.append(request)
+        usual(self, request)
+
+    monkeypatch.setattr(VersionDependency, "__call__", counted)
+    same = {"flwr_package_name": "flwr", "flwr_package_version": version("flwr")}
+    same["flwr_component_name"] = "flwr-serverapp"
+    for _ in range(TIMES):
+        _checked_version(check, of_version(**same))
+    assert len(asked) == 1
+    for wrong in ("0.9.0", "x" * 5000):
+        for _ in range(2):
+            with pytest.raises(FlowerError):
+                _checked_version(check, of_version(**{**same, "flwr_package_version": wrong}))
+    assert len(asked) == 5
 
 
 def refuse(request: Request) -> None:
