@@ -69,12 +69,13 @@ class There:
     def begin(self, experiment: Experiment, windows: Sequence[str], *, sign_days: int) -> str:
         """Sign an experiment and submit it; the run's name."""
         signer = None
-        if self._key is None:
-            warnings.warn(UNSIGNED, stacklevel=4)
-        else:
+        if self._key is not None:
             signer = Signer(profile=self._profile, key=self._key, days=sign_days)
         with self._connection() as connection:
-            return submit(connection, experiment, list(windows), signer=signer).run
+            run = submit(connection, experiment, list(windows), signer=signer).run
+        if signer is None:
+            warnings.warn(UNSIGNED, stacklevel=4)
+        return run
 
     def resume(self, run: str) -> None:
         """Go on with a run of one's own that failed or was stopped, from its last finished round."""

@@ -51,14 +51,14 @@ def ask_there(
     asked = request_of(RangeSubmission, given, where="ranges", remedy=remedy)
     with connect() as connection:
         signer = active_signer(_SIGN_DAYS)
-        if signer is None and not json:
-            say(UNSIGNED, "yellow")
         if signer is not None:
             mandate = signer.ranges(unranged.experiment, windows, asked.features, epsilon)
             asked = asked.model_copy(update={"mandate": mandate})
         submitted = connection.post("/v1/ranges", Submitted, asked)
         if not json:
             say(f"question '{submitted.run}' is submitted")
+            if signer is None:
+                say(UNSIGNED, "yellow")
         result = ended_run(connection, submitted.run, json=json).result or {}
     with understood(submitted.run):
         is_whole = give_ranges(result, unranged, file=file, write=write, json=json)

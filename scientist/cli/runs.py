@@ -156,11 +156,11 @@ def run_there(
 
     with connect() as connection:
         signer = active_signer(days)
-        if signer is None and not json:
-            say(UNSIGNED, "yellow")
         submitted = submit(connection, experiment, windows, signer=signer)
         if not json:
             say(f"run '{submitted.run}' is submitted")
+            if signer is None:
+                say(UNSIGNED, "yellow")
         if not shown:
             return ended_run(connection, submitted.run, json=json)
         return watch_run(connection, submitted.run, json=json)

@@ -128,8 +128,11 @@ def test_who_may_not_is_told_so_and_nothing_changes(
                     *command, code=2
                 )
     standing.connect("rob", "reviewer")
-    asked = tidegate("ranges", plan_file(standing, tmp_path, name="asks", unranged=True), code=2)
-    assert "a reviewer may not do this" in asked
+    unranged = plan_file(standing, tmp_path, name="asks", unranged=True)
+    for command in (("ranges", unranged), ("run", file, "--yes")):
+        asked = tidegate(*command, code=2)
+        assert "a reviewer may not do this" in asked
+        assert "not signed" not in asked  # that would have them connect again for nothing
     assert (kept.all(), standing.served.state.decisions()) == before
 
 

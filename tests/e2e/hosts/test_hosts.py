@@ -18,15 +18,27 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 from contract.enrolment import REVOKED
+from tests.e2e.hosts.ask import Ask
 from tests.e2e.hosts.network import API, GATEWAY, NAME, Host, Network, lacking
+from tests.e2e.hosts.routes import (
+    Credential,
+    api_endpoints,
+    ask_api,
+    ask_gateway,
+    asked,
+    node_ids,
+    superlink_paths,
+)
 from tests.e2e.hosts.story import (
     EXPERIMENT,
     WEEKS,
@@ -39,6 +51,7 @@ from tests.e2e.hosts.story import (
     train,
 )
 from tests.mlflow_database import lay_mlflow_database
+from tests.server.api.test_api import WRITERS
 
 pytestmark = [
     pytest.mark.e2e,
@@ -72,6 +85,12 @@ def story(network: Network) -> Story:
     make_sites(story, RULES)
     enrol(story)
     return story
+
+
+@pytest.fixture(scope="module")
+def nodes(story: Story) -> dict[str, int]:
+    """The sites' node ids, while all three are in."""
+    return node_ids(story)
 
 
 def test_the_hosts_are_what_they_claim(story: Story) -> None:
@@ -251,12 +270,72 @@ def _entries(story: Story, site: str) -> int:
     return int(story.facts(site, f"tidegate site ledger {site}/site.toml --verify")["entries"])
 
 
-def test_a_revoked_site_is_out_and_the_others_are_not(story: Story) -> None:
+def test_a_revoked_site_is_out_and_the_others_are_not(story: Story, nodes: dict[str, int]) -> None:
+    assert nodes.keys() == set(SITES)
     story.type("server", story.operator.take("tidegate server revoke"))
     agent = story.running.pop("north-up")
     assert agent.wait(600) != 0
     assert REVOKED in story.said("north-up")
     assert story.connected() == {"south", "east"}
+
+
+NOTHING = {0, 401, 403, 404, 429}
+"""No connection, no, no such thing, or not so often."""
+
+
+def test_no_credential_leads_further_than_its_own(story: Story, nodes: dict[str, int]) -> None:
+    """Every route of the SuperLink, at the gateway, from a site: with what is its own, and what it stole."""
+    shutil.copytree(story["north"].folder / "north" / "keys", story["south"].folder / "stolen")
+    own = Credential("south/keys/site.pem", "south/keys/node.key")
+    stolen = Credential("stolen/site.pem", "stolen/node.key")
+    paths = [path for path in superlink_paths() if path != "/health"]
+    tries = {
+        "nobody": (Credential(), "south"),
+        "a key alone": (Credential(key=own.key), "south"),
+        "a certificate alone": (Credential(own.certificate), "south"),
+        "a revoked site": (stolen, "north"),
+        "a revoked site's key": (Credential(own.certificate, stolen.key), "north"),
+        "a revoked site's certificate": (Credential(stolen.certificate, own.key), "south"),
+        "another's name": (own, "east"),
+    }
+    for who, (shows, name) in tries.items():
+        found = dict(zip(paths, ask_gateway(story, "south", paths, shows, nodes[name]), strict=True))
+        assert set(found.values()) <= NOTHING, (who, found)
+    elsewhere = [path for path in paths if not path.startswith("/v1/fleet/")]
+    assert set(ask_gateway(story, "south", elsewhere, own, nodes["south"])) == {404}
+    beat = "/v1/fleet/send-node-heartbeat"
+    assert ask_gateway(story, "south", [beat], own, nodes["south"]) == [200]  # it is no wall
+    assert story.connected() == {"south", "east"}
+
+
+def test_no_person_does_what_is_anothers(story: Story) -> None:
+    """Every endpoint of the API, with the tokens of two roles, a revoked one, a wrong one, and none."""
+    eve = story.facts("server", "tidegate server person add eve --role operator")["token"]
+    story.type("server", "tidegate server person revoke eve")
+    before = story.facts("scientist", "tidegate runs list")
+    listed = api_endpoints(story)
+    for person, role in (("sam", "scientist"), ("rita", "reviewer")):
+        found = dict(zip(listed, ask_api(story, listed, story.tokens[person]), strict=True))
+        others = {place for place in listed if place[0] == "POST" and role not in WRITERS[place[1]]}
+        assert {found[place] for place in others} == {403}, (person, found)
+        assert found["GET", "/v1/whoami"] == 200
+    for who, token in {"revoked": eve, "a guess": eve[:-4] + "0000", "nobody": ""}.items():
+        found = dict(zip(listed, ask_api(story, listed, token), strict=True))
+        assert set(found.values()) <= NOTHING, (who, found)
+    assert story.facts("scientist", "tidegate runs list") == before
+
+
+def test_a_local_user_gets_no_further_than_a_stranger(story: Story) -> None:
+    """Every route of the SuperLink at its own port and at the gateway, and of the API, on the server."""
+    server = story["server"]
+    nobody = replace(server, name="nobody", user="nobody", started=[])
+    port = (server.folder / ".tidegate" / "superlink.address").read_text().rpartition(":")[2]
+    asks = [Ask(method="POST", path=path, content="") for path in superlink_paths() if path != "/health"]
+    for place in (port, GATEWAY):
+        found = asked(nobody, f"https://127.0.0.1:{place}", asks)
+        assert set(found) <= NOTHING, (place, dict(zip(superlink_paths(), found, strict=False)))
+    listed = [Ask(method=method, path=path) for method, path in api_endpoints(story)]
+    assert set(asked(nobody, f"https://127.0.0.1:{API}", listed)) <= NOTHING
 
 
 def test_the_story_is_the_readmes(story: Story) -> None:
