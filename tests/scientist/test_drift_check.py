@@ -18,7 +18,7 @@ import server.federation
 import server.schedule
 from contract.errors import InputError
 from contract.federation_api import WindowCheck
-from contract.mandate import mandate_for, sign_mandate
+from contract.mandate import mandate_for, public_key_of, sign_mandate
 from contract.standing import Standing as Covered
 from scientist.connected import connect
 from scientist.watching import follow_check
@@ -140,12 +140,15 @@ def test_a_scientist_has_a_closed_window_of_a_kept_schedule_checked_with_what_wa
         experiment, run="other-1", code="c" * 64, authority="a" * 64, scientist="ada",
         expires=datetime.now(UTC) + timedelta(days=1), covers=weeks,
     )  # fmt: skip
-    signed = sign_mandate(mandate, Ed25519PrivateKey.generate())
+    key = Ed25519PrivateKey.generate()
+    signed = sign_mandate(mandate, key)
     kept = Schedules(standing.served.state.database)
     kept.sign("other", signed)
     superlink = Server(standing.served.state)
     superlink.acts = [superlink.finds() for _ in range(1000)]
     standing.connect("ada", "scientist")
+    (ada,) = (person for person in standing.served.people.all() if person.name == "ada")
+    standing.served.people.keep_signing_key(ada, public_key_of(key))
     with scheduler(standing, superlink):
         told = tidegate("drift", "check", file, WEEK)
     assert f"other, window {WEEK}: done: quiet; decision: none" in told

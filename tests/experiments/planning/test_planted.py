@@ -47,8 +47,10 @@ def test_what_rows_allow_is_learnt() -> None:
     assert 0.9 < found.kept < 1.05
 
 
-def test_what_noise_hides_is_not() -> None:
-    found = planted_result(experiment(epsilon=0.05), sites(60, 50, 40))
+def test_what_noise_hides_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it is hidden at this ε, so what chance finds is as often the wrong way round."""
+    monkeypatch.setattr(planted, "_REPEATS", 24)
+    found = planted_result(experiment(epsilon=0.005), sites(60, 50, 40))
     assert found.without_privacy > 0.7
     assert found.kept < 0.5
 
@@ -81,12 +83,12 @@ def test_fewer_rows_and_sites_with_their_share_of_noise_stand_for_all(
 def test_a_share_of_the_noise_is_less_noise() -> None:
     from contract.recipe import with_recipe
 
-    plan = with_recipe(experiment(epsilon=0.1), [300, 300])
+    plan = with_recipe(experiment(epsilon=0.02), [300, 300])
     rng = np.random.default_rng(1)
     rows = planted_rows(plan.task, [300, 300, 2000], rng, positive=0.5)
     training, held_out = rows.rows(rows.site < 2), rows.rows(rows.site == 2)
     noisy, clear = (
-        statistics.mean(auc_of(train(plan, training, rng, share_of_noise=share), held_out) for _ in range(4))
+        statistics.mean(auc_of(train(plan, training, rng, share_of_noise=share), held_out) for _ in range(12))
         for share in (1.0, 0.0)
     )
     assert clear > noisy + 0.03
