@@ -38,7 +38,7 @@ def test_it_is_no_error_where_a_library_says_it_is_one(
 _TOLD = "go on where it stopped with: tidegate "
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("kind", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_the_command_that_is_printed_goes_on_with_the_run(tmp_path: Path, kind: signal.Signals) -> None:
     (tmp_path / "my visits.toml").write_text(EXPERIMENT.replace("rounds = 2", "rounds = 60"))
     for name in ("north", "far south"):

@@ -43,7 +43,10 @@ def test_the_outputs_are_of_todays_cells() -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.long
 def test_the_tutorial_runs_and_says_what_it_is_stored_to_say(tmp_path: Path) -> None:
+    """`make test` holds the stored outputs against the cells that they are of, and does from Python what the
+    cells do (tests/experiments/python)."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "tutorial.py"), "--into", str(tmp_path / "run.ipynb")],
         env={**plain_environment(), "OMP_NUM_THREADS": "1"},
