@@ -19,7 +19,15 @@ from tests.e2e.hosts.ask import Ask
 from tests.e2e.hosts.network import API, GATEWAY, NAME, Host
 from tests.e2e.hosts.story import Story
 
-__all__ = ["Credential", "api_endpoints", "ask_api", "ask_gateway", "asked", "node_ids", "superlink_paths"]
+__all__ = [
+    "Credential",
+    "api_endpoints",
+    "ask_api",
+    "ask_gateway",
+    "ask_plainly",
+    "node_ids",
+    "superlink_paths",
+]
 
 _FLEET = "/v1/fleet/"
 
@@ -59,7 +67,7 @@ def ask_gateway(story: Story, host: str, paths: Sequence[str], shows: Credential
         if shows.key:
             ask["key"] = shows.key
         asks.append(ask)
-    return asked(story[host], f"https://{NAME}:{GATEWAY}", asks)
+    return _asked(story[host], f"https://{NAME}:{GATEWAY}", asks)
 
 
 def api_endpoints(story: Story) -> list[tuple[str, str]]:
@@ -75,11 +83,23 @@ def ask_api(story: Story, endpoints: Sequence[tuple[str, str]], token: str) -> l
     asks = [Ask(method=method, path=path.format(**names)) for method, path in endpoints]
     if token:
         asks = [{**ask, "token": token} for ask in asks]
-    return asked(story["scientist"], f"https://{NAME}:{API}", asks)
+    return _asked(story["scientist"], f"https://{NAME}:{API}", asks)
 
 
-def asked(host: Host, url: str, asks: Sequence[Ask]) -> list[int]:
-    """The statuses of what is asked from a host."""
+def ask_plainly(host: Host, method: str, urls: Sequence[str]) -> list[int]:
+    """What somebody asks who has curl and nothing else; the statuses."""
+    empty = ("-d", "") if method == "POST" else ()
+    places = [word for url in urls for word in ("-o", "/dev/null", url)]
+    told = host.run(
+        *("curl", "-sk", "-X", method, *empty, "-H", "content-type: application/protobuf"),
+        *("--max-time", "60", "-w", "%{http_code}\n", *places),
+    )
+    found = [int(line) for line in told.stdout.split()]
+    assert len(found) == len(urls), told.stderr
+    return found
+
+
+def _asked(host: Host, url: str, asks: Sequence[Ask]) -> list[int]:
     done = host.run("python", "-m", "tests.e2e.hosts.ask", url, json.dumps(list(asks)))
     assert done.returncode == 0, done.stderr
     found: list[int] = json.loads(done.stdout)

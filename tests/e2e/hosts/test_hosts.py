@@ -28,14 +28,13 @@ from dataclasses import replace
 import pytest
 
 from contract.enrolment import REVOKED
-from tests.e2e.hosts.ask import Ask
 from tests.e2e.hosts.network import API, GATEWAY, NAME, Host, Network, lacking
 from tests.e2e.hosts.routes import (
     Credential,
     api_endpoints,
     ask_api,
     ask_gateway,
-    asked,
+    ask_plainly,
     node_ids,
     superlink_paths,
 )
@@ -279,32 +278,34 @@ def test_a_revoked_site_is_out_and_the_others_are_not(story: Story, nodes: dict[
     assert story.connected() == {"south", "east"}
 
 
-NOTHING = {0, 401, 403, 404, 429}
-"""No connection, no, no such thing, or not so often."""
+REFUSED = {401, 403, 404, 429}
+"""No, no such thing, or not so often."""
+NOTHING = REFUSED | {0}
+"""Or not even a connection."""
 
 
 def test_no_credential_leads_further_than_its_own(story: Story, nodes: dict[str, int]) -> None:
-    """Every route of the SuperLink, at the gateway, from a site: with what is its own, and what it stole."""
-    shutil.copytree(story["north"].folder / "north" / "keys", story["south"].folder / "stolen")
-    own = Credential("south/keys/site.pem", "south/keys/node.key")
-    stolen = Credential("stolen/site.pem", "stolen/node.key")
+    """Every route of the SuperLink, at the gateway, from the site that is out, with what it has and stole."""
+    shutil.copytree(story["south"].folder / "south" / "keys", story["north"].folder / "stolen")
+    own = Credential("north/keys/site.pem", "north/keys/node.key")
+    souths = Credential("stolen/site.pem", "stolen/node.key")
     paths = [path for path in superlink_paths() if path != "/health"]
     tries = {
         "nobody": (Credential(), "south"),
-        "a key alone": (Credential(key=own.key), "south"),
-        "a certificate alone": (Credential(own.certificate), "south"),
-        "a revoked site": (stolen, "north"),
-        "a revoked site's key": (Credential(own.certificate, stolen.key), "north"),
-        "a revoked site's certificate": (Credential(stolen.certificate, own.key), "south"),
-        "another's name": (own, "east"),
+        "a key alone": (Credential(key=souths.key), "south"),
+        "a certificate alone": (Credential(souths.certificate), "south"),
+        "a revoked site": (own, "north"),
+        "a revoked site's key": (Credential(souths.certificate, own.key), "north"),
+        "a revoked site's certificate": (Credential(own.certificate, souths.key), "south"),
+        "another's name": (souths, "east"),
     }
     for who, (shows, name) in tries.items():
-        found = dict(zip(paths, ask_gateway(story, "south", paths, shows, nodes[name]), strict=True))
+        found = dict(zip(paths, ask_gateway(story, "north", paths, shows, nodes[name]), strict=True))
         assert set(found.values()) <= NOTHING, (who, found)
     elsewhere = [path for path in paths if not path.startswith("/v1/fleet/")]
-    assert set(ask_gateway(story, "south", elsewhere, own, nodes["south"])) == {404}
+    assert set(ask_gateway(story, "north", elsewhere, souths, nodes["south"])) == {404}
     beat = "/v1/fleet/send-node-heartbeat"
-    assert ask_gateway(story, "south", [beat], own, nodes["south"]) == [200]  # it is no wall
+    assert ask_gateway(story, "north", [beat], souths, nodes["south"]) == [200]  # it is no wall
     assert story.connected() == {"south", "east"}
 
 
@@ -330,12 +331,18 @@ def test_a_local_user_gets_no_further_than_a_stranger(story: Story) -> None:
     server = story["server"]
     nobody = replace(server, name="nobody", user="nobody", started=[])
     port = (server.folder / ".tidegate" / "superlink.address").read_text().rpartition(":")[2]
-    asks = [Ask(method="POST", path=path, content="") for path in superlink_paths() if path != "/health"]
+    paths = [path for path in superlink_paths() if path != "/health"]
     for place in (port, GATEWAY):
-        found = asked(nobody, f"https://127.0.0.1:{place}", asks)
-        assert set(found) <= NOTHING, (place, dict(zip(superlink_paths(), found, strict=False)))
-    listed = [Ask(method=method, path=path) for method, path in api_endpoints(story)]
-    assert set(asked(nobody, f"https://127.0.0.1:{API}", listed)) <= NOTHING
+        found = ask_plainly(nobody, "POST", [f"https://127.0.0.1:{place}{path}" for path in paths])
+        wrong = {path: status for path, status in zip(paths, found, strict=True) if status not in REFUSED}
+        assert not wrong, (place, wrong)
+    listed = api_endpoints(story)
+    for method in ("GET", "POST"):
+        urls = [f"https://127.0.0.1:{API}{path}" for kind, path in listed if kind == method]
+        assert set(ask_plainly(nobody, method, urls)) <= REFUSED
+    open_to_all = (f"{port}/health", f"{GATEWAY}/health", f"{API}/")  # the last is where people sign in
+    urls = [f"https://127.0.0.1:{place}" for place in open_to_all]
+    assert ask_plainly(nobody, "GET", urls) == [200] * 3  # they are no walls
 
 
 def test_the_story_is_the_readmes(story: Story) -> None:
