@@ -5,7 +5,8 @@ hundred statements. Of ours only who is registered must last: what a SuperLink h
 (`server.run_queue`, `server.schedule`), goes on at its checkpoint, and sites repeat what they have answered.
 
 So runs, messages and their parts are in memory; long parts, of which every site may have one under way, are
-files. Nodes are in memory and in Flower's database, which is changed first.
+files. Nodes are in memory and in Flower's database, which is changed first. That a site is still there is in
+memory alone: 256 sites say so nine times a second, and each would wait for the disk.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.server.superlink.linkstate import LinkStateFactory
 from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkState
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
-from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME
+from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, NodeStatus
 from flwr.supercore.inflatable.inflatable_object import get_object_id
 from flwr.supercore.inflatable.inflatable_utils import validate_object_content
 from flwr.supercore.object_store import NoObjectInStoreError, ObjectStoreFactory
@@ -173,18 +174,19 @@ class LastingState(InMemoryLinkState):
         return self._changed(create, lambda node_id: node_id)
 
     def activate_node(self, node_id: int, heartbeat_interval: float) -> bool:
-        """Note that a node has connected; whether it may."""
+        """Note that a node has connected; whether it may: not while it is there."""
+        with self.lock:
+            self._check_and_tag_offline_nodes(node_ids=[node_id])
+            node = self.nodes.get(node_id)
+            if node is not None and node.status == NodeStatus.ONLINE:  # the database may not know of it
+                return False
         return self._changed(lambda: self._kept.activate_node(node_id, heartbeat_interval), lambda _: node_id)
-
-    def acknowledge_node_heartbeat(self, node_id: int, heartbeat_interval: float) -> bool:
-        """Note that a node is there; whether it is known."""
-        return self._changed(
-            lambda: self._kept.acknowledge_node_heartbeat(node_id, heartbeat_interval), lambda _: node_id
-        )
 
     def deactivate_node(self, node_id: int) -> bool:
         """Note that a node has left; whether it was there."""
-        return self._changed(lambda: self._kept.deactivate_node(node_id), lambda _: node_id)
+        with self._changing:
+            self._kept.deactivate_node(node_id)  # it may have taken it for gone already
+            return bool(super().deactivate_node(node_id))
 
     def delete_node(self, owner_aid: str, node_id: int) -> None:
         """Unregister a node: its key connects no more, and is never registered again.

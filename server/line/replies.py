@@ -53,7 +53,7 @@ _SMALL = 2**20
 """Bytes of a part of a reply that is read whoever sends it, and of a reply that comes in one request."""
 _FEW = 2**16
 """Bytes of an object below which it is in memory, and moved within microseconds."""
-_MESSAGES = frozenset({"pull-messages", "push-messages", "confirm-message-received"})
+_MESSAGES = frozenset({"pull-messages", "push-messages", "confirm-message-received", "send-node-heartbeat"})
 _AROUND = 2**16
 """Bytes of a request beside the part in it."""
 _SILENCE = 30.0

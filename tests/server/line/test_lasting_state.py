@@ -564,3 +564,19 @@ def test_what_a_killed_superlink_left_is_removed_and_nobody_else_may_read(
     assert all(path.stat().st_mode & 0o077 == 0 for path in [tmp_path / "parts", *files(tmp_path)])
     PartStore(tmp_path / "parts")
     assert files(tmp_path) == []
+
+
+def test_a_heartbeat_asks_no_disk_and_still_keeps_a_second_agent_out(start: Start) -> None:
+    """The database may take a site for gone that was heard a moment ago: memory knows better."""
+    state = start()
+    node = register(state, b"key", "north")
+    assert state.activate_node(node, INTERVAL)
+    kept = state._kept
+    assert kept.deactivate_node(node)  # as where its time is over, which no heartbeat has moved on the disk
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kept, "session", None)
+        assert state.acknowledge_node_heartbeat(node, INTERVAL)
+        assert not state.activate_node(node, INTERVAL)
+    assert state.deactivate_node(node)
+    assert not state.deactivate_node(node)
+    assert state.activate_node(node, INTERVAL)
