@@ -28,9 +28,8 @@ from starlette.exceptions import HTTPException as Refused
 from starlette.types import Message
 
 from server.line.in_place import Handlers, _checked_version, _plain_routes, look_up_in_place
+from tests.server.line.test_superlink import KEY, PUBLIC, signed
 
-KEY = ec.generate_private_key(ec.SECP384R1())
-PUBLIC = public_key_to_bytes(KEY.public_key())
 TIMES = 5
 
 
@@ -67,15 +66,6 @@ class Door:
 @pytest.fixture
 def door(monkeypatch: pytest.MonkeyPatch) -> Door:
     return Door(monkeypatch)
-
-
-def signed(key: ec.EllipticCurvePrivateKey = KEY, public: bytes = PUBLIC) -> dict[str, str]:
-    timestamp = now().isoformat()
-    return {
-        FLEET_HTTP_PUBLIC_KEY_HEADER: b64encode(public).decode(),
-        FLEET_HTTP_SIGNATURE_HEADER: b64encode(sign_message(key, timestamp.encode())).decode(),
-        TIMESTAMP_HEADER: timestamp,
-    }
 
 
 def test_the_same_signature_is_checked_once(door: Door) -> None:
