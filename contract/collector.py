@@ -11,7 +11,7 @@ from __future__ import annotations
 import atexit
 import gc
 
-__all__ = ["collect", "collect_rarely", "leave_loaded"]
+__all__ = ["collect_rarely", "leave_loaded"]
 
 _OBJECTS = 10_000
 """New objects after which Python looks again: a few MB of the small ones."""
@@ -31,8 +31,3 @@ def leave_loaded() -> None:
     """What this process has made so far is there to stay: it is looked through no more."""
     gc.collect()
     gc.freeze()
-
-
-def collect() -> None:
-    """Free what only cycles keep: an error that was answered holds the request that it was about."""
-    gc.collect()

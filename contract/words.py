@@ -1,8 +1,8 @@
-"""Counts in sentences: one site is, two sites are."""
+"""Words in sentences: one site is, two sites are; the first letter of one."""
 
 from __future__ import annotations
 
-__all__ = ["counted", "verb"]
+__all__ = ["counted", "headed", "verb"]
 
 
 def counted(number: int, thing: str) -> str:
@@ -21,3 +21,12 @@ def verb(number: int, one: str, many: str) -> str:
     ('is', 'are')
     """
     return one if number == 1 else many
+
+
+def headed(words: str) -> str:
+    """With a capital at the beginning, and all else as it is.
+
+    >>> headed("the AUC is hidden"), headed("")
+    ('The AUC is hidden', '')
+    """
+    return words[:1].upper() + words[1:]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from contract.errors import ApprovalError, InputError
 from contract.experiment import Experiment
-from contract.words import counted, verb
+from contract.words import counted, headed, verb
 from experiments.federated_run import Request, require_sites
 from server.jobs.job import RangeQuestion
 from terminal.range_files import MARGIN
@@ -62,7 +62,7 @@ def check_question(question: RangeQuestion, experiment: Experiment, sites: Seque
             f"{verb(len(configs), 'states', 'state')} about {rows:,.0f} rows with the held-out "
             f"ones, would hide tails below {least:.1%} of them; nothing was asked and nothing charged",
             where="--epsilon",
-            remedy=remedy[0].upper() + remedy[1:],
+            remedy=headed(remedy),
         )
 
 

@@ -141,7 +141,7 @@ def signer_is_out(schedule: ScheduleRecord, state: State) -> str:
         return ""
     signed = read_mandate(schedule.mandate)
     name = signed.mandate.scientist
-    person = next((one for one in People(state.database).all() if one.name == name), None)
+    person = People(state.database).named(name)
     if person is None:  # of before there were people
         return ""
     anew = f"have it signed anew: `tidegate schedule sign` of '{schedule.experiment}'"

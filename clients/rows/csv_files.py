@@ -29,6 +29,7 @@ from clients.rows.parts import Part, require_columns
 from clients.rows.unfit_lines import LineSorter
 from clients.site_config import DataSource
 from contract.errors import DataError
+from contract.words import headed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +71,7 @@ def _require(
             meant = other_encoding(path, source, whole=False)
         if not meant:
             raise
-        remedy = meant[0].upper() + meant[1:]
+        remedy = headed(meant)
         raise DataError("its header cannot be read", where=where, remedy=remedy) from error
 
 

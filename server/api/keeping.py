@@ -92,10 +92,10 @@ def _require_signer(schedule: ScheduleRecord, reading: Reading, person: Person) 
         HTTPException: it is another scientist's.
     """
     owner = scientist_of(schedule.experiment, reading.state)
-    known = {one.name: one for one in People(reading.state.database).all()}
     if owner == person.name:
         return
-    if owner in known and known[owner].may_enter(datetime.now(UTC)):
+    known = People(reading.state.database).named(owner)
+    if known is not None and known.may_enter(datetime.now(UTC)):
         words = f"{owner} submitted the model that it watches: they or an operator may sign it"
         raise HTTPException(403, words)
     earlier = schedule.signed

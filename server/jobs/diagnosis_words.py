@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contract.experiment import Experiment
 from contract.figures import figures_for
 from contract.recipe import recommended
+from contract.words import headed
 from server.exchange.pulls import Pulls
 from server.jobs.evidence import Estimate, Evidence, SitePull
 from server.jobs.learnt_words import learnt_words, little_words, not_shown_words, told
@@ -43,13 +44,13 @@ def headline(verdict: Verdict, found: Evidence) -> str:
 
 def because_words(verdict: Verdict, found: Evidence) -> str:
     """Why the verdict is this one; empty where its headline says all."""
-    learnt = f"{_headed(learnt_words(found))}"
+    learnt = headed(learnt_words(found))
     because = {
         "converged": f"{learnt}. More steps would change next to nothing: {pull_words(found)}.",
         "as-far-as-noise": f"{learnt}. {_why_as_far(found)}",
         "not-converged": _why_not_converged(found),
         "steps-too-large": _why_too_large(found),
-        "not-measurable": f"{_why_not_measurable(found)} {_headed(pull_words(found))}.",
+        "not-measurable": f"{_why_not_measurable(found)} {headed(pull_words(found))}.",
         "not-shown": not_shown_words(found),
         "little-learnt": little_words(found),
     }
@@ -61,7 +62,7 @@ def because_words(verdict: Verdict, found: Evidence) -> str:
 def _why_as_far(found: Evidence) -> str:
     if found.late is not None and found.late.low() > 0:
         return (
-            f"{_headed(pull_words(found))} when it ended: more or larger steps could still gain, but carry "
+            f"{headed(pull_words(found))} when it ended: more or larger steps could still gain, but carry "
             "noise that may take as much."
         )
     return f"At the end noise hides whether more steps would help: {pull_words(found)}."
@@ -137,9 +138,9 @@ def loss_words(experiment: Experiment, began: Estimate | None, found: Evidence) 
     figure = figures_for(experiment.task.label)[0]
     if found.loss is None:
         why = found.unmeasured.get("figures") or found.unmeasured.get(figure.name, "noise hides it")
-        return f"{_headed(figure.word)} is not measurable, because {why}."
+        return f"{headed(figure.word)} is not measurable, because {why}."
     start = "" if began is None else f" {told(began)} with the model that it began from,"
-    words = f"{_headed(figure.word)}:{start} {told(found.loss)} at the end"
+    words = f"{headed(figure.word)}:{start} {told(found.loss)} at the end"
     skill = found.skill
     if skill is None:
         return f"{words}."
@@ -238,7 +239,3 @@ def _cost_words(experiment: Experiment) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
-
-
-def _headed(word: str) -> str:
-    return word[0].upper() + word[1:]

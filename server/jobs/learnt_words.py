@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from contract.words import headed
 from server.jobs.evidence import Estimate, Evidence
 from server.jobs.verdicts import ERRORS, LITTLE_AUC, LITTLE_SKILL
 
@@ -61,9 +62,9 @@ def not_shown_words(found: Evidence) -> str:
     """Why that is not enough, in a sentence."""
     said = _farthest(found)
     if said is None or said.errors <= 0:
-        return f"{_headed(learnt_words(found))}, but its error leaves room for more."
+        return f"{headed(learnt_words(found))}, but its error leaves room for more."
     return (
-        f"{_headed(learnt_words(found))}; it takes {ERRORS:g}, which chance alone brings in one run of "
+        f"{headed(learnt_words(found))}; it takes {ERRORS:g}, which chance alone brings in one run of "
         "twenty at most."
     )
 
@@ -79,7 +80,7 @@ def alone_words(whole: Evidence, unsure: Mapping[str, Evidence]) -> str:
     left = {site: said.errors for site, found in unsure.items() if (said := _farthest(found)) is not None}
     site = min(unsure, key=lambda one: left.get(one, -math.inf))
     return (
-        f"{_headed(learnt_words(whole))}, but without {site} the others do not show it: "
+        f"{headed(learnt_words(whole))}, but without {site} the others do not show it: "
         f"{learnt_words(unsure[site])}. It takes {ERRORS:g} standard errors for both."
     )
 
@@ -92,7 +93,7 @@ def little_words(found: Evidence) -> str:
     if auc is not None:
         return f"AUC {told(auc)} is surely below {LITTLE_AUC:g}, where 0.5 is chance."
     if skill is not None:
-        return f"{_headed(found.skill_word)} {told(skill)} is surely below {LITTLE_SKILL:g}."
+        return f"{headed(found.skill_word)} {told(skill)} is surely below {LITTLE_SKILL:g}."
     return ""
 
 
@@ -112,7 +113,3 @@ def _farthest(found: Evidence) -> _Said | None:
         said.append(_Said(name=found.skill_word, value=found.skill, nothing=0.0, nothing_word="none"))
     above = [one for one in said if one.errors > 0] or said[:1]
     return max(above, key=lambda one: one.errors, default=None)
-
-
-def _headed(word: str) -> str:
-    return word[:1].upper() + word[1:]

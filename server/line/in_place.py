@@ -32,10 +32,8 @@ _ROUTES = ("/v1/fleet/", "/v1/runtime/")
 _MOST_KNOWN, _LONGEST_KNOWN = 1024, 2**10
 """Signatures, keys and versions that are remembered, and the bytes of one; an honest signature has, with its
 key and time, 350."""
-
-
 _SAYS_VERSION = frozenset(key.lower().encode() for key in _RUNTIME_METADATA_KEYS)
-"""The headers in which it does."""
+"""The headers in which somebody says which Flower they have."""
 
 
 class Handlers:

@@ -31,11 +31,11 @@ from flwr.supercore.inflatable.inflatable_utils import validate_object_content
 from flwr.supercore.object_store import NoObjectInStoreError, ObjectStoreFactory
 from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 
-__all__ = ["LastingState", "PartStore", "lasting_factories"]
+__all__ = ["LONG", "LastingState", "PartStore", "lasting_factories"]
 
-_LONG = 2**16
-"""Bytes of a part from which it is a file. What a site never fetches is kept until the run ends: perhaps the
-models of all its rounds."""
+LONG = 2**16
+"""Bytes of a part from which it is a file, and takes more than a moment. What a site never fetches is kept
+until the run ends: perhaps the models of all its rounds."""
 _MOST_FINISHED = 100
 """Runs that have ended and are still known, the latest. Whoever follows a run asks every second."""
 
@@ -65,7 +65,7 @@ class PartStore(InMemoryObjectStore):
             ValueError: it is not what its id says.
             OSError: the disk is full, say; nothing of the part is kept.
         """
-        if len(object_content) < _LONG:
+        if len(object_content) < LONG:
             super().put(object_id, object_content)
             return
         name, path = getattr(self._ready, "part", ("", Path()))
@@ -234,7 +234,7 @@ class LastingState(InMemoryLinkState):
         with self._lock_object_push_sessions:
             session = self._object_push_sessions.get(session_id)
             awaits = session is not None and object_id in session.pending_object_ids
-        if not awaits or len(object_content) < _LONG:
+        if not awaits or len(object_content) < LONG:
             return bool(super().store_object(run_id, session_id, object_id, object_content))
         try:
             with self._parts.ready(object_id, object_content):

@@ -22,7 +22,7 @@ import contextlib
 import logging
 from base64 import b64decode
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -38,9 +38,10 @@ from starlette.types import Message as Event
 from starlette.types import Receive, Scope
 
 from contract.messages import MOST_TEXT
-from contract.whole import MOST_SAID, PUSH
+from contract.whole import MOST_SAID, PUSH, object_names
 from server.line.arrivals import Arrivals
 from server.line.flower import MOST_OBJECTS, REFUSED, TOO_LONG, TOO_MANY_PARTS, objects_in
+from server.line.lasting_state import LONG
 
 __all__ = ["Replies", "RequestRefusedError"]
 
@@ -51,8 +52,6 @@ _APP_PULLS, _APP_CONFIRMS = "/v1/runtime/pull-messages", "/v1/runtime/confirm-me
 _SITES = "/v1/fleet/"
 _SMALL = 2**20
 """Bytes of a part of a reply that is read whoever sends it, and of a reply that comes in one request."""
-_FEW = 2**16
-"""Bytes of an object below which it is in memory, and moved within microseconds."""
 _MESSAGES = frozenset({"pull-messages", "push-messages", "confirm-message-received", "send-node-heartbeat"})
 _AROUND = 2**16
 """Bytes of a request beside the part in it."""
@@ -176,10 +175,10 @@ class Replies:
         """
         kind = path.rpartition("/")[2]
         if kind == "push-object":
-            return size < _FEW
+            return size < LONG
         if kind == "pull-object":
-            size = self.sizes.get(told.object_id, self.reply_sizes.get(told.object_id, _FEW))
-            return size < _FEW
+            size = self.sizes.get(told.object_id, self.reply_sizes.get(told.object_id, LONG))
+            return size < LONG
         return kind in _MESSAGES
 
     async def answer(self, request: Request, handled: Ask) -> Response:
@@ -257,7 +256,7 @@ class Replies:
 
     def _note_questions(self, told: Any) -> None:
         for message, tree in zip(told.messages_list, told.message_object_trees, strict=False):
-            objects = frozenset(_names(tree))
+            objects = frozenset(object_names(tree))
             question = _Question(node=message.metadata.dst_node_id, objects=objects)
             _keep(self._asked, message.metadata.message_id, question)
 
@@ -345,19 +344,13 @@ async def _size(request: Request, told: Any) -> int:
     long one the size is what its request has beside all else (one byte less just below 2 and 256 MB).
     """
     whole = len(await request.body())
-    if whole < _FEW:
+    if whole < LONG:
         return len(told.object_content)
     around = PushObjectRequest(
         node=told.node, run_id=told.run_id, object_id=told.object_id, session_id=told.session_id
     )
     rest = whole - int(around.ByteSize())
     return rest - 1 - (rest.bit_length() + 6) // 7  # the field's number, and its length, seven bits a byte
-
-
-def _names(tree: Any) -> Iterator[str]:
-    yield tree.object_id
-    for child in tree.children:
-        yield from _names(child)
 
 
 def _keep(kept: dict[Any, _Kept], name: Any, value: _Kept) -> None:

@@ -8,9 +8,9 @@ that was answered may be in a cycle with its request, and the collector looks ra
 from __future__ import annotations
 
 import asyncio
+import gc
 
 from contract.allocator import give_back
-from contract.collector import collect
 
 __all__ = ["Rest"]
 
@@ -40,5 +40,5 @@ class Rest:
 
     def _give_back(self) -> None:
         self._due, self._bytes = None, 0
-        collect()
+        gc.collect()
         give_back()

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from sqlalchemy import select, update
+from sqlalchemy import Connection, select, update
 
 from contract.errors import InputError
 from contract.names import PersonName
@@ -23,7 +23,7 @@ from contract.roles import Role
 from server.state import tables
 from server.state.database import Database
 
-__all__ = ["People", "Person"]
+__all__ = ["People", "Person", "person_named"]
 
 _BYTES = 32
 _LONGEST_TOKEN = 200
@@ -146,11 +146,19 @@ class People:
 
     def is_good(self, person: Person) -> bool:
         """Whether the token of somebody who was let in before is still that person's, and good."""
-        wanted: Any = select(*_COLUMNS).where(tables.people.c.name == person.name)
-        with self._database.read() as connection:
-            found = connection.execute(wanted).one_or_none()
-        now = None if found is None else Person(**found._mapping)
+        now = self.named(person.name)
         return now is not None and now.made == person.made and now.may_enter(datetime.now(UTC))
+
+    def named(self, name: str) -> Person | None:
+        """Whoever has this name, whether their token is good or not."""
+        with self._database.read() as connection:
+            return person_named(connection, name)
+
+
+def person_named(connection: Connection, name: str) -> Person | None:
+    """As `People.named`, for what else is done in the same transaction."""
+    found = connection.execute(select(*_COLUMNS).where(tables.people.c.name == name)).one_or_none()
+    return None if found is None else Person(**found._mapping)
 
 
 def _require_unlike(name: str, names: Sequence[str]) -> None:

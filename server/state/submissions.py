@@ -21,8 +21,8 @@ What a person has submitted is kept for ever once it has begun: sites were asked
 So one person has so many of these. Of what has ended and never begun the newest are kept (`MOST_QUEUED`), and
 those of the last hour, which count for how many a person may submit in one.
 
-A stop is written down here and done by whoever works on the queue (`server.queue`): so it is not lost when
-the server is stopped between the two.
+A stop is written down here and done by whoever works on the queue (`server.run_queue`): so it is not lost
+when the server is stopped between the two.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from contract.names import name_run
 from server.server_file import MOST_KEPT
 from server.state import tables
 from server.state.database import Database
+from server.state.people import person_named
 from server.state.records import RunRecord
 
 __all__ = ["MOST_QUEUED", "SubmissionRecord", "SubmissionState", "Submissions"]
@@ -389,11 +390,8 @@ def _require_good(connection: Connection, person: str) -> None:
     Raises:
         InputError: they have no good token any more.
     """
-    wanted = select(tables.people.c.revoked, tables.people.c.expires).where(tables.people.c.name == person)
-    known = connection.execute(wanted).one_or_none()
-    if known is None or (
-        known.revoked is None and (known.expires is None or datetime.now(UTC) < known.expires)
-    ):
+    known = person_named(connection, person)
+    if known is None or known.may_enter(datetime.now(UTC)):
         return
     raise InputError(
         f"the token of '{person}', whose run it is, {'is over' if known.revoked is None else 'was revoked'}",

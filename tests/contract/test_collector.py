@@ -66,7 +66,7 @@ def test_nothing_is_looked_for_at_the_end() -> None:
 
 _LEFT = """\
 import gc, weakref
-from contract.collector import collect, leave_loaded
+from contract.collector import leave_loaded
 
 class Kept:
     pass
@@ -79,7 +79,7 @@ def cycle():
 before = cycle()
 leave_loaded()
 left, after = gc.get_freeze_count(), cycle()
-collect()
+gc.collect()
 print(left > 1000, len(gc.get_objects()) < left, before() is None, after() is None)
 """
 

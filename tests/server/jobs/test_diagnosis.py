@@ -140,9 +140,9 @@ def test_on_many_rows_too(times: float) -> None:
 
 @pytest.mark.usefixtures("_public_rows")
 def test_a_site_of_other_labels_is_named() -> None:
-    """Noise hid it in two of twenty runs: in four at once it does so in one try of ten thousand."""
-    runs = (run("heart-disease", 3.0, seed, times=0.1, flipped="site-1") for seed in range(4))
-    assert any("elsewhere than the others" in " ".join(found.sentences) for found in runs)
+    """Noise hid it in two of twenty runs: in four of five it does so in one try of two thousand."""
+    runs = [run("heart-disease", 3.0, seed, times=0.1, flipped="site-1") for seed in range(5)]
+    assert sum("elsewhere than the others" in " ".join(found.sentences) for found in runs) >= 2
 
 
 # What a lying site can do, and cannot

@@ -408,7 +408,7 @@ def test_a_site_that_asks_for_a_run_of_before_is_told_no(
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PartStore:
-    monkeypatch.setattr(lasting_state, "_LONG", 1000)
+    monkeypatch.setattr(lasting_state, "LONG", 1000)
     return PartStore(tmp_path / "parts")
 
 
@@ -492,7 +492,7 @@ def test_a_long_part_holds_up_nobody_while_it_is_written_or_read(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Flower has one lock for all that is sent, and would hash and write megabytes under it."""
-    monkeypatch.setattr(lasting_state, "_LONG", 1000)
+    monkeypatch.setattr(lasting_state, "LONG", 1000)
     state, free = start(), []
     run, session, name, content = sending(state, part(1000, 1))
 
@@ -521,7 +521,7 @@ def test_a_long_part_holds_up_nobody_while_it_is_written_or_read(
 def test_a_long_part_is_kept_only_where_it_was_announced_and_is_what_it_says(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lasting_state, "_LONG", 1000)
+    monkeypatch.setattr(lasting_state, "LONG", 1000)
     state, kept = start(), tmp_path / "superlink.db-parts"
     run, session, name, content = sending(state, part(1000, 1))
     written: list[object] = []
@@ -541,7 +541,7 @@ def test_a_long_part_is_kept_only_where_it_was_announced_and_is_what_it_says(
 def test_a_full_disk_is_a_part_that_is_not_stored(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lasting_state, "_LONG", 1000)
+    monkeypatch.setattr(lasting_state, "LONG", 1000)
     state = start()
     run, session, name, content = sending(state, part(1000, 1))
 
