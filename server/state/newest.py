@@ -104,7 +104,7 @@ def _seen(home: Path) -> datetime | None:
         return None
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise StorageError(
-            "the moment that this folder has seen its state database at cannot be read",
+            "it says when this folder last saw its state database, and cannot be read",
             where=str(path),
             remedy="If the database was not restored from a dump, remove that file: it is made anew",
         ) from exc
