@@ -52,8 +52,9 @@ seconds that this makes: many sites do not crowd the server."""
 _HELD = 0.9 * HOLD
 """Seconds of a look from which the server held it until there might be something, and may be asked at once:
 Tidegate's does (`server/line/long_poll.py`), a stock SuperLink never."""
-_LONG_TASK = 1.0
-"""Seconds of a task in which the server may have gone on to the next round, and to more than one."""
+_LONG_TASK, _LONG_SENDING = 1.0, 5.0
+"""Seconds of a task, and of sending its reply, in which the server may have gone on to the next round, and to
+more than one. Where many sites reply at once, sending alone takes a second in every round."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
 """Between two tries to send a reply."""
 KEPT = 2**29
@@ -103,10 +104,8 @@ def serve(
             _log.error("the server does not know this site any more (%s)", exc)
             return
         if come or left:
-            began = time.monotonic()
-            for work in agent.current([*left, *come]):
-                agent.attend(work)
-            left, was_away = [], time.monotonic() - began > _LONG_TASK
+            took_long = [agent.attend(work) for work in agent.current([*left, *come])]
+            left, was_away = [], any(took_long)
             last_message, rested = time.monotonic(), False
             continue
         was_away = False
@@ -273,14 +272,19 @@ class _Agent:
             _log.info("the server answers again")
         self._broken = False
 
-    def attend(self, work: Work) -> None:
-        """Answer a message and send the reply, or leave it in the spool for the next agent."""
-        began = time.monotonic()
+    def attend(self, work: Work) -> bool:
+        """Answer a message and send the reply, or leave it in the spool for the next agent.
+
+        Returns:
+            Whether it took so long that the server may have gone on to another round.
+        """
+        began, answered = time.monotonic(), math.inf
         self._health.say("answering", work.request)
         try:
             reply = self._reply(work)
             self._wait_for_the_grid(began)
             self._health.say("sending", work.request)
+            answered = time.monotonic()
             self._insist("the reply could not be sent", lambda: self._connection.send(reply))
         except SilentError as exc:
             _log.error("no answer to %s: %s", work.request, exc)
@@ -288,10 +292,12 @@ class _Agent:
             _log.error("the server does not take an answer to %s any more (%s)", work.request, exc)
         except InterruptedError:
             _log.warning("stopped over %s; the next agent takes it up", work.request)
-            return
+            return True
         if self._spool is not None:
             self._spool.done(work)
         self._health.say("connected", answered=1)
+        ended = time.monotonic()
+        return min(answered, ended) - began > _LONG_TASK or ended - answered > _LONG_SENDING
 
     def _wait_for_the_grid(self, began: float) -> None:
         """Until a whole number of `reply_seconds` has passed.

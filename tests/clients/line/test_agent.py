@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -289,15 +290,39 @@ def test_of_the_messages_that_wait_for_a_site_that_was_away_the_last_of_each_run
     assert left[0].startswith("left north-1/train/3 of 20")
 
 
-def test_rounds_that_went_by_during_a_long_task_are_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("long", ["_LONG_TASK", "_LONG_SENDING"])
+def test_rounds_that_went_by_during_a_long_task_or_sending_are_not_answered(
+    long: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     works = [make_work() for _ in range(4)]
     line, answering = Line(None, *works, None), Answering()
     run(line, answering)
     assert answering.asked == works  # none took long: each is the only one that waits
-    monkeypatch.setattr("clients.line.agent._LONG_TASK", 0.0)
+    monkeypatch.setattr(f"clients.line.agent.{long}", 0.0)
     line, answering = Line(None, *works, None), Answering()
     run(line, answering)
     assert answering.asked == [works[0], works[-1]]
+
+
+def test_one_who_waits_a_second_to_send_is_asked_for_nothing_more_than_the_next_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With 256 sites every reply takes a second: each would ask twice a round, and confirm alone."""
+    works = [make_work() for _ in range(3)]
+    line, answering = Line(None, *works, None), Answering()
+    clock = iter(range(0, 10_000))
+    send = line.send
+
+    def slow(reply: PackedReply) -> None:
+        for _ in range(2):
+            next(clock)
+        send(reply)
+
+    monkeypatch.setattr(line, "send", slow)
+    monkeypatch.setattr("clients.line.agent.time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    monkeypatch.setattr("clients.line.agent._LONG_TASK", 2.0)
+    run(line, answering)
+    assert answering.asked == works
 
 
 def test_what_an_earlier_agent_left_is_dropped_where_the_server_has_gone_on(tmp_path: Path) -> None:
