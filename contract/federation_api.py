@@ -6,6 +6,7 @@ comes from outside at either end: whoever shows it passes it through `contract.o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -62,6 +63,7 @@ __all__ = [
     "WindowCheck",
     "WindowChecks",
     "has_ended",
+    "waiting_words",
 ]
 
 RunStatus = Literal["queued", "starting", "running", "succeeded", "partial", "failed", "stopped", "refused"]
@@ -84,6 +86,15 @@ WAITING = "waiting for approval"
 def has_ended(status: RunStatus) -> bool:
     """Whether nothing more will come of a run unless somebody resumes it."""
     return status not in ("queued", "starting", "running")
+
+
+def waiting_words(sites: Sequence[str]) -> str:
+    """For whose approval a run waits; empty for nobody's.
+
+    >>> waiting_words(["north", "south"])
+    'waiting for approval at north, south'
+    """
+    return f"{WAITING} at {', '.join(sites)}" if sites else ""
 
 
 class _Frozen(BaseModel):
@@ -215,6 +226,8 @@ class Run(_Frozen):
         place: in the queue, from 1; 0 where it is not in it.
         rounds, of: how many are finished, of how many; `of` is 0 where that is not told.
         error: what went wrong, in a sentence.
+        unapproved: the sites whose administrators have not approved it yet, while it goes on. Where the
+            quorum needs them, it waits for them.
     """
 
     name: str
@@ -229,6 +242,7 @@ class Run(_Frozen):
     of: int
     model_version: int | None
     error: str
+    unapproved: tuple[str, ...] = ()
 
 
 class Runs(_Frozen):

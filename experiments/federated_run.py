@@ -22,6 +22,7 @@ from typing import Any, Literal, cast, get_args
 
 from contract.errors import ApprovalError, DataError, InputError, RoundError
 from contract.experiment import Experiment
+from contract.federation_api import waiting_words
 from contract.installed_models import with_package
 from contract.recipe import asked_rows, needs_recipe, with_recipe
 from contract.words import counted, verb
@@ -240,7 +241,7 @@ def _inline(request: Request) -> dict[str, float]:
         request.progress(report.round, _note(report.failures))
 
     def waits(_step: object, sites: Sequence[str]) -> None:
-        request.progress(len(ended), f"(waiting for approval at {', '.join(sites)})")
+        request.progress(len(ended), f"({waiting_words(sites)})")
 
     run_job(job, grid, settings, watch=watch, waits=waits, admitted=_names(request.sites))
     last = ended[-1] if ended else started
@@ -328,7 +329,7 @@ def _deployment(request: Request) -> dict[str, float]:
                     if item.reason == WAITING and item.round > done
                 ]
                 if waiting:
-                    request.progress(done, f"(waiting for approval at {', '.join(waiting)})")
+                    request.progress(done, f"({waiting_words(waiting)})")
                 elif rounds:
                     request.progress(done, _note(rounds[-1].failures))
 

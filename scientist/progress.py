@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from contract.federation_api import WAITING, ParticipationEvent, QueueEvent, Round
+from contract.federation_api import WAITING, ParticipationEvent, QueueEvent, Round, waiting_words
 from contract.outside import shown
 
 __all__ = ["Step", "missing", "steps_of"]
@@ -49,7 +49,7 @@ def steps_of(events: Iterable[BaseModel]) -> Iterator[Step]:
         elif isinstance(event, ParticipationEvent):
             for site in sorted({one.site for one in event.sites if one.reason == WAITING} - waiting):
                 waiting.add(site)
-                yield Step(words=f"{WAITING} at {site}")
+                yield Step(words=waiting_words([site]))
 
 
 def missing(ended: Round) -> str:

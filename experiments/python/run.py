@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from contract.errors import TidegateError
-from contract.federation_api import RunDetail, has_ended
+from contract.federation_api import RunDetail, has_ended, waiting_words
 from experiments.installation import telling_what_is_missing
 from experiments.python.model import Model
 from experiments.python.places import Place
@@ -182,8 +182,8 @@ def _run_parts(detail: RunDetail) -> list[Shown]:
     rounds = f", {run.rounds} of {run.of} rounds" if run.of else ""
     place = f", place {run.place}" if run.place else ""
     parts: list[Shown] = [Sentence(f"Run {run.name}: {run.status}{place}{rounds}{version}.")]
-    if run.error:
-        parts.append(Sentence(run.error, "yellow"))
+    if told := run.error or waiting_words(run.unapproved):
+        parts.append(Sentence(told, "yellow"))
     if result is not None and run.job == "train":
         parts += _result_parts(result, title=f"{run.experiment} on the held-out rows of its sites")
         parts.append(Picture(draw=lambda: plot_sites(detail), alt="figures by site, with their errors"))

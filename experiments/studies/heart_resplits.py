@@ -230,7 +230,7 @@ class _NoMemory:
         """Nobody asks."""
         del step, sites, ended
 
-    def wait_for_approval(self, step: Step, sites: Sequence[str]) -> None:
+    def wait_for_approval(self, step: Step, sites: Mapping[str, SiteStatus]) -> None:
         """These sites approve whatever comes."""
         del step, sites
 

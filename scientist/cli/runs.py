@@ -30,7 +30,7 @@ def list_runs(
     json: Json = False,
 ) -> None:
     """Runs, newest first, and how each stands."""
-    from contract.federation_api import Runs
+    from contract.federation_api import Runs, waiting_words
     from scientist.connected import connect
     from terminal.output import print_json, print_table, say
 
@@ -51,7 +51,7 @@ def list_runs(
                 _status(run),
                 f"{run.rounds} of {run.of}" if run.of else "–",
                 run.model_version or "–",
-                run.error,
+                run.error or waiting_words(run.unapproved),
             )
             for run in found.runs
         ),
@@ -233,6 +233,7 @@ def _follow(connection: Connection, name: str, *, json: bool) -> RunDetail:
 
 
 def _show(found: RunDetail) -> None:
+    from contract.federation_api import waiting_words
     from scientist.connected import understood
     from terminal.output import say
 
@@ -244,8 +245,8 @@ def _show(found: RunDetail) -> None:
         say(f"{run.rounds} of {run.of} rounds")
     if run.model_version:
         say(f"version {run.model_version} of '{run.experiment}'")
-    if run.error:
-        say(run.error, "yellow")
+    if told := run.error or waiting_words(run.unapproved):
+        say(told, "yellow")
 
 
 def _show_result(found: RunDetail) -> None:

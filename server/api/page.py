@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from contract.federation_api import Round, Run, RunDetail, Site
+from contract.federation_api import Round, Run, RunDetail, Site, waiting_words
 from contract.figures import figures_of
 from contract.verdicts import Verdict
 from server.api.drift_picture import draw, word
@@ -112,6 +112,7 @@ def _running(detail: RunDetail) -> Html:
         "article",
         tag("h3", run.name),
         tag("p", f"{run.status}, {owner}since ", moment(run.since), ": ", tag("strong", done), " ", bar),
+        tag("p", waiting_words(run.unapproved)) if run.unapproved else None,
         _rounds(detail.rounds) if run.of else None,
         _participation(detail),
         data_run=run.name,

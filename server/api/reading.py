@@ -166,8 +166,7 @@ class Reading:
         record, submission, run = self.state.run(name), self.submissions.get(name), self.run(name)
         if run is None:
             return None
-        records = self.state.participation(name)
-        last = [one for one in records if (one.kind, one.round) == (records[-1].kind, records[-1].round)]
+        last = self.state.last_exchange(name)
         return RunDetail(
             run=run,
             trigger=record.trigger if record is not None else run.owner,
@@ -197,6 +196,7 @@ class Reading:
             of=_rounds_of(record.experiment_json) if record.job == "train" else 0,
             model_version=record.model_version,
             error=record.error or (submission.detail if submission is not None else ""),
+            unapproved=self.state.unapproved(record),
         )
 
     def schedules(self, page: Page) -> Schedules:

@@ -35,11 +35,13 @@ class RunView:
     Attributes:
         rounds: how many are finished, of how many.
         sites: how far each site came: of one exchange, or of all; none if they are not to be shown.
+        unapproved: the sites whose administrators have not approved it yet.
     """
 
     run: RunRecord
     rounds: tuple[int, int]
     sites: Sequence[ParticipationRecord]
+    unapproved: Sequence[str]
 
 
 def read_runs(state: State, name: str | None) -> list[RunView]:
@@ -101,11 +103,10 @@ def _view(state: State, run: RunRecord, *, whole: bool, sites: bool) -> RunView:
     planned = 0
     if run.job == "train":
         planned = Experiment.model_validate_json(run.experiment_json).strategy.rounds
-    records = state.participation(run.name) if sites else ()
-    if records and not whole:
-        last = records[-1]
-        records = tuple(item for item in records if (item.kind, item.round) == (last.kind, last.round))
-    return RunView(run=run, rounds=(len(finished), planned), sites=records)
+    records: Sequence[ParticipationRecord] = ()
+    if sites:
+        records = state.participation(run.name) if whole else state.last_exchange(run.name)
+    return RunView(run=run, rounds=(len(finished), planned), sites=records, unapproved=state.unapproved(run))
 
 
 def _plain(view: RunView) -> dict[str, Any]:
@@ -116,6 +117,7 @@ def _plain(view: RunView) -> dict[str, Any]:
         "experiment_json": None,
         "rounds": view.rounds[0],
         "of": view.rounds[1],
+        "unapproved": list(view.unapproved),
         "sites": [{**vars(site), "what_to_do": advice(site.reason)} for site in view.sites],
     }
 
@@ -123,13 +125,15 @@ def _plain(view: RunView) -> dict[str, Any]:
 def _tables(views: Sequence[RunView]) -> Group:
     from rich.console import Group
 
+    from contract.federation_api import waiting_words
     from terminal.output import cell, table_of
 
     runs = []
     for view in views:
         run, (done, of) = view.run, view.rounds
         rounds = f"{done} of {of}" if of else "–"
-        runs.append((run.name, run.job, run.status, rounds, str(run.model_version or "–"), run.error))
+        told = run.error or waiting_words(view.unapproved)
+        runs.append((run.name, run.job, run.status, rounds, str(run.model_version or "–"), told))
     headings = ("run", "job", "status", "rounds", "version", "what happened")
     parts: list[RenderableType] = [table_of(headings, runs, unbroken=("status", "rounds", "version"))]
     for view in views:

@@ -119,7 +119,9 @@ class Answers:
     def joined(self, later: Answers) -> Answers:
         """These answers, and those of sites of `failures` that were asked once more."""
         again = set(later.nodes.values())
-        kept = {site: reason for site, reason in self.failures.items() if self.nodes.get(site) not in again}
+        open_ones = {later.nodes[site] for site in later.waiting}  # what they said before holds meanwhile
+        answered = again - open_ones
+        kept = {s: reason for s, reason in self.failures.items() if self.nodes.get(s) not in answered}
         # a name that another node has answered under already counts once, as within one exchange
         twice = later.replies.keys() & self.replies.keys()
         renamed = {f"node {later.nodes[site]} as {site}": later.nodes[site] for site in twice}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -89,8 +89,8 @@ class SiteMemory(Protocol):
         """Write how far each site came; until the exchange has ended, now and then."""
         ...
 
-    def wait_for_approval(self, step: Step, sites: Sequence[str]) -> None:
-        """Say that the exchange waits for these sites' administrators."""
+    def wait_for_approval(self, step: Step, sites: Mapping[str, SiteStatus]) -> None:
+        """Write how far each site came, and say for whose approval the exchange waits."""
         ...
 
 
@@ -147,7 +147,10 @@ def ask(question: Question, grid: Grid, memory: SiteMemory) -> Answers:
             )
         )
 
-    answers = _until_approved(question, memory, asked, asked(nodes, question.patience))
+    def waits(answers: Answers) -> None:
+        memory.wait_for_approval(step, reached(answers))
+
+    answers = _until_approved(question, waits, asked, asked(nodes, question.patience))
     sites = reached(answers)
     memory.record_sites(step, sites, ended=True)
     missing = {site: status.reason for site, status in sites.items() if status.state == "enrolled"}
@@ -156,7 +159,7 @@ def ask(question: Question, grid: Grid, memory: SiteMemory) -> Answers:
 
 def _until_approved(
     question: Question,
-    memory: SiteMemory,
+    waits: Callable[[Answers], None],
     ask_again: Callable[[list[int], Patience, Answers], Answers],
     answers: Answers,
 ) -> Answers:
@@ -172,7 +175,7 @@ def _until_approved(
         if left <= 0:
             break
         waiting = answers.unapproved
-        memory.wait_for_approval(question.step, waiting)
+        waits(answers)
         _log.warning("%s: waiting for approval at %s", question.step, ", ".join(waiting))
         time.sleep(min(pause, left))
         pause = min(_LONGEST_PAUSE, 1.5 * pause)

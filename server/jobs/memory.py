@@ -15,7 +15,7 @@ from typing import Any
 from contract.messages import Anchor
 from contract.regression import Measured
 from server.rounds import RoundReport
-from server.state.participation import SiteStatus, Step
+from server.state.participation import WAITING, SiteStatus, Step
 from server.state.records import RoundRecord
 from server.state.storage import State
 
@@ -129,14 +129,21 @@ class RunMemory:
                 return
             if before[1] == sites or now - self._written < _LIVE_SECONDS:
                 return
-        self._state.record_participation(step, sites)
-        self._shown, self._written = (step, dict(sites)), now
+        self._write(step, sites)
         if ended:
             self._remember(step, sites)
 
-    def wait_for_approval(self, step: Step, sites: Sequence[str]) -> None:
-        """Say that the exchange waits for these sites' administrators."""
-        self._waits(step, sites)
+    def _write(self, step: Step, sites: Mapping[str, SiteStatus]) -> None:
+        self._state.record_participation(step, sites)
+        self._shown, self._written = (step, dict(sites)), time.monotonic()
+
+    def wait_for_approval(self, step: Step, sites: Mapping[str, SiteStatus]) -> None:
+        """Write how far each site came, and say for whose approval the exchange waits.
+
+        However soon after the last writing: nothing changes now until it goes on.
+        """
+        self._write(step, sites)
+        self._waits(step, [site for site, status in sites.items() if status.reason == WAITING])
 
     def counted(self, run: str) -> dict[str, int]:
         """In how many of the run's rounds each site counted, of all that were asked or should have been."""

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import Connection, Row, Select, Table, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, Table, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from contract.errors import ReleaseError, StorageError, TakenOverError
@@ -23,7 +23,7 @@ from contract.experiment import Experiment
 from server.state import tables
 from server.state.database import Database, open_database, require_known
 from server.state.owner import is_dead, this_process
-from server.state.participation import GO_ON, SiteStatus, Step
+from server.state.participation import GO_ON, WAITING, SiteStatus, Step
 from server.state.records import (
     AdmittedSite,
     ClaimRecord,
@@ -236,13 +236,23 @@ class State:
             moments = select(table.c.since).where(here).order_by(table.c.since)
             last = self._rows(moments.offset(limit - 1).limit(1))
             here = here & (table.c.since <= last[0].since) if last else here
-        found = self._rows(select(*_columns(table, ParticipationRecord)).where(here).order_by(table.c.id))
-        return tuple(
-            ParticipationRecord(
-                **{**row._mapping, "node_id": None if row.node_id is None else int(row.node_id)}
-            )
-            for row in found
-        )
+        return self._participation(here)
+
+    def last_exchange(self, run: str) -> tuple[ParticipationRecord, ...]:
+        """How far each site came in the exchange in which a run stands; none before the first."""
+        table = tables.participation
+        newest = select(table.c.kind, table.c.round).where(table.c.run == run).order_by(table.c.id.desc())
+        found = self._rows(newest.limit(1))
+        if not found:
+            return ()
+        last = (table.c.kind == found[0].kind) & (table.c.round == found[0].round)
+        return self._participation((table.c.run == run) & last)
+
+    def unapproved(self, run: RunRecord) -> tuple[str, ...]:
+        """The sites whose administrators a run that goes on lacks the approval of."""
+        if run.status != "running":
+            return ()
+        return tuple(one.site for one in self.last_exchange(run.name) if one.reason == WAITING)
 
     def start_run(
         self, name: str, *, experiment: Experiment, job: Job, trigger: str, code_hash: str
@@ -490,6 +500,16 @@ class State:
     def _select(self, table: Table, kind: type[Record], **equal: Any) -> tuple[Record, ...]:
         wanted = select(*_columns(table, kind)).filter_by(**equal).order_by(table.c.id)
         return tuple(kind(**row._mapping) for row in self._rows(wanted))
+
+    def _participation(self, here: ColumnElement[bool]) -> tuple[ParticipationRecord, ...]:
+        table = tables.participation
+        found = self._rows(select(*_columns(table, ParticipationRecord)).where(here).order_by(table.c.id))
+        return tuple(
+            ParticipationRecord(
+                **{**row._mapping, "node_id": None if row.node_id is None else int(row.node_id)}
+            )
+            for row in found
+        )
 
     def _rows(self, wanted: Select[Any]) -> list[Row[Any]]:
         with self.database.read() as connection:

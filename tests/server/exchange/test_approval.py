@@ -77,6 +77,15 @@ def test_a_quorum_is_waited_for_and_only_who_waits_is_asked_again() -> None:
     assert {status.state for status in memory.written[-1].values()} == {"trained"}
 
 
+def test_a_site_that_is_asked_again_waits_for_approval_until_it_answers() -> None:
+    grid = DecidingGrid(at("north"), at("south"), Says(WORD, after=0.05), decides={3: (4, at("west"))})
+    memory = Memory()
+    ask(grid, memory)
+    found = [(sites["west"].state, sites["west"].reason) for sites in memory.written if "west" in sites]
+    changes = [one for number, one in enumerate(found) if number == 0 or one != found[number - 1]]
+    assert changes == [("connected", ""), ("connected", WAITING), ("trained", "")]
+
+
 def test_the_wait_ends_and_says_for_whom_it_was() -> None:
     grid = ScriptedGrid(at("north"), at("south"), Says(WORD))
     with pytest.raises(RoundError, match="west \\(waiting for approval\\)") as caught:

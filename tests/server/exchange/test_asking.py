@@ -11,7 +11,7 @@ from contract.messages import Anchor, Instruction
 from server.exchange.answers import Patience
 from server.exchange.asking import Question, ask
 from server.line.flower import assume_identity
-from server.state.participation import SiteStatus, Step
+from server.state.participation import WAITING, SiteStatus, Step
 from tests.server.exchange.test_exchange import LONG, ScriptedGrid, at
 
 
@@ -37,8 +37,8 @@ class Memory:
     def record_sites(self, step: Step, sites: Mapping[str, SiteStatus], *, ended: bool) -> None:
         self.written.append(dict(sites))
 
-    def wait_for_approval(self, step: Step, sites: Sequence[str]) -> None:
-        self.waited.append(tuple(sites))
+    def wait_for_approval(self, step: Step, sites: Mapping[str, SiteStatus]) -> None:
+        self.waited.append(tuple(site for site, status in sites.items() if status.reason == WAITING))
 
 
 def question(quorum: int = 3, deadline: float = LONG, *, sites: Sequence[str] = ()) -> Question:
