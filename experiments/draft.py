@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tomlkit
@@ -34,6 +34,9 @@ Keys that are most often changed, with their defaults; docs/experiment.md has al
 kind = "linear"        # or "mlp", with hidden = [32]; or a package of your own: `tidegate new --model NAME`
 [drift]
 epsilon = 0.5          # of one check, on the rows of its window"""
+
+
+_NO_RANGE = "states no range (low and high) on any card"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +121,9 @@ def draft(
 ) -> str:
     """The text of an experiment file that every one of these sites' cards allows.
 
+    A number whose range no card states is left out, unless it is named: sites would have to be asked, and
+    charged, for its range before anything else could be done with the file.
+
     Args:
         offers: by the site's name; at least one.
         name: of the experiment.
@@ -136,7 +142,7 @@ def draft(
     taken = (
         [_taken(columns, one, label, offers) for one in wanted]
         if features
-        else [columns[one] for one in wanted]
+        else [_with_range(columns[one]) for one in wanted]
     )
     chosen = [one for one in taken if one.feature is not None]
     if not chosen:
@@ -146,7 +152,8 @@ def draft(
         raise InputError(
             f"no column is left to predict '{label}' from: {reasons}",
             where="the cards",
-            remedy="Ask the sites' administrators to offer columns alike",
+            remedy="Ask the sites' administrators to offer columns alike, or name a number without a range "
+            "as a feature: `tidegate ranges` asks for one",
         )
     document = tomlkit.document()
     _comment(document, f"Made by `tidegate new` from the cards of {_listed(list(offers))}. No row was read.")
@@ -154,7 +161,7 @@ def draft(
         if one.feature is None:
             _comment(document, f"Left out: '{one.name}' {one.why_not}.")
     document["name"] = name
-    document["task"] = _task(offers, predicted, chosen)
+    document["task"] = _task(offers, predicted, chosen, [one for one in taken if one.unranged])
     if model != "linear":
         document["model"] = _model(model)
     document["privacy"] = _privacy(offers)
@@ -297,7 +304,14 @@ def _taken(columns: Mapping[str, _Found], name: str, label: str, offers: Mapping
     )
 
 
-def _task(offers: Mapping[str, Offer], label: Feature, chosen: Sequence[_Found]) -> Table:
+def _with_range(found: _Found) -> _Found:
+    """The column, left out if no card states its range."""
+    return replace(found, feature=None, why_not=_NO_RANGE) if found.unranged else found
+
+
+def _task(
+    offers: Mapping[str, Offer], label: Feature, chosen: Sequence[_Found], unranged: Sequence[_Found]
+) -> Table:
     task = tomlkit.table()
     time = _agreed(
         {site: offer.card.time.column if offer.card.time else None for site, offer in offers.items()}, "time"
@@ -324,6 +338,9 @@ def _task(offers: Mapping[str, Offer], label: Feature, chosen: Sequence[_Found])
     features = tomlkit.aot()
     for one in chosen:
         features.append(_feature(one))
+    for one in unranged:
+        if one.feature is None:
+            _offer_unranged(features[-1], one)
     task["features"] = features
     return task
 
@@ -344,6 +361,22 @@ def _feature(found: _Found) -> Table:
     else:
         table["low"], table["high"] = found.feature.low, found.feature.high
     return table
+
+
+def _offer_unranged(table: Table, found: _Found) -> None:
+    """A column that was left out, ready to be taken: below the last feature's table."""
+    table.add(tomlkit.nl())
+    for line in (
+        f"Remove the # of the next {3 + len(found.meanings)} lines to take '{found.name}'. Write low and "
+        "high below them from public knowledge,",
+        "or leave both out: `tidegate ranges` asks the sites, which are charged for the answer.",
+    ):
+        _comment(table, line)
+    _comment(table, "[[task.features]]")
+    for meaning in found.meanings:
+        _comment(table, f"# {meaning}")
+    for key, value in (("name", found.name), ("kind", "numeric")):
+        _comment(table, f"{key} = {tomlkit.item(value).as_string()}")
 
 
 def _model(name: str) -> Table:

@@ -39,6 +39,7 @@ def new(
 ) -> None:
     """Draft an experiment file from the sites' public cards, or as a variant of another."""
     from contract.errors import InputError
+    from contract.experiment_file import parse_unranged
     from experiments.draft import draft, name_like, variant
     from terminal.experiment_files import read_text
     from terminal.new_files import require_new, write_new
@@ -63,7 +64,9 @@ def new(
         label = label or _chosen_label(offers)
         text = draft(offers, name=called, label=label, features=feature or [], model=model or "linear")
     write_new(file, text)
-    say(f"wrote {file}: read it, change what you like, then `tidegate run {file}`")
+    unranged = parse_unranged(text, where=str(file)).features
+    then = f"give {', '.join(unranged)} low and high, or `tidegate ranges {file}`" if unranged else ""
+    say(f"wrote {file}: read it, change what you like, then {then or f'`tidegate run {file}`'}")
 
 
 def _offers(sites: list[str]) -> Mapping[str, Offer]:

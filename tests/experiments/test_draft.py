@@ -67,10 +67,33 @@ def test_categories_are_those_of_all_sites() -> None:
     assert ward.categories == ("a", "b", "c")
 
 
-def test_a_column_without_a_range_is_left_to_be_asked_for() -> None:
-    text = draft({"a": offer(CRP, AGE, ILL)}, name="x", label="ill")
+def test_a_column_without_a_range_is_left_out_and_ready_to_be_taken() -> None:
+    crp, level = CRP | {"meaning": "C-reactive protein, mg/l"}, CRP | {"name": "level"}
+    text = draft({"a": offer(crp, AGE, level, ILL)}, name="x", label="ill")
+    assert [feature.name for feature in read(text).task.features] == ["age"]
+    assert "# Left out: 'crp' states no range (low and high) on any card." in text
+    lines = text.splitlines()
+    for name, below in (("crp", 4), ("level", 3)):
+        (place,) = (number for number, line in enumerate(lines) if f"to take '{name}'" in line)
+        assert f"the next {below} lines" in lines[place]
+        for number in range(place + 2, place + 2 + below):
+            lines[number] = lines[number].removeprefix("# ")
+    taken = parse_unranged("\n".join(lines), where="taken")
+    assert taken.features == ("crp", "level")
+    assert [one.name for one in taken.experiment.task.features] == ["age", "crp", "level"]
+    assert variant("\n".join(lines), {"name": "y"}, where="taken").count("[[task.features]]") == 3
+
+
+def test_a_column_without_a_range_that_is_named_is_left_to_be_asked_for() -> None:
+    text = draft({"a": offer(CRP, AGE, ILL)}, name="x", label="ill", features=["crp", "age"])
     assert parse_unranged(text, where="draft").features == ("crp",)
     assert "`tidegate ranges` asks" in text
+
+
+def test_a_card_of_numbers_without_ranges_says_how_to_take_them() -> None:
+    with pytest.raises(InputError, match=r"'crp' states no range .* on any card") as caught:
+        draft({"a": offer(CRP, ILL)}, name="x", label="ill")
+    assert "name a number without a range as a feature" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +115,8 @@ def test_what_is_left_out_is_said(south: tuple[dict[str, Any], ...], why: str) -
 
 def test_one_category_and_ranges_apart_tell_nothing() -> None:
     one, apart = WARD | {"categories": ["a"]}, AGE | {"low": 200, "high": 300}
-    text = draft({"a": offer(AGE, ILL, one, CRP), "b": offer(apart, ILL, one, CRP)}, name="x", label="ill")
+    size = AGE | {"name": "size"}
+    text = draft({"a": offer(AGE, ILL, one, size), "b": offer(apart, ILL, one, size)}, name="x", label="ill")
     assert "'ward' has one category, so it tells nothing" in text
     assert "'age' has ranges that share nothing" in text
 
