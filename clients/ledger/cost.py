@@ -47,7 +47,7 @@ class BlockCost:
         then: once the experiment did too, and what was open of other runs has ended; infinite where
             it is not private.
         method: the composition theorem that gives `then`.
-        fits: whether the cap allows it.
+        fits: whether the cap allows it; of what is not private, which is for the policy to allow, always.
     """
 
     block: str
@@ -93,13 +93,14 @@ class Room:
 def block_costs(ledger: Ledger, plans: Sequence[Plan]) -> tuple[BlockCost, ...]:
     """What the blocks that the plans touch would have paid, by the block's name."""
     now = ledger.spent_by_block(promised=True)
+    plain = not all(plan.private for plan in plans)
     return tuple(
         BlockCost(
             block=block,
             now=now[block].epsilon if block in now else 0.0,
             then=spent.epsilon,
             method=spent.method,
-            fits=ledger.cap.holds(spent.epsilon),
+            fits=plain or ledger.cap.holds(spent.epsilon),
         )
         for block, spent in sorted(ledger.would_spend(plans).items())
     )

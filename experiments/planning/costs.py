@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clients.ledger.chain import Cap
 from clients.ledger.cost import BlockCost, block_costs
@@ -13,6 +15,10 @@ from clients.ledger.plans import run_plans
 from clients.ledger.spending import Spending
 from contract.experiment import Experiment
 from experiments.planning.sites import PlannedSite
+
+if TYPE_CHECKING:
+    from clients.policy import Policy
+    from clients.site_config import SiteConfig
 
 __all__ = ["SiteCost", "site_cost"]
 
@@ -28,12 +34,14 @@ class SiteCost:
             it is not private. A row that may change its side pays for both.
         cap: the site's limit on a block; None where its site.toml lies elsewhere.
         blocks: what each data block would have paid with all before, at the cap's δ; none then either.
+        policy: why the site's policy would refuse the run, as what follows its name; else empty.
     """
 
     train: float
     evaluate: float
     cap: Cap | None = None
     blocks: tuple[BlockCost, ...] = ()
+    policy: str = ""
 
     @property
     def fits(self) -> bool:
@@ -52,8 +60,16 @@ def site_cost(experiment: Experiment, site: PlannedSite, windows: Sequence[str] 
     train, evaluate = _alone(experiment, plans)
     if site.file is None:
         return SiteCost(train=train, evaluate=evaluate)
-    cap, blocks = _with_before(experiment, site, tuple(windows), plans)
-    return SiteCost(train=train, evaluate=evaluate, cap=cap, blocks=blocks)
+    from clients.site_config import read_site_config
+
+    config = read_site_config(site.file)
+    return SiteCost(
+        train=train,
+        evaluate=evaluate,
+        cap=_cap_of(config),
+        blocks=_with_before(experiment, config, site.file, tuple(windows), plans),
+        policy=_refused_by(config.policy, experiment),
+    )
 
 
 def _alone(experiment: Experiment, plans: Sequence[Plan]) -> tuple[float, float]:
@@ -66,22 +82,38 @@ def _alone(experiment: Experiment, plans: Sequence[Plan]) -> tuple[float, float]
     return sides["train"], sides["holdout"]
 
 
-def _with_before(
-    experiment: Experiment, site: PlannedSite, windows: tuple[str, ...], plans: Sequence[Plan]
-) -> tuple[Cap, tuple[BlockCost, ...]]:
-    from clients.site import open_site
-    from clients.site_config import read_site_config
+def _cap_of(config: SiteConfig) -> Cap:
+    return Cap(epsilon=config.policy.epsilon_cap, delta=config.policy.delta_cap)
 
-    assert site.file is not None  # noqa: S101 - the caller has looked
-    config = read_site_config(site.file)
-    cap = Cap(epsilon=config.policy.epsilon_cap, delta=config.policy.delta_cap)
+
+def _refused_by(policy: Policy, experiment: Experiment) -> str:
+    """As the site's gate asks its policy (`clients.gate`); whether it waits for an approval is no refusal."""
+    if policy.require_private and not experiment.privacy.private:
+        return "it takes part in differentially private runs only"
+    if experiment.privacy.delta > policy.delta_cap:
+        return f"privacy.delta = {experiment.privacy.delta:g} is above its limit of {policy.delta_cap:g}"
+    return ""
+
+
+def _with_before(
+    experiment: Experiment, config: SiteConfig, file: Path, windows: tuple[str, ...], plans: Sequence[Plan]
+) -> tuple[BlockCost, ...]:
+    from clients.site import open_site
+
     if config.storage.folder.exists():
-        opened = open_site(site.file)
+        opened = open_site(file)
         opened.ledger.verify()
-        plans = run_plans(_RUN, experiment, windows, opened.split)
-        return cap, block_costs(opened.ledger, plans)
+        return block_costs(opened.ledger, run_plans(_RUN, experiment, windows, opened.split))
+    cap = _cap_of(config)
     spent = Spending(cap).would_spend(plans)
-    return cap, tuple(
-        BlockCost(block=block, now=0.0, then=one.epsilon, method=one.method, fits=cap.holds(one.epsilon))
+    private = experiment.privacy.private
+    return tuple(
+        BlockCost(
+            block=block,
+            now=0.0,
+            then=one.epsilon,
+            method=one.method,
+            fits=not private or cap.holds(one.epsilon),
+        )
         for block, one in sorted(spent.items())
     )

@@ -136,13 +136,21 @@ def make_plan(stated: Experiment, sites: Sequence[PlannedSite], settings: PlanSe
 
     Args:
         stated: the experiment as its file has it; what it leaves to the recipe is chosen here.
-        sites: that have stated their rows; at least one.
+        sites: that have stated their rows, of those that it asks.
         settings: what else.
 
     Raises:
+        InputError: there is none of them.
         LedgerError: a ledger that lies here cannot be read.
         InputError: the model's package, installed here, does not take its settings.
     """
+    if not sites:
+        raise InputError(
+            f"of the sites in strategy.sites ({', '.join(stated.strategy.sites)}) none is there, or none has "
+            "stated its rows",
+            where=f"'{stated.name}'",
+            remedy="Name those that are there; `tidegate sites list` shows a server's, --site names files",
+        )
     stated = _with_package_of_here(stated)
     experiment = with_recipe(stated, [one.stated_rows for one in sites])
     costs = tuple(site_cost(experiment, one, settings.windows) for one in sites)
@@ -151,6 +159,7 @@ def make_plan(stated: Experiment, sites: Sequence[PlannedSite], settings: PlanSe
     warnings = (
         *refusals(experiment, sites, settings.windows),
         *([refused] if refused else []),
+        *_refused_by_policy(sites, costs),
         *_unpaid(sites, costs),
         *doubts(experiment, sites),
         *hidden_auc(experiment, sites),
@@ -196,6 +205,15 @@ def _learnt(
         planted_result(stated, sites, factor=factor, told=lambda: settings.told(next(done)))
         for factor in _factors(stated, curve=settings.curve)
     )
+
+
+def _refused_by_policy(sites: Sequence[PlannedSite], costs: Sequence[SiteCost]) -> list[str]:
+    """What the policies that are known do not allow."""
+    return [
+        f"Site {site.name} would refuse the run: {cost.policy}."
+        for site, cost in zip(sites, costs, strict=True)
+        if cost.policy
+    ]
 
 
 def _unpaid(sites: Sequence[PlannedSite], costs: Sequence[SiteCost]) -> list[str]:

@@ -71,11 +71,15 @@ def test_it_warns_of_a_run_that_cannot_succeed(tidegate: Command, place: Path) -
         (("away.toml", *BOTH), "cannot be read"),
         (("small.toml", "--site", "away/site.toml"), "no such file"),
         (("small.toml",), "no server"),
+        (("elsewhere.toml", *BOTH), "of the sites in strategy.sites (east, west) none is there"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(
     tidegate: Command, place: Path, arguments: tuple[str, ...], words: str
 ) -> None:
+    text = (place / "small.toml").read_text()
+    elsewhere = text.replace("quorum = 2", 'quorum = 2\nsites = ["east", "west"]')
+    (place / "elsewhere.toml").write_text(elsewhere)
     told = tidegate("plan", *arguments, code=2)
     assert words in told
     assert told.count("\n") == 1

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from clients.ledger.cost import block_costs
+from clients.ledger.cost import block_costs, can_pay
 from clients.ledger.plans import run_plans
 from clients.site import close_site, open_site
 from contract.experiment import Experiment
@@ -58,3 +59,44 @@ def test_a_row_that_may_change_its_side_pays_for_both(private: Experiment) -> No
 def test_what_is_not_private_has_no_bound(north: Path, small: Callable[..., Experiment]) -> None:  # noqa: F811
     (site,) = of_files([north])
     assert site_cost(small(private=False), site).train == math.inf
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_no_cap_speaks_of_what_is_not_private(
+    north: Path,
+    small: Callable[..., Experiment],  # noqa: F811
+    private: Experiment,
+    *,
+    begun: bool,
+) -> None:
+    """A site without require_private trains it; so nothing else may say that it would refuse."""
+    plain = small(private=False)
+    opened = open_site(north)
+    assert can_pay(opened.ledger, run_plans("x", plain, (), opened.split))
+    if not begun:
+        close_site(north)
+        shutil.rmtree(opened.config.storage.folder)
+    (site,) = of_files([north])
+    assert site_cost(plain, site).fits
+    assert not site_cost(plain, site).policy
+    assert not site_cost(_at(private, epsilon=2000.0), site).fits
+    close_site(north)
+
+
+def test_what_a_policy_refuses_is_known_before(
+    north: Path,
+    small: Callable[..., Experiment],  # noqa: F811
+    private: Experiment,
+) -> None:
+    text = north.read_text()
+    assert "require_private = false" in text
+    north.write_text(text.replace("require_private = false", "require_private = true"))
+    (site,) = of_files([north])
+    assert site_cost(small(private=False), site).policy == "it takes part in differentially private runs only"
+    assert not site_cost(private, site).policy
+    assert "above its limit" in site_cost(_at(private, delta=0.01), site).policy
+
+
+def _at(experiment: Experiment, **changes: float) -> Experiment:
+    privacy = experiment.privacy.model_copy(update=changes)
+    return experiment.model_copy(update={"privacy": privacy})
