@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from clients.code import installed_code_hash
-from clients.line.flower import FleetConnection, ServerRefusedError
+from clients.line.flower import FleetConnection, RunOverError, ServerRefusedError
 from clients.line.packing import Bundle, PackedReply, Work, error_reply, pack
 from clients.line.spool import Spool, has_reply, read_reply, read_work
 from clients.line.worker import TaskFailedError, Worker
@@ -288,6 +288,8 @@ class _Agent:
             self._insist("the reply could not be sent", lambda: self._connection.send(reply))
         except SilentError as exc:
             _log.error("no answer to %s: %s", work.request, exc)
+        except RunOverError as exc:
+            _log.info("no answer to %s is wanted any more: %s", work.request, exc)
         except ServerRefusedError as exc:
             _log.error("the server does not take an answer to %s any more (%s)", work.request, exc)
         except InterruptedError:

@@ -45,6 +45,7 @@ from contract.whole import object_names
 __all__ = [
     "FleetConnection",
     "LineBrokenError",
+    "RunOverError",
     "ServerRefusedError",
     "connect",
     "show_renewed",
@@ -76,6 +77,10 @@ _opening = threading.Lock()
 
 class ServerRefusedError(Exception):
     """The server does not take what it was sent, and never will."""
+
+
+class RunOverError(ServerRefusedError):
+    """Nobody waits for it any more: no fault of anybody's."""
 
 
 class FleetConnection:
@@ -185,8 +190,8 @@ class FleetConnection:
         """Send a reply with all its objects; the seconds that computing took, which Flower asks for, are 0.
 
         Raises:
-            ServerRefusedError: the run is over, the server has forgotten the message, or it does not store a
-                part of the reply however often that is sent.
+            RunOverError: the run is over, or was forgotten because the server was started again.
+            ServerRefusedError: the server does not store a part of the reply however often that is sent.
         """
         from flwr.common.serde import message_from_proto
         from flwr.proto.message_pb2 import Message as EnvelopeProto
@@ -261,7 +266,7 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except RunNotRunningException as exc:  # Flower's, and no Exception
-        raise ServerRefusedError("the run is over") from exc
+        raise RunOverError("the run is over, or the server was started again since it asked") from exc
     except httpx.HTTPStatusError as exc:
         if exc.response.is_client_error:
             raise ServerRefusedError(f"{exc.response.status_code}: {exc.response.text[:300]}") from exc

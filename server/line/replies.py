@@ -192,7 +192,7 @@ class Replies:
         if told is None:
             return await handled(request)
         if path.startswith(_SITES):
-            handled = _understood(handled)
+            handled = _understood(handled, told)
         if path == _SITE_ANNOUNCES:
             return await self._announced(request, told, handled)
         if path == _SITE_SENDS:
@@ -324,17 +324,35 @@ class Replies:
                 found.message_object_trees.append(ObjectTree())
 
 
-def _understood(handled: Ask) -> Ask:
-    """A site's request may fit its types and say what cannot be: Flower's handlers end with an error then."""
+def _understood(handled: Ask, told: Any) -> Ask:
+    """A site's request may fit its types and say what cannot be: Flower's handlers end with an error then.
+
+    It may also be about a run of before this SuperLink was started, which nobody has done wrong: that is
+    answered as one about a run that is over, which a site gives up without a word of trouble.
+    """
 
     async def ask(request: Request) -> Response:
         try:
             return await handled(request)
         except (KeyError, TypeError, ValueError, OverflowError) as exc:
+            if isinstance(exc, KeyError) and not _is_known(request, _run_of(told)):
+                return _no(403, "the run is not known here: it is over, or was begun before a restart")
             _log.warning("a request of a site is refused: %s, %s", request.scope["path"], type(exc).__name__)
             return _no(400, "what this request says cannot be")
 
     return ask
+
+
+def _run_of(told: Any) -> int:
+    """The number of the run that a site's request is about; 0 for none."""
+    messages = getattr(told, "messages_list", ())
+    return int(messages[0].metadata.run_id if messages else getattr(told, "run_id", 0))
+
+
+def _is_known(request: Request, run: int) -> bool:
+    from flwr.superlink.dependencies.linkstate import get_linkstate
+
+    return bool(get_linkstate(request).get_run_status({run}))
 
 
 async def _size(request: Request, told: Any) -> int:

@@ -18,7 +18,7 @@ from flwr.app import Message, RecordDict
 from clients.app import app
 from clients.code import installed_code_hash
 from clients.line.agent import serve
-from clients.line.flower import ServerRefusedError
+from clients.line.flower import RunOverError, ServerRefusedError
 from clients.line.packing import Bundle, PackedReply, Work, pack
 from clients.line.spool import Spool, write_reply
 from clients.line.worker import TaskFailedError
@@ -51,7 +51,7 @@ class Line:
         self.confirmed: list[str] = []
         self.at: list[float] = []
         self.tries = 0
-        self.refuses = False
+        self.refuses: Exception | None = None
         self._events = list(events)
         self._files = files
         self._cuts = cuts
@@ -76,8 +76,8 @@ class Line:
         self.tries += 1
         if self.tries <= self._cuts:
             raise ConnectionError("cut")
-        if self.refuses:
-            raise ServerRefusedError("404: no such run")
+        if self.refuses is not None:
+            raise self.refuses
         self.sent.append(unpacked(reply))
         self.at.append(time.monotonic())
 
@@ -214,10 +214,9 @@ def test_a_reply_that_cannot_be_sent_is_sent_again_and_computed_once(
 def test_a_server_that_came_back_and_refuses_the_reply_is_said_to_be_back(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It has forgotten the message, for instance, because it was restarted."""
     caplog.set_level("INFO", "tidegate.agent")
     line = Line(None, make_work(), cuts=1)
-    line.refuses = True
+    line.refuses = ServerRefusedError("413: too long")
     run(line, Answering())
     said = [record.message for record in caplog.records]
     assert [words.partition(" to north")[0].partition(" (")[0] for words in said] == [
@@ -227,11 +226,25 @@ def test_a_server_that_came_back_and_refuses_the_reply_is_said_to_be_back(
     ]
 
 
+def test_a_server_that_was_started_again_and_waits_for_nothing_is_no_trouble(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    caplog.set_level("INFO", "tidegate.agent")
+    line, spool = Line(None, make_work(), cuts=1), Spool(tmp_path)
+    line.refuses = RunOverError("the run is over")
+    run(line, Answering(), spool)
+    assert [(record.levelname, record.message) for record in caplog.records][1:] == [
+        ("INFO", "the server answers again"),
+        ("INFO", "no answer to north-1/train/3 is wanted any more: the run is over"),
+    ]
+    assert spool.waiting() == []
+
+
 def test_a_reply_that_the_server_refuses_is_dropped_and_the_agent_goes_on(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     line, answering, spool = Line(None, make_work(), make_work()), Answering(), Spool(tmp_path)
-    line.refuses = True
+    line.refuses = ServerRefusedError("404: no such run")
     run(line, answering, spool)
     assert (line.tries, len(line.sent), len(answering.asked)) == (2, 0, 2)
     assert caplog.text.count("does not take an answer to north-1/train/3 any more (404") == 2

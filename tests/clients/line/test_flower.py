@@ -13,12 +13,14 @@ import httpx
 import pytest
 from flwr.app import Message, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.supercore.retry.http_retry import make_simple_http_retry_invoker
 
 from clients.keys import make_node_key
 from clients.line import flower
 from clients.line.flower import (
     FleetConnection,
     LineBrokenError,
+    RunOverError,
     ServerRefusedError,
     _lasting_heartbeats,
     connect,
@@ -211,6 +213,21 @@ def test_a_server_that_knows_no_whole_messages_is_asked_one_after_another() -> N
 def test_another_refusal_of_a_whole_message_is_a_refusal() -> None:
     with pytest.raises(ServerRefusedError):
         Whole(status=410).connection().receive()
+
+
+def test_a_run_that_the_server_does_not_know_any_more_is_over() -> None:
+    """Flower takes a 403 for that, and the server answers so (`server.line.replies`)."""
+    server = Whole()
+    connection = server.connection()
+    work = connection.receive()
+    assert work is not None
+
+    def refuse(*_: Any) -> bool:
+        return make_simple_http_retry_invoker().invoke(Whole(status=403).receive)  # type: ignore[no-any-return]
+
+    server.send = refuse  # type: ignore[method-assign]
+    with pytest.raises(RunOverError, match="the server was started again"):
+        connection.send(pack(error_reply(work.message, "policy"), to=work.message))
 
 
 @pytest.mark.parametrize(

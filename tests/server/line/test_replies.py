@@ -59,6 +59,7 @@ class Flower:
         self.dropped: set[str] = set()
         self.stored: list[int] = []
         self.sessions = 0
+        self.runs = {RUN}
         self.object_store = SimpleNamespace(delete=self.dropped.add)
         self.app = Starlette(
             routes=[Route("/v1/{side}/{what}", self.handle, methods=["POST"])],
@@ -77,6 +78,9 @@ class Flower:
         known = {public_key_to_bytes(one.public_key()): node for node, one in KEYS.items()}
         return known.get(key)
 
+    def get_run_status(self, runs: set[int]) -> dict[int, str]:
+        return dict.fromkeys(runs & self.runs, "running")
+
     def _cleanup_push_session(self, session: str, *, cleanup_messages: bool) -> None:
         assert cleanup_messages
 
@@ -90,6 +94,7 @@ class Flower:
 
     def _answer(self, told: Any) -> Any:
         if isinstance(told, PushMessagesRequest):
+            self.get_run_status({RUN})[RUN]  # as Flower looks it up
             self.sessions += 1
             return PushMessagesResponse(objects_to_push=["all"], session_id=f"session {self.sessions}")
         if isinstance(told, PushObjectRequest):
@@ -265,6 +270,22 @@ def test_a_site_sends_nothing_but_replies(site: Site) -> None:
     long = ConfirmMessageReceivedRequest(message_object_id="x" * MOST_SAID)
     assert site.ask("/v1/fleet/confirm-message-received", long)[0] == 413
     assert site.flower.stored == []
+
+
+def test_a_reply_to_a_run_of_before_a_restart_is_not_wanted_and_nobodys_fault(
+    site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.flower.runs.clear()
+    assert site.announce() == 403  # Flower's own word for a run that is over
+    assert "refused" not in caplog.text
+    site.flower.runs.add(RUN)
+
+    def fails(told: object) -> None:
+        raise KeyError(RUN)
+
+    monkeypatch.setattr(site.flower, "_answer", fails)
+    assert site.announce() == 400
+    assert "a request of a site is refused: /v1/fleet/push-messages, KeyError" in caplog.text
 
 
 @pytest.mark.parametrize("headers", [{}, signed(ec.generate_private_key(ec.SECP384R1()))])
