@@ -91,9 +91,9 @@ def up(
         Processes(logs=settings.home / "logs") as processes,
         ExitStack() as beside,
     ):
-        if words := unseen_words(settings.home, state.database):
-            say(words, "yellow")
         _keep_time(settings, state)
+        if words := unseen_words(settings.home):
+            say(words, "yellow")
         federation = Federation(
             home=settings.home, settings=settings, processes=processes, port=port, lasting=True, file=file
         )

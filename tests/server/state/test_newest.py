@@ -14,6 +14,7 @@ from sqlalchemy.engine import make_url
 
 from contract.errors import StorageError
 from server.state import tables
+from server.state.backup import restored_words
 from server.state.database import Database
 from server.state.newest import note_newest, older_words, unseen_words
 from server.state.people import People
@@ -63,9 +64,8 @@ def require_noticed(home: Path, url: str) -> None:
         assert older_words(home, state.database) is not None
         (home / "newest-state.json").unlink()
         assert older_words(home, state.database) is None
-        assert "has not seen the state database before" in unseen_words(home, state.database)
         note_newest(home, state.database)
-        assert unseen_words(home, state.database) == ""
+        assert "had not seen the state database" in unseen_words(home)
 
 
 def test_a_plain_copy_of_a_file_that_is_put_back(tmp_path: Path) -> None:
@@ -118,8 +118,9 @@ def test_a_clock_that_is_set_back_alarms_nobody(tmp_path: Path) -> None:
 def test_another_or_an_empty_database_is_noticed_and_a_new_server_is_not(tmp_path: Path) -> None:
     home = tmp_path / ".tidegate"
     with open_state(f"sqlite:///{home}/state.db") as state:
-        assert unseen_words(home, state.database) == ""
-        note_newest(home, state.database)
+        for _ in range(2):
+            note_newest(home, state.database)
+            assert unseen_words(home) == ""
     with open_state(f"sqlite:///{tmp_path}/other.db") as state:
         words = older_words(home, state.database)
         assert words is not None
@@ -131,8 +132,49 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path, content: str) -> None:
     home = tmp_path / ".tidegate"
     with open_state(f"sqlite:///{home}/state.db") as state:
         (home / "newest-state.json").write_text(content)
-        for looks in (older_words, unseen_words, note_newest):
-            with pytest.raises(StorageError, match=r"cannot be read.*made anew"):
+        for looks in (older_words, note_newest):
+            with pytest.raises(StorageError, match=r"cannot be read.*remove that file, and start"):
                 looks(home, state.database)
+        (home / "unseen-state.json").write_text(content)
+        with pytest.raises(StorageError, match=r"unseen-state.json.*cannot be read"):
+            unseen_words(home)
         with state.database.read() as connection:
             assert connection.execute(text("SELECT count(*) FROM claims")).scalar_one() == 0
+
+
+def test_a_dump_that_is_loaded_for_a_new_folder_is_said_until_somebody_has_looked(tmp_path: Path) -> None:
+    """Ada is revoked after the dump; the folder that saw it is gone with its machine."""
+    lost, home, dump = tmp_path / "lost", tmp_path / ".tidegate", tmp_path / "dump.db"
+    with open_state(f"sqlite:///{lost}/state.db") as state:
+        People(state.database).add("ada", "operator")
+        note_newest(lost, state.database)
+    shutil.copy(lost / "state.db", dump)
+    home.mkdir()
+    shutil.copy(dump, home / "state.db")
+    url = f"sqlite:///{home}/state.db"
+    # an act before the first start does not hide it, nor does one start
+    done = tidegate(tmp_path, "server", "person", "add", "ben", "--role", "reviewer", TIDEGATE_STATE_URL=url)
+    assert done.returncode == 0, done.stderr
+    done = tidegate(tmp_path, "server", "person", "revoke", "ben", TIDEGATE_STATE_URL=url)
+    assert done.returncode == 0, done.stderr
+    with open_state(url) as state:
+        for _ in range(3):
+            assert older_words(home, state.database) is None
+            note_newest(home, state.database)
+            words = unseen_words(home)
+            assert "which was at work until" in words
+            assert "`tidegate server person revoke NAME`" in words
+        (home / "unseen-state.json").unlink()  # the operator has looked
+        note_newest(home, state.database)
+        assert unseen_words(home) == ""
+
+
+def test_a_backup_says_it_for_its_database(tmp_path: Path) -> None:
+    with open_state(f"sqlite:///{tmp_path}/lost/state.db") as state:
+        note_newest(tmp_path / "lost", state.database)
+        home = tmp_path / "backup"
+        home.mkdir()
+        (home / "backup.json").write_text("{}")
+        note_newest(home, state.database)
+        assert unseen_words(home) == ""
+        assert restored_words(home) != ""
