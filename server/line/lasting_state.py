@@ -7,6 +7,10 @@ hundred statements. Of ours only who is registered must last: what a SuperLink h
 So runs, messages and their parts are in memory; long parts, of which every site may have one under way, are
 files. Nodes are in memory and in Flower's database, which is changed first. That a site is still there is in
 memory alone: 256 sites say so nine times a second, and each would wait for the disk.
+
+Flower believes whoever names a part first what that part is made of, for all others too. Here a site is
+believed only what agrees with what is known, and a part's own content and the ServerApp more than any site:
+else a site could have a few parts stand for millions, or take parts out of messages that it foresees.
 """
 
 from __future__ import annotations
@@ -26,7 +30,11 @@ from flwr.server.superlink.linkstate import LinkStateFactory
 from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkState
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, NodeStatus
-from flwr.supercore.inflatable.inflatable_object import get_object_id
+from flwr.supercore.inflatable.inflatable_object import (
+    get_object_children_ids_from_object_content,
+    get_object_id,
+    iterate_object_tree,
+)
 from flwr.supercore.inflatable.inflatable_utils import validate_object_content
 from flwr.supercore.object_store import NoObjectInStoreError, ObjectStoreFactory
 from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
@@ -62,10 +70,11 @@ class PartStore(InMemoryObjectStore):
         """Keep a part that was announced.
 
         Raises:
-            ValueError: it is not what its id says.
+            ValueError: it is not what its id says, or not made of what was announced.
             OSError: the disk is full, say; nothing of the part is kept.
         """
         if len(object_content) < LONG:
+            self._require_parts(object_id, object_content)
             super().put(object_id, object_content)
             return
         name, path = getattr(self._ready, "part", ("", Path()))
@@ -91,6 +100,7 @@ class PartStore(InMemoryObjectStore):
         if get_object_id(object_content) != object_id:
             raise ValueError(f"Object ID {object_id} does not match content hash")
         validate_object_content(content=object_content)
+        self._require_parts(object_id, object_content)
         with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
             path = Path(file.name)
             try:
@@ -113,6 +123,44 @@ class PartStore(InMemoryObjectStore):
             content = path.open("rb")  # it can be read on where another removes it meanwhile
         with content:
             return content.read()
+
+    def require_agreed(self, tree: ObjectTree) -> None:
+        """See that what a site says its reply is made of is what is known already.
+
+        Raises:
+            ValueError: it says something else of a part.
+        """
+        said: dict[str, list[str]] = {}
+        with self.lock_store:
+            for part in iterate_object_tree(tree):
+                parts = [child.object_id for child in part.children]
+                known = self.store.get(part.object_id)
+                if (
+                    said.setdefault(part.object_id, parts if known is None else known.child_object_ids)
+                    != parts
+                ):
+                    raise ValueError("a part was announced as made of others")
+
+    def correct(self, tree: ObjectTree) -> None:
+        """Believe what the ServerApp says of a message that was announced, whatever a site said before."""
+        with self.lock_store:
+            for part in iterate_object_tree(tree):
+                entry, parts = self.store[part.object_id], [child.object_id for child in part.children]
+                if entry.child_object_ids == parts:
+                    continue
+                for name in parts:
+                    self.store[name].ref_count += 1
+                for name in entry.child_object_ids:
+                    if (other := self.store.get(name)) is not None:
+                        other.ref_count -= 1
+                entry.child_object_ids = parts
+
+    def _require_parts(self, object_id: str, object_content: bytes) -> None:
+        with self.lock_store:
+            entry = self.store.get(object_id)
+            announced = None if entry is None else entry.child_object_ids
+        if announced is not None and announced != get_object_children_ids_from_object_content(object_content):
+            raise ValueError(f"Object {object_id} is not made of what was announced")
 
     def file_of(self, object_id: str) -> Path | None:
         """Where a long part lies until it is deleted; None of any other."""
@@ -220,10 +268,24 @@ class LastingState(InMemoryLinkState):
     ) -> tuple[bool, list[str]]:
         """Store a message, and what it is made of as announced.
 
-        Flower takes the two locks in the other order here than where a sending has expired.
+        Flower takes the two locks in the other order here than where a sending has expired. And it keeps the
+        sending of a reply of which it wants nothing until the run ends.
+
+        Raises:
+            ValueError: a site says of a part that it is made of others than is known.
         """
+        is_reply, missing = bool(message.metadata.reply_to_message_id), list[str]()
         with self._lock_object_push_sessions:
-            return super().store_message_and_object_tree(message, object_tree, session_id)
+            try:
+                if is_reply:
+                    self._parts.require_agreed(object_tree)
+                stored, missing = super().store_message_and_object_tree(message, object_tree, session_id)
+            finally:
+                if is_reply and not missing:
+                    self._cleanup_push_session(session_id, cleanup_messages=False)
+            if stored and not is_reply:
+                self._parts.correct(object_tree)
+        return stored, missing
 
     def store_object(self, run_id: int, session_id: str, object_id: str, object_content: bytes) -> bool:
         """Store a part of a message that is being sent; whether it was.
