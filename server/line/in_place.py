@@ -19,6 +19,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from fastapi.routing import iter_route_contexts
 from fastapi.security import APIKeyHeader
 from flwr.supercore.dependencies.version import VersionDependency
@@ -97,7 +98,10 @@ def look_up_in_place() -> None:
 def _checked_once(
     read: Callable[[bytes], Any], verify: Callable[[Any, bytes, bytes], bool]
 ) -> Callable[[bytes, bytes, bytes], bool]:
-    """The check of a signature by a key's bytes, which remembers what it found."""
+    """The check of a signature by a key's bytes, which remembers what it found.
+
+    A key that signs nothing, or of a curve that nobody knows, is none: Flower's own check fails over it.
+    """
 
     known_key = functools.lru_cache(_MOST_KNOWN)(read)
 
@@ -106,9 +110,12 @@ def _checked_once(
         return verify(known_key(public_key), signed, signature)
 
     def check(public_key: bytes, signed: bytes, signature: bytes) -> bool:
-        if len(public_key) + len(signed) + len(signature) > _LONGEST_KNOWN:
-            return verify(read(public_key), signed, signature)
-        return known(public_key, signed, signature)
+        try:
+            if len(public_key) + len(signed) + len(signature) > _LONGEST_KNOWN:
+                return verify(read(public_key), signed, signature)
+            return known(public_key, signed, signature)
+        except (AttributeError, UnsupportedAlgorithm) as exc:
+            raise ValueError("no key of a site") from exc
 
     return check
 

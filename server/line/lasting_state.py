@@ -24,12 +24,14 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from flwr.common.constant import HEARTBEAT_PATIENCE
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.server.superlink.linkstate import LinkStateFactory
 from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkState
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, NodeStatus
+from flwr.supercore.date import now
 from flwr.supercore.inflatable.inflatable_object import (
     get_object_children_ids_from_object_content,
     get_object_id,
@@ -228,7 +230,12 @@ class LastingState(InMemoryLinkState):
             node = self.nodes.get(node_id)
             if node is not None and node.status == NodeStatus.ONLINE:  # the database may not know of it
                 return False
-        return self._changed(lambda: self._kept.activate_node(node_id, heartbeat_interval), lambda _: node_id)
+
+        def connect() -> bool:
+            self._kept.deactivate_node(node_id)  # by the clock of then it may be there still
+            return bool(self._kept.activate_node(node_id, heartbeat_interval))
+
+        return self._changed(connect, lambda _: node_id)
 
     def deactivate_node(self, node_id: int) -> bool:
         """Note that a node has left; whether it was there."""
@@ -243,6 +250,16 @@ class LastingState(InMemoryLinkState):
             ValueError: there is no such node, or it is not this owner's.
         """
         self._changed(lambda: self._kept.delete_node(owner_aid, node_id), lambda _: node_id)
+
+    def _check_and_tag_offline_nodes(self, node_ids: list[int] | None = None) -> None:
+        """Flower's; where the clock was set back, a site that has gone is not there until it is as late."""
+        with self.lock:
+            current = now().timestamp()
+            for node in self.nodes.values():
+                if node.status == NodeStatus.ONLINE:
+                    longest = current + HEARTBEAT_PATIENCE * node.heartbeat_interval
+                    node.online_until = min(node.online_until, longest)
+            super()._check_and_tag_offline_nodes(node_ids)
 
     def _changed(self, change: Callable[[], _Result], node_of: Callable[[_Result], int]) -> _Result:
         with self._changing:

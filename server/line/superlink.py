@@ -25,6 +25,7 @@ import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.datastructures import Headers
@@ -124,7 +125,7 @@ class ShortWay:
         is_open = scope["type"] == "http" and (path.startswith(_OPEN) or path == _HEALTH)
         if not is_open and not holds(headers, self._secret):
             return PlainTextResponse("this is for the server's own processes", 403)
-        return _too_long(headers)
+        return _no_address(headers) or _too_long(headers)
 
     async def _first(self, request: Request) -> Response:
         return await self._ask(0, request)
@@ -160,6 +161,15 @@ class ShortWay:
         response = Response(b"".join(parts), status_code=start["status"])
         response.raw_headers = list(start["headers"])
         return response
+
+
+def _no_address(headers: Headers) -> Response | None:
+    """The refusal of a request to a host that cannot be one: Starlette fails over it where Flower asks."""
+    try:
+        urlsplit(f"//{headers.get('host', '')}")
+    except ValueError:
+        return PlainTextResponse("the request's host is none", 400)
+    return None
 
 
 def _too_long(headers: Headers) -> Response | None:

@@ -442,15 +442,21 @@ def test_bytes_that_are_no_message_are_one_error_for_that_site(link: Link) -> No
     grid, names, messages = asked(link)
     honest = link.reply("north", messages["north"], b"n")
     # Flower looks at an object's head alone: the body may be anything
-    objects = {}
-    for content in honest.objects.values():
-        head, divider, body = content.partition(b"\x00")
+    objects, tree = {}, ObjectTree.FromString(honest.tree)
+
+    def change(part: ObjectTree) -> None:
+        head, divider, body = honest.objects[part.object_id].partition(b"\x00")
+        for child in part.children:
+            before = child.object_id
+            change(child)
+            head = head.replace(before.encode(), child.object_id.encode())
         changed = head + divider + b"\xff" * len(body)
-        objects[get_object_id(changed)] = changed
-    names_of = list(objects)
-    tree = ObjectTree(object_id=names_of[-1], children=[ObjectTree(object_id=name) for name in names_of[:-1]])
+        part.object_id = get_object_id(changed)
+        objects[part.object_id] = changed
+
+    change(tree)
     envelope = EnvelopeProto.FromString(honest.envelope)
-    envelope.metadata.message_id = names_of[-1]
+    envelope.metadata.message_id = tree.object_id
     hostile = PackedReply(
         run=honest.run, envelope=envelope.SerializeToString(), tree=tree.SerializeToString(), objects=objects
     )

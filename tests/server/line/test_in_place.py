@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import datetime
 import os
-from base64 import b64encode
+from base64 import b64encode, encodebytes
 from importlib.metadata import version
 from typing import Annotated, Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, x25519
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from flwr.common.constant import TIMESTAMP_HEADER
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse
@@ -100,10 +101,32 @@ def test_a_bad_signature_stays_bad(door: Door) -> None:
     assert door.opens(signed(), door.node)
 
 
+def pem(key: Any) -> bytes:
+    return bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+
+
+def of_no_curve() -> bytes:
+    """A key as a site's, of a curve that nobody knows: the next number after that of P-256."""
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    known = bytes.fromhex("2a8648ce3d030107")
+    der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    written = encodebytes(der.replace(known, known[:-1] + b"\x09")).decode()
+    return f"-----BEGIN PUBLIC KEY-----\n{written}-----END PUBLIC KEY-----\n".encode()
+
+
 @pytest.mark.parametrize(
     "key",
-    [b"", b"\0", b"x" * 5000, PUBLIC[:-40], PUBLIC * 20],
-    ids=["none", "a byte", "long", "cut short", "many"],
+    [
+        b"",
+        b"\0",
+        b"x" * 5000,
+        PUBLIC[:-40],
+        PUBLIC * 20,
+        pem(x25519.X25519PrivateKey.generate().public_key()),
+        pem(ed25519.Ed25519PrivateKey.generate().public_key()),
+        of_no_curve(),
+    ],
+    ids=["none", "a byte", "long", "cut short", "many", "signs nothing", "another kind", "of no curve"],
 )
 def test_what_is_no_key_opens_nothing(door: Door, key: bytes) -> None:
     assert not door.opens({**signed(), FLEET_HTTP_PUBLIC_KEY_HEADER: b64encode(key).decode()}, door.node)

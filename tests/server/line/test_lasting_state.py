@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import gc
 import sqlite3
 import threading
@@ -23,6 +24,7 @@ from flwr.proto.message_pb2 import Message, Metadata, ObjectTree, PullObjectRequ
 from flwr.proto.node_pb2 import Node
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from flwr.proto.run_pb2 import GetRunRequest
+from flwr.server.superlink.linkstate import in_memory_linkstate
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.constant import NOOP_FEDERATION_ID, NodeStatus, TaskType
 from flwr.supercore.date import now
@@ -579,4 +581,24 @@ def test_a_heartbeat_asks_no_disk_and_still_keeps_a_second_agent_out(start: Star
         assert not state.activate_node(node, INTERVAL)
     assert state.deactivate_node(node)
     assert not state.deactivate_node(node)
+    assert state.activate_node(node, INTERVAL)
+
+
+def test_a_clock_that_is_set_back_keeps_no_site_there_that_is_gone(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor out, where its agent was started again: a site is let in once it is no more there."""
+    state = start()
+    node = register(state, NORTH, "north")
+    assert state.activate_node(node, INTERVAL)
+    back = datetime.timedelta(hours=-1)
+
+    def set_clock(later: float) -> None:
+        for module in (in_memory_linkstate, lasting_state):
+            monkeypatch.setattr(module, "now", lambda: now() + back + datetime.timedelta(seconds=later))
+
+    set_clock(0)
+    assert known(state)[node][3] == NodeStatus.ONLINE
+    set_clock(3 * INTERVAL)
+    assert known(state)[node][3] == NodeStatus.OFFLINE
     assert state.activate_node(node, INTERVAL)

@@ -133,6 +133,16 @@ REQUESTS: dict[str, tuple[str, bytes, Callable[[], dict[str, str]]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("path", ["/health", "/v1/fleet/pull-messages", "/v1/control/list-runs"])
+@pytest.mark.parametrize("host", ["[a:b]", "[::", "[:::::]:1"])
+def test_a_host_that_is_none_is_refused_and_fails_nothing(
+    ways: tuple[Caller, InPlace], path: str, host: str
+) -> None:
+    """Starlette takes it for an IPv6 address and cannot read it: a stranger at the gateway had a 5xx."""
+    assert ways[1].post(path, b"", {**TYPE, "host": host}).status_code == 400
+    assert ways[1].post("/health", b"", {**TYPE, "host": "[::1]:9092"}).status_code == 405
+
+
 @pytest.mark.parametrize("who", REQUESTS)
 def test_both_ways_answer_the_same(ways: tuple[Caller, InPlace], who: str) -> None:
     path, content, headers = REQUESTS[who]
