@@ -269,11 +269,11 @@ def authority_digest(authority: str) -> str:
         InputError: it holds none.
     """
     from cryptography.hazmat.primitives.hashes import SHA256
-    from cryptography.x509 import load_pem_x509_certificate
+    from cryptography.x509 import InvalidVersion, load_pem_x509_certificate
 
     try:
         return load_pem_x509_certificate(authority.encode()).fingerprint(SHA256()).hex()
-    except ValueError as exc:
+    except (ValueError, InvalidVersion) as exc:
         raise InputError("this is not the certificate of an authority") from exc
 
 

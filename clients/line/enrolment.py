@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -75,6 +75,8 @@ _REVOKED = (
     "Ask the operator why. To come in again: a new key (move keys/node.key away, then `tidegate site init`), "
     "a new token, and `tidegate site join`"
 )
+_UNREADABLE = (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.InvalidVersion)
+"""What is raised over a certificate that was made to harm; it may be read by then, as far as it was asked."""
 _log = logging.getLogger("tidegate.agent")
 _Answer = TypeVar("_Answer", bound=BaseModel)
 
@@ -226,7 +228,7 @@ class JoiningSite:
         said = _ask(self.token.gateway, "authority", "{}", stranger, Authority)
         try:
             found = x509.load_pem_x509_certificate(said.authority.encode("ascii"))
-        except ValueError as exc:
+        except _UNREADABLE as exc:
             raise _strange(self.token.gateway) from exc
         if not compare_digest(found.fingerprint(hashes.SHA256()), self.token.authority):
             raise AddressError(
@@ -287,7 +289,10 @@ class JoiningSite:
         replace_secret(self.keys / "federation.json", federation.model_dump_json(indent=1).encode() + b"\n")
 
     def _ask(self, what: str, text: str, authority: x509.Certificate) -> Enrolled:
-        context = ssl.create_default_context(cadata=_pem(authority))
+        try:
+            context = ssl.create_default_context(cadata=_pem(authority))
+        except ssl.SSLError as exc:
+            raise _strange(self.token.gateway) from exc
         return _ask(self.token.gateway, what, text, context, Enrolled)
 
 
@@ -416,9 +421,9 @@ def _own(
         found = x509.load_pem_x509_certificate(certificate.encode("ascii"))
         found.verify_directly_issued_by(authority)
         public = _openssh_in(found)
-    except (ValueError, TypeError, InvalidSignature) as exc:
+        names = [str(one.value) for one in found.subject]
+    except _UNREADABLE as exc:
         raise _strange(gateway) from exc
-    names = [str(one.value) for one in found.subject]
     if public != openssh(key.public_key()) or names != [name]:
         raise AddressError(
             "the server gave a certificate for another site or key",
@@ -445,5 +450,5 @@ def _read_certificate(path: Path) -> x509.Certificate:
     content = read_bytes(path, remedy=_INVITED_ANEW)
     try:
         return x509.load_pem_x509_certificate(content)
-    except ValueError as exc:
+    except _UNREADABLE as exc:
         raise SiteConfigError("holds no certificate", where=str(path), remedy=_INVITED_ANEW) from exc

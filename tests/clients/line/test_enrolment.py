@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from clients.cli.join import standing, way_for
 from clients.keys import PrivateKey, make_node_key, read_private_key
@@ -276,6 +277,61 @@ def test_a_proxy_of_the_environment_is_used(
     # the server on this machine is asked without
     server.answers["authority"] = 200, {"authority": server.files.authority.read_text()}
     assert server.joining(tmp_path, key).authority().subject
+
+
+VERSION, CURVE = bytes.fromhex("a003020102"), bytes.fromhex("2a8648ce3d030107")
+"""In a certificate's bytes: that it is of the third version, and that its key is on the curve P-256."""
+
+
+def der(tag: int, content: bytes) -> bytes:
+    size = len(content).to_bytes(2, "big")
+    return bytes([tag]) + (size[1:] if len(content) < 128 else b"\x82" + size) + content
+
+
+def forged(server: Server, certificate: str, before: bytes, after: bytes) -> str:
+    """A certificate that says something else, and which the authority has signed all the same."""
+    found = x509.load_pem_x509_certificate(certificate.encode())
+    authority = serialization.load_pem_private_key(server.files.authority_key.read_bytes(), None)
+    assert isinstance(authority, ec.EllipticCurvePrivateKey)
+    said = found.tbs_certificate_bytes.replace(before, after)
+    assert said != found.tbs_certificate_bytes
+    whole = found.public_bytes(serialization.Encoding.DER)
+    kind = whole[whole.index(found.tbs_certificate_bytes) + len(said) :]
+    algorithm = kind[: 2 + kind[1]]
+    assert isinstance(found.signature_hash_algorithm, hashes.HashAlgorithm)
+    signature = authority.sign(said, ec.ECDSA(found.signature_hash_algorithm))
+    return ssl.DER_cert_to_PEM_cert(der(0x30, said + algorithm + der(0x03, b"\0" + signature)))
+
+
+def test_an_authority_that_nobody_can_read_is_a_sentence(
+    server: Server, key: PrivateKey, tmp_path: Path
+) -> None:
+    """Whoever stands between may send it: its fingerprint is looked at once it is read."""
+    server.answers["authority"] = (
+        200,
+        {"authority": forged(server, server.files.authority.read_text(), VERSION, VERSION[:-1] + b"\x05")},
+    )
+    with pytest.raises(AddressError, match="no gateway of a federation"):
+        server.joining(tmp_path, key).authority()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(VERSION, VERSION[:-1] + b"\x05"), (CURVE, CURVE[:-1] + b"\x09"), (b"north", b"n\xffrth")],
+    ids=["of no version", "for a key of no curve", "for no name"],
+)
+def test_a_certificate_that_nobody_can_read_is_a_sentence_and_not_kept(
+    server: Server, site: Joined, key: PrivateKey, tmp_path: Path, before: bytes, after: bytes
+) -> None:
+    kept = site.certificate.read_bytes()
+    lie = forged(server, server.signed(key, 0), before, after)
+    authority = x509.load_pem_x509_certificate(server.files.authority.read_bytes())
+    with pytest.raises(AddressError):
+        server.joining(tmp_path / "keys", key).keep(authority, lie)
+    server.answers["renew"] = 200, {"state": "confirmed", "certificate": lie}
+    with pytest.raises(AddressError):
+        renew(site, key, threading.Event())
+    assert site.certificate.read_bytes() == kept
 
 
 @pytest.mark.parametrize(("days", "words"), [(0, ""), (155, "has not renewed it"), (181, "new token")])
