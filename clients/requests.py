@@ -6,7 +6,8 @@ full, further requests are refused as before and not entered; one that nobody ha
 room. Nothing here decides anything: that an experiment waits follows from the policy and the ledger.
 
 The plans of approved experiments are kept too, so that a later one can be told from them. So is which
-requests the administrator was shown: what a server adds after that is not approved with them.
+requests the administrator was shown: what a server adds after that is not approved with them. What a program
+has read (`--json`), such as one that watches the site, the administrator has not seen.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import logging
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -27,13 +28,15 @@ from contract.messages import Instruction
 from contract.names import Digest
 from contract.whole_file import replace_file
 
-__all__ = ["LARGEST_REQUEST", "MOST_REQUESTS", "Request", "Requests", "Signature"]
+__all__ = ["LARGEST_REQUEST", "MOST_REQUESTS", "Looker", "Request", "Requests", "Signature"]
 
 MOST_REQUESTS = 50
 LARGEST_REQUEST = 2**20
 _FORGOTTEN = timedelta(days=30)
 _MOST_TRIGGER = 300
 
+Looker = Literal["person", "program"]
+"""Who looks, and decides by what they have seen."""
 _log = logging.getLogger("tidegate.site")
 
 
@@ -105,7 +108,7 @@ class Requests:
 
     def __init__(self, folder: Path) -> None:
         self._waiting, self._approved = folder / "waiting", folder / "approved"
-        self._shown = folder / "shown"
+        self._looks = {"person": folder / "shown", "program": folder / "read"}
 
     def enter(self, request: Request) -> bool:
         """Enter a request, or that it was asked once more; whether there was room for it.
@@ -138,22 +141,22 @@ class Requests:
         """What waits of one experiment."""
         return tuple(request for request in self.all() if request.plan.digest == digest)
 
-    def note_shown(self, requests: Sequence[Request]) -> None:
-        """Note that the administrator was shown these, and no others.
+    def note_shown(self, requests: Sequence[Request], *, to: Looker) -> None:
+        """Note that these were shown, and no others.
 
         Raises:
             StorageError: the record cannot be written.
         """
-        keys = {request.key for request in requests}
-        for mark in self._shown.glob("*"):
+        keys, marks = {request.key for request in requests}, self._looks[to]
+        for mark in marks.glob("*"):
             if mark.name not in keys:
                 self._unlink(mark)
         for key in keys:
-            self._write(self._shown / key, "")
+            self._write(marks / key, "")
 
-    def to_decide(self, digest: str) -> tuple[Request, ...]:
-        """What waits of one experiment and was shown."""
-        return tuple(one for one in self.of(digest) if (self._shown / one.key).exists())
+    def to_decide(self, digest: str, *, by: Looker) -> tuple[Request, ...]:
+        """What waits of one experiment and was shown to whoever decides."""
+        return tuple(one for one in self.of(digest) if (self._looks[by] / one.key).exists())
 
     def remove(self, decided: Sequence[Request]) -> None:
         """These were decided.
@@ -163,7 +166,8 @@ class Requests:
         """
         for request in decided:
             self._unlink(self._waiting / f"{request.key}.json")
-            self._unlink(self._shown / request.key)
+            for marks in self._looks.values():
+                self._unlink(marks / request.key)
 
     def keep_approved(self, plan: Experiment) -> None:
         """Keep the plan of an experiment that was approved.

@@ -26,7 +26,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 from contract.enrolment import Token
 from contract.errors import AddressError, InputError, StorageError, TidegateError
@@ -47,12 +47,14 @@ from server.state.enrolments import Enrolments
 from server.state.records import Enrolment
 from server.state.storage import State, open_known_state, open_state
 
-__all__ = ["Upkeep", "confirm", "invite", "make_server", "note_shown", "refuse", "waiting"]
+__all__ = ["Looker", "Upkeep", "confirm", "invite", "make_server", "note_shown", "refuse", "waiting"]
 
 _LEAST = 16
 """Characters of a fingerprint that are compared at least: 96 bits."""
-_SHOWN = "requests-shown.json"
-"""In the server's folder: the SHA-256 of what each site asked for when the operator looked."""
+Looker = Literal["person", "program"]
+"""Who looks, and confirms what they have seen: the operator; or a program, by `--json`."""
+_SHOWN: dict[Looker, str] = {"person": "requests-shown.json", "program": "requests-read.json"}
+"""In the server's folder: the SHA-256 of what each site asked for at that look."""
 _HOUR, _DAY = 3600.0, 86_400.0
 _FILE = """\
 # How others reach this server. `tidegate server up` reads it when it starts.
@@ -146,13 +148,13 @@ def waiting(settings: ServerSettings, state: State) -> tuple[Enrolment, ...]:
     return Enrolments(state.database, running_federation(settings)).all("requested")
 
 
-def note_shown(settings: ServerSettings, requests: Sequence[Enrolment]) -> None:
-    """Note that the operator was shown these requests as they are, and no others.
+def note_shown(settings: ServerSettings, requests: Sequence[Enrolment], *, to: Looker) -> None:
+    """Note that these requests were shown as they are, and no others.
 
     Raises:
         StorageError: that cannot be written into the server's folder.
     """
-    path = settings.home / _SHOWN
+    path = settings.home / _SHOWN[to]
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         replace_file(path, json.dumps({one.name: _digest(one) for one in requests}).encode())
@@ -171,11 +173,12 @@ def confirm(
     settings: ServerSettings,
     stated_rows: int | None = None,
     *,
+    by: Looker = "person",
     agrees: Callable[[Enrolment], bool] = lambda _asked: False,
 ) -> Enrolment:
     """Let a site in whose key's fingerprint its administrator has read out; what it had asked for.
 
-    It is let in with the rows and the card that the operator was shown (`note_shown`), and with no others.
+    It is let in with the rows and the card that whoever confirms was shown (`note_shown`), and no others.
 
     Args:
         name: the site's.
@@ -183,6 +186,7 @@ def confirm(
         control: of the SuperLink.
         settings: name the state database and the federation's folder.
         stated_rows: the rows that it must state; None for those that it asked with.
+        by: who confirms.
         agrees: asked about a request that was not shown as it is now.
 
     Raises:
@@ -195,7 +199,7 @@ def confirm(
         enrolments = Enrolments(state.database, federation)
         asked = _asked(enrolments, name)
         _compare(asked, fingerprint)
-        _require_shown(asked, settings.home, agrees)
+        _require_shown(asked, settings.home / _SHOWN[by], agrees)
         certificate = _sign(server_files(settings.home / "certificates"), asked)
         _admit(asked, control, settings, state, stated_rows or asked.stated_rows)
         if not enrolments.confirm(asked, certificate, now=datetime.now(UTC)):
@@ -213,9 +217,9 @@ def _digest(asked: Enrolment) -> str:
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
-def _require_shown(asked: Enrolment, home: Path, agrees: Callable[[Enrolment], bool]) -> None:
+def _require_shown(asked: Enrolment, marks: Path, agrees: Callable[[Enrolment], bool]) -> None:
     try:
-        shown = json.loads((home / _SHOWN).read_bytes())
+        shown = json.loads(marks.read_bytes())
     except (OSError, ValueError):
         shown = {}
     known = shown.get(asked.name) if isinstance(shown, dict) else None

@@ -61,7 +61,7 @@ def requests(file: SiteFile, json: Json = False) -> None:
     listed = site.requests.all()
     waiting = [_waiting(site, request) for request in listed]
     approved, declined = site.ledger.approvals()
-    site.requests.note_shown(listed)
+    site.requests.note_shown(listed, to="program" if json else "person")
     if json:
         print_json(
             {
@@ -115,7 +115,8 @@ def approve(
 
     site, code = open_site(file), installed_code_hash()
     _require_digest(digest)
-    shown = site.requests.to_decide(digest) or _show_now(site, digest, code, silent=json)
+    shown = site.requests.to_decide(digest, by="program" if json else "person")
+    shown = shown or _show_now(site, digest, code, silent=json)
     asked = [request for request in shown if request.code == code]
     if not asked:
         raise InputError(

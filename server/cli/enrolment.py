@@ -92,7 +92,7 @@ def requests(json: Json = False) -> None:
     settings = read_settings()
     with open_known_state(settings.state_url) as state:
         found = waiting(settings, state)
-    note_shown(settings, found)
+    note_shown(settings, found, to="program" if json else "person")
     if json:
         print_json([_facts(one) for one in found])
         return
@@ -134,11 +134,13 @@ def confirm(
     """Let a site in that asked: register its key, pin its rows, and sign its certificate.
 
     What was not shown to you as it is (`tidegate server requests`) is shown now, and you are asked; without a
-    terminal it is not confirmed.
+    terminal it is not confirmed. With --json counts what a program has read with --json, and without it what
+    was printed for you.
     """
     import sys
 
     from server.cli.acts import note_act
+    from server.enrolment import Looker
     from server.enrolment import confirm as confirm_site
     from server.federation import running_control
     from server.settings import read_settings
@@ -146,7 +148,8 @@ def confirm(
 
     settings = read_settings()
     more = {} if json or not sys.stdin.isatty() else {"agrees": _agrees}
-    asked = confirm_site(name, fingerprint, running_control(), settings, rows, **more)
+    by: Looker = "program" if json else "person"
+    asked = confirm_site(name, fingerprint, running_control(), settings, rows, by=by, **more)
     facts = f"with {asked.fingerprint}, stating {rows or asked.stated_rows:,} rows"
     note_act(settings.home, f"lets site '{name}' in, {facts}")
     if json:

@@ -318,6 +318,7 @@ def test_what_is_confirmed_is_what_the_operator_was_shown(world: World) -> None:
         shown.replace("high = 120", "high = 100"),
     ):
         ask(other)
+        assert any(one["name"] == "shifty" for one in world.server_json("requests"))  # a program that watches
         for more in ((), ("--rows", "50")):
             told = world.server("confirm", "shifty", key, *more, code=2)
             assert "'shifty' asks for is not what it was when you looked" in told

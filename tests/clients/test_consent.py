@@ -72,7 +72,7 @@ def listed(tidegate: Command, site: Path) -> dict[str, Any]:
 
 def approve(tidegate: Command, site: Path, *more: object, digest: str = EXPERIMENT.digest) -> dict[str, Any]:
     """As an administrator does who has looked: what was asked after an earlier look waits on."""
-    if not open_site(site).requests.to_decide(digest):
+    if not open_site(site).requests.to_decide(digest, by="program"):
         listed(tidegate, site)
     found: dict[str, Any] = json.loads(tidegate("site", "approve", site, digest, *more, "--json"))
     return found
@@ -384,6 +384,22 @@ def test_what_a_server_adds_after_the_look_is_not_approved_with_it(site: Path, t
     assert [asked(site, other), listed(tidegate, site)["requests"]] == ["answered", []]
 
 
+def test_a_program_that_watches_looks_for_no_administrator(site: Path, tidegate: Command) -> None:
+    """It reads the requests each minute: what a server adds is not approved because it has seen it."""
+    asked(site)
+    listed(tidegate, site)
+    assert "shown to you yet" in tidegate("site", "approve", site, EXPERIMENT.digest, code=2)
+    tidegate("site", "requests", site)
+    other = replace(TRAIN, run="more", windows=("w2",))
+    asked(site, other)
+    listed(tidegate, site)
+    said = tidegate("site", "approve", site, EXPERIMENT.digest)
+    assert "came since you looked" in said
+    (approved,) = listed(tidegate, site)["approved"]
+    assert approved["windows"] == ["w1"]
+    assert [asked(site), asked(site, other)] == ["answered", "approval"]
+
+
 def test_what_nobody_has_looked_at_is_not_approved(
     site: Path, tidegate: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -443,7 +459,7 @@ def test_what_cannot_be_approved_is_said_and_nothing_is_entered(
     site: Path, tidegate: Command, more: list[str], says: str
 ) -> None:
     asked(site)
-    listed(tidegate, site)
+    tidegate("site", "requests", site)
     assert says in tidegate("site", "approve", site, *more, code=2)
     assert entries(site) == ["refuse"]
 

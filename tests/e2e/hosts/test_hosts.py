@@ -190,7 +190,9 @@ def test_drift_of_a_week_is_found_and_a_challenger_is_trained(story: Story) -> N
     story.type("server", story.operator.take("tidegate schedule add", WEEK=WEEKS[0]))
     story.until("north is asked for the retraining", lambda: "-challenger/train" in story.said("north-up"))
     story.type("server", "tidegate schedule pause visits")
-    story.type("north", f"tidegate site approve north/site.toml {story.asked('north')}")
+    digest = story.asked("north")
+    assert digest in story.type("north", "tidegate site requests north/site.toml")
+    story.type("north", f"tidegate site approve north/site.toml {digest}")
     story.until("the drifted week is judged", lambda: f"window {WEEKS[1]}: done" in story.said("server-up"))
     checks = story.checks()
     assert checks[WEEKS[0]]["detail"] == "quiet; decision: none"
