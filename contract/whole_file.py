@@ -1,4 +1,8 @@
-"""Files that are written whole or not at all: a crash or a full disk leaves what was there before."""
+"""Files that are written whole or not at all: a crash or a full disk leaves what was there before.
+
+What was written is there after the power failed too: the folder is on the disk as well as the file. And where
+root acts for a service, the file stays the service's, which is to read it: SQLite does the same with its own.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,9 @@ __all__ = ["replace_file", "written_aside"]
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file that this user alone may read, in the place of one that may be there.
+    """Write a file that its owner alone may read, in the place of one that may be there.
+
+    Its owner is this user, and for root whoever owned what was there.
 
     Raises:
         OSError: it cannot be written; what was there is as it was.
@@ -33,6 +39,7 @@ def written_aside(path: Path, content: bytes) -> Iterator[Path]:
     aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            _leave_to_owner(file.fileno(), path)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -40,3 +47,21 @@ def written_aside(path: Path, content: bytes) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
+        with suppress(OSError):  # some file systems know no such thing; what is in its place is so by now
+            _sync_folder(path.parent)
+
+
+def _leave_to_owner(descriptor: int, path: Path) -> None:
+    if os.geteuid() != 0:
+        return
+    with suppress(FileNotFoundError):
+        before = path.lstat()
+        os.fchown(descriptor, before.st_uid, before.st_gid)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

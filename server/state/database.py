@@ -231,7 +231,9 @@ def _engine(address: URL) -> Engine:
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None
-    for pragma in (f"busy_timeout={BUSY_SECONDS * 1000:.0f}", "journal_mode=WAL", "foreign_keys=ON"):
+    # FULL is not every build's default: without it the database is older than its folder after a power cut
+    durable = ("journal_mode=WAL", "synchronous=FULL")
+    for pragma in (f"busy_timeout={BUSY_SECONDS * 1000:.0f}", *durable, "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 

@@ -59,6 +59,45 @@ def test_a_link_is_replaced_and_what_it_leads_to_is_not(tmp_path: Path) -> None:
     assert (other.read_bytes(), path.read_bytes(), path.is_symlink()) == (b"another's", b"new", False)
 
 
+def test_where_root_acts_for_a_service_the_file_stays_the_services(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`sudo tidegate server revoke` would leave a file that the server, which is not root, cannot read."""
+    path, given = tmp_path / "kept", list[tuple[int, int]]()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "fchown", lambda _file, user, group: given.append((user, group)))
+    replace_file(path, b"new")
+    assert given == [], "whoever makes it has it"
+    was = path.stat()
+    replace_file(path, b"newer")
+    assert given == [(was.st_uid, was.st_gid)]
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    replace_file(path, b"newest")
+    assert len(given) == 1
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_its_place_is_on_the_disk_too_once_it_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: bool
+) -> None:
+    """Or a key is gone when the power fails, and what was signed with it stays."""
+    path, synced, usual = tmp_path / "kept", list[list[str]](), os.fsync
+
+    def sync(file: int) -> None:
+        usual(file)
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            synced.append(names(tmp_path))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    with written_aside(path, b"new") as aside:
+        if link:
+            path.hardlink_to(aside)
+        else:
+            aside.replace(path)
+        assert synced == []
+    assert synced == [["kept"]]
+
+
 def test_a_reader_sees_the_one_or_the_other(tmp_path: Path) -> None:
     path, whole = tmp_path / "kept", {bytes([byte]) * 50_000 for byte in b"ab"}
     replace_file(path, next(iter(whole)))
