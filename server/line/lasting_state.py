@@ -364,9 +364,22 @@ class LastingState(InMemoryLinkState):
             }
             there = {node: [*self.message_ins_store.keys() & names] for node, names in self._to_node.items()}
             self._to_node = {node: names for node, names in there.items() if names}
+        for run in self._parts.run_objects_mapping.keys() & ended:
+            self.cleanup_run(run)  # its ServerApp was killed, and nobody has finished it
         for run in sorted(ended, key=lambda run: ended[run])[:-_MOST_FINISHED]:
             self._forget(run)
         return number
+
+    def finish_task(self, task_id: int, sub_status: str, details: str) -> bool:
+        """End a task; whether it went on.
+
+        With a run's own end what it sent and nobody fetched: Flower keeps that until a site asks of this run.
+        """
+        ends = bool(super().finish_task(task_id, sub_status, details))
+        task = self.task_store.get(task_id)
+        if ends and task is not None and self._is_primary_task(task_id):
+            self.cleanup_run(task.run_id)
+        return ends
 
     def _forget(self, number: int) -> None:
         self.cleanup_run(number)

@@ -257,6 +257,27 @@ def test_of_runs_that_have_ended_only_the_last_are_known(
     assert state.get_run_info(run_ids=[long])[0].status.sub_status == "completed"
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_a_site_never_fetches_is_gone_with_the_run(start: Start, tmp_path: Path, killed: bool) -> None:
+    """A site that takes no message would have the server keep the models of all rounds, of a hundred runs."""
+    state, kept = start(), tmp_path / "superlink.db-parts"
+    node = register(state, NORTH, "north")
+    state.activate_node(node, INTERVAL)
+    for number in range(3):
+        run = begin(state)
+        put(state.object_store, part(lasting_state.LONG, number), run)
+        ask(state, run, node, "abc"[number])
+        assert list(kept.iterdir())
+        if killed:
+            (task,) = state.get_tasks(run_ids=[run])
+            state.task_store[task.task_id].status.status = "finished"  # as Flower does where it hears nothing
+        else:
+            end(state, run)
+            assert (list(kept.iterdir()), len(state.object_store), state.num_message_ins()) == ([], 0, 0)
+    begin(state)
+    assert (list(kept.iterdir()), len(state.object_store), state.num_message_ins()) == ([], 0, 0)
+
+
 def test_thousands_of_runs_leave_nothing_that_grows(start: Start) -> None:
     """Whatever Flower keeps for a run, under whatever name: the second thousand adds nothing to the first."""
     state = start()
