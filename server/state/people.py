@@ -23,7 +23,7 @@ from contract.roles import Role
 from server.state import tables
 from server.state.database import Database
 
-__all__ = ["People", "Person", "person_named"]
+__all__ = ["People", "Person", "require_good"]
 
 _BYTES = 32
 _LONGEST_TOKEN = 200
@@ -152,13 +152,32 @@ class People:
     def named(self, name: str) -> Person | None:
         """Whoever has this name, whether their token is good or not."""
         with self._database.read() as connection:
-            return person_named(connection, name)
+            return _person_named(connection, name)
 
 
-def person_named(connection: Connection, name: str) -> Person | None:
-    """As `People.named`, for what else is done in the same transaction."""
+def _person_named(connection: Connection, name: str) -> Person | None:
     found = connection.execute(select(*_COLUMNS).where(tables.people.c.name == name)).one_or_none()
     return None if found is None else Person(**found._mapping)
+
+
+def require_good(connection: Connection, person: str, *, whose: str) -> None:
+    """Refuse what would be done for somebody whose token was revoked or is over, perhaps just now.
+
+    Args:
+        connection: of the transaction in which it would be done.
+        person: their name.
+        whose: what they are to it, such as "whose run it is".
+
+    Raises:
+        InputError: they have no good token any more.
+    """
+    known = _person_named(connection, person)
+    if known is None or known.may_enter(datetime.now(UTC)):
+        return
+    raise InputError(
+        f"the token of '{person}', {whose}, {'is over' if known.revoked is None else 'was revoked'}",
+        remedy="An operator lets them in again: tidegate server person add",
+    )
 
 
 def _require_unlike(name: str, names: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ from contract.experiment import Experiment
 from server.state import tables
 from server.state.database import Database
 from server.state.owner import is_dead
+from server.state.people import require_good
 from server.state.records import ScheduleRecord, WindowCheck, WindowState
 
 __all__ = ["Schedules", "being_checked"]
@@ -148,12 +149,14 @@ class Schedules:
             now: the moment.
 
         Raises:
-            InputError: another window of the experiment is being checked, or this person waits for too many.
+            InputError: another window of the experiment is being checked, this person waits for too many, or
+                has no good token any more.
         """
         table, name = tables.window_checks, experiment.name
         anew = {"state": "waiting", "due": now, "asked_by": by, "plan": experiment.model_dump_json()}
         mine = (table.c.experiment == name) & (table.c.window == window)
         with self._database.write() as connection:
+            require_good(connection, by, whose="who asks")
             known = {one.window: one for one in _checks(connection, name, lock=True)}
             held = next((one for one in known.values() if _is_held(one, now)), None)
             if held is not None:
@@ -177,8 +180,13 @@ class Schedules:
             return found
 
     def asked(self, now: datetime) -> tuple[WindowCheck, ...]:
-        """The windows that people have asked for over the API and that may be checked now."""
-        wanted = _wanted().where(tables.window_checks.c.plan.is_not(None))
+        """The windows that people have asked for over the API and that may be checked now.
+
+        Not those of people who were revoked: it is forgotten with that, unless that was killed.
+        """
+        table, people = tables.window_checks, tables.people
+        revoked = select(people.c.name).where(people.c.revoked.is_not(None))
+        wanted = _wanted().where(table.c.plan.is_not(None) & table.c.asked_by.not_in(revoked))
         with self._database.read() as connection:
             found = _records(connection.execute(wanted).all())
         return tuple(one for one in found if _is_free(one, now) and not _is_held(one, now))

@@ -42,7 +42,7 @@ from contract.names import name_run
 from server.server_file import MOST_KEPT
 from server.state import tables
 from server.state.database import Database
-from server.state.people import person_named
+from server.state.people import require_good
 from server.state.records import RunRecord
 
 __all__ = ["MOST_QUEUED", "SubmissionRecord", "SubmissionState", "Submissions"]
@@ -151,7 +151,7 @@ class Submissions:
         for name in [run] if run else (name_run(title) for _ in range(_TRIES)):
             try:
                 with self._database.write() as connection:
-                    _require_good(connection, person)
+                    require_good(connection, person, whose="whose run it is")
                     _forget_unbegun(connection, person)
                     _require_room(connection, person)
                     _require_few_kept(connection, person, self._most_kept)
@@ -309,7 +309,7 @@ class Submissions:
         }
         ended = (table.c.run == run) & (table.c.state == "ended")
         with self._database.write() as connection:
-            _require_good(connection, found.person)
+            require_good(connection, found.person, whose="whose run it is")
             _require_room(connection, found.person)
             return bool(connection.execute(update(table).where(ended).values(anew)).rowcount)
 
@@ -382,21 +382,6 @@ def _in_turn(open_ones: Sequence[Any]) -> list[Any]:
             turns.append((before[row.person], row))
             before[row.person] += 1
     return [row for _, row in sorted(turns, key=lambda turn: turn[0])]  # of equals the oldest first
-
-
-def _require_good(connection: Connection, person: str) -> None:
-    """Refuse what would be done for somebody whose token was revoked or is over, perhaps just now.
-
-    Raises:
-        InputError: they have no good token any more.
-    """
-    known = person_named(connection, person)
-    if known is None or known.may_enter(datetime.now(UTC)):
-        return
-    raise InputError(
-        f"the token of '{person}', whose run it is, {'is over' if known.revoked is None else 'was revoked'}",
-        remedy="An operator lets them in again: tidegate server person add",
-    )
 
 
 def _forget_unbegun(connection: Connection, person: str) -> None:

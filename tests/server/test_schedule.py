@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import server.schedule
-from contract.errors import AddressError
+from contract.errors import AddressError, InputError
 from contract.experiment import Experiment
 from contract.mandate import mandate_for, public_key_of, sign_mandate
 from contract.standing import Standing
@@ -202,6 +202,23 @@ def test_what_somebody_asked_for_who_was_revoked_is_not_checked_for_them(
     assert forgotten == {("fake", "2026-W01"), ("fake", "2999-W01"), ("other", "x")}
     assert [(one.window, one.asked_by) for one in schedules.checks("fake")] == [("2026-W01", "")]
     assert [(one.window, one.asked_by) for one in schedules.checks("other")] == [("y", "olga")]
+
+
+def test_who_is_revoked_while_they_ask_or_before_it_is_forgotten_has_nothing_checked(
+    state: State, schedules: Schedules
+) -> None:
+    """A request was let in by a token that was good; or `person revoke` was killed once it was not."""
+    people, now = People(state.database), datetime.now(UTC)
+    keep(schedules)
+    people.add("ada", "scientist")
+    schedules.ask(plan(quorum=2), "2026-W01", by="ada", now=now)
+    people.revoke("ada")
+    assert schedules.asked(now) == ()
+    with pytest.raises(InputError, match="the token of 'ada', who asks, was revoked"):
+        schedules.ask(plan(quorum=2), "2026-W02", by="ada", now=now)
+    assert [one.window for one in schedules.checks("fake")] == ["2026-W01"]
+    schedules.ask(plan(quorum=2), "2026-W01", by="olga", now=now)
+    assert [one.asked_by for one in schedules.asked(now)] == ["olga"]
 
 
 def test_a_window_is_checked_by_the_server_and_is_done(state: State, schedules: Schedules) -> None:
