@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ _MARKS = {
     _SERVER: {"hosts", "gateway_port"},
 }
 """The keys that only one kind of file has."""
+_TOO_DEEP, _LESS = "its values are nested too deep, or too long", "Give a file with less"
 _SWAPPED = "The two may have been given in each other's place"
 _LIKE_TOML = re.compile(r"""^\s*(\[\[?[^\[\]]+\]\]?\s*(#.*)?$|["'\w.-]+\s*=(?!=?\s*$))""", re.MULTILINE)
 """A table's heading, or a key with a value: a line of rows, or of a key in PEM form, is neither."""
@@ -128,7 +130,7 @@ def _toml(text: str, kind: type[BaseModel], *, where: str, error: type[InputErro
     try:
         return tomllib.loads(text)
     except RecursionError as exc:
-        raise error("its values are nested too deep", where=where, remedy="Give a file with fewer") from exc
+        raise error(_TOO_DEEP, where=where, remedy=_LESS) from exc
     except ValueError as exc:  # TOMLDecodeError, and Python's own of a number with thousands of digits
         if not _LIKE_TOML.search(text):
             raise error(
@@ -140,14 +142,29 @@ def _toml(text: str, kind: type[BaseModel], *, where: str, error: type[InputErro
 
 
 def _validated(values: dict[str, Any], kind: type[Parsed], *, where: str, error: type[InputError]) -> Parsed:
+    """As JSON, in which pydantic can be strict: `private = "no"` is no `false`, nor `epsilon = true` a 1."""
     try:
-        return kind.model_validate(values)
+        return kind.model_validate_json(_as_json(values, where=where, error=error), strict=True)
     except ValidationError as exc:
+        if exc.errors(include_url=False)[0]["type"] == "json_invalid":  # the one thing that ours can be
+            raise error(_TOO_DEEP, where=where, remedy=_LESS) from exc
         expected, found = _expected(kind), _kind_of_file(values)
         if found not in ("", expected):
             raise error(f"this is {found}, and {expected} is expected", where=where, remedy=_SWAPPED) from exc
         complaints = sentences(exc.errors(include_url=False), kind, values)
         raise error("; ".join(complaints), where=where, remedy="Nothing was run; correct the file") from exc
+
+
+def _as_json(values: dict[str, Any], *, where: str, error: type[InputError]) -> str:
+    try:
+        return json.dumps(values, default=_no_date)
+    except (RecursionError, ValueError) as exc:  # ValueError: a hexadecimal number with thousands of digits
+        raise error(_TOO_DEEP, where=where, remedy=_LESS) from exc
+
+
+def _no_date(_: object) -> dict[str, None]:
+    """What stands for TOML's dates and times, which no key takes."""
+    return {"a date": None}
 
 
 def _expected(kind: type[BaseModel]) -> str:

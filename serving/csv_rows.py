@@ -62,7 +62,8 @@ def read_batches(path: Path, *, separator: str = ",") -> Iterator[Batch]:
     except OSError as exc:
         raise InputError(f"cannot be read: {exc.strerror}", where=where, remedy=_REMEDY) from exc
     except UnicodeDecodeError as exc:
-        raise InputError("not UTF-8", where=where, remedy=_REMEDY) from exc
+        remedy = f"{_REMEDY}; where a spreadsheet saves it, that is 'CSV UTF-8'"
+        raise InputError("not UTF-8", where=where, remedy=remedy) from exc
     except csv.Error as exc:
         raise InputError(f"not a CSV file: {exc}", where=where, remedy=_REMEDY) from exc
 

@@ -6,6 +6,7 @@ range where the task leaves such rows out) gets no prediction but a reason, and 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,6 +141,9 @@ class Predictor:
         lacking = [feature.name for feature in self.experiment.task.features if feature.name not in names]
         if lacking:
             more = f" ({len(lacking)} are lacking in all)" if len(lacking) > 1 else ""
+            alike = difflib.get_close_matches(lacking[0].lower(), {name.lower() for name in names}, n=1)
+            given = next((name for name in names if alike == [name.lower()]), None)
+            more += f"; the nearest is '{given}'" if given is not None else ""
             raise InputError(
                 f"there is no column '{lacking[0]}', which the model '{self.experiment.name}' needs{more}",
                 where=where,

@@ -35,7 +35,7 @@ class RowFile:
 
     Attributes:
         path: of the file.
-        separator: between columns.
+        separator: between columns; a backslash and a t are a tab.
         decimal: the decimal sign.
         missing: texts that stand for a missing value, beside an empty one, `NA` and `NaN`.
     """
@@ -46,8 +46,10 @@ class RowFile:
     missing: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.separator == r"\t":  # as one types a tab
+            object.__setattr__(self, "separator", "\t")
         if len(self.separator) != 1 or self.separator in '"\r\n':
-            raise InputError("not one character", where="--separator", remedy="Give one such as ';'")
+            raise InputError("not one character", where="--separator", remedy=r"Give one such as ';' or '\t'")
         if self.decimal not in (".", ",") or self.decimal == self.separator:
             raise InputError(
                 "'.' or ',', and not the separator", where="--decimal", remedy="Give one of the two"

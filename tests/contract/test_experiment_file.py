@@ -224,3 +224,39 @@ def test_a_site_file_is_told_from_an_experiment() -> None:
 def test_json_that_is_no_object_is_refused_in_a_sentence(text: str) -> None:
     with pytest.raises(ExperimentError, match="not a JSON object"):
         parse_experiment_json(text, where="body")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("privacy.private", '"no"', "'privacy.private' = 'no': must be true or false"),
+        ("privacy.private", "0", "'privacy.private' = 0: must be true or false"),
+        ("privacy.epsilon", "true", "'privacy.epsilon' = True: must be a number"),
+        ("privacy.epsilon", '"3"', "'privacy.epsilon' = '3': must be a number"),
+        ("privacy.epsilon", "2026-01-31", "'privacy.epsilon': must be a number"),
+        ("privacy.delta", "nan", "should be a finite number"),
+        ("strategy.rounds", "true", "'strategy.rounds' = True: must be a whole number"),
+        ("strategy.rounds", '"60"', "'strategy.rounds' = '60': must be a whole number"),
+        ("data", "07:30:00", "'data': must be a text in quotation marks"),
+    ],
+)
+def test_a_value_of_another_kind_is_taken_for_no_other(key: str, value: str, words: str) -> None:
+    """A word in the place of `false` once made a run that gives no guarantee."""
+    age = "{ name = 'age', kind = 'numeric', low = 0, high = 9 }"
+    text = f"[task]\nlabel = {{ column = 'ill' }}\nfeatures = [{age}]"
+    file = f"name = 'x'\n{key} = {value}\n{text}"
+    with pytest.raises(ExperimentError) as caught:
+        parse_experiment(file, where="x.toml")
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("depth", [150, 250, 900, 5000])
+def test_what_is_nested_deep_is_refused_in_a_sentence(depth: int) -> None:
+    with pytest.raises(ExperimentError) as caught:
+        parse_experiment(f"name = 'x'\ndata = {'[' * depth}{']' * depth}", where="x.toml")
+    assert "JSON" not in str(caught.value)
+
+
+def test_a_number_of_thousands_of_digits_is_refused_in_a_sentence() -> None:
+    with pytest.raises(ExperimentError, match="too long"):
+        parse_experiment(f"name = 'x'\nstrategy.rounds = 0x{'f' * 5000}", where="x.toml")

@@ -86,6 +86,7 @@ def test_a_file_takes_all_and_none_is_written_over(
 def test_what_cannot_be_is_a_sentence(standing: Standing, tidegate: Command, tmp_path: Path) -> None:
     rows = rows_in(tmp_path, standing)
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "case.csv").write_text("x0,X1,x2\n1,2,3\n")
     (tmp_path / "signs.csv").write_text("x0;x1;x2\n1;2;3\n")
     standing.connect("ada", "scientist")
     for arguments, words in (
@@ -97,6 +98,7 @@ def test_what_cannot_be_is_a_sentence(standing: Standing, tidegate: Command, tmp
             ("predict", "fake", 1, "other.csv"),
             "other.csv: there is no column 'x0', which the model 'fake' needs (3 are lacking in all). Give",
         ),
+        (("predict", "fake", 1, "case.csv"), "no column 'x1', which the model 'fake' needs; the nearest is"),
         (("predict", "fake", 1, "signs.csv"), "Its header is one column, 'x0;x1;x2'"),
         (("predict", "fake", 1, rows, "--separator", ";;"), "not one character"),
         (("predict", "fake", 1, rows, "--decimal", ";"), "'.' or ','"),
@@ -106,6 +108,9 @@ def test_what_cannot_be_is_a_sentence(standing: Standing, tidegate: Command, tmp
         assert told.startswith("error: "), told
         assert words in told
         assert told.count("\n") == 1
+    (tmp_path / "tab.csv").write_text("x0\tx1\tx2\n1\t2\t3\n")
+    told = tidegate("models", "predict", "fake", 1, "tab.csv", "--separator", r"\t")
+    assert "1 prediction by fake version 1" in told
     standing.here()
     assert "there is no version 9" in tidegate("models", "predict", "fake", 9, rows, code=2)
 
