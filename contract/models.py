@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from contract.errors import InputError, NotFiniteError, WrongShapesError
 from contract.experiment import MOST_PARAMETERS, Experiment, Model
 from contract.model_families import family_of
 
-__all__ = ["initial_arrays", "model_shapes", "parameter_count", "parameter_shapes"]
+__all__ = ["beginning_at", "initial_arrays", "model_shapes", "parameter_count", "parameter_shapes"]
 
 _MOST_ARRAYS, _LONGEST_NAME = 10_000, 200
 
@@ -57,10 +58,21 @@ def initial_arrays(
     if model.kind == "package":
         return _initial_of_package(experiment, rng)
     arrays = dict(family_of(model).initial(rng, inputs=task.width, classes=len(task.label.classes)))
-    if (share := task.label.positive_share) is not None:
-        *_, output_bias = arrays.values()
-        output_bias[:] = math.log(share / (1 - share))
-    return arrays
+    share = task.label.positive_share
+    return arrays if share is None else beginning_at(share, arrays)
+
+
+def beginning_at(
+    share: float, arrays: Mapping[str, np.ndarray[Any, np.dtype[np.float32]]]
+) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+    """A model of our own kinds, for two classes, whose bias says that the positive one has this share.
+
+    Args:
+        share: between 0 and 1.
+        arrays: the model; its last parameter is the output's bias.
+    """
+    *others, (name, bias) = arrays.items()
+    return {**dict(others), name: np.full_like(bias, math.log(share / (1 - share)))}
 
 
 @functools.lru_cache(maxsize=64)

@@ -36,6 +36,7 @@ from server.exchange.asking import Question, SiteMemory, ask, require
 from server.exchange.bounds import ReplySize
 from server.exchange.checkpoint import Checkpoint
 from server.exchange.checks import check_clipped, check_public, check_scores, check_update
+from server.exchange.first_share import begun_anew
 from server.exchange.pulls import Pulls
 from server.exchange.strategies import aggregate, build_strategy, restore_strategy, strategy_state
 from server.exchange.weights import row_weights
@@ -116,6 +117,7 @@ class TrainingResult:
         failures: who is missing from the final evaluation, and why.
         scores: the final evaluation, by site.
         pulls: where the sites' updates pulled the model.
+        share: that of the positive outcome from which training began anew after its first round, if it did.
     """
 
     arrays: Arrays
@@ -127,6 +129,7 @@ class TrainingResult:
     failures: Mapping[str, str] = field(default_factory=dict)
     scores: Mapping[str, Scores] = field(default_factory=dict)
     pulls: Pulls = field(default_factory=Pulls)
+    share: float | None = None
 
     @property
     def complete(self) -> bool:
@@ -146,7 +149,10 @@ def train(training: Training, grid: Grid, memory: Memory, rng: np.random.Generat
     last: dict[str, Reply] = {}
     for number in range(checkpoint.round + 1, experiment.strategy.rounds + 1):
         answers = _round(training, number, checkpoint, grid, memory)
-        checkpoint = _aggregate(training, number, checkpoint, strategy, answers)
+        if number == 1 and (anew := _begun_anew(training, checkpoint, answers)):
+            strategy, checkpoint = build_strategy(experiment.strategy), anew
+        else:
+            checkpoint = _aggregate(training, number, checkpoint, strategy, answers)
         memory.save_round(training.run, _report(training, number, answers), checkpoint.to_bytes())
         last |= {site: replace(reply, update=None) for site, reply in answers.replies.items()}
     return _evaluate_result(training, checkpoint, grid, memory, last)
@@ -217,6 +223,17 @@ def _check(training: Training, question: Question, memory: Memory, reply: Reply,
     )
 
 
+def _begun_anew(training: Training, checkpoint: Checkpoint, answers: Answers) -> Checkpoint | None:
+    """The first round's updates are left out where its counts tell that an outcome is rare."""
+    if training.initial is not None:
+        return None  # it has learnt how rare an outcome is
+    found = begun_anew(training.experiment, checkpoint.arrays, pooled_scores(_scores(answers)))
+    if found is None:
+        return None
+    arrays, share = found
+    return Checkpoint(round=1, arrays=arrays, share=share)
+
+
 def _aggregate(
     training: Training, number: int, checkpoint: Checkpoint, strategy: FedAvg, answers: Answers
 ) -> Checkpoint:
@@ -237,6 +254,7 @@ def _aggregate(
         averaged_rounds=checkpoint.averaged_rounds + averaging,
         strategy=strategy_state(strategy),
         pulls=pulls.to_arrays(),
+        share=checkpoint.share,
     )
 
 
@@ -288,6 +306,7 @@ def _evaluate_result(
         failures=answers.failures,
         scores=scores,
         pulls=Pulls.of_arrays(checkpoint.pulls),
+        share=checkpoint.share,
     )
 
 

@@ -28,6 +28,7 @@ class Checkpoint:
         averaged_rounds: how many those are.
         strategy: what `server.exchange.strategies.strategy_state` gave.
         pulls: what `server.exchange.pulls.Pulls.to_arrays` gave.
+        share: that of the positive outcome from which training began anew (`server.exchange.first_share`).
     """
 
     round: int
@@ -36,6 +37,7 @@ class Checkpoint:
     averaged_rounds: int = 0
     strategy: Arrays = field(default_factory=dict)
     pulls: Arrays = field(default_factory=dict)
+    share: float | None = None
 
     def result(self) -> Arrays:
         """The model that the run stands for: the average if one was taken, else the last."""
@@ -54,6 +56,7 @@ class Checkpoint:
             **{f"strategy/{name}": value for name, value in self.strategy.items()},
             **{f"pulls/{name}": value for name, value in self.pulls.items()},
             "counts": np.array([self.round, self.averaged_rounds]),
+            **({} if self.share is None else {"share": np.array(self.share)}),
         }
         np.savez(buffer, allow_pickle=False, **named)
         return buffer.getvalue()
@@ -68,6 +71,7 @@ class Checkpoint:
         try:
             with np.load(io.BytesIO(blob), allow_pickle=False) as file:
                 counts = file["counts"]
+                share = float(file["share"]) if "share" in file.files else None
                 parts: dict[str, Arrays] = {"arrays": {}, "averaged": {}, "strategy": {}, "pulls": {}}
                 for name in file.files:
                     kind, _, rest = name.partition("/")
@@ -75,4 +79,4 @@ class Checkpoint:
                         parts[kind][rest] = file[name]
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as exc:
             raise StorageError("the checkpoint is damaged", remedy="Start the run again") from exc
-        return cls(round=int(counts[0]), averaged_rounds=int(counts[1]), **parts)
+        return cls(round=int(counts[0]), averaged_rounds=int(counts[1]), share=share, **parts)

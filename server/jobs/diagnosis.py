@@ -20,7 +20,15 @@ from contract.json_values import finite
 from contract.regression import Scores
 from server.exchange.pulls import Pulls
 from server.jobs.clipped_share import RoundShares, clipped_words, shares_of
-from server.jobs.diagnosis_words import advice, because_words, headline, loss_words, pull_words, site_words
+from server.jobs.diagnosis_words import (
+    advice,
+    anew_words,
+    because_words,
+    headline,
+    loss_words,
+    pull_words,
+    site_words,
+)
 from server.jobs.evidence import Estimate, SitePull, evidence_of, first_loss, site_pulls
 from server.jobs.learnt_words import alone_words
 from server.jobs.verdicts import GOOD, Verdict, has_learnt, is_held_back, is_worse, verdict_of
@@ -63,6 +71,7 @@ def diagnose(
     pulls: Pulls,
     first: Mapping[str, Any] | None,
     clipped: Sequence[RoundShares] = (),
+    share: float | None = None,
 ) -> Diagnosis:
     """Of a run.
 
@@ -72,6 +81,7 @@ def diagnose(
         pulls: where the updates pulled.
         first: the figures of the model that the run began with, as its first round's record has them.
         clipped: the share of clipped gradients, in the rounds that counted.
+        share: that of the positive outcome from which training began anew, if it did.
     """
     evidence = evidence_of(experiment, scores, pulls)
     sites = site_pulls(experiment, pulls)
@@ -80,6 +90,7 @@ def diagnose(
     sentences = [
         f"{headline(verdict, evidence)} {because or because_words(verdict, evidence)}".strip(),
         loss_words(experiment, began, evidence),
+        anew_words(experiment, share),
         *site_words(sites),
         *clipped_words(experiment, clipped),
         advice(experiment, verdict, evidence, pulls),
@@ -90,6 +101,7 @@ def diagnose(
         numbers={
             "loss_at_first": _plain(began),
             "loss": _plain(evidence.loss),
+            "began_anew_at_share": share,
             "better_than_constant": _plain(evidence.skill),
             "squared_gradient_early": _plain(evidence.early),
             "squared_gradient_late": _plain(evidence.late),
@@ -108,7 +120,7 @@ def diagnose(
 def diagnosis_of(experiment: Experiment, result: TrainingResult, rounds: Sequence[RoundRecord]) -> Diagnosis:
     """Of a run's result, and its rounds as they were recorded."""
     first = rounds[0].metrics.get("overall") if rounds else None
-    return diagnose(experiment, result.scores, result.pulls, first, shares_of(rounds))
+    return diagnose(experiment, result.scores, result.pulls, first, shares_of(rounds), result.share)
 
 
 def _with_each_left_out(

@@ -14,7 +14,7 @@ from server.jobs.evidence import Estimate, Evidence, SitePull
 from server.jobs.learnt_words import learnt_words, little_words, not_shown_words, told
 from server.jobs.verdicts import GOOD, MUCH_NOISE, Verdict, is_short, ranks
 
-__all__ = ["advice", "because_words", "headline", "loss_words", "pull_words", "site_words"]
+__all__ = ["advice", "anew_words", "because_words", "headline", "loss_words", "pull_words", "site_words"]
 
 _ELSEWHERE = 0.3
 """Of the strongest pull that clipping lets through."""
@@ -154,6 +154,18 @@ def loss_words(experiment: Experiment, began: Estimate | None, found: Evidence) 
             "is better."
         )
     return f"{words}: {beside} than always saying the share of positives."
+
+
+def anew_words(experiment: Experiment, share: float | None) -> str:
+    """That the first round was given up, and why; nothing where it was not."""
+    if share is None:
+        return ""
+    rarer, named = min(share, 1 - share), experiment.task.label.classes[0 if share > 0.5 else -1]
+    return (
+        f"Round 1 counted at most {rarer:.0%} of the held-out rows as '{named}', noise included, so training "
+        "began anew in round 2 with that share as the model's bias. Where the share is public knowledge, "
+        "task.label.positive_share states it and saves that round."
+    )
 
 
 def site_words(sites: Mapping[str, SitePull]) -> list[str]:
