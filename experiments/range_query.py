@@ -21,13 +21,11 @@ from terminal.range_files import MARGIN
 __all__ = ["check_question", "check_sites"]
 
 
-_ROUGHLY = 2.0
-
-
 def check_question(question: RangeQuestion, experiment: Experiment, sites: Sequence[Path]) -> None:
     """Refuse a question whose answer would say nothing, by the rows that the sites state.
 
-    Stated rows are rough, so the noise may hide twice the share that is asked for.
+    Stated rows are rough: where sites have more, this refuses what could be told. To ask for a larger share
+    costs no more, while an answer that the noise hides is paid for.
 
     Raises:
         InputError: a site is named twice, fewer are named than the quorum, ε or share is out of bounds, ε is
@@ -49,7 +47,7 @@ def check_question(question: RangeQuestion, experiment: Experiment, sites: Seque
     noise = noise_multiplier(epsilon=question.epsilon, delta=delta, sampling_rate=1.0, steps=1)
     deviation = ranges_deviation(experiment, asked, noise) * math.sqrt(len(configs))
     least = least_share(rows=rows, noise_deviation=deviation, features=asked)
-    if least > _ROUGHLY * question.share:
+    if least > question.share:
         needed = MARGIN * least
         enough, _ = compose([Event(noise_multiplier=noise * question.share / needed)], delta)
         enough, most = _rounded_up(enough), experiment.privacy.epsilon

@@ -14,7 +14,7 @@ __all__ = ["plot_curve"]
 def plot_curve(
     curve: Sequence[PlantedResult], *, name: str, stated: float, kind: Literal["png", "svg"] = "png"
 ) -> bytes:
-    """AUC by ε with its spread, the line without privacy, and the experiment's own ε marked.
+    """AUC by ε with its spread between planted effects, the line without privacy, and the stated ε marked.
 
     Args:
         curve: by ascending ε.
@@ -48,7 +48,7 @@ def plot_curve(
     axes.set_ylim(0.45, 1.0)
     axes.axhline(0.5, color=GREY, linewidth=1)
     axes.set_xlabel(f"privacy.epsilon (the file states {stated:g})")
-    axes.set_ylabel("AUC (.5 is chance)")
+    axes.set_ylabel("AUC (.5 is chance; bars: between effects)")
     ends = [
         ((at[-1], curve[-1].auc), "private", COLOURS[0]),
         ((at[-1], plain[-1]), "without privacy", COLOURS[1]),

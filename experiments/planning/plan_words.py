@@ -18,6 +18,8 @@ from terminal.parts import Part, Sentence, Table
 
 __all__ = ["plan_in_words"]
 
+_AS_GOOD_AS_SURE = 0.975
+"""Of imagined runs in which a figure can be told: below that, a plan says how many they are."""
 _BLOCKS = 4
 """Of a site that are shown: those with the least left."""
 
@@ -57,7 +59,7 @@ def plan_in_words(plan: Plan) -> list[Part]:
             rows=_error_rows(plan.errors),
             title=f"Standard errors over about {held_out:,} held-out rows",
         ),
-        _learnt_part(plan),
+        *_learnt_parts(plan),
     ]
     if not privacy.private:
         parts.append(Sentence("NOT PRIVATE: this run would give no guarantee.", "bold red"))
@@ -85,11 +87,11 @@ def _percent(error: float) -> str:
     return f"± {100 * error:.2g} %" if math.isfinite(error) else "not measurable, because of noise"
 
 
-def _learnt_part(plan: Plan) -> Part:
+def _learnt_parts(plan: Plan) -> list[Part]:
     if not plan.learnt:
-        return Sentence(plan.not_simulated)
+        return [Sentence(plan.not_simulated)]
     private = plan.experiment.privacy.private
-    return Table(
+    table = Table(
         headings=("ε", "AUC", "without privacy", "learnt of what can be", "rounds"),
         rows=tuple(
             (
@@ -103,6 +105,7 @@ def _learnt_part(plan: Plan) -> Part:
         ),
         title="What noise leaves of an effect planted in imagined rows: what rows and ε allow, no forecast",
     )
+    return [table, Sentence("±: from one imagined effect to the next. Without privacy AUC varies alike.")]
 
 
 def _site_headings(experiment: Experiment) -> tuple[str, ...]:
@@ -174,7 +177,8 @@ def _error_rows(errors: Sequence[ExpectedError]) -> tuple[tuple[object, ...], ..
 def _error_words(error: ExpectedError) -> str:
     if not math.isfinite(error.error):
         return "too noisy"
-    return f"± {_digits(error.error)} (noise {_digits(error.of_noise)}, rows {_digits(error.of_rows)})"
+    words = f"± {_digits(error.error)} (noise {_digits(error.of_noise)}, rows {_digits(error.of_rows)})"
+    return words if error.told > _AS_GOOD_AS_SURE else f"{words}; told in {error.told:.0%} of runs"
 
 
 def _digits(value: float) -> str:

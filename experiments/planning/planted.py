@@ -65,7 +65,8 @@ class PlantedResult:
 
     Attributes:
         epsilon: of training.
-        auc, spread: mean and standard deviation over repeats, with new rows and new noise each.
+        auc, spread: mean and standard deviation over repeats, with a new effect, new rows and new noise each:
+            without privacy it varies as much.
         without_privacy: of logistic regression on the same rows.
         rounds: that the plan has at this ε.
     """

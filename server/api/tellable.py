@@ -15,8 +15,6 @@ from server.jobs.quantiles import least_share
 
 __all__ = ["require_tellable"]
 
-_ROUGHLY = 2.0
-"""Stated rows are rough: the noise may hide so many times the share that is asked for."""
 _HELD_OUT = 0.3
 """The share of the rows that a site holds out whose card is not known here."""
 _HALVINGS = 60
@@ -26,7 +24,7 @@ def require_tellable(question: RangeQuestion, experiment: Experiment, sites: Seq
     """Refuse a question whose answer the noise would hide, by the rows that the sites state.
 
     Args:
-        question: what is asked.
+        question: what is asked; a larger share may be told where a smaller is not.
         experiment: says the privacy.
         sites: that are to answer; one that states no rows leaves the question open.
 
@@ -40,7 +38,7 @@ def require_tellable(question: RangeQuestion, experiment: Experiment, sites: Seq
     noise = _noise(question.epsilon, experiment.privacy.delta)
     deviation = noise * experiment.privacy.rows_per_person * math.sqrt(asked * len(sites))
     least = least_share(rows=sum(rows), noise_deviation=deviation, features=asked)
-    if least > _ROUGHLY * question.share:
+    if least > question.share:
         states = verb(len(sites), "states", "state")
         raise InputError(
             f"with ε = {question.epsilon:g} the noise of {counted(len(sites), 'site')}, which {states} about "

@@ -65,6 +65,18 @@ def test_it_warns_of_a_run_that_cannot_succeed(tidegate: Command, place: Path) -
     assert "Site north would refuse the run: its cap of ε = " in tidegate("plan", "much.toml", *BOTH)
 
 
+def test_a_figure_that_some_runs_could_not_tell_says_of_how_many(tidegate: Command, place: Path) -> None:
+    text = (place / "small.toml").read_text()
+    (place / "edge.toml").write_text(text.replace("evaluation_epsilon = 4.0", "evaluation_epsilon = 3.0"))
+    errors = json.loads(tidegate("plan", "edge.toml", *BOTH, "--json"))["errors"]
+    told = [one["told"] for one in errors if one["error"] is not None and one["told"] < 0.97]
+    assert told, errors
+    words = tidegate("plan", "edge.toml", *BOTH, width=400)
+    for share in told:
+        assert f"; told in {share:.0%} of runs" in words
+    assert "±: from one imagined effect to the next" in words
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

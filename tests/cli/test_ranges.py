@@ -153,6 +153,14 @@ def test_noise_that_would_hide_everything_is_refused_before_it_is_paid(
     assert "# dose" not in told  # of which a quarter is missing: too few rows are left
 
 
+def test_a_share_a_little_below_what_can_be_told_is_not_paid_for(tidegate: Command, place: Path) -> None:
+    ask = ("ranges", "small.toml", *both(place), "--share")
+    told = one_sentence(tidegate(*ask, 0.001, code=2))
+    least = float(told.partition("hide tails below ")[2].partition("%")[0]) / 100
+    assert "nothing charged" in one_sentence(tidegate(*ask, 0.9 * least, code=2))
+    assert entries(place) == []
+
+
 def test_no_more_is_offered_than_the_experiment_has(tidegate: Command, place: Path) -> None:
     """The next question would be refused for it."""
     (place / "small.toml").write_text(UNRANGED.replace("epsilon = 5.0", "epsilon = 0.6"))
