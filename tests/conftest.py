@@ -36,14 +36,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long tests first, and of these the groups of several files; a file's tests on one worker, as they share
     fixtures: a server costs seconds of a processor."""
     grouped = {item for item in items if is_marked(item, "xdist_group")}
-    for item in set(items) - grouped:
-        item.add_marker(pytest.mark.xdist_group(item.path.relative_to(ROOT).as_posix()))
+    files = {path: pytest.mark.xdist_group(name_of(path)) for path in {item.path for item in items}}
+    for item in items:
+        if item not in grouped:
+            item.add_marker(files[item.path])
     items.sort(key=lambda item: (not is_marked(item, "e2e"), item not in grouped))
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
     """Every worker leaves out the same tests; it tells the process that prints."""
-    left = Counter(item.path.relative_to(ROOT).as_posix() for item in items if is_marked(item, "long"))
+    left = Counter(name_of(item.path) for item in items if is_marked(item, "long"))
     _left.update(left)
     if items and hasattr(items[0].config, "workeroutput"):
         items[0].config.workeroutput["left"] = _left
@@ -67,6 +69,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if faults:
         words = f"faults injected {faults}, work lost {lost}, charges doubled {doubled}"
         terminalreporter.write_sep("=", words)
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
 
 
 def is_marked(item: pytest.Item, name: str) -> bool:

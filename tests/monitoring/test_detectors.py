@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import doctest
-from types import ModuleType
-
 import numpy as np
 import pytest
 from scipy import stats
 
 from contract.releases import Array
-from monitoring import detectors, policy
 from monitoring.detectors import (
     Stratum,
     draws_for,
@@ -259,10 +255,3 @@ def test_holm_on_values_worked_by_hand() -> None:
 def test_draws_suffice_for_an_alarm(level: float, tests: int) -> None:
     smallest = {str(number): 1 / (draws_for(level, tests) + 1) for number in range(tests)}
     assert len(holm(smallest, level)) == tests
-
-
-@pytest.mark.parametrize("module", [detectors, policy])
-def test_the_examples_in_the_docstrings_are_true(module: ModuleType) -> None:
-    result = doctest.testmod(module)
-    assert result.attempted > 0
-    assert result.failed == 0
