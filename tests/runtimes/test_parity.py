@@ -146,16 +146,17 @@ def test_every_runtime_gives_the_same_weights_for_one_seed(
     trained: Trained,
     scientist: tuple[Scientist, StandingFederation],
     record_property: Callable[[str, object], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """How an array travels depends on the runtime, and not on the kind of model whose it is.
 
     So the one with more arrays is trained. A linear one's weights are held against those of one process after
-    each fault of tests/failure/test_faults.py (`unharmed`).
+    each fault of tests/failure/test_faults.py (`unharmed`), which are of processes that one command starts.
     """
+    monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", '{"CPU": 1}')  # one process of Ray's for all sites
     inline = trained(small("mlp"), "inline")
     assert max(np.abs(array).max() for array in inline.values()) > 0.01
     found = {
-        "deployment": trained(small("mlp"), "deployment"),
         "simulation": trained(small("mlp"), "simulation"),
         "standing": on_standing(*scientist, small("mlp")),
     }
@@ -163,6 +164,12 @@ def test_every_runtime_gives_the_same_weights_for_one_seed(
     print(f"largest difference of a weight to inline: {differences}")
     record_property("largest_differences", differences)
     assert max(differences.values()) <= SAME, differences
+
+
+@pytest.mark.long
+def test_processes_of_one_command_give_them_too(trained: Trained) -> None:
+    inline, deployment = (trained(small("mlp"), runtime) for runtime in ("inline", "deployment"))
+    assert largest_difference(inline, deployment) <= SAME
 
 
 @pytest.mark.parametrize("kind", KINDS)
