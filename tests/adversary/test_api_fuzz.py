@@ -41,7 +41,7 @@ from tests.mlflow_database import lay_mlflow_database
 from tests.server.federation import plan
 
 pytestmark = pytest.mark.timeout(3600 if LONG else 900)
-EXAMPLES = 2_000 if LONG else 15
+EXAMPLES = 2_000 if LONG else 8
 ROLES = ("reviewer", "scientist", "operator", "nobody")
 CHECKS = [
     not_a_server_error,

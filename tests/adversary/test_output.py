@@ -128,6 +128,7 @@ VALUES = [
 ]
 
 
+@pytest.mark.xdist_group("evidently")
 def test_no_value_runs_in_the_drift_report(tmp_path: Path, figure: Figure) -> None:
     html = wire.write_drift_report(tmp_path / "report.html", [*VALUES, "a", "b"] * 10, ["a", "b", SCRIPT])
     opened = (

@@ -30,6 +30,7 @@ pytestmark = [
     pytest.mark.e2e,
     pytest.mark.timeout(300),
     needs_browser,
+    pytest.mark.xdist_group("evidently"),
     pytest.mark.skipif(find_spec("evidently") is None, reason="Evidently is not installed"),
 ]
 

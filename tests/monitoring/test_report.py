@@ -17,7 +17,10 @@ from contract.experiment import CategoricalFeature, Drift, Label, NumericFeature
 from monitoring.report import DRAWN_ROWS, LocalFindings, take_window, write_report
 from tests.hostile import HOSTILE
 
-pytestmark = pytest.mark.skipif(find_spec("evidently") is None, reason="Evidently is not installed")
+pytestmark = [
+    pytest.mark.skipif(find_spec("evidently") is None, reason="Evidently is not installed"),
+    pytest.mark.xdist_group("evidently"),  # its imports take six seconds of a processor
+]
 
 TASK = Task(
     label=Label(column="visits"),

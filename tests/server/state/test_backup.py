@@ -6,8 +6,6 @@ import os
 import resource
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from datetime import UTC, datetime
@@ -23,7 +21,7 @@ from server.state.backup import Backup, back_up, restored_words
 from server.state.people import People
 from server.state.records import RoundRecord
 from server.state.storage import open_state
-from tests.commands import plain_environment, tidegate
+from tests.commands import tidegate
 
 
 def settings_in(folder: Path, **more: str) -> ServerSettings:
@@ -163,25 +161,19 @@ def test_a_locked_database_is_said(server: Path, tmp_path: Path, monkeypatch: py
     assert [name.name for name in tmp_path.iterdir()] == ["operator"]
 
 
-KILLED = """
-import os, signal, sys
-from server.state import backup
-usual = backup._copy
-def copy(path, target, what):
-    if path.name == "mlflow.db":
-        os.kill(os.getpid(), signal.SIGKILL)
-    usual(path, target, what)
-backup._copy = copy
-sys.argv = ["tidegate", "server", "backup", "saved"]
-from experiments.cli.main import main
-main()
-"""
+def killed_before_the_last() -> None:
+    usual = backup._copy
+
+    def copy(path: Path, target: Path, what: str) -> None:
+        if path.name == "mlflow.db":
+            os.kill(os.getpid(), signal.SIGKILL)
+        usual(path, target, what)
+
+    backup._copy = copy
 
 
 def test_a_killed_backup_is_not_taken_for_one(server: Path) -> None:
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED], cwd=server, env=plain_environment(), timeout=300, check=False
-    )
+    killed = tidegate(server, "server", "backup", "saved", before=killed_before_the_last)
     assert killed.returncode == -signal.SIGKILL
     assert not (server / "saved").exists()
     assert [path.name for path in server.iterdir() if "unfinished" in path.name]
