@@ -321,8 +321,15 @@ def test_the_attack_succeeds_without_both(
     assert ran(page, standing)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1400])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (360, "dark"),
+        (1400, "light"),
+        pytest.param(360, "light", marks=pytest.mark.long),
+        pytest.param(1400, "dark", marks=pytest.mark.long),
+    ],
+)
 def test_it_can_be_read_on_a_phone_and_in_the_dark(
     standing: Served, going: str, page: webdriver.Chrome, scheme: str, width: int
 ) -> None:

@@ -47,7 +47,7 @@ def planted(task_of: str, rows: int, *, positive: float, seed: int) -> EncodedRo
     )
 
 
-@pytest.mark.parametrize("positive", [0.4, 0.1])
+@pytest.mark.parametrize("positive", [pytest.param(0.4, marks=pytest.mark.long), 0.1])
 def test_it_learns_on_rows_with_a_planted_effect(positive: float) -> None:
     rows = planted("rand-health", 12_000, positive=positive, seed=3)
     at_three, at_one = measure_one("planted", rows, seeds=range(2))

@@ -230,7 +230,7 @@ if __name__ == "__main__":
     [
         pytest.param("kernel", marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux alone")),
         "watch",
-        "both",
+        pytest.param("both", marks=pytest.mark.long),
     ],
 )
 def test_the_process_ends_when_the_worker_is_killed(by: str, tmp_path: Path) -> None:

@@ -131,6 +131,7 @@ def test_steps_that_are_too_large_are_found(times: float, seed: int) -> None:
     assert found.verdict not in {*GOOD, "not-measurable", "unconfirmed"}, found.sentences
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("times", [0.01, 100.0])
 @pytest.mark.usefixtures("_public_rows")
 def test_on_many_rows_too(times: float) -> None:

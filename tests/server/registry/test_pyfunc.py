@@ -77,7 +77,13 @@ print(json.dumps({
 """
 
 
-@pytest.mark.parametrize("label", [{}, {"kind": "numeric", "low": 0, "high": 10}], ids=["classes", "number"])
+@pytest.mark.parametrize(
+    "label",
+    [
+        pytest.param({}, id="classes"),
+        pytest.param({"kind": "numeric", "low": 0, "high": 10}, id="number", marks=pytest.mark.long),
+    ],
+)
 def test_mlflow_loads_it_with_the_least_installation(
     registry: Registry, label: dict[str, object], tmp_path: Path
 ) -> None:
