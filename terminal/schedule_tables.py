@@ -12,7 +12,15 @@ from contract.windows import condensed
 from contract.words import counted
 from terminal.output import print_json, print_table, say
 
-__all__ = ["read_days", "say_added", "say_removed", "say_signed", "say_waits", "show_schedules"]
+__all__ = [
+    "read_days",
+    "say_added",
+    "say_removed",
+    "say_signed",
+    "say_unsigned",
+    "say_waits",
+    "show_schedules",
+]
 
 UNSIGNED = "sites that name scientists take no part. A scientist signs it with `tidegate schedule sign FILE`."
 
@@ -100,6 +108,14 @@ def say_signed(one: Schedule, mandate: str, *, json: bool) -> None:
             f"'{one.experiment}' is signed: {covered.first} to {covered.last}, each {covered.every} at most "
             f"{counted(covered.tries, 'time')}, against {trained}; until {signed.expires:%Y-%m-%d}."
         )
+
+
+def say_unsigned(one: Schedule, *, json: bool) -> None:
+    """That a schedule is signed by nobody any more."""
+    if json:
+        print_json(one.model_dump())
+    else:
+        say(f"'{one.experiment}': {_signed(one)}")
 
 
 def _signed(one: Schedule) -> str:

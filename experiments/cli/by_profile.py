@@ -31,6 +31,7 @@ THERE: Mapping[str, Mapping[str, Command]] = {
         "resume": schedule.resume,
         "remove": schedule.remove,
         "sign": schedule.sign,
+        "unsign": schedule.unsign,
     },
     "sites": {"list": sites.list_sites, "cards": sites.cards},
 }

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from contract.windows import Every
     from scientist.connection import Connection
 
-__all__ = ["add", "list_schedules", "pause", "remove", "resume", "sign"]
+__all__ = ["add", "list_schedules", "pause", "remove", "resume", "sign", "unsign"]
 
 
 def add(  # noqa: PLR0913 - a command's options
@@ -95,6 +95,13 @@ def sign(*, file: Path, first: str, trained_on: list[str] | None, sign_days: int
         path = f"{path_of('schedules', experiment.name)}/sign"
         signed = connection.post(path, Schedule, SignedSchedule(mandate=mandate))
     say_signed(signed, mandate, json=json)
+
+
+def unsign(*, experiment: str, json: bool) -> None:
+    """Have the server use the signature of a schedule no more, so that another scientist may sign it."""
+    from terminal.schedule_tables import say_unsigned
+
+    say_unsigned(_change(experiment, "unsign"), json=json)
 
 
 def list_schedules(*, experiment: str | None, json: bool) -> None:

@@ -418,6 +418,15 @@ async def sign(experiment: ExperimentName, request: Request, api: _Answers, pers
     return await run_in_threadpool(sign_schedule, experiment, asked, api.reading, person)
 
 
+@_router.post("/schedules/{experiment}/unsign", summary="Let others sign a schedule", status_code=202)
+def unsign(experiment: ExperimentName, api: _Answers, person: _Operator) -> Schedule:
+    """The mandate that is kept with it goes with no request any more; what has begun with it goes on."""
+    kept = KeptSchedules(api.reading.state.database)
+    kept.unsign(experiment)
+    _log.info("%s unsigns the schedule of %s", person.name, experiment)
+    return api.reading.schedule(kept.get(experiment))
+
+
 @_router.post("/schedules/{experiment}/pause", summary="Pause a schedule", status_code=202)
 def pause(experiment: ExperimentName, api: _Answers, person: _Operator) -> Schedule:
     """No window is checked until it is resumed; what closes meanwhile is checked then."""

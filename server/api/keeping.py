@@ -86,7 +86,8 @@ def _require_signer(schedule: ScheduleRecord, reading: Reading, person: Person) 
 
     Sites trust keys, of which the server knows nothing. So the first to sign could be one whom no site
     trusts, and keep out those whom they do. It is for whoever submitted the model in service, as long as they
-    may come in; of a model that no person submitted, for the first whose signature holds.
+    may come in; of a model that no person submitted, or before there is one, for the first whose signature
+    holds, until an operator unsigns it.
 
     Raises:
         HTTPException: it is another scientist's.
@@ -102,7 +103,11 @@ def _require_signer(schedule: ScheduleRecord, reading: Reading, person: Person) 
     if earlier is None or earlier.scientist == person.name or earlier.expires <= datetime.now(UTC):
         return
     if not signer_is_out(schedule, reading.state):
-        raise HTTPException(403, f"{earlier.scientist} has signed it: they or an operator may sign it anew")
+        raise HTTPException(
+            403,
+            f"{earlier.scientist} has signed it: they or an operator may sign it anew, and an operator can "
+            f"let you sign it (tidegate schedule unsign {schedule.experiment})",
+        )
 
 
 def ask_check(asked: NewCheck, reading: Reading, person: Person) -> WindowCheck:

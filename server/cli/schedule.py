@@ -98,6 +98,25 @@ def sign(
     )
 
 
+@app.command()
+def unsign(experiment: Name, json: Json = False) -> None:
+    """Use the signature of a schedule no more, so that another scientist may sign it.
+
+    For one whose signer is not whom the sites trust, or has left. What has begun with it goes on.
+    """
+    from server.cli.acts import note_act
+    from server.cli.here import reading_here
+    from server.settings import read_settings
+    from server.state.schedules import Schedules
+    from terminal.schedule_tables import say_unsigned
+
+    with reading_here() as reading:
+        kept = Schedules(reading.state.database)
+        kept.unsign(experiment)
+        note_act(read_settings().home, f"unsigns the schedule of {experiment}")
+        say_unsigned(reading.schedule(kept.get(experiment)), json=json)
+
+
 @app.command("list")
 def list_schedules(
     experiment: Annotated[str | None, typer.Argument(help="This one alone, with all its windows.")] = None,

@@ -81,6 +81,14 @@ class Schedules:
         """
         self._set(experiment, mandate=mandate)
 
+    def unsign(self, experiment: str) -> None:
+        """Use nobody's mandate for a schedule any more, so that any scientist may sign it.
+
+        Raises:
+            InputError: it has no schedule.
+        """
+        self._set(experiment, mandate="")
+
     def pause(self, experiment: str, *, paused: bool) -> None:
         """Check none of its windows until it goes on; a check in progress ends as it would.
 

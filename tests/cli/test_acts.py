@@ -44,12 +44,12 @@ def test_each_act_is_a_line_with_who_did_it(place: Path, tidegate: Command) -> N
     tidegate("server", "person", "add", "ada", "--role", "operator")
     tidegate("server", "person", "revoke", "ada")
     tidegate("schedule", "add", file, "--every", "week")
-    for act in ("pause", "resume", "remove"):
+    for act in ("unsign", "pause", "resume", "remove"):
         tidegate("schedule", act, "small")
     verbs = [" ".join(line.split()[:2]) for line in acts(place)]
     assert verbs == [
-        "makes the", "invites site", "lets 'ada'", "revokes the", "adds the", "pauses the", "resumes the",
-        "removes the",
+        "makes the", "invites site", "lets 'ada'", "revokes the", "adds the", "unsigns the", "pauses the",
+        "resumes the", "removes the",
     ]  # fmt: skip
     log = place / ".tidegate" / "logs" / "acts.log"
     assert stat.S_IMODE(log.stat().st_mode) == 0o600

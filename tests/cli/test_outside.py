@@ -48,6 +48,7 @@ CHANGING = [
     ("models", "promote", "small", "1", "--by", "A", "--reason", "r"),
     ("models", "rollback", "small", "1", "--by", "A", "--reason", "r"),
     ("schedule", "add", "small.toml"),
+    ("schedule", "unsign", "small"),
     ("schedule", "pause", "small"),
     ("schedule", "resume", "small"),
     ("schedule", "remove", "small"),

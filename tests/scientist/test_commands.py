@@ -113,8 +113,8 @@ def test_who_may_not_is_told_so_and_nothing_changes(
     file, promote = plan_file(standing, tmp_path), ("models", "promote", "fake", 1, "--reason", "good")
     changes = {
         "operator": (
-            ("schedule", "add", file), ("schedule", "pause", "fake"), ("schedule", "resume", "fake"),
-            ("schedule", "remove", "fake"),
+            ("schedule", "add", file), ("schedule", "unsign", "fake"), ("schedule", "pause", "fake"),
+            ("schedule", "resume", "fake"), ("schedule", "remove", "fake"),
         ),
         "reviewer": (promote, ("models", "rollback", "fake", 1, "--reason", "good")),
     }  # fmt: skip
@@ -202,10 +202,19 @@ def test_a_schedule_is_signed_by_whoever_adds_it_or_by_a_scientist_later(
     ):
         told = tidegate("schedule", "sign", file, *wrong, code=2)
         assert (words in told, told.count("\n")) == (True, 1), told
+    keyed(standing, "bea", "scientist")
+    assert "tidegate schedule unsign other" in tidegate("schedule", "sign", file, code=2)
+    assert tidegate("schedule", "unsign", "other", code=2)
+    standing.patch.setenv("XDG_CONFIG_HOME", str(standing.config / "otto"))
+    assert json.loads(tidegate("schedule", "unsign", "other", "--json"))["signed"] == ""
+    standing.patch.setenv("XDG_CONFIG_HOME", str(standing.config / "bea"))
+    assert "'other' is signed: " in tidegate("schedule", "sign", file)
     changed = plan_file(standing, tmp_path)
     changed.write_text(f"{changed.read_text()}[drift]\nepsilon = 0.4\n")
     assert "for something else" in tidegate("schedule", "sign", changed, code=2)
     standing.here()
+    told = tidegate("schedule", "unsign", "other")
+    assert "'other': Not signed: sites that name scientists take no part" in " ".join(told.split())
     assert "one signs at the server of a profile" in tidegate("schedule", "sign", file, code=2)
 
 

@@ -42,7 +42,7 @@ def test_every_endpoint_asks_for_a_token_and_the_right_role(served: Served, expe
     with served.client() as nobody:
         paths = nobody.get("/openapi.json").json()["paths"]
         listed = [(method.upper(), path) for path, methods in paths.items() for method in methods]
-        assert len(listed) == 28
+        assert len(listed) == 29
         assert all(path.startswith("/v1/") for _, path in listed)
         assert {path for method, path in listed if method == "POST"} == set(WRITERS)
         for method, path in listed:
@@ -82,6 +82,7 @@ WRITERS = {
     "/v1/drift-checks": ("scientist", "operator"),
     "/v1/schedules": ("operator",),
     "/v1/schedules/{experiment}/sign": ("scientist", "operator"),
+    "/v1/schedules/{experiment}/unsign": ("operator",),
     "/v1/schedules/{experiment}/pause": ("operator",),
     "/v1/schedules/{experiment}/resume": ("operator",),
     "/v1/schedules/{experiment}/remove": ("operator",),
@@ -482,7 +483,17 @@ def test_whoever_signs_first_keeps_nobody_out_whose_model_it_is(
         eve.post("/v1/signing-key", json={"key": public_key_of(eves)})
         assert eve.post("/v1/schedules/fake/sign", json={"mandate": theirs}).status_code == 202
         mine = of_schedule(experiment)
-        assert ada.post("/v1/schedules/fake/sign", json={"mandate": mine}).status_code == 403  # no model yet
+        no = ada.post("/v1/schedules/fake/sign", json={"mandate": mine})  # there is no model yet
+        assert (no.status_code, no.json()["what"].startswith("eve has signed it")) == (403, True)
+        assert no.json()["what"].endswith("can let you sign it (tidegate schedule unsign fake)")
+        for person in (ada, eve):
+            assert person.post("/v1/schedules/fake/unsign").status_code == 403
+        with served.client(served.people.add("olga", "operator")) as olga:
+            told = olga.post("/v1/schedules/fake/unsign")
+            assert (told.status_code, told.json()["signed"], kept.get("fake").mandate) == (202, "", "")
+            assert olga.post("/v1/schedules/never/unsign").status_code == 400
+        assert ada.post("/v1/schedules/fake/sign", json={"mandate": mine}).status_code == 202
+        assert eve.post("/v1/schedules/fake/sign", json={"mandate": theirs}).status_code == 403
         run = served.submissions.add(experiment, person="ada", federation="standing").run
         for name, version in ((run, 1), ("fake-w-challenger", 2)):
             state.start_run(name, experiment=experiment, job="train", trigger="t", code_hash="c0de")
