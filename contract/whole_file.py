@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["replace_file", "written_aside"]
+__all__ = ["replace_file", "sync", "written_aside"]
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -48,7 +48,7 @@ def written_aside(path: Path, content: bytes) -> Iterator[Path]:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
         with suppress(OSError):  # some file systems know no such thing; what is in its place is so by now
-            _sync_folder(path.parent)
+            sync(path.parent)
 
 
 def _leave_to_owner(descriptor: int, path: Path) -> None:
@@ -59,8 +59,13 @@ def _leave_to_owner(descriptor: int, path: Path) -> None:
         os.fchown(descriptor, before.st_uid, before.st_gid)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Have a file on the disk, or which names a folder has.
+
+    Raises:
+        OSError: the disk is full, say; or the file system knows no such thing of folders.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -29,6 +29,7 @@ from pathlib import Path
 from clients.keys import Signer, verifies
 from clients.ledger.entries import FIRST_HASH, canonical
 from contract.errors import LedgerError
+from contract.whole_file import sync
 
 __all__ = ["Anchor", "AnchorFile", "require_new", "require_whole"]
 
@@ -114,11 +115,7 @@ class AnchorFile:
     def reset(self, entries: int = 0, head: str = FIRST_HASH) -> None:
         """Begin anew: of a ledger that is new, or was restored."""
         self._put(self._line(entries, head) + b" " * _SLOT, at=0)
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync(self.path.parent)
 
     def _content(self) -> bytes:
         try:

@@ -39,6 +39,7 @@ from clients.ledger.entries import (
 from clients.ledger.plan import Cap, require_name
 from clients.ledger.reading import require_intact
 from contract.errors import InputError, LedgerError
+from contract.whole_file import sync
 
 __all__ = ["Prospect", "Restored", "back_up", "look", "restore"]
 
@@ -108,7 +109,7 @@ def back_up(ledger: Path, target: Path) -> tuple[int, str]:
             raise InputError(
                 "there is a file already", where=str(target), remedy="Name another file"
             ) from exc
-        _sync(target.parent)
+        sync(target.parent)
     return len(entries), entries[-1].hash if entries else FIRST_HASH
 
 
@@ -178,7 +179,7 @@ def restore(
         anchors.reset(count, head)  # first: should this end here, no older file is taken for the ledger
         kept = _move_away(ledger)
         aside.rename(ledger)
-        _sync(ledger.parent)
+        sync(ledger.parent)
     Ledger(ledger, site=site, cap=cap, clock=clock, signer=signer).close()
     lost = 0 if count == len(entries) else _missing(entries, anchor)
     return Restored(entries=len(entries), lost=lost, kept=kept)
@@ -305,7 +306,7 @@ def _copy(source: Path, target: Path) -> None:
         raise LedgerError(
             f"this is not a ledger that can be read ({exc})", where=str(source), remedy=_OTHER
         ) from exc
-    _sync(target)
+    sync(target)
 
 
 def _add(path: Path, columns: dict[str, Any]) -> None:
@@ -313,7 +314,7 @@ def _add(path: Path, columns: dict[str, Any]) -> None:
     values = ", ".join(f":{name}" for name in columns)
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(f"INSERT INTO entries ({names}) VALUES ({values})", columns)  # noqa: S608 - own names
-    _sync(path)
+    sync(path)
 
 
 def _move_away(ledger: Path) -> Path | None:
@@ -347,11 +348,3 @@ def _aside(target: Path) -> Iterator[Path]:
 
 def _with_its_own(path: Path) -> Iterable[Path]:
     return (path.with_name(path.name + end) for end in ("", "-wal", "-shm", "-journal"))
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -28,6 +28,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from contract.errors import InputError, StorageError
+from contract.whole_file import sync
 from server.state.database import dump_command, sqlite_file
 from server.state.sqlite_files import opened
 
@@ -142,7 +143,7 @@ def _new_folder(target: Path) -> Iterator[Path]:
         yield aside
         _sync(aside)
         aside.rename(target)
-        _sync_folder(target.parent)
+        sync(target.parent)
     except OSError as exc:
         raise InputError(
             f"the backup cannot be written: {exc.strerror}",
@@ -205,14 +206,5 @@ def _sync(root: Path) -> None:
     """Have all of it on the disk before it has its name."""
     for folder, _, names in os.walk(root):
         for name in names:
-            with (Path(folder) / name).open("rb") as file:
-                os.fsync(file.fileno())
-        _sync_folder(Path(folder))
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            sync(Path(folder) / name)
+        sync(Path(folder))
