@@ -7,6 +7,7 @@ pace, and never unpacked. A few hundred bytes of gzip in gzip are gigabytes.
 from __future__ import annotations
 
 import ipaddress
+import re
 import time
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
@@ -30,6 +31,7 @@ __all__ = [
     "proxy_for",
     "read_authority",
     "require_plain",
+    "require_stated",
 ]
 
 PLAIN = {"Accept-Encoding": "identity"}
@@ -52,6 +54,17 @@ def require_plain(answer: httpx.Response) -> None:
     """
     if answer.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise AnswerError("the server's answer is packed, and nobody asked for that")
+
+
+def require_stated(answer: httpx.Response, most: int) -> None:
+    """Refuse an answer that would be read whole, and says no length or one of more than `most` bytes.
+
+    Raises:
+        AnswerError: it does.
+    """
+    stated = answer.headers.get("content-length", "")
+    if not re.fullmatch(r"[0-9]{1,16}", stated) or int(stated) > most:
+        raise AnswerError("the server's answer is too long, or does not say how long it is")
 
 
 def body_of(answer: httpx.Response, most: int) -> bytes:

@@ -39,7 +39,8 @@ from clients.line.packing import Bundle, PackedReply, RunConfig, Work, read_bund
 from clients.line.reach import authority_at
 from clients.line.whole import WholeMessages
 from contract.errors import AddressError
-from contract.transport import PLAIN, AnswerError, proxy_for, require_plain
+from contract.releases import MOST_VALUES
+from contract.transport import PLAIN, AnswerError, proxy_for, require_plain, require_stated
 from contract.whole import object_names
 
 __all__ = [
@@ -365,7 +366,7 @@ def _client_that_shows(certificate: Path | None, made: list[Any]) -> Any:
             super().__init__(base_url, interceptors=(_clock, *interceptors), verify=verify, **options)
             self._client.close()  # it would end a connection after five seconds; a task takes longer
             kept = httpx.Limits(keepalive_expiry=_KEPT_OPEN)
-            hooks = {"response": [_require_plain, _wait_as_told]}
+            hooks = {"response": [_require_bounded, _wait_as_told]}
             self._client = httpx.Client(
                 verify=verify, timeout=_PATIENCE, limits=kept, event_hooks=hooks, headers=PLAIN
             )
@@ -374,12 +375,13 @@ def _client_that_shows(certificate: Path | None, made: list[Any]) -> Any:
     return Client
 
 
-def _require_plain(response: Any) -> None:
-    """Leave an answer unread that would have to be unpacked: some bytes may be packed that are gigabytes."""
+def _require_bounded(response: Any) -> None:
+    """Leave an answer unread that may fill the memory: one to be unpacked, too long, or without an end."""
     import httpx
 
     try:
         require_plain(response)
+        require_stated(response, _LONGEST_ANSWER)
     except AnswerError as exc:
         raise httpx.DecodingError(str(exc), request=response.request) from exc
 
@@ -390,6 +392,9 @@ def _wait_as_told(response: Any) -> None:
     if response.status_code == 503 and told.isascii() and told.isdigit():
         time.sleep(min(float(told[:9]), _LONGEST_PAUSE))
 
+
+_LONGEST_ANSWER = 4 * MOST_VALUES + 2**27
+"""Bytes: of the longest message that a server takes from its ServerApp, and around it."""
 
 _showing: WeakSet[ssl.SSLContext] = WeakSet()
 """What the connections that stand show their certificate by."""

@@ -142,6 +142,31 @@ def test_no_server_says_which_key_is_a_scientist_s(
     assert bool(kept) == (role == "reviewer")
 
 
+@pytest.mark.parametrize("length", [None, str(10**15), "-1", "9" * 5000])
+def test_no_answer_without_a_bound_is_read_by_an_agent(server: Liar, length: str | None) -> None:
+    """It is read whole: a server that sends on and on would have it take all memory of a site's machine."""
+    sent: list[int] = []
+
+    def on_and_on(handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        if length is not None:
+            handler.send_header("content-length", length)
+        handler.end_headers()
+        while sum(sent) < 2**27:
+            handler.wfile.write(bytes(2**20))
+            sent.append(2**20)
+
+    server.answers["/v1/fleet/pull-messages"] = on_and_on
+    made: list[Any] = []
+    authority, options = server.files.authority.read_bytes(), {"interceptors": []}
+    gateway = server.url.removeprefix("https://")
+    with _client_that_shows(None, made).from_server_address(gateway, False, authority, **options):
+        with pytest.raises(httpx.HTTPError):
+            made[0]._client.post(f"{server.url}/v1/fleet/pull-messages", content=b"")
+        assert made[0]._client.post(f"{server.url}/other", content=b"").status_code == 200
+    assert sum(sent) < 2**27
+
+
 def test_no_answer_is_unpacked(server: Liar, tmp_path: Path) -> None:
     """Nor is that of somebody in the server's place, who is asked before anything is compared."""
     server.answers = dict.fromkeys(
