@@ -38,6 +38,8 @@ _ON_THE_WAY = (
 _EXTRA_OF = {"clients": "site", "server": "server", "experiments": "all", "serving": "predict"}
 """The extra that a package needs; `contract`, `terminal` and `monitoring` need what their caller does."""
 _AT_A_SERVER = "A run at a server needs no more than `tidegate connect`"
+_CONNECTED = "Or `tidegate connect` first: a server is asked then, and this machine needs none of it"
+_BY_PROFILE = "experiments.cli.by_profile"
 
 
 def missing_library(error: ModuleNotFoundError) -> InputError | None:
@@ -55,11 +57,18 @@ def missing_library(error: ModuleNotFoundError) -> InputError | None:
         if extra is None or module in _ON_THE_WAY:
             continue
         also = f". {_AT_A_SERVER}" if extra == "all" else ""
+        also = f". {_CONNECTED}" if extra == "server" and _asks_a_profile(error) else also
         return InputError(
             f"this needs {library}, which is not installed",
             remedy=f"Install it with: pip install 'tidegate[{extra}]'{also}",
         )
     return None
+
+
+def _asks_a_profile(error: ModuleNotFoundError) -> bool:
+    """Whether the command is one that asks the server of a profile, where there is one."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(frame.f_globals.get("__name__") == _BY_PROFILE for frame in frames)
 
 
 def telling_what_is_missing(call: Callable[Taken, Given]) -> Callable[Taken, Given]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,20 @@ def test_the_scientists_installation_is_small() -> None:
     assert {"httpx", "pydantic", "rich", "typer"} <= names
     assert not names & HEAVY
     assert megabytes(names) <= 60
+
+
+def test_the_sizes_that_the_guide_states_are_those_of_today() -> None:
+    text = (ROOT / "docs" / "operator.md").read_text(encoding="utf-8")
+    table = text.partition("## What an installation takes")[2].partition("\n## ")[0]
+    stated = {
+        name: float(size.replace(",", ""))
+        for name, size in re.findall(r"^\| `(\w+)`.*\| ([\d,]+) \|$", table, re.MULTILINE)
+    }
+    plain = {"scientist", "predict", "notebook", "server", "simulation"}
+    assert stated.keys() == plain | {"site", "all"}
+    cpu = "+cpu" in metadata.version("torch")  # with NVIDIA's libraries these two are others
+    for extra in stated if cpu else plain:
+        assert megabytes(libraries(extra)) == pytest.approx(stated[extra], rel=0.15), extra
 
 
 def test_predicting_needs_numpy_and_no_more() -> None:
@@ -102,6 +118,8 @@ def test_a_command_without_its_libraries_says_what_to_install(
     assert done.returncode == 2, done.stdout + done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert f"pip install 'tidegate[{extra}]'" in done.stderr
+    asks_a_profile = arguments.split(maxsplit=1)[0] in ("schedule", "drift", "models")
+    assert ("Or `tidegate connect` first" in done.stderr) is asks_a_profile
     assert list(tmp_path.iterdir()) == []
 
 
