@@ -162,9 +162,8 @@ def main() -> None:
         importlib.import_module(name)
     _read_signatures()
     gc.freeze()
-    order, (stdout, stderr, answer) = _forked(listener, place)
+    order, (stdout, stderr) = _forked(listener, place)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    _leave_one_that_waits(answer)
     for ours, standard in ((stdout, 1), (stderr, 2)):
         os.dup2(ours, standard)
         os.close(ours)
@@ -182,8 +181,14 @@ def _read_signatures() -> None:
 def _forked(listener: socket.socket, place: Path) -> tuple[dict[str, Any], list[int]]:
     """Fork for each order that comes; return in the forked process alone, with the order and its files."""
     lines: set[socket.socket] = set()
+    answers: dict[int, int] = {}  # where the end of each process is told
+    ended, wakes = socket.socketpair()
+    wakes.setblocking(False)
+    signal.set_wakeup_fd(wakes.fileno())
+    signal.signal(signal.SIGCHLD, lambda *_: None)
     with selectors.DefaultSelector() as selector:
-        selector.register(listener, selectors.EVENT_READ)
+        for one in (listener, ended):
+            selector.register(one, selectors.EVENT_READ)
         while True:
             for found, _ in selector.select():
                 asked = found.fileobj
@@ -192,44 +197,62 @@ def _forked(listener: socket.socket, place: Path) -> tuple[dict[str, Any], list[
                     line, _ = listener.accept()
                     lines.add(line)
                     selector.register(line, selectors.EVENT_READ)
-                    continue
-                order, files, _, _ = socket.recv_fds(asked, _LONGEST_ORDER, 3)
-                if not order:
-                    selector.unregister(asked)
-                    lines.remove(asked)
-                    asked.close()
-                    if not lines:
-                        _end_parent(place)
-                elif os.fork() == 0:
-                    for line in (listener, *lines):
-                        line.close()
-                    return json.loads(order), files
-                for file in files:
-                    os.close(file)
-                _reap(os.WNOHANG)
+                elif asked is ended:
+                    ended.recv(4096)
+                    _tell_ends(answers)
+                else:
+                    order, files, _, _ = socket.recv_fds(asked, _LONGEST_ORDER, 3)
+                    if not order:
+                        selector.unregister(asked)
+                        lines.remove(asked)
+                        asked.close()
+                        if not lines:
+                            _end_parent(place)
+                        continue
+                    answer = files.pop()
+                    if not (process := os.fork()):
+                        _leave_to_the_parent([listener, ended, wakes, *lines], [answer, *answers.values()])
+                        return json.loads(order), files
+                    for file in files:
+                        os.close(file)
+                    answers[process] = answer
+                    with contextlib.suppress(BrokenPipeError):  # nobody waits any more
+                        os.write(answer, f"{process}\n".encode())
+
+
+def _leave_to_the_parent(sockets: Sequence[socket.socket], answers: Sequence[int]) -> None:
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for one in sockets:
+        one.close()
+    for answer in answers:
+        os.close(answer)
+
+
+def _tell_ends(answers: dict[int, int]) -> None:
+    """How each process ended that did, to who waits for it."""
+    for process, status in iter(_reaped, (0, 0)):
+        answer = answers.pop(process)
+        with contextlib.suppress(BrokenPipeError):  # nobody waits any more
+            os.write(answer, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+        os.close(answer)
+
+
+def _reaped() -> tuple[int, int]:
+    """A process that has ended, and its status; zeros if there is none."""
+    try:
+        return os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return 0, 0
 
 
 def _end_parent(place: Path) -> None:
-    _reap(0)
+    with contextlib.suppress(ChildProcessError):  # there is none
+        while True:
+            os.waitpid(-1, 0)
     place.unlink(missing_ok=True)
     Path(f"{place}.lock").unlink(missing_ok=True)
     os._exit(0)
-
-
-def _reap(options: int) -> None:
-    with contextlib.suppress(ChildProcessError):  # there is none
-        while os.waitpid(-1, options)[0]:
-            pass
-
-
-def _leave_one_that_waits(answer: int) -> None:
-    """Fork once more: the process that was there tells the new one's number, and how it ended."""
-    if process := os.fork():
-        os.write(answer, f"{process}\n".encode())
-        _, status = os.waitpid(process, 0)
-        os.write(answer, f"{os.waitstatus_to_exitcode(status)}\n".encode())
-        os._exit(0)
-    os.close(answer)
 
 
 def _become(order: dict[str, Any]) -> None:
