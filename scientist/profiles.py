@@ -105,7 +105,11 @@ class Profiles:
         """
         name = self.active()
         if not name:
-            raise InputError("you are not connected to a server", remedy="Connect: tidegate connect URL")
+            raise InputError(
+                "you are not connected to a server",
+                remedy="Connect: tidegate connect URL. What ran on this machine is shown by `tidegate "
+                "compare RUN` and `tidegate models show NAME VERSION`",
+            )
         path = self._path(name)
         return parse_toml(_read_secret(path), Profile, where=str(path), error=InputError)
 

@@ -188,7 +188,7 @@ def test_an_operator_and_a_scientist(standing: Standing, tidegate: Command, tmp_
     provoke(
         tidegate,
         [
-            (("runs", "list"), 2, "", "you are not connected to a server", "tidegate connect"),
+            (("runs", "list"), 2, "", "you are not connected to a server", "`tidegate compare RUN`"),
             (("connect", "http://host"), 2, "URL", "is no address of a server", "https://"),
             (("connect", url), 2, url, "authority is not known here", "--fingerprint"),
             (("connect", url, "--fingerprint", "12"), 2, "--fingerprint", "no SHA-256", "64"),
