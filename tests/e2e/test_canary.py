@@ -210,6 +210,7 @@ def test_no_canary_is_in_any_message_or_in_anything_that_the_server_keeps(
     assert any(path.endswith("rows.csv") for path in at_the_sites)  # the search does find them
 
 
+@pytest.mark.long
 def test_no_canary_is_in_a_log_of_the_server_or_in_flowers_own_database(
     canaries: Canaries, sites: list[Path], settings: ServerSettings, deploy: Callable[[Job], None]
 ) -> None:

@@ -1,6 +1,6 @@
 """Kill, cut, fill, slow down and confuse a federation of real processes: no work is lost, nothing paid twice.
 
-The short form is part of `make test` and `make long`; `make failure` runs the long one
+The short form is part of `make long`; `make failure` runs the long one
 (TIDEGATE_FAILURE=long): fifty runs with processes killed, cuts of up to five minutes.
 """
 
@@ -26,7 +26,7 @@ from server.state.storage import open_state
 from tests.failure.conftest import plan, train
 from tests.failure.federation import LONG, Account, HurtFederation
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600 if LONG else 900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(3600 if LONG else 900)]
 
 faults = pytest.mark.xdist_group("faults")
 kills = pytest.mark.xdist_group("kills") if LONG else faults
@@ -43,8 +43,7 @@ RUNS = (
     ]
     if LONG
     else [
-        pytest.param(0, ("worker",), marks=kills),
-        pytest.param(1, KINDS, marks=[kills, pytest.mark.long]),
+        pytest.param(1, KINDS, marks=kills),
     ]
 )
 FEW = 12
@@ -67,10 +66,10 @@ def test_a_run_goes_on_whichever_process_is_killed(
 ) -> None:
     """The short form kills each of these once; the long one up to five, whichever.
 
-    What only the case of `make long` kills: a SuperLink is killed in test_lasting_state.py too, a server in
-    the middle of its run in test_kill_and_resume.py.
+    In `make test` a SuperLink is killed in test_lasting_state.py, a server in the middle of its run in
+    test_kill_and_resume.py.
     """
-    rounds_of_run = 30 if LONG or len(among) > 1 else FEW
+    rounds_of_run = 30
     experiment, rng = plan(rounds=rounds_of_run), random.Random(number)
     job = train(f"killed-{number}", experiment)
     kinds = rng.choices(among, k=rng.randint(1, 5)) if LONG else rng.sample(among, k=len(among))
@@ -139,7 +138,6 @@ def test_a_run_goes_on_when_the_network_is_back(
 
 
 @kills
-@pytest.mark.long
 def test_a_site_ten_times_slower_is_waited_for_where_the_quorum_needs_it(
     federation: HurtFederation, unharmed: Unharmed
 ) -> None:
@@ -152,7 +150,6 @@ def test_a_site_ten_times_slower_is_waited_for_where_the_quorum_needs_it(
 
 
 @faults
-@pytest.mark.long
 def test_a_site_that_joins_in_round_five_counts_from_then_on(
     federation: HurtFederation, tally: Tally
 ) -> None:
@@ -270,7 +267,6 @@ GARBAGE += ("no records", "texts", "numbers", "arrays")
 
 
 @faults
-@pytest.mark.long
 def test_what_is_no_message_or_no_reply_costs_its_site_the_round_and_nobody_else(
     federation: HurtFederation, tally: Tally
 ) -> None:
@@ -300,7 +296,6 @@ def test_what_is_no_message_or_no_reply_costs_its_site_the_round_and_nobody_else
 
 
 @faults
-@pytest.mark.long
 def test_a_run_that_its_operator_stops_says_so_and_goes_on_when_it_is_resumed(
     federation: HurtFederation, unharmed: Unharmed
 ) -> None:
@@ -318,7 +313,6 @@ def test_a_run_that_its_operator_stops_says_so_and_goes_on_when_it_is_resumed(
 
 
 @kills
-@pytest.mark.long
 def test_a_site_killed_in_the_middle_of_its_reply_sends_it_again(
     federation: HurtFederation, unharmed: Unharmed
 ) -> None:
@@ -337,7 +331,6 @@ def test_a_site_killed_in_the_middle_of_its_reply_sends_it_again(
 
 
 @faults
-@pytest.mark.long
 def test_a_server_with_other_code_is_refused_at_every_site_and_pays_nothing(
     federation: HurtFederation, unharmed: Unharmed, tmp_path: Path
 ) -> None:
