@@ -14,7 +14,7 @@ from contract.errors import InputError, NotInstalledError
 from contract.experiment import Experiment
 from contract.installed_models import with_package
 from contract.json_values import finite
-from contract.recipe import with_recipe
+from contract.recipe import needs_recipe, with_recipe
 from experiments.planning.clipped_errors import expected_shares
 from experiments.planning.costs import SiteCost, site_cost
 from experiments.planning.errors import ExpectedError, errors_by_site, expected_errors
@@ -164,6 +164,7 @@ def make_plan(stated: Experiment, sites: Sequence[PlannedSite], settings: PlanSe
         *doubts(experiment, sites),
         *hidden_auc(experiment, sites),
         *_too_noisy(experiment, learnt),
+        *([] if _is_by_recipe(stated) else _too_large_steps(experiment, learnt)),
     )
     return Plan(
         experiment=experiment,
@@ -233,6 +234,25 @@ def _too_noisy(experiment: Experiment, learnt: Sequence[PlantedResult]) -> list[
         f"be reached without privacy, it reaches {one.auc:.2f} at privacy.epsilon = {one.epsilon:g}."
         for one in learnt
         if one.epsilon == experiment.privacy.epsilon and one.kept < _LEAST_KEPT
+    ]
+
+
+def _is_by_recipe(stated: Experiment) -> bool:
+    """Whether the settings are the recipe's, and it knows how such a model computes."""
+    return stated.model.kind != "package" and needs_recipe(stated)
+
+
+def _too_large_steps(experiment: Experiment, learnt: Sequence[PlantedResult]) -> list[str]:
+    """Whether what is learnt comes with probabilities that are off: steps too large are the usual reason."""
+    return [
+        "The steps are too large for this model: of an effect planted in imagined rows it would learn "
+        f"{one.kept:.0%}, but its probabilities would be worse than always saying the share of positives "
+        f"(log loss {one.log_loss:.3f} against {one.constant:.3f}). Try strategy.learning_rate = "
+        f"{experiment.strategy.learning_rate / 3:.2g}, and plan again."
+        for one in learnt
+        if one.epsilon == experiment.privacy.epsilon
+        and one.kept >= _LEAST_KEPT
+        and one.log_loss > one.constant
     ]
 
 

@@ -25,7 +25,7 @@ from contract.experiment import CategoricalFeature, Experiment, Task
 from contract.installed_models import loaded_once, require_installed, with_package
 from contract.models import parameter_count
 from contract.recipe import with_recipe
-from experiments.benchmarks.utility import Arrays, auc_of, pooled_auc, train
+from experiments.benchmarks.utility import Arrays, auc_of, pooled_auc, scores, train
 from experiments.benchmarks.utility_sets import EncodedRows
 from experiments.planning.sites import PlannedSite
 from experiments.planning.warnings import positive_share
@@ -69,6 +69,8 @@ class PlantedResult:
             without privacy it varies as much.
         without_privacy: of logistic regression on the same rows.
         rounds: that the plan has at this ε.
+        log_loss: mean over repeats.
+        constant: the log loss of always saying the share of positives.
     """
 
     epsilon: float
@@ -76,6 +78,8 @@ class PlantedResult:
     spread: float
     without_privacy: float
     rounds: int
+    log_loss: float
+    constant: float
 
     @property
     def kept(self) -> float:
@@ -155,7 +159,7 @@ def planted_result(
     plan = with_recipe(stated.model_copy(update={"privacy": privacy}), rows)
     sizes, share = _sizes(plan, rows)
     seen = plan.privacy.private and share > _LEAST_SHARE
-    private, plain = [], []
+    private, plain, lost, constant = [], [], [], []
     for repeat in range(repeats_of(plan)):
         rng = np.random.default_rng([seed, repeat])
         both = planted_rows(plan.task, [*sizes, _HELD_OUT], rng, positive=positive_share(plan))
@@ -163,7 +167,10 @@ def planted_result(
         training, held_out = both.rows(~held), both.rows(held)
         with loaded_once():
             model = train(plan, training, rng, share_of_noise=share if seen else 0.0)
-            private.append(_auc(plan, model, held_out))
+            auc, loss = _figures(plan, model, held_out)
+        private.append(auc)
+        lost.append(loss)
+        constant.append(_entropy(float(held_out.labels.mean())))
         plain.append(max(pooled_auc(training, held_out)))
         told()
     return PlantedResult(
@@ -172,6 +179,8 @@ def planted_result(
         spread=statistics.stdev(private),
         without_privacy=statistics.mean(plain),
         rounds=plan.strategy.rounds,
+        log_loss=statistics.mean(lost),
+        constant=statistics.mean(constant),
     )
 
 
@@ -199,13 +208,20 @@ def planted_rows(
     )
 
 
-def _auc(plan: Experiment, model: Arrays, rows: EncodedRows) -> float:
+def _figures(plan: Experiment, model: Arrays, rows: EncodedRows) -> tuple[float, float]:
+    """AUC and log loss."""
     if plan.model.kind != "package":
-        return auc_of(model, rows)
+        odds = (2 * rows.labels - 1) * scores(model, rows)
+        return auc_of(model, rows), float(np.logaddexp(0.0, -odds).mean())
     from clients.mechanisms.evaluation import exact_scores
     from clients.rows.table import Table
 
-    return exact_scores(model, Table(features=rows.features, labels=rows.labels), plan).auc
+    found = exact_scores(model, Table(features=rows.features, labels=rows.labels), plan)
+    return found.auc, found.log_loss
+
+
+def _entropy(share: float) -> float:
+    return -sum(part * math.log(part) for part in (share, 1 - share) if part > 0)
 
 
 def _drawn(feature: object, task: Task, count: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:

@@ -161,5 +161,5 @@ def test_the_real_bundle_is_well_within_the_limits() -> None:
     bundle = build_bundle(ROOT)
     read = read_bundle(bundle)
     assert (read.fault, asked(bundle)) == ("", ["answered"])
-    assert 4 * len(read.files) < 1000
+    assert 3 * len(read.files) < 1000
     assert 4 * sum(map(len, installed_code().values())) < 16 * MEGABYTE

@@ -285,6 +285,8 @@ def enrol(story: Story) -> None:
         (story[site].folder / token).write_text((story["server"].folder / token).read_text())
         story.keep(site, f"{site}-join", join.replace("north", site))
     read_out = {site: _read_out(story, site) for site in story.sites}
+    shown = story.type("server", story.operator.take("tidegate server requests"))
+    assert all(fingerprint in "".join(shown.split()) for fingerprint in read_out.values()), shown
     waiting = story.facts("server", "tidegate server requests")
     assert {one["name"]: one["fingerprint"] for one in waiting} == read_out
     for site, fingerprint in read_out.items():
@@ -292,7 +294,7 @@ def enrol(story: Story) -> None:
     for site in story.sites:
         story.wait_for(f"{site}-join")
     story.start_agents(*story.sites, line=up)
-    listed = story.type("server", story.operator.take("tidegate server sites"))
+    listed = story.type("server", "tidegate server sites")
     assert all(site in listed for site in story.sites)
     assert story.connected() == set(story.sites)
 

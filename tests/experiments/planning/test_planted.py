@@ -8,10 +8,11 @@ import statistics
 import numpy as np
 import pytest
 
-from contract.experiment import Experiment, Model
+from contract.experiment import Experiment, Model, Strategy
 from experiments.benchmarks.utility import auc_of, train
 from experiments.planning import planted
 from experiments.planning.curve_plot import plot_curve
+from experiments.planning.plan import PlanSettings, make_plan
 from experiments.planning.planted import PlantedResult, not_planted, planted_result, planted_rows
 from experiments.planning.sites import PlannedSite
 from terminal.output import quiet_flower
@@ -45,6 +46,14 @@ def test_what_rows_allow_is_learnt() -> None:
     found = planted_result(experiment(), sites(1500, 900, 600))
     assert 0.7 < found.without_privacy < 0.8
     assert 0.9 < found.kept < 1.05
+
+
+def test_a_log_loss_stands_beside_a_constant_s() -> None:
+    found = planted_result(experiment(), sites(1500, 900, 600))
+    assert 0.4 < found.log_loss < found.constant - 0.02
+    assert 0.55 < found.constant < 0.68  # of three positives in ten
+    far = experiment().model_copy(update={"strategy": Strategy(rounds=20, learning_rate=3000.0)})
+    assert planted_result(far, sites(1500, 900, 600)).log_loss > 1.0
 
 
 def test_what_noise_hides_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +129,28 @@ def test_other_labels_and_models_have_none() -> None:
 @pytest.mark.parametrize(("kind", "begins"), [("png", b"\x89PNG"), ("svg", b"<?xml")])
 def test_the_curve_is_drawn(kind: str, begins: bytes) -> None:
     curve = [
-        PlantedResult(epsilon=epsilon, auc=auc, spread=0.02, without_privacy=0.82, rounds=60)
+        PlantedResult(
+            epsilon=epsilon, auc=auc, spread=0.02, without_privacy=0.82, rounds=60, log_loss=0.5, constant=0.6
+        )
         for epsilon, auc in ((0.5, 0.6), (1.0, 0.7), (2.0, 0.8))
     ]
     assert plot_curve(curve, name="small $x$", stated=1.0, kind=kind).startswith(begins)  # type: ignore[arg-type]
+
+
+def test_probabilities_that_are_off_are_warned_of_where_the_steps_are_not_the_recipe_s(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A model that ranks rows well may still say far too much of each: the AUC alone would not show it."""
+    off = PlantedResult(
+        epsilon=3.0, auc=0.78, spread=0.02, without_privacy=0.8, rounds=20, log_loss=0.9, constant=0.6
+    )
+    monkeypatch.setattr("experiments.planning.plan.planted_result", lambda *_, **__: off)
+    by_hand = experiment().model_copy(update={"strategy": Strategy(rounds=20, learning_rate=6.0)})
+    told = {
+        name: [one for one in make_plan(stated, sites(1500, 900), PlanSettings()).warnings if "steps" in one]
+        for name, stated in {"by hand": by_hand, "recipe": experiment()}.items()
+    }
+    assert told["recipe"] == []
+    (warning,) = told["by hand"]
+    assert "log loss 0.900 against 0.600" in warning
+    assert "strategy.learning_rate = 2, and plan again" in warning
