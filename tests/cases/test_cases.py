@@ -200,7 +200,8 @@ def test_new_category(lay: Lay, tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert sorted(len(table.labels) for table in sides) == [0, 1]
     told = [record.getMessage() for record in caplog.records if record.name == "tidegate.site"]
     assert [line for line in told if "administrator alone" in line] == told[:1]
-    assert re.search(r"alone: (\d+ of \d+ training rows fit|0 of 1 held-out row fits): ", told[0])
+    # the site's own secret deals the rows: both of the window may be held out
+    assert re.search(r"alone: \d+ of \d+ (training|held-out) rows? fits?: ", told[0])
     assert "telehealth" not in caplog.text
 
 
