@@ -276,7 +276,8 @@ def test_a_site_sends_nothing_but_replies(site: Site) -> None:
 def test_a_reply_to_a_run_of_before_a_restart_is_not_wanted_and_nobodys_fault(
     site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)  # which other tests keep quiet
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)  # other tests keep it quiet
+    caplog.set_level(logging.WARNING, "flwr")
     site.flower.runs.clear()
     assert site.announce() == 403  # Flower's own word for a run that is over
     assert "refused" not in caplog.text
