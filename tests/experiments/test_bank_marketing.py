@@ -103,6 +103,7 @@ def within_the_budget(result: dict[str, Any], experiment: Experiment) -> bool:
     )
 
 
+@pytest.mark.long
 def test_on_all_windows_it_comes_close_to_training_without_privacy(bank: Bank) -> None:
     """Logistic regression on the same rows pooled, without privacy: AUC .789, log loss .278."""
     result = bank.train()

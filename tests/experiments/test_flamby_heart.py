@@ -209,6 +209,7 @@ def test_settings_change_epsilon_and_what_goes_with_it_alone() -> None:
         assert set(found.task.features) < set(shipped.task.features)
 
 
+@pytest.mark.long
 def test_the_published_table_comes_out_with_ours_beside_it(
     data_dir: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -55,6 +55,7 @@ def test_it_learns_on_rows_with_a_planted_effect(positive: float) -> None:
     assert at_one.holds, at_one
 
 
+@pytest.mark.long
 def test_it_learns_a_number_on_rows_with_a_planted_effect() -> None:
     rows = planted("rand-health", 12_000, positive=0.4, seed=3)
     effect = np.random.default_rng(1).normal(0, 0.2, rows.features.shape[1])
@@ -92,6 +93,7 @@ def test_settings_that_do_not_fit_miss_the_goal(monkeypatch: pytest.MonkeyPatch)
     assert not measure_one("planted", rows, seeds=range(1))[0].holds
 
 
+@pytest.mark.long
 def test_heart_disease_meets_its_goals(data_dir: Callable[[str], Path]) -> None:
     data_dir("heart-disease")
     for found in measure_one("heart-disease", load("heart-disease"), seeds=range(5)):
