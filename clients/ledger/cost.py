@@ -8,7 +8,7 @@ noise that would is searched for, and said as the ε to write into its file.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from clients.ledger.accounting import compose, noise_multiplier
@@ -19,6 +19,7 @@ from clients.ledger.plans import compare_plan, drift_plan, reference_plan
 from clients.ledger.spending import Spending
 from contract.experiment import Experiment
 from contract.messages import Instruction
+from contract.releases import Spent
 
 __all__ = [
     "BlockCost",
@@ -27,6 +28,7 @@ __all__ = [
     "alone",
     "block_costs",
     "can_pay",
+    "first_block_costs",
     "later_costs",
     "room_for",
     "run_epsilon",
@@ -92,18 +94,35 @@ class Room:
 
 def block_costs(ledger: Ledger, plans: Sequence[Plan]) -> tuple[BlockCost, ...]:
     """What the blocks that the plans touch would have paid, by the block's name."""
-    now = ledger.spent_by_block(promised=True)
-    plain = not all(plan.private for plan in plans)
+    return _block_costs(
+        ledger.cap, plans, ledger.would_spend(plans), before=ledger.spent_by_block(promised=True)
+    )
+
+
+def first_block_costs(cap: Cap, plans: Sequence[Plan]) -> tuple[BlockCost, ...]:
+    """The same of a site whose ledger was never begun."""
+    return _block_costs(cap, plans, Spending(cap).would_spend(plans), before={})
+
+
+def _block_costs(
+    cap: Cap, plans: Sequence[Plan], after: Mapping[str, Spent], *, before: Mapping[str, Spent]
+) -> tuple[BlockCost, ...]:
+    plain = not _are_private(plans)
     return tuple(
         BlockCost(
             block=block,
-            now=now[block].epsilon if block in now else 0.0,
+            now=before[block].epsilon if block in before else 0.0,
             then=spent.epsilon,
             method=spent.method,
-            fits=plain or ledger.cap.holds(spent.epsilon),
+            fits=plain or cap.holds(spent.epsilon),
         )
-        for block, spent in sorted(ledger.would_spend(plans).items())
+        for block, spent in sorted(after.items())
     )
+
+
+def _are_private(plans: Sequence[Plan]) -> bool:
+    """Whether a cap speaks of them: those that are not are for the policy to allow."""
+    return all(plan.private for plan in plans)
 
 
 def can_pay(ledger: Ledger, plans: Sequence[Plan]) -> bool:
@@ -111,7 +130,7 @@ def can_pay(ledger: Ledger, plans: Sequence[Plan]) -> bool:
 
     Plans that are not private are for the policy to allow: no cap speaks of them.
     """
-    if not all(plan.private for plan in plans):
+    if not _are_private(plans):
         return True
     return all(ledger.cap.holds(spent.epsilon) for spent in ledger.would_spend(plans).values())
 

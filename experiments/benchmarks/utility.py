@@ -28,7 +28,7 @@ import numpy.typing as npt
 from contract.experiment import Experiment, Model, Privacy
 from contract.recipe import with_recipe
 from experiments.benchmarks.measurement import Measurement
-from experiments.benchmarks.utility_sets import SETS, EncodedRows, load, rare
+from experiments.benchmarks.utility_sets import HELD_OUT, SETS, EncodedRows, load, rare
 
 if TYPE_CHECKING:
     from contract.messages import Reply
@@ -50,7 +50,7 @@ SEEDS = range(5)
 GOALS = {3.0: 0.97, 1.0: 0.94}
 """What share of the AUC without privacy is wanted, by ε."""
 
-_RARE_SHARE, _HELD_OUT = 0.03, 0.3
+_RARE_SHARE = 0.03
 _NETWORK = Model(kind="mlp", hidden=(32,))
 _CHOSEN_ON = ("heart-disease", "bank-marketing", "online-shoppers")
 
@@ -151,7 +151,7 @@ def _first_counts(
 ) -> ScoreHistogram | None:
     """What the sites' held-out rows would say of a first model that gives every row about the same score.
 
-    Their noise is that of real evaluations; they are imagined, as many as `_HELD_OUT` of all rows.
+    Their noise is that of real evaluations; they are imagined, as many as `HELD_OUT` of all rows.
     """
     from clients.ledger.plan import Split
     from clients.ledger.plans import evaluate_plan
@@ -163,7 +163,7 @@ def _first_counts(
     split = Split(name="s", lasting=True)
     noise = share_of_noise * evaluate_plan(plan, Instruction(run="r", step=1), split).noise_multiplier
     sites = len(np.unique(rows.site))
-    held_out = round(_HELD_OUT / (1 - _HELD_OUT) * len(rows.labels))
+    held_out = round(HELD_OUT / (1 - HELD_OUT) * len(rows.labels))
     positives = rng.binomial(held_out, rows.labels.mean())
     counts = np.zeros((2, SCORE_BINS))
     counts[:, SCORE_BINS // 2] = held_out - positives, positives

@@ -25,10 +25,11 @@ from experiments.data.datasets import DataFile, dataset_sites, find
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["SETS", "EncodedRows", "load", "rare"]
+__all__ = ["HELD_OUT", "SETS", "EncodedRows", "load", "rare"]
 
 _UCI = "https://archive.ics.uci.edu/ml/machine-learning-databases"
-_HELD_OUT = 0.3
+HELD_OUT = 0.3
+"""Roughly the share of all rows that are held out."""
 
 _DIABETES = DataFile(
     dataset="diabetes-130",
@@ -72,7 +73,7 @@ class EncodedRows:
     def held_out(self, seed: int) -> npt.NDArray[np.bool_]:
         """Which rows are held out: those of about 30 % of the groups."""
         groups = int(self.group.max()) + 1
-        drawn: npt.NDArray[np.bool_] = np.random.default_rng(seed).random(groups) < _HELD_OUT
+        drawn: npt.NDArray[np.bool_] = np.random.default_rng(seed).random(groups) < HELD_OUT
         return drawn[self.group]
 
     def rows(self, chosen: npt.NDArray[Any]) -> EncodedRows:

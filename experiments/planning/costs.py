@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clients.ledger.chain import Cap
-from clients.ledger.cost import BlockCost, block_costs
+from clients.ledger.cost import BlockCost, block_costs, first_block_costs
 from clients.ledger.plan import Plan, Split, side_of
 from clients.ledger.plans import run_plans
 from clients.ledger.spending import Spending
@@ -104,16 +104,4 @@ def _with_before(
         opened = open_site(file)
         opened.ledger.verify()
         return block_costs(opened.ledger, run_plans(_RUN, experiment, windows, opened.split))
-    cap = _cap_of(config)
-    spent = Spending(cap).would_spend(plans)
-    private = experiment.privacy.private
-    return tuple(
-        BlockCost(
-            block=block,
-            now=0.0,
-            then=one.epsilon,
-            method=one.method,
-            fits=not private or cap.holds(one.epsilon),
-        )
-        for block, one in sorted(spent.items())
-    )
+    return first_block_costs(_cap_of(config), plans)

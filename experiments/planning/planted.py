@@ -25,7 +25,7 @@ from contract.experiment import CategoricalFeature, Experiment, Task
 from contract.installed_models import loaded_once, require_installed, with_package
 from contract.models import parameter_count
 from contract.recipe import with_recipe
-from experiments.benchmarks.utility import Arrays, auc_of, pooled_auc, scores, train
+from experiments.benchmarks.utility import Arrays, pooled_auc, train
 from experiments.benchmarks.utility_sets import EncodedRows
 from experiments.planning.sites import PlannedSite
 from experiments.planning.warnings import positive_share
@@ -210,9 +210,6 @@ def planted_rows(
 
 def _figures(plan: Experiment, model: Arrays, rows: EncodedRows) -> tuple[float, float]:
     """AUC and log loss."""
-    if plan.model.kind != "package":
-        odds = (2 * rows.labels - 1) * scores(model, rows)
-        return auc_of(model, rows), float(np.logaddexp(0.0, -odds).mean())
     from clients.mechanisms.evaluation import exact_scores
     from clients.rows.table import Table
 

@@ -27,7 +27,7 @@ __all__ = ["begun_anew", "rare_share"]
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
-RARE = 0.1
+_RARE = 0.1
 """Of all rows; a more frequent outcome is learnt as well without."""
 _ERRORS = 2.0
 _FEWEST_ROUNDS = 20
@@ -74,7 +74,7 @@ def rare_share(scores: ScoreHistogram) -> float | None:
     rarer = min(max(min(negatives, positives) / rows, 0.0), 0.5)
     noise = scores.noise_deviation * math.sqrt(int(np.sum(held)) * (rarer**2 + (1 - rarer) ** 2)) / rows
     found = _upper_end(rarer, rows, noise)
-    if found >= RARE:
+    if found >= _RARE:
         return None
     return found if positives < negatives else 1 - found
 
