@@ -143,7 +143,7 @@ class RunQueue:
 
     def _requeue(self, one: SubmissionRecord) -> None:
         """Queue a run again that has given its place once its process has ended, unless it was done then."""
-        self.state.end_dead_runs()
+        self.state.end_dead_runs(also=one.run)
         record = self.state.run(one.run)
         if record is not None and record.status in ("succeeded", "partial"):
             self.submissions.settle(one)

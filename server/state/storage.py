@@ -308,17 +308,22 @@ class State:
         rows = self._rows(wanted.order_by(table.c.ended.desc(), table.c.id.desc()).limit(most))
         return tuple(RunRecord(**row._mapping) for row in rows)
 
-    def end_dead_runs(self) -> tuple[str, ...]:
+    def end_dead_runs(self, *, also: str = "") -> tuple[str, ...]:
         """Mark as failed the runs whose process has ended without a word; give their names.
 
-        Runs of a process on another machine are left: nothing is known of it here.
+        Runs of a process on another machine are left: nothing is known of it here. So are those that the
+        queue holds to be going on (`server.run_queue`): their process may have ended with the server, and
+        the queue has them go on when it stands again.
+
+        Args:
+            also: a run that is looked at though the queue holds it.
         """
         with self.database.read() as connection:
-            if not _dead_runs(connection):
+            if not _dead_runs(connection, also):
                 return ()
         table, values = tables.runs, {"status": "failed", "error": _DIED, "ended": _now()}
         with self.database.write() as connection:  # and looks again: one may have been taken over meanwhile
-            dead = _dead_runs(connection)
+            dead = _dead_runs(connection, also)
             connection.execute(update(table).where(table.c.name.in_(dead)).values(values))
         return tuple(dead)
 
@@ -516,10 +521,12 @@ class State:
             return list(connection.execute(wanted))
 
 
-def _dead_runs(connection: Connection) -> list[str]:
+def _dead_runs(connection: Connection, also: str) -> list[str]:
     """The running runs whose last process has ended, or is not named (older programs)."""
-    table, claims = tables.runs, tables.claims
-    running = connection.execute(select(table.c.name).where(table.c.status == "running")).scalars().all()
+    table, claims, queue = tables.runs, tables.claims, tables.submissions
+    held = select(queue.c.run).where((queue.c.state != "ended") & (queue.c.run != also))
+    wanted = select(table.c.name).where((table.c.status == "running") & table.c.name.not_in(held))
+    running = connection.execute(wanted).scalars().all()
     dead = []
     for name in running:
         last = {"job": _TURNS + name, "slot": str(_last_turn(connection, name))}

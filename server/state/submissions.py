@@ -91,9 +91,13 @@ class SubmissionRecord:
     question: dict[str, Any] | None = None
 
     def is_resumed(self, record: RunRecord) -> bool:
-        """Whether the run is to go on, and what its record says is of the time before."""
+        """Whether the run is to go on, and what its record says is of the time before.
+
+        A run that nobody had stopped was stopped with its server: it goes on when that stands again.
+        """
         was_before = record.ended is not None and record.ended < self.submitted
-        return self.state == "yielding" or (self.state != "ended" and was_before)
+        with_server = record.status == "stopped" and not self.stopped_by
+        return self.state == "yielding" or (self.state != "ended" and (was_before or with_server))
 
 
 class Submissions:

@@ -43,6 +43,7 @@ class Standing:
         }
         self.server: subprocess.Popen[bytes] | None = None
         self.agents: list[subprocess.Popen[bytes]] = []
+        self.commands: list[subprocess.Popen[str]] = []
 
     @property
     def url(self) -> str:
@@ -106,8 +107,8 @@ class Standing:
 class Scientist:
     """A person in a folder of their own, with no file of the server."""
 
-    def __init__(self, folder: Path, token: str) -> None:
-        self.folder, self.token = folder, token
+    def __init__(self, standing: Standing, folder: Path, token: str) -> None:
+        self.standing, self.folder, self.token = standing, folder, token
         folder.mkdir()
         (folder / "small.toml").write_text(_file())
 
@@ -122,10 +123,12 @@ class Scientist:
         return done.stdout + done.stderr if code else done.stdout
 
     def starts(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        started = subprocess.Popen(
             [*TIDEGATE, *arguments], cwd=self.folder, env=self.environment(), stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1,
         )  # fmt: skip
+        self.standing.commands.append(started)
+        return started
 
     def submits(self) -> str:
         """Submit, and leave with Ctrl-C; the run's name."""
@@ -170,6 +173,9 @@ def standing(tmp_path: Path) -> Iterator[Standing]:
         found.start()
         yield found
     finally:
+        for command in found.commands:
+            with command:  # whose output nobody reads any more
+                command.kill()
         for agent in found.agents:
             agent.terminate()
         found.stop()
@@ -197,7 +203,9 @@ def test_two_scientists_share_a_queue_that_outlives_the_server(standing: Standin
             ("rita", "reviewer"),
         )
     }
-    people = {name: Scientist(tmp_path / f"laptop-{name}", one["token"]) for name, one in made.items()}
+    people = {
+        name: Scientist(standing, tmp_path / f"laptop-{name}", one["token"]) for name, one in made.items()
+    }
     for name, person in people.items():
         said = person.runs("connect", standing.url, token=person.token, code=2)
         assert made[name]["fingerprint"] in said  # nobody trusts what is not compared
@@ -257,7 +265,7 @@ def test_two_scientists_share_a_queue_that_outlives_the_server(standing: Standin
 
 def test_a_run_that_goes_on_is_stopped_by_its_owner(standing: Standing, tmp_path: Path) -> None:
     made = json.loads(standing.operator("server", "person", "add", "ada", "--role", "scientist", "--json"))
-    ada = Scientist(tmp_path / "laptop", made["token"])
+    ada = Scientist(standing, tmp_path / "laptop", made["token"])
     authority = ["--authority", str(standing.home / "certificates" / "ca.pem")]
     ada.runs("connect", standing.url, *authority, token=ada.token)
     name = ada.submits()
@@ -274,7 +282,7 @@ def test_a_run_that_goes_on_is_stopped_by_its_owner(standing: Standing, tmp_path
 @pytest.mark.long
 def test_a_run_is_held_against_each_of_its_sites_alone(standing: Standing, tmp_path: Path) -> None:
     made = json.loads(standing.operator("server", "person", "add", "ada", "--role", "scientist", "--json"))
-    ada = Scientist(tmp_path / "laptop", made["token"])
+    ada = Scientist(standing, tmp_path / "laptop", made["token"])
     authority = ["--authority", str(standing.home / "certificates" / "ca.pem")]
     ada.runs("connect", standing.url, *authority, token=ada.token)
     for name in standing.sites:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +17,7 @@ from sqlalchemy import func, select, update
 
 from contract.errors import AddressError, InputError, RoundError, UnansweredError
 from contract.experiment import Experiment
-from server.api.reading import Reading
+from server.api.reading import Page, Reading
 from server.beside import working_beside
 from server.jobs.job import RangeQuestion, read_job
 from server.line.flower import ControlClient, RunState
@@ -382,6 +383,46 @@ def test_what_an_earlier_server_began_goes_on_and_the_queue_keeps_its_order(
     again.look()
     assert later[0] not in fresh.began
     assert queue.submissions.places("f") == {later[0]: 1}
+
+
+def test_a_run_that_ended_with_its_server_is_not_failed_before_the_queue_takes_it_up(
+    queue: RunQueue, superlink: FakeSuperLink, state: State
+) -> None:
+    """A server that starts looks for dead processes each second, and its queue may be slower than that."""
+    killed, stopped, alone = *add(queue, "ada", "ada"), "alone"
+    queue.look()
+    for name in (killed, stopped, alone):
+        state.start_run(name, experiment=plan(), job="train", trigger="ada", code_hash="c")
+        state.claim(f"run {name}", "1", f"process 1 of {platform.node()}, since 1.00")
+    state.finish_run(stopped, "stopped", error="its process was stopped")
+    assert state.end_dead_runs() == (alone,)  # of no person, so nobody takes it up
+    shown = {run.name: run.status for run in reading_of(queue).runs(Page()).runs}
+    assert shown == {killed: "running", stopped: "starting", alone: "failed"}  # whoever watches goes on
+    fresh = FakeSuperLink(2**62)
+    again = replace(queue, control=cast(ControlClient, fresh))
+    again.adopt()
+    assert fresh.began == [killed, stopped]
+    assert state.end_dead_runs() == ()  # their new processes have not said yet that they run
+    fresh.ended = {2**62 + 1: "failed", 2**62 + 2: "stopped"}  # killed again, and stopped at the SuperLink
+    again.look()
+    assert state.end_dead_runs() == (killed,)
+    shown = {run.name: run.status for run in reading_of(queue).runs(Page()).runs}
+    assert shown == {killed: "failed", stopped: "stopped", alone: "failed"}
+
+
+def test_a_run_killed_while_it_gives_its_place_is_queued_again(
+    queue: RunQueue, superlink: FakeSuperLink, state: State
+) -> None:
+    queue.wait = timedelta(0)
+    _, second = add(queue, "ada", "ada")
+    state.start_run(second, experiment=plan(), job="train", trigger="ada", code_hash="c")
+    state.claim(f"run {second}", "1", f"process 1 of {platform.node()}, since 1.00")
+    queue.look()
+    (bens,) = add(queue, "ben")
+    for _ in range(3):
+        queue.look()
+    assert superlink.began[-1] == bens
+    assert queue.submissions.places("f") == {second: 1}
 
 
 def test_what_a_superlink_that_was_started_again_lost_is_taken_up(
