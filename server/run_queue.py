@@ -65,6 +65,8 @@ class RunQueue:
     say: Say
     wait: timedelta = _WAIT
     _refusals: dict[str, int] = field(default_factory=dict)
+    _turns: dict[str, int] = field(default_factory=dict)
+    """Of each run, the last turn that a process had before it was submitted."""
 
     @property
     def submissions(self) -> Submissions:
@@ -115,7 +117,8 @@ class RunQueue:
         try:
             stands = self.control.state(number)
             self._refusals.pop(one.run, None)
-            if (one.stopped_by or one.state == "yielding") and not stands.finished:
+            ends = one.stopped_by or one.state == "yielding" or self._has_died(one)
+            if ends and not stands.finished:
                 self.control.stop(number)
                 return
         except RoundError as exc:
@@ -132,9 +135,14 @@ class RunQueue:
             return
         words = f"stopped by {one.stopped_by}" if one.stopped_by else ""
         if not stands.completed and not words:
-            words = f"it ended as {stands.sub_status}: {stands.details}"
+            words = f"it ended as {stands.sub_status}{stands.details and f': {stands.details}'}"
         self.submissions.settle(one, words)
         self.say(f"run '{one.run}' of {one.person} has ended{f': {words}' if words else ''}")
+
+    def _has_died(self, one: SubmissionRecord) -> bool:
+        """Whether its process is gone, of which the SuperLink would hear after a minute."""
+        turn = self._turns.get(one.run)
+        return turn is not None and self.state.died(one.run, after=turn)
 
     def _is_refused_again(self, one: SubmissionRecord) -> bool:
         """Count a refusal of a run; whether it is to give up its place."""
@@ -161,6 +169,7 @@ class RunQueue:
             question=None if one.question is None else read_question(one.question),
             mandate=one.mandate,
         )
+        self._turns[one.run] = self.state.last_turn(one.run)
         try:
             number = self.control.submit(project_root(), job.to_run_config())
         except AddressError as exc:

@@ -327,6 +327,16 @@ class State:
             connection.execute(update(table).where(table.c.name.in_(dead)).values(values))
         return tuple(dead)
 
+    def died(self, run: str, *, after: int) -> bool:
+        """Whether a process took the run over after that turn (`last_turn`), and ended without a word."""
+        with self.database.read() as connection:
+            return _last_turn(connection, run) > after and run in _dead_runs(connection, run)
+
+    def last_turn(self, run: str) -> int:
+        """The number of the last process that took the run over; 0 where none did."""
+        with self.database.read() as connection:
+            return _last_turn(connection, run)
+
     def unfinished_runs(self) -> tuple[RunRecord, ...]:
         """Runs still marked `running`: those in progress and those that were killed."""
         return self._select(tables.runs, RunRecord, status="running")

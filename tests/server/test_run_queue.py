@@ -402,9 +402,14 @@ def test_a_run_that_ended_with_its_server_is_not_failed_before_the_queue_takes_i
     again = replace(queue, control=cast(ControlClient, fresh))
     again.adopt()
     assert fresh.began == [killed, stopped]
-    assert state.end_dead_runs() == ()  # their new processes have not said yet that they run
-    fresh.ended = {2**62 + 1: "failed", 2**62 + 2: "stopped"}  # killed again, and stopped at the SuperLink
+    fresh.stopped.clear()  # of the earlier server's
     again.look()
+    assert fresh.stopped == []  # their new processes have not said yet that they run
+    state.claim(f"run {killed}", "2", f"process 1 of {platform.node()}, since 2.00")  # it has, and was killed
+    fresh.ended = {2**62 + 2: "stopped"}  # at the SuperLink, by somebody who may
+    again.look()
+    again.look()
+    assert fresh.stopped == [2**62 + 1]  # so nobody waits for Flower's minute
     assert state.end_dead_runs() == (killed,)
     shown = {run.name: run.status for run in reading_of(queue).runs(Page()).runs}
     assert shown == {killed: "failed", stopped: "stopped", alone: "failed"}
