@@ -77,9 +77,10 @@ def join(
             where=read.gateway,
             remedy="Read the fingerprint out to the operator; the same command then goes on",
         )
+    own = asking.own(authority, certificate)  # before anything changes for a federation that gives another's
     if ended := end_approvals_of_another(site, authority):
         tell(f"approved for the federation of before, and asked again for this one: {', '.join(ended)}")
-    asking.keep(authority, certificate)
+    asking.keep(authority, own)
     stands = standing(site)
     if json:
         print_json({**facts, "state": "joined", **({} if stands is None else stands.as_dict())})

@@ -275,17 +275,27 @@ class JoiningSite:
         text = CollectRequest(secret=self.token.secret).model_dump_json()
         return self._ask("collect", text, authority)
 
-    def keep(self, authority: x509.Certificate, certificate: str) -> None:
-        """Write what the site needs from now on into its folder of keys.
+    def own(self, authority: x509.Certificate, certificate: str) -> x509.Certificate:
+        """What the federation gave, if it is this site's certificate.
 
         Raises:
             AddressError: the certificate is not for this site, or not of this authority.
+        """
+        return _own(certificate, authority, self.key, self.name, self.token.gateway)
+
+    def keep(self, authority: x509.Certificate, certificate: x509.Certificate) -> None:
+        """Write what the site needs from now on into its folder of keys.
+
+        Args:
+            authority: of the federation.
+            certificate: that `own` gave.
+
+        Raises:
             InputError: a file cannot be written.
         """
-        found = _own(certificate, authority, self.key, self.name, self.token.gateway)
         federation = _Federation(gateway=self.token.gateway, name=self.name)
         replace_secret(self.keys / "ca.pem", authority.public_bytes(_PEM))
-        replace_secret(self.keys / "site.pem", _with_key(found, self.key))
+        replace_secret(self.keys / "site.pem", _with_key(certificate, self.key))
         replace_secret(self.keys / "federation.json", federation.model_dump_json(indent=1).encode() + b"\n")
 
     def _ask(self, what: str, text: str, authority: x509.Certificate) -> Enrolled:

@@ -69,4 +69,4 @@ def _join(federation: Federation, site_file: Path, key: PrivateKey, control: Con
     answer = asking.collect(authority)
     if answer.certificate is None:
         raise RoundError(f"site '{config.name}' was confirmed and has no certificate", where=str(site_file))
-    asking.keep(authority, answer.certificate)
+    asking.keep(authority, asking.own(authority, answer.certificate))

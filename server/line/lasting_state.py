@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flwr.common.constant import HEARTBEAT_PATIENCE
+from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, HEARTBEAT_PATIENCE
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.server.superlink.linkstate import LinkStateFactory
@@ -224,7 +224,12 @@ class LastingState(InMemoryLinkState):
         return self._changed(create, lambda node_id: node_id)
 
     def activate_node(self, node_id: int, heartbeat_interval: float) -> bool:
-        """Note that a node has connected; whether it may: not while it is there."""
+        """Note that a node has connected; whether it may: not while it is there.
+
+        How long a site may be silent is the server's to say: Flower believes half an hour, for which each
+        round would wait for a site that has gone.
+        """
+        heartbeat_interval = min(heartbeat_interval, HEARTBEAT_DEFAULT_INTERVAL)
         with self.lock:
             self._check_and_tag_offline_nodes(node_ids=[node_id])
             node = self.nodes.get(node_id)
@@ -236,6 +241,12 @@ class LastingState(InMemoryLinkState):
             return bool(self._kept.activate_node(node_id, heartbeat_interval))
 
         return self._changed(connect, lambda _: node_id)
+
+    def acknowledge_node_heartbeat(self, node_id: int, heartbeat_interval: float) -> bool:
+        """Note that a node is there still; whether it may be."""
+        return bool(
+            super().acknowledge_node_heartbeat(node_id, min(heartbeat_interval, HEARTBEAT_DEFAULT_INTERVAL))
+        )
 
     def deactivate_node(self, node_id: int) -> bool:
         """Note that a node has left; whether it was there."""

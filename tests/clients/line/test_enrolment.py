@@ -92,11 +92,15 @@ def key(tmp_path: Path) -> PrivateKey:
     return read_private_key(make_node_key(tmp_path / "keys")[0])
 
 
+def keep(joining: JoiningSite, authority: x509.Certificate, certificate: str) -> None:
+    joining.keep(authority, joining.own(authority, certificate))
+
+
 @pytest.fixture
 def site(server: Server, key: PrivateKey, tmp_path: Path) -> Joined:
     """One whose certificate is 120 days old."""
     authority = x509.load_pem_x509_certificate(server.files.authority.read_bytes())
-    server.joining(tmp_path / "keys", key).keep(authority, server.signed(key, 120))
+    keep(server.joining(tmp_path / "keys", key), authority, server.signed(key, 120))
     found = joined(tmp_path / "site.toml")
     assert found is not None
     return found
@@ -327,7 +331,7 @@ def test_a_certificate_that_nobody_can_read_is_a_sentence_and_not_kept(
     lie = forged(server, server.signed(key, 0), before, after)
     authority = x509.load_pem_x509_certificate(server.files.authority.read_bytes())
     with pytest.raises(AddressError):
-        server.joining(tmp_path / "keys", key).keep(authority, lie)
+        server.joining(tmp_path / "keys", key).own(authority, lie)
     server.answers["renew"] = 200, {"state": "confirmed", "certificate": lie}
     with pytest.raises(AddressError):
         renew(site, key, threading.Event())
@@ -339,7 +343,7 @@ def test_how_long_the_certificate_is_valid_is_said(
     server: Server, key: PrivateKey, tmp_path: Path, days: int, words: str
 ) -> None:
     authority = x509.load_pem_x509_certificate(server.files.authority.read_bytes())
-    server.joining(tmp_path / "keys", key).keep(authority, server.signed(key, days))
+    keep(server.joining(tmp_path / "keys", key), authority, server.signed(key, days))
     stands = standing(tmp_path / "site.toml")
     assert stands is not None
     assert words in stands.remedy

@@ -7,6 +7,7 @@ import datetime
 import gc
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,14 @@ import pytest
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Array, RecordDict
-from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NODE_ID
+from flwr.common.constant import (
+    HEARTBEAT_DEFAULT_INTERVAL,
+    HEARTBEAT_MAX_INTERVAL,
+    HEARTBEAT_PATIENCE,
+    NOOP_ACCOUNT_NAME,
+    NOOP_FLWR_AID,
+    SUPERLINK_NODE_ID,
+)
 from flwr.common.serde import message_from_proto
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PushMessagesRequest
 from flwr.proto.message_pb2 import Message, Metadata, ObjectTree, PullObjectRequest
@@ -95,6 +103,18 @@ def test_a_site_that_was_silent_is_away_after_a_restart_as_before(start: Start) 
     state.activate_node(node, 1e-6)
     assert known(state)[node][3] == NodeStatus.OFFLINE
     assert known(start())[node][3] == NodeStatus.OFFLINE
+
+
+def test_no_site_says_for_how_long_it_may_be_silent(start: Start) -> None:
+    """Flower takes up to half an hour, twice: so long would rounds wait for a site that has gone."""
+    state, began = start(), time.time()
+    node = register(state, NORTH, "north")
+    assert state.activate_node(node, HEARTBEAT_MAX_INTERVAL)
+    longest = HEARTBEAT_PATIENCE * HEARTBEAT_DEFAULT_INTERVAL
+    assert began < state.nodes[node].online_until <= time.time() + longest
+    assert start().nodes[node].online_until <= time.time() + longest
+    assert state.acknowledge_node_heartbeat(node, HEARTBEAT_MAX_INTERVAL)
+    assert began < state.nodes[node].online_until <= time.time() + longest
 
 
 def test_a_revoked_key_is_refused_for_ever(start: Start) -> None:
