@@ -220,6 +220,7 @@ def test_a_site_named_twice(place: Path) -> None:
 
 
 def test_a_run_whose_metrics_the_noise_hides_says_why(place: Path) -> None:
+    edit(place / "experiment.toml", "delta = 1e-4", "delta = 1e-4\nevaluation_epsilon = 0.02")
     done = tidegate(place, "run", "experiment.toml", "--yes", "--site", "site.toml")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("too noisy") >= 4

@@ -76,6 +76,17 @@ class Standing:
             self.server.wait(timeout=300)
             self.server = None
 
+    def end(self) -> None:
+        """End all that was started here, whatever a test has left."""
+        for command in self.commands:
+            with command:  # whose output nobody reads any more
+                command.kill()
+        for agent in self.agents:
+            agent.terminate()
+        self.stop()
+        for agent in self.agents:
+            agent.wait(timeout=300)
+
     def operator(self, *arguments: str) -> str:
         done = run_forked(self.folder, arguments, self.environment())
         assert done.returncode == 0, done.stdout + done.stderr
@@ -173,14 +184,7 @@ def standing(tmp_path: Path) -> Iterator[Standing]:
         found.start()
         yield found
     finally:
-        for command in found.commands:
-            with command:  # whose output nobody reads any more
-                command.kill()
-        for agent in found.agents:
-            agent.terminate()
-        found.stop()
-        for agent in found.agents:
-            agent.wait(timeout=300)
+        found.end()
 
 
 @pytest.mark.long

@@ -83,16 +83,12 @@ def scientist(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Scient
         made = json.loads(
             standing.operator("server", "person", "add", "ada", "--role", "scientist", "--json")
         )
-        ada = Scientist(folder / "laptop", made["token"])
+        ada = Scientist(standing, folder / "laptop", made["token"])
         authority = str(standing.home / "certificates" / "ca.pem")
         ada.runs("connect", standing.url, "--authority", authority, token=ada.token)
         yield ada, standing
     finally:
-        for agent in standing.agents:
-            agent.terminate()
-        standing.stop()
-        for agent in standing.agents:
-            agent.wait(timeout=300)
+        standing.end()
 
 
 @pytest.fixture
