@@ -8,7 +8,7 @@ TORCH_INDEX ?=
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: demo test long check install pictures audits failure adversary newest pythons clean
+.PHONY: demo test long check install pictures audits failure adversary installations newest pythons clean
 
 demo: $(VENV)/.demo
 	$(BIN)/tidegate demo
@@ -54,6 +54,11 @@ failure: $(VENV)/.test
 # changed ones, 100,000 changed requests at the gateway, and 2,000 of each kind and role at the API. The table at the end says how many of each were tried.
 adversary: $(VENV)/.test
 	TIDEGATE_ADVERSARY=long $(BIN)/pytest tests/adversary -n auto --dist worksteal --timeout 3600
+
+# Each extra by pip into an environment of its own, and what it is for tried there: some gigabytes, many minutes
+# of pip. `make installations EXTRAS=scientist` for one.
+installations: $(VENV)/.test
+	$(BIN)/python scripts/installations.py $(EXTRAS)
 
 # The adapters' tests against the newest releases of what they adapt, in an environment of its own (2 GB): before
 # a security update. `make newest LIBRARIES=flwr` for one.

@@ -13,7 +13,7 @@ from pathlib import Path
 from contract.errors import DataError, RoundError
 from experiments.benchmarks.measurement import Measurement
 
-__all__ = ["measure", "megabytes"]
+__all__ = ["copy_tree", "install", "measure", "megabytes"]
 
 _ROOT = Path(__file__).resolve().parents[2]
 _OF_PIP = ("_distutils_hack", "distutils-precedence.pth", "pip", "pkg_resources", "setuptools")
@@ -33,9 +33,9 @@ def measure() -> list[Measurement]:
         )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        tree = _copied(folder / "tree")
-        first, _ = _install(tree, folder / "first", folder / "cache")
-        again, size = _install(tree, folder / "again", folder / "cache")
+        tree = copy_tree(folder / "tree")
+        first, _ = install(tree, folder / "first", folder / "cache")
+        again, size = install(tree, folder / "again", folder / "cache")
     what = "pip install 'tidegate[scientist]'"
     return [
         Measurement(
@@ -58,7 +58,7 @@ def measure() -> list[Measurement]:
     ]
 
 
-def _copied(tree: Path) -> Path:
+def copy_tree(tree: Path) -> Path:
     """A copy of what is packed: building leaves files where it is done."""
     for package in _ROOT.glob("*/__init__.py"):
         name = package.parent.name
@@ -68,14 +68,18 @@ def _copied(tree: Path) -> Path:
     return tree
 
 
-def _install(tree: Path, place: Path, cache: Path) -> tuple[float, float]:
-    """Seconds of the installation into a new environment at `place`, and its megabytes."""
+def install(tree: Path, place: Path, cache: Path, extra: str = "scientist") -> tuple[float, float]:
+    """Seconds of the installation of an extra into a new environment at `place`, and its megabytes.
+
+    Raises:
+        RoundError: pip failed.
+    """
     subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
     command = [str(place / "bin" / "python"), "-m", "pip", "install", "--quiet"]
     constraints = _ROOT / "constraints.txt"
     began = time.perf_counter()
     done = subprocess.run(
-        [*command, "--disable-pip-version-check", "-c", str(constraints), f"{tree}[scientist]"],
+        [*command, "--disable-pip-version-check", "-c", str(constraints), f"{tree}[{extra}]"],
         env={**os.environ, "PIP_CACHE_DIR": str(cache)},
         capture_output=True,
         text=True,
