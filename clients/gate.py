@@ -302,7 +302,7 @@ def _numbers(  # noqa: PLR0911 - a line a release
     if isinstance(release, ErrorSums):
         return [release.sums, np.array([release.span])]
     if isinstance(release, Comparison):
-        return [np.array([release.gain, release.rows])]
+        return [np.array([release.gain, release.squares, release.rows])]
     if isinstance(release, RangeSummary):
         return [np.array([release.noise_deviation]), *(feature.counts for feature in release.features)]
     if isinstance(release, ReferenceCounts):

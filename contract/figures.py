@@ -1,4 +1,4 @@
-"""The figures of a model, in the order in which they are shown: of classes, or of a number."""
+"""The figures of a model, in the order in which they are shown, and a number with its error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,27 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from contract.experiment import Label
 
-__all__ = ["OF_CLASSES", "OF_NUMBERS", "Figure", "figures_for", "figures_of"]
+__all__ = ["METRICS", "OF_CLASSES", "OF_NUMBERS", "PAIRED", "Estimate", "Figure", "figures_for", "figures_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A number with its standard error."""
+
+    value: float
+    error: float
+
+    def low(self, errors: float = 2.0) -> float:
+        """So many standard errors below."""
+        return self.value - errors * self.error
+
+    def high(self, errors: float = 2.0) -> float:
+        """So many standard errors above."""
+        return self.value + errors * self.error
+
+    def times(self, factor: float) -> Estimate:
+        """Both, so many times; the factor is not negative."""
+        return Estimate(value=factor * self.value, error=factor * self.error)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +65,12 @@ OF_NUMBERS = (
     Figure(name="rmse", word="RMSE", title="Root mean squared error"),
     Figure(name="r2", word="R²", title="R²", higher=True),
 )
+
+
+METRICS = {figure.name: figure for figure in (*OF_CLASSES, *OF_NUMBERS)}
+"""By their names."""
+PAIRED = ("log_loss", "brier", "mae")
+"""Of two models, sites release the difference row by row in one of these (`contract.releases.Comparison`)."""
 
 
 def figures_for(label: Label) -> tuple[Figure, ...]:

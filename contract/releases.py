@@ -21,10 +21,14 @@ from contract.range_grid import CELLS
 
 __all__ = [
     "COMPARISON_SENSITIVITY",
+    "LOG_LOSS_SPAN",
     "MOST_VALUES",
     "PLAIN_METHOD",
     "READ_WHOLE",
+    "ROWS_WEIGHT",
+    "SCORES_WEIGHT",
     "SCORE_BINS",
+    "SQUARES_WEIGHT",
     "Array",
     "Comparison",
     "DriftSummary",
@@ -38,6 +42,8 @@ __all__ = [
     "Release",
     "ScoreHistogram",
     "Spent",
+    "score_cell",
+    "score_middle",
 ]
 
 
@@ -62,12 +68,30 @@ PLAIN_METHOD = "not private"
 SCORE_BINS = 20
 """Bins of a score histogram: with 20, log loss is off by less than .002 on the shipped tasks."""
 
+LOG_LOSS_SPAN = math.log(2 * SCORE_BINS - 1)
+"""How far the log losses of two rows may lie apart, each scored at the middle of its bin."""
+
 _ROUNDING = 1e-9
 """By so much sums of floats may be off."""
 
-COMPARISON_SENSITIVITY = 2.0
-"""L2, of a comparison's numbers together: sqrt(1 + 1 + 1 + 1), for one record is in a cell of each of two
-histograms, and moves the clipped difference and the row count by 1."""
+SCORES_WEIGHT = 0.5
+SQUARES_WEIGHT = ROWS_WEIGHT = math.trunc(0.3 * 2**20) / 2**20
+"""What the two evaluations, the squares and the number of rows of a comparison count before noise is added,
+on the grid of every noise. The gain decides, and has the least noise: evaluations are there to be read beside
+it, the squares make its error, and the number of rows only scales the result."""
+COMPARISON_SENSITIVITY = math.sqrt(2 * SCORES_WEIGHT**2 + 1 + SQUARES_WEIGHT**2 + ROWS_WEIGHT**2)
+"""L2, of a comparison's weighed numbers together: one record moves each of two evaluations, the gain, the sum
+of its squares and the number of rows by 1 at most, each times its weight."""
+
+
+def score_cell(score: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """The bin of each score in [0, 1]."""
+    return np.asarray(np.clip((score * SCORE_BINS).astype(np.int64), 0, SCORE_BINS - 1))
+
+
+def score_middle(cell: npt.NDArray[np.int64], bins: int = SCORE_BINS) -> npt.NDArray[np.float64]:
+    """The middle of each bin: what a row in it counts as."""
+    return np.asarray((cell + 0.5) / bins)
 
 
 MOST_VALUES = 250_000_000
@@ -250,7 +274,7 @@ class ScoreHistogram:
         if self.rows <= 0:
             return dict.fromkeys(("log_loss", "brier", "auc", "accuracy"), (math.nan, math.nan))
         bins = len(self.negative)
-        middle = (np.arange(bins) + 0.5) / bins
+        middle = score_middle(np.arange(bins), bins)
         right = (middle >= 0.5).astype(np.float64) if self.binary else np.ones(bins)
         return {
             "log_loss": self._mean(-np.log1p(-middle), -np.log(middle)),
@@ -268,7 +292,7 @@ class ScoreHistogram:
         share = float(self.positive.sum()) / self.rows if self.rows > 0 else math.nan
         if not self.binary or self._too_few("auc") or not 0 < share < 1:
             return math.nan, math.nan
-        middle = (np.arange(len(self.negative)) + 0.5) / len(self.negative)
+        middle = score_middle(np.arange(len(self.negative)), len(self.negative))
         # at the share itself, the derivative of the constant's loss by the share is none
         return self._mean(np.log1p(-middle) - math.log1p(-share), np.log(middle) - math.log(share))
 
@@ -310,18 +334,22 @@ class ScoreHistogram:
 class Comparison:
     """How much better a challenger's loss is than the champion's, row by row on the same rows.
 
-    Differences of the two losses of a row are clipped to [-1, 1] and summed. A
-    paired sum needs far less noise than two histograms compared afterwards.
+    Differences of the two losses of a row, which lie in [-1, 1] as shares of the loss's span, are summed, and
+    so are their squares. A paired sum needs far less noise than two histograms compared afterwards, and the
+    squares say how far the rows alone may have moved it.
 
     Attributes:
         gain: noisy sum of (champion's loss - challenger's loss) over the rows.
+        squares: noisy sum of the squares of these differences.
         rows: noisy number of rows.
-        noise_deviation: standard deviation of the noise in each of the two; 0 if none.
+        noise_deviation: standard deviation of the noise in `gain`; 0 if none. That in `squares` and `rows`
+            is this over `SQUARES_WEIGHT` and `ROWS_WEIGHT`.
 
-    Guarantee: one record moves each of the two by at most 1, so the L2 sensitivity is sqrt(2).
+    Guarantee: see `COMPARISON_SENSITIVITY`, for it is released with two evaluations.
     """
 
     gain: float
+    squares: float
     rows: float
     noise_deviation: float
 
@@ -329,6 +357,7 @@ class Comparison:
         """The comparison over the rows of both."""
         return Comparison(
             gain=self.gain + other.gain,
+            squares=self.squares + other.squares,
             rows=self.rows + other.rows,
             noise_deviation=math.hypot(self.noise_deviation, other.noise_deviation),
         )
@@ -336,18 +365,35 @@ class Comparison:
     def times(self, weight: float) -> Comparison:
         """The comparison when each row counts for so much."""
         return Comparison(
-            gain=weight * self.gain, rows=weight * self.rows, noise_deviation=weight * self.noise_deviation
+            gain=weight * self.gain,
+            squares=weight**2 * self.squares,
+            rows=weight * self.rows,
+            noise_deviation=weight * self.noise_deviation,
         )
 
     @property
+    def is_hidden(self) -> bool:
+        """Whether noise hides how many rows there are, or there is none."""
+        return self.rows < max(1.0, 3 * self.noise_deviation / ROWS_WEIGHT)
+
+    @property
     def mean_gain(self) -> float:
-        """Mean gain a row; positive where the challenger is better. NaN without rows."""
-        return self.gain / self.rows if self.rows >= 1 else math.nan
+        """Mean gain a row; positive where the challenger is better. NaN where `is_hidden`."""
+        return math.nan if self.is_hidden else self.gain / self.rows
 
     @property
     def error(self) -> float:
-        """Standard error of `mean_gain` that the noise alone causes."""
-        return self.noise_deviation / self.rows if self.rows >= 1 else math.nan
+        """Standard error of `mean_gain`, of noise and rows together; NaN where `is_hidden`.
+
+        Of the rows it is that under the hypothesis that the two are equally good, whose differences then have
+        mean 0: so their squares are their variance. (A sum over the root of its squares: Efron, 1969.) Rows
+        are taken to be independent: where a person has several, it is too small.
+        """
+        if self.is_hidden:
+            return math.nan
+        noise = self.noise_deviation
+        of_noise = noise**2 * (1 + (self.mean_gain / ROWS_WEIGHT) ** 2)
+        return math.sqrt(max(0.0, self.squares) + of_noise) / self.rows
 
 
 @with_config(READ_WHOLE)

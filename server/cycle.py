@@ -25,6 +25,7 @@ import numpy as np
 
 from contract.errors import RefusalCode
 from contract.experiment import Experiment
+from contract.figures import Estimate
 from contract.installed_models import needs_of
 from contract.json_values import finite
 from contract.messages import CHALLENGER, COMPARE, DRIFT_QUERY, Instruction, Reply
@@ -296,6 +297,9 @@ def _retrain(
         "promoted": acceptance.accepted,
         "gate": acceptance.reason,
         "gain": acceptance.gain,
+        "gain_error": acceptance.error,
+        "findable": acceptance.findable,
+        "sites": dict(acceptance.sites),
         "run": training.run,
         "privacy": _spent(answers),
     }
@@ -342,8 +346,9 @@ def _enter(
         decision="promote" if acceptance.accepted else "refuse",
         by="policy",
         reason=acceptance.reason,
-        gains=acceptance.comparisons,
-        overall_gain=acceptance.overall_comparison,
+        gains=acceptance.gains,
+        overall_gain=Estimate(value=acceptance.gain, error=acceptance.error),
+        findable=acceptance.findable,
     )
     write_passport(training, challenger, services, comparison)
 

@@ -39,11 +39,17 @@ from contract.models import parameter_count
 from contract.regression import ErrorSums, Scores, weighed
 from contract.releases import (
     COMPARISON_SENSITIVITY,
+    LOG_LOSS_SPAN,
+    ROWS_WEIGHT,
     SCORE_BINS,
+    SCORES_WEIGHT,
+    SQUARES_WEIGHT,
     Array,
     Comparison,
     Metrics,
     ScoreHistogram,
+    score_cell,
+    score_middle,
 )
 
 __all__ = ["compare", "evaluate", "exact_scores", "require_places"]
@@ -90,33 +96,35 @@ def compare(
 ) -> tuple[Scores, Scores, Comparison]:
     """Both score histograms and the paired difference of the losses that the gate's metric names.
 
-    The joint L2 sensitivity is `COMPARISON_SENSITIVITY`, so the noise in each
-    number is that many times `noise_multiplier`. Differences of the log loss, or
-    of the Brier score when the gate judges by it, are clipped to [-1, 1]. Of a
-    numeric label there are sums in place of the histograms, and differences of the
-    absolute error as a share of the label's range, which lie there by themselves.
+    The joint L2 sensitivity of the weighed numbers is `COMPARISON_SENSITIVITY`, so the noise in each is that
+    many times `noise_multiplier`, over its weight. The loss of a row is that of the histogram's cell that it
+    is in: the Brier score, or the log loss as a share of `LOG_LOSS_SPAN` when the gate judges by that. So no
+    difference is clipped, and the paired gain and the two histograms' figures are of the same quantity. Of a
+    numeric label there are sums in place of the histograms, and differences of the absolute error as a share
+    of the label's range.
 
     Raises:
         InputError: the noise is none, whatever the rows are.
     """
     deviation = noise_multiplier * COMPARISON_SENSITIVITY
+    of_scores = deviation / SCORES_WEIGHT
     require_deviation(deviation, noise)
     if experiment.task.label.kind == "numeric":
         champion_error, truth = _errors(champion, table, experiment, device)
         error, _ = _errors(challenger, table, experiment, device)
         return (
-            _summed(champion_error, truth, experiment, deviation, noise),
-            _summed(error, truth, experiment, deviation, noise),
+            _summed(champion_error, truth, experiment, of_scores, noise),
+            _summed(error, truth, experiment, of_scores, noise),
             _compared(champion_error - error, deviation, noise),
         )
-    champion_score, champion_outcome, champion_loss = _scored(champion, table, experiment, device)
-    score, outcome, loss = _scored(challenger, table, experiment, device)
-    if experiment.gate.metric == "brier":
-        champion_loss, loss = (champion_score - champion_outcome) ** 2, (score - outcome) ** 2
+    champion_score, champion_outcome, _ = _scored(champion, table, experiment, device)
+    score, outcome, _ = _scored(challenger, table, experiment, device)
+    loss = _log_loss if experiment.gate.metric == "log_loss" else _brier
+    differences = loss(champion_score, champion_outcome) - loss(score, outcome)
     return (
-        _released(champion_score, champion_outcome, experiment, deviation, noise),
-        _released(score, outcome, experiment, deviation, noise),
-        _compared(champion_loss - loss, deviation, noise),
+        _released(champion_score, champion_outcome, experiment, of_scores, noise),
+        _released(score, outcome, experiment, of_scores, noise),
+        _compared(differences, deviation, noise),
     )
 
 
@@ -161,11 +169,28 @@ def require_places(experiment: Experiment, wish: Wish = "cpu") -> torch.device:
     return usable(wish, parameter_count(experiment), trial)
 
 
+def _brier(score: Array, outcome: Array) -> Array:
+    """Of each row, in [0, 1]: of the middle of its cell."""
+    return np.asarray((score_middle(score_cell(score)) - outcome) ** 2)
+
+
+def _log_loss(score: Array, outcome: Array) -> Array:
+    """Of each row, as a share of how far two can lie apart."""
+    middle = score_middle(score_cell(score))
+    return np.asarray(-np.log(np.where(outcome == 1, middle, 1 - middle)) / LOG_LOSS_SPAN)
+
+
 def _compared(differences: Array, deviation: float, noise: NormalSource) -> Comparison:
-    clipped = np.clip(differences, -1.0, 1.0)
-    gain = float(np.rint(clipped * 2**20).sum() / 2**20)  # on the grid of every noise
-    released = noisy(np.array([gain, float(len(differences))]), deviation, noise)
-    return Comparison(gain=float(released[0]), rows=float(released[1]), noise_deviation=deviation)
+    clipped = np.trunc(np.clip(differences, -1.0, 1.0) * 2**20) / 2**20  # on the grid of every noise
+    squares = np.trunc(clipped**2 * SQUARES_WEIGHT * 2**20) / 2**20  # towards 0: no longer
+    sums = [float(clipped.sum()), float(squares.sum()), ROWS_WEIGHT * len(clipped)]
+    gain, weighed_squares, weighed_rows = (float(one) for one in noisy(np.array(sums), deviation, noise))
+    return Comparison(
+        gain=gain,
+        squares=weighed_squares / SQUARES_WEIGHT,
+        rows=weighed_rows / ROWS_WEIGHT,
+        noise_deviation=deviation,
+    )
 
 
 def _errors(
@@ -241,7 +266,7 @@ def _scored(
 def _released(
     score: Array, outcome: Array, experiment: Experiment, deviation: float, noise: NormalSource
 ) -> ScoreHistogram:
-    cell = np.clip((score * SCORE_BINS).astype(np.int64), 0, SCORE_BINS - 1)
+    cell = score_cell(score)
     positive = np.bincount(cell[outcome == 1], minlength=SCORE_BINS).astype(np.float64)
     negative = np.bincount(cell[outcome == 0], minlength=SCORE_BINS).astype(np.float64)
     return ScoreHistogram(

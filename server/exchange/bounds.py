@@ -75,7 +75,7 @@ def evaluation_deviation(experiment: Experiment, times: int) -> float:
 
 
 def comparison_deviation(experiment: Experiment) -> float:
-    """Of the noise in each number of a comparison."""
+    """Of the noise in the gain of a comparison; in its other numbers it is this over their weight."""
     return COMPARISON_SENSITIVITY * evaluation_deviation(experiment, 1)
 
 

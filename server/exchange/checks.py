@@ -27,7 +27,15 @@ from contract.models import model_shapes
 from contract.norm_bound import greatest_normal, l2_norm, update_bound
 from contract.quantization import distance, is_quantized, step_shapes
 from contract.regression import GREATEST, WEIGHTS, ErrorSums, Scores
-from contract.releases import SCORE_BINS, FeatureCounts, RangeCounts, Spent
+from contract.releases import (
+    ROWS_WEIGHT,
+    SCORE_BINS,
+    SCORES_WEIGHT,
+    SQUARES_WEIGHT,
+    FeatureCounts,
+    RangeCounts,
+    Spent,
+)
 from contract.verdicts import POOLED
 from monitoring.binning import feature_bins
 from server.exchange.bounds import (
@@ -182,14 +190,18 @@ def check_comparison(reply: Reply, experiment: Experiment) -> None:
     if reply.scores is None or reply.challenger_scores is None or reply.comparison is None:
         raise ReleaseError("scores refused: a comparison has two evaluations and a paired difference")
     for scores in (reply.scores, reply.challenger_scores):
-        _check_scores(scores, reply, experiment, deviation)
+        _check_scores(scores, reply, experiment, deviation / SCORES_WEIGHT)
     found = reply.comparison
     require_deviation([found.noise_deviation], deviation)
-    most, noise = most_rows(reply.stated_rows), deviation * greatest_normal(2)
-    if not -noise <= found.rows <= most + noise:
+    most, noise = most_rows(reply.stated_rows), deviation * greatest_normal(3)
+    in_rows, in_squares = noise / ROWS_WEIGHT, noise / SQUARES_WEIGHT
+    if not -in_rows <= found.rows <= most + in_rows:
         raise ReleaseError(f"scores refused: a paired difference of more than {most:,.0f} rows, or of none")
-    if not abs(found.gain) <= max(found.rows, 0.0) + 2 * noise + _rounding_of(found.rows):
+    rows = max(found.rows, 0.0) + in_rows + _rounding_of(found.rows)
+    if not abs(found.gain) <= rows + noise:
         raise ReleaseError("scores refused: a paired difference of more than 1 a row")
+    if not -in_squares <= found.squares <= rows + in_squares:
+        raise ReleaseError("scores refused: squares of a paired difference of more than 1 a row, or below 0")
 
 
 def check_drift(reply: Reply, experiment: Experiment, *, window: str, reference_window: str) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from contract.experiment import Experiment
-from contract.figures import figures_for
+from contract.figures import Estimate, figures_for
 from contract.json_values import finite
 from contract.regression import Scores
 from server.exchange.pulls import Pulls
@@ -29,7 +29,7 @@ from server.jobs.diagnosis_words import (
     pull_words,
     site_words,
 )
-from server.jobs.evidence import Estimate, SitePull, evidence_of, first_loss, site_pulls
+from server.jobs.evidence import SitePull, evidence_of, first_loss, site_pulls
 from server.jobs.learnt_words import alone_words
 from server.jobs.verdicts import GOOD, Verdict, has_learnt, is_held_back, is_worse, verdict_of
 from server.rounds import TrainingResult

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 from contract.experiment import Experiment
-from contract.figures import figures_for
+from contract.figures import Estimate, figures_for
 from contract.recipe import recommended
 from contract.words import headed
 from server.exchange.pulls import Pulls
-from server.jobs.evidence import Estimate, Evidence, SitePull
+from server.jobs.evidence import Evidence, SitePull
 from server.jobs.learnt_words import learnt_words, little_words, not_shown_words, told
 from server.jobs.verdicts import GOOD, MUCH_NOISE, Verdict, is_short, ranks
 

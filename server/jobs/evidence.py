@@ -14,32 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from contract.experiment import Experiment
+from contract.figures import Estimate
 from contract.recipe import Reach, reach_of
 from contract.regression import ErrorSums, Scores
 from server.exchange.pulls import Pulls, Step
 from server.rounds import pooled_scores
 
-__all__ = ["Estimate", "Evidence", "SitePull", "evidence_of", "first_loss", "site_pulls"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A number with its standard error."""
-
-    value: float
-    error: float
-
-    def low(self, errors: float = 2.0) -> float:
-        """So many standard errors below."""
-        return self.value - errors * self.error
-
-    def high(self, errors: float = 2.0) -> float:
-        """So many standard errors above."""
-        return self.value + errors * self.error
-
-    def times(self, factor: float) -> Estimate:
-        """Both, so many times; the factor is not negative."""
-        return Estimate(value=factor * self.value, error=factor * self.error)
+__all__ = ["Evidence", "SitePull", "evidence_of", "first_loss", "site_pulls"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from contract.figures import Estimate
 from contract.words import headed
-from server.jobs.evidence import Estimate, Evidence
+from server.jobs.evidence import Evidence
 from server.jobs.verdicts import ERRORS, LITTLE_AUC, LITTLE_SKILL
 
 __all__ = ["alone_words", "learnt_words", "little_words", "not_shown_words", "told"]

@@ -17,11 +17,11 @@ from itertools import pairwise
 
 from contract.clipped import clipped_epsilon
 from contract.experiment import Experiment, Label, Model, NumericFeature, Strategy
-from contract.figures import Figure, figures_for
+from contract.figures import METRICS, PAIRED, Estimate, Figure, figures_for
 from contract.outside import shown
 from contract.quantization import is_quantized
 from contract.regression import Measured
-from contract.releases import Comparison, Spent
+from contract.releases import Spent
 from server.state.participation import runs_of
 
 __all__ = ["ModelComparison", "Passport", "SitePassport", "render", "size_band"]
@@ -68,8 +68,9 @@ class ModelComparison:
     Attributes:
         champion_version: the version compared with.
         by_site: (champion, challenger) by site; `overall` is over all sites' counts.
-        gains: the paired difference by site; `overall_gain` over all.
+        gains: the paired gain a row by site, with its error; `overall_gain` over all.
         decision: `promote` or `refuse`, with who decided and why.
+        findable: the gain that would have been accepted in four of five cases.
     """
 
     champion_version: int
@@ -78,8 +79,9 @@ class ModelComparison:
     decision: str
     by: str
     reason: str
-    gains: Mapping[str, Comparison] = field(default_factory=dict)
-    overall_gain: Comparison | None = None
+    gains: Mapping[str, Estimate] = field(default_factory=dict)
+    overall_gain: Estimate | None = None
+    findable: float = math.nan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +147,7 @@ def render(passport: Passport) -> str:
         _privacy(passport),
         _metrics(passport),
         _diagnosis(passport),
-        _comparison(passport.comparison, passport.experiment.task.label),
+        _comparison(passport.comparison, passport.experiment),
         _provenance(passport),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -354,10 +356,10 @@ def _figure(metrics: Measured | None, name: str) -> str:
     return f"{value:.3f} ± {error:.3f}" if math.isfinite(error) else f"{value:.3f}"
 
 
-def _comparison(comparison: ModelComparison | None, label: Label) -> str:
+def _comparison(comparison: ModelComparison | None, experiment: Experiment) -> str:
     if comparison is None:
         return "## Against the champion\n\nThere was no champion to compare with."
-    figures = figures_for(label)
+    figures = figures_for(experiment.task.label)
     rows = [
         (_text(name), *_pair(pair, figures), _gain(comparison.gains.get(name)))
         for name, pair in sorted(comparison.by_site.items())
@@ -366,17 +368,27 @@ def _comparison(comparison: ModelComparison | None, label: Label) -> str:
         rows.append(("**all sites**", *_pair(comparison.overall, figures), _gain(comparison.overall_gain)))
     decision = f"**{_text(comparison.decision)}**, by {_text(comparison.by)}: {_text(comparison.reason)}"
     heading = f"## Against the champion (version {comparison.champion_version})"
-    note = (
-        "Champion → challenger, both on the same recent rows. The paired gain is the mean over rows of the "
-        "champion's loss less the challenger's, ± its noise's deviation; positive favours the challenger. "
-        "It decides: the two models' figures carry noise of their own, and may differ by less than their "
-        "errors where the paired gain is clear. It says which of the two is better; whether the result is "
-        "better than a constant, the diagnosis says."
-    )
-    if label.range is not None:
-        note += " Here the loss is the absolute error as a share of the label's range."
-    headings = ("site", *(figure.word for figure in figures), "paired gain")
+    note = f"Champion → challenger, both on the same recent rows. {_said_of_gain(experiment.gate.metric)}"
+    if math.isfinite(comparison.findable):
+        note += f" A gain of {comparison.findable:.4f} over all sites is found in four of five cases."
+    judged_by = METRICS[experiment.gate.metric].word
+    headings = ("site", *(figure.word for figure in figures), f"gain in {judged_by}")
     return "\n\n".join([heading, decision, _table(headings, rows), note])
+
+
+def _said_of_gain(metric: str) -> str:
+    decides = (
+        "It decides, with two of its errors: positive favours the challenger. It says which of the two is "
+        "better; whether the result is better than a constant, the diagnosis says."
+    )
+    if metric not in PAIRED:
+        return f"The gain is by how much the challenger's {metric} is better, ± its standard error. {decides}"
+    loss = {"log_loss": "log loss", "brier": "Brier score", "mae": "absolute error"}[metric]
+    return (
+        f"The gain is the mean over rows of the champion's {loss} less the challenger's, row by row, ± its "
+        f"standard error, of noise and rows together. {decides} The two models' figures carry noise of their "
+        "own, so their difference may be another than the gain."
+    )
 
 
 def _pair(pair: tuple[Measured, Measured], figures: Iterable[Figure]) -> tuple[str, ...]:
@@ -386,12 +398,12 @@ def _pair(pair: tuple[Measured, Measured], figures: Iterable[Figure]) -> tuple[s
     )
 
 
-def _gain(gain: Comparison | None) -> str:
+def _gain(gain: Estimate | None) -> str:
     if gain is None:
         return "not evaluated"
-    if not math.isfinite(gain.mean_gain):
+    if not math.isfinite(gain.value):
         return "too noisy"
-    return f"{gain.mean_gain:+.4f} ± {gain.noise_deviation / gain.rows:.4f}"
+    return f"{gain.value:+.4f} ± {gain.error:.4f}"
 
 
 def _provenance(passport: Passport) -> str:

@@ -42,7 +42,7 @@ def test_a_numeric_label_comes_back_from_json_as_the_same_plan() -> None:
 def test_a_categorical_label_is_written_as_before_there_were_numbers() -> None:
     found = experiment('classes = ["no", "yes"]')
     assert found.task.label.model_dump_json() == '{"column":"days","classes":["no","yes"]}'
-    assert found.gate.metric == "log_loss"
+    assert found.gate.metric == "brier"
 
 
 @pytest.mark.parametrize(

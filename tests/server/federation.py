@@ -189,7 +189,10 @@ def _honest(name: str, node: int, instruction: Instruction, kind: str, model: Ar
             scores=_scores(features, labels, model),
             challenger_scores=_scores(features, labels, other),
             comparison=Comparison(
-                gain=float(np.clip(gains, -1, 1).sum()), rows=float(ROWS), noise_deviation=0.0
+                gain=float(np.clip(gains, -1, 1).sum()),
+                squares=float((np.clip(gains, -1, 1) ** 2).sum()),
+                rows=float(ROWS),
+                noise_deviation=0.0,
             ),
         )
     error = _score(features, model) - labels

@@ -18,6 +18,7 @@ from contract.errors import RegistryError, RoundError
 from contract.experiment import Experiment, Gate
 from contract.experiment_file import parse_experiment
 from contract.messages import DRIFT_QUERY, Instruction, Reply
+from contract.releases import score_cell, score_middle
 from contract.windows import places
 from experiments.runtimes.inline import InlineGrid
 from monitoring.policy import WindowOutcome
@@ -251,11 +252,11 @@ def test_a_drifted_window_ends_in_a_promotion_that_is_decided_before_the_alias_m
     assert set(result["privacy"]) == set(SITES)
     assert result["trained_on"] == [TURNED]
     assert result["gain"] == pytest.approx(_gain_by_hand(registry, sites), abs=1e-5)
-    assert "accepted: log loss better by" in registry.versions("promoted")[1].description
+    assert "accepted: Brier score better by" in registry.versions("promoted")[1].description
 
 
 def _gain_by_hand(registry: Registry, sites: list[Path]) -> float:
-    """Mean over all held-out rows of the turned window of how much lower the challenger's loss is."""
+    """Mean over all held-out rows of the turned window of how much lower the challenger's Brier score is."""
     rows = [line.split(",") for path in sites for line in path.with_name("rows.csv").read_text().split()]
     held_out = [row for row in rows if row[2:] == [TURNED, "holdout"]]
     level = np.array([float(row[0]) for row in held_out]) / 100
@@ -264,8 +265,9 @@ def _gain_by_hand(registry: Registry, sites: list[Path]) -> float:
     for version in (1, 2):
         arrays = registry.load_arrays("promoted", version)
         score = level * arrays["layers.0.weight"].item() + arrays["layers.0.bias"].item()
-        losses.append(np.log1p(np.exp(-sign * score)))
-    return float(np.clip(losses[0] - losses[1], -1, 1).mean())
+        middle = score_middle(score_cell(1 / (1 + np.exp(-score))))
+        losses.append((middle - (sign > 0)) ** 2)
+    return float((losses[0] - losses[1]).mean())
 
 
 def test_what_a_site_can_pay_it_says_itself() -> None:

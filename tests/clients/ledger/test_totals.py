@@ -20,6 +20,7 @@ from contract.errors import InputError
 from contract.experiment import Experiment
 from contract.experiment_file import parse_experiment
 from contract.models import model_shapes
+from contract.releases import COMPARISON_SENSITIVITY, ROWS_WEIGHT, SCORES_WEIGHT, SQUARES_WEIGHT
 
 Model = dict[str, npt.NDArray[Any]]
 MAX = float(np.finfo(np.float32).max)
@@ -154,16 +155,20 @@ def test_each_row_adds_a_difference_of_one_at_most_on_the_grid(
     plan = experiment(kind, gate=f'metric = "{metric}"')
     models, whole = (model(plan, champion), model(plan, challenger)), table(plan, features, rows)
 
-    def gain(some: Table) -> float:
+    def paired(some: Table) -> np.ndarray[Any, Any]:
         _, _, found = compare(*models, some, plan, noise_multiplier=0.0, noise=NoNoise())
         assert found.rows == len(some.labels)
-        return found.gain
+        assert 0 <= found.squares <= found.rows
+        return np.array([found.gain, SQUARES_WEIGHT * found.squares, ROWS_WEIGHT * found.rows])
 
-    assert abs(gain(whole)) <= rows
-    assert (gain(whole) * 2**20).is_integer()
+    assert abs(paired(whole)[0]) <= rows
+    assert paired(whole) * 2**20 == pytest.approx(np.rint(paired(whole) * 2**20), abs=1e-6)
     for row in range(rows):
         others = np.arange(rows) != row
-        assert abs(gain(whole) - gain(whole.rows(others))) <= 1
+        moved = paired(whole) - paired(whole.rows(others))
+        assert abs(moved[0]) <= 1
+        most = math.sqrt(COMPARISON_SENSITIVITY**2 - 2 * SCORES_WEIGHT**2)  # without the two evaluations
+        assert np.linalg.norm(moved) <= most * (1 + 1e-12)
 
 
 def test_two_infinite_losses_differ_by_nothing() -> None:

@@ -16,9 +16,10 @@ from clients.mechanisms.noise import NoNoise, SystemNoise
 from clients.mechanisms.training import LocalSteps, train_locally
 from clients.rows.persons import rows_within_limit
 from clients.rows.table import Table
-from contract.experiment import Experiment, Model
+from contract.experiment import Experiment, Gate, Model
 from contract.experiment_file import parse_experiment
 from contract.models import initial_arrays, parameter_shapes
+from contract.releases import COMPARISON_SENSITIVITY, LOG_LOSS_SPAN
 
 TEXT = """\
 name = "small"
@@ -173,16 +174,20 @@ def test_figures_that_the_noise_drowns_are_not_shown() -> None:
     assert metrics.as_dict().keys() <= {"rows"}
 
 
-def test_a_comparison_is_paired_and_clipped() -> None:
+def test_a_comparison_is_paired_and_of_the_losses_that_the_histograms_show() -> None:
     plan, rows = experiment(), table(1000)
     bad, good = start(plan), start(plan)
     bad["layers.0.bias"][:] = 50.0
-    _, _, comparison = compare(bad, good, rows, plan, noise_multiplier=0.0, noise=NoNoise())
-    wrong = float((rows.labels == 0).mean())
-    assert comparison.rows == 1000
-    assert 0 < comparison.mean_gain <= wrong  # one at most for each row that it gets wrong
-    _, _, noisy = compare(bad, good, rows, plan, noise_multiplier=3.0, noise=SystemNoise())
-    assert noisy.noise_deviation == 6.0
+    for metric, unit in (("brier", 1.0), ("log_loss", LOG_LOSS_SPAN)):
+        judged = plan.model_copy(update={"gate": Gate(metric=metric)})
+        worse, better, comparison = compare(bad, good, rows, judged, noise_multiplier=0.0, noise=NoNoise())
+        assert comparison.rows == 1000
+        difference = getattr(worse.metrics(), metric) - getattr(better.metrics(), metric)
+        assert unit * comparison.mean_gain == pytest.approx(difference, abs=1e-5)
+        assert 0 < comparison.mean_gain**2 <= comparison.squares / 1000 <= 1
+    scores, _, noisy = compare(bad, good, rows, plan, noise_multiplier=3.0, noise=SystemNoise())
+    assert noisy.noise_deviation == 3 * COMPARISON_SENSITIVITY
+    assert scores.noise_deviation == 6 * COMPARISON_SENSITIVITY
 
 
 def test_a_person_has_at_most_so_many_rows() -> None:

@@ -19,7 +19,7 @@ from contract.errors import InputError
 from contract.experiment import Experiment, Label, Model, NumericFeature, Privacy, Strategy, Task
 from contract.models import initial_arrays
 from contract.regression import WEIGHTS, ErrorSums
-from contract.releases import COMPARISON_SENSITIVITY
+from contract.releases import COMPARISON_SENSITIVITY, ROWS_WEIGHT, SCORES_WEIGHT, SQUARES_WEIGHT
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -120,12 +120,13 @@ def test_one_row_moves_step_and_evaluation_no_further_than_is_charged(name: str,
         one, two, paired = compare(model, other, table, experiment, noise_multiplier=0.0, noise=NoNoise())
         assert isinstance(one, ErrorSums)
         assert isinstance(two, ErrorSums)
-        return np.concatenate([one.sums, two.sums, [paired.gain, paired.rows]])
+        weighed_pair = [paired.gain, SQUARES_WEIGHT * paired.squares, ROWS_WEIGHT * paired.rows]
+        return np.concatenate([SCORES_WEIGHT * one.sums, SCORES_WEIGHT * two.sums, weighed_pair])
 
     difference = released(whole) - released(less)
     assert np.isfinite(difference).all()
     assert np.linalg.norm(difference) <= COMPARISON_SENSITIVITY
-    assert np.linalg.norm(difference[: len(WEIGHTS)]) <= 1
+    assert np.linalg.norm(difference[: len(WEIGHTS)]) <= SCORES_WEIGHT
 
 
 def test_a_model_that_gives_no_number_predicts_the_middle_of_the_range() -> None:

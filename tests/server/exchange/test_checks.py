@@ -21,7 +21,9 @@ from contract.messages import Instruction, Reply
 from contract.range_grid import CELLS
 from contract.regression import ErrorSums, weighed
 from contract.releases import (
+    COMPARISON_SENSITIVITY,
     SCORE_BINS,
+    SCORES_WEIGHT,
     Comparison,
     DriftSummary,
     FeatureCounts,
@@ -124,7 +126,7 @@ PUBLIC: dict[str, Callable[[Reply], Reply]] = {
     "a block of two lines": lambda sent: replace(sent, spent_in_run=replace(SPENT, block="a\nb")),
     "the pool's name": lambda sent: replace(sent, site="all sites"),
     "what was not asked for": lambda sent: replace(
-        sent, comparison=Comparison(gain=0.0, rows=1.0, noise_deviation=0.0)
+        sent, comparison=Comparison(gain=0.0, squares=0.0, rows=1.0, noise_deviation=0.0)
     ),
 }
 
@@ -143,28 +145,33 @@ def test_what_a_site_says_of_itself_is_checked(fault: str) -> None:
 def test_a_comparison_is_whole_and_of_the_agreed_noise() -> None:
     experiment = private()
     multiplier = compare_plan(experiment, Instruction(run="r"), SPLIT).noise_multiplier
-    deviation = 2 * multiplier * experiment.privacy.rows_per_person
+    deviation = COMPARISON_SENSITIVITY * multiplier * experiment.privacy.rows_per_person
+    of_scores = deviation / SCORES_WEIGHT
+    paired = Comparison(gain=3.0, squares=9.0, rows=90.0, noise_deviation=deviation)
     whole = reply(
-        scores=histogram(deviation),
-        challenger_scores=histogram(deviation),
-        comparison=Comparison(gain=3.0, rows=90.0, noise_deviation=deviation),
+        scores=histogram(of_scores),
+        challenger_scores=histogram(of_scores),
+        comparison=paired,
     )
     check_comparison(whole, experiment)
     for changed in (
         {"challenger_scores": None},
-        {"challenger_scores": histogram(deviation / 2)},
+        {"challenger_scores": histogram(of_scores / 2)},
         {"scores": replace(whole.scores, negative=np.ones(3), positive=np.ones(3))},  # type: ignore[type-var]
-        {"comparison": Comparison(gain=math.nan, rows=90.0, noise_deviation=deviation)},
-        {"comparison": Comparison(gain=1e6, rows=90.0, noise_deviation=deviation)},
-        {"comparison": Comparison(gain=3.0, rows=90.0, noise_deviation=0.0)},
+        {"comparison": replace(paired, gain=math.nan)},
+        {"comparison": replace(paired, gain=1e6)},
+        {"comparison": replace(paired, noise_deviation=0.0)},
+        {"comparison": replace(paired, squares=math.nan)},
+        {"comparison": replace(paired, squares=1e6)},  # which would hide every difference
+        {"comparison": replace(paired, squares=-60 * deviation)},  # and would make luck a difference
     ):
         with pytest.raises(ReleaseError, match="scores refused"):
             check_comparison(replace(whole, **changed), experiment)
 
-    lost = replace(whole, comparison=Comparison(gain=-3.0, rows=0.0, noise_deviation=deviation))
+    lost = replace(whole, comparison=replace(paired, gain=-3.0, rows=0.0))
     check_comparison(lost, experiment)
-    far = 400 + 30 * deviation  # a gain of many rows, by none
-    lost = replace(whole, comparison=Comparison(gain=far, rows=0.0, noise_deviation=deviation))
+    far = 400 + 60 * deviation  # a gain of many rows, by none
+    lost = replace(whole, comparison=replace(paired, gain=far, rows=0.0))
     with pytest.raises(ReleaseError, match="more than 1 a row"):
         check_comparison(lost, experiment)
 
@@ -320,18 +327,17 @@ def test_the_sums_of_an_honest_site_pass() -> None:
     deviation = deviation_at_a_site(experiment)
     for _ in range(50):
         check_scores(reply(scores=error_sums(deviation)), experiment)
+    deviation = deviation_at_a_comparison(experiment)
     sent = reply(
-        scores=error_sums(2 * deviation_at_a_comparison(experiment)),
-        challenger_scores=error_sums(2 * deviation_at_a_comparison(experiment)),
-        comparison=Comparison(
-            gain=3.0, rows=100.0, noise_deviation=2 * deviation_at_a_comparison(experiment)
-        ),
+        scores=error_sums(deviation / SCORES_WEIGHT),
+        challenger_scores=error_sums(deviation / SCORES_WEIGHT),
+        comparison=Comparison(gain=3.0, squares=9.0, rows=100.0, noise_deviation=deviation),
     )
     check_comparison(sent, experiment)
 
 
 def deviation_at_a_comparison(experiment: Experiment) -> float:
-    return compare_plan(experiment, Instruction(run="r"), SPLIT).noise_multiplier
+    return COMPARISON_SENSITIVITY * compare_plan(experiment, Instruction(run="r"), SPLIT).noise_multiplier
 
 
 WRONG_SUMS: dict[str, Callable[[ErrorSums], ScoreHistogram | ErrorSums]] = {

@@ -176,7 +176,7 @@ UNASKED: dict[str, Behaviour] = {
         ),
     ),
     "a paired difference": lambda reply, *_: replace(
-        reply, comparison=Comparison(gain=1.0, rows=1.0, noise_deviation=0.0)
+        reply, comparison=Comparison(gain=1.0, squares=1.0, rows=1.0, noise_deviation=0.0)
     ),
     "a drift check": lambda reply, *_: replace(
         reply,

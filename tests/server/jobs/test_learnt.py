@@ -8,11 +8,12 @@ import re
 import numpy as np
 import pytest
 
+from contract.figures import Estimate
 from contract.releases import SCORE_BINS, ScoreHistogram
 from server.exchange.pulls import Pulls
 from server.jobs.diagnosis import Diagnosis, diagnose
 from server.jobs.diagnosis_words import because_words, headline, loss_words
-from server.jobs.evidence import Estimate, Evidence, evidence_of
+from server.jobs.evidence import Evidence, evidence_of
 from server.jobs.verdicts import GOOD, has_learnt, verdict_of
 from tests.server.jobs.test_diagnosis import SITES, STILL, histogram, made, steps
 

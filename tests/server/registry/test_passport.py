@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from contract.experiment import Experiment, Privacy, Strategy
-from contract.releases import PLAIN_METHOD, Comparison, MetricErrors, Metrics, Spent
+from contract.figures import Estimate
+from contract.releases import PLAIN_METHOD, MetricErrors, Metrics, Spent
 from server.registry.passport import ModelComparison, Passport, SitePassport, render, size_band
 from tests.hostile import HOSTILE, require_harmless
 
@@ -58,8 +59,9 @@ def passport(experiment: Experiment) -> Passport:
         overall=(_metrics(0.07), _metrics()),
         decision="promote",
         by="policy",
-        reason="log loss is better by 0.070",
-        gains={"plan-free": Comparison(gain=120.0, rows=1500.0, noise_deviation=6.0)},
+        reason="Brier score better by 0.0800 ± 0.0074 a row",
+        gains={"plan-free": Estimate(value=0.08, error=0.0074)},
+        findable=0.0211,
     )
     return Passport(
         experiment=experiment,
