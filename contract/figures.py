@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -40,12 +41,15 @@ class Figure:
         name: as in `Metrics` and `RegressionMetrics`, and in what is stored.
         word: the heading of a column.
         title: of a plot's axis or panel.
+        hidden_from: the standard error from which the figure says nothing any more: twice it, either way, is
+            the way from useless to good. Of a figure in the label's unit, as a share of the figure.
         higher: whether more is better.
     """
 
     name: str
     word: str
     title: str
+    hidden_from: float
     higher: bool = False
 
     @property
@@ -53,17 +57,30 @@ class Figure:
         """The title, and which way is better."""
         return f"{self.title} ({'higher' if self.higher else 'lower'} is better)"
 
+    def told(self, value: float, error: float | None) -> str:
+        """It with its standard error, or that alone where it hides the figure.
+
+        >>> METRICS["auc"].told(0.71, 0.02), METRICS["auc"].told(0.94, 0.19), METRICS["mae"].told(2.0, None)
+        ('0.710 ± 0.020', 'too noisy (± 0.19)', '2.000')
+        """
+        if error is None or not math.isfinite(error):
+            return f"{value:.3f}"
+        unit = abs(value) if self.name in ("mae", "rmse") else 1.0
+        return (
+            f"{value:.3f} ± {error:.3f}" if error < self.hidden_from * unit else f"too noisy (± {error:.2g})"
+        )
+
 
 OF_CLASSES = (
-    Figure(name="log_loss", word="log loss", title="Log loss"),
-    Figure(name="brier", word="Brier", title="Brier score"),
-    Figure(name="auc", word="AUC", title="AUC", higher=True),
-    Figure(name="accuracy", word="accuracy", title="Accuracy", higher=True),
+    Figure(name="log_loss", word="log loss", title="Log loss", hidden_from=0.15),
+    Figure(name="brier", word="Brier", title="Brier score", hidden_from=0.05),
+    Figure(name="auc", word="AUC", title="AUC", hidden_from=0.1, higher=True),
+    Figure(name="accuracy", word="accuracy", title="Accuracy", hidden_from=0.1, higher=True),
 )
 OF_NUMBERS = (
-    Figure(name="mae", word="MAE", title="Mean absolute error"),
-    Figure(name="rmse", word="RMSE", title="Root mean squared error"),
-    Figure(name="r2", word="R²", title="R²", higher=True),
+    Figure(name="mae", word="MAE", title="Mean absolute error", hidden_from=0.3),
+    Figure(name="rmse", word="RMSE", title="Root mean squared error", hidden_from=0.3),
+    Figure(name="r2", word="R²", title="R²", hidden_from=0.2, higher=True),
 )
 
 

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from contract.epsilon import delta_words, epsilon_words
-from contract.figures import Figure, figures_of
+from contract.figures import METRICS, Figure, figures_of
 from contract.outside import shown
 
 if TYPE_CHECKING:
@@ -280,7 +280,7 @@ def measured(metrics: Mapping[str, float], name: str) -> str:
     value, error = metrics.get(name), metrics.get(f"{name}_error")
     if value is None or not math.isfinite(value):
         return "too noisy" if "rows" in metrics else "not evaluated"
-    return figure(value) if error is None else f"{value:.3f} ± {error:.3f}"
+    return figure(value) if error is None else METRICS[name].told(value, error)
 
 
 def _visible(text: str) -> str:

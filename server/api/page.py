@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from contract.federation_api import Round, Run, RunDetail, Site, waiting_words
-from contract.figures import figures_of
+from contract.figures import METRICS, figures_of
 from contract.verdicts import Verdict
 from server.api.drift_picture import draw, word
 from server.api.overview import Drift, KeptSchedule, Overview, Spending
@@ -148,7 +148,7 @@ def _figure(one: Round, name: str) -> str:
     value, error = overall.get(name), (overall.get("errors") or {}).get(name)
     if not isinstance(value, int | float):
         return "too noisy"
-    return f"{value:.3f} ± {error:.3f}" if isinstance(error, int | float) else f"{value:.3f}"
+    return METRICS[name].told(value, error if isinstance(error, int | float) else None)
 
 
 def _participation(detail: RunDetail) -> Html:

@@ -353,7 +353,7 @@ def _figure(metrics: Measured | None, name: str) -> str:
     if not math.isfinite(value):
         return "too noisy"
     error = math.nan if metrics.errors is None else float(getattr(metrics.errors, name))
-    return f"{value:.3f} ± {error:.3f}" if math.isfinite(error) else f"{value:.3f}"
+    return METRICS[name].told(value, error)
 
 
 def _comparison(comparison: ModelComparison | None, experiment: Experiment) -> str:
