@@ -107,7 +107,7 @@ class _Released:
             site: reply.comparison for site, reply in replies.items() if reply.comparison is not None
         }
         spans = (one.span for one, _ in self.pairs.values() if isinstance(one, ErrorSums))
-        self.unit = LOG_LOSS_SPAN if gate.metric == "log_loss" else next(spans, 1.0)
+        self._unit = LOG_LOSS_SPAN if gate.metric == "log_loss" else next(spans, 1.0)
 
     @property
     def judged(self) -> Collection[str]:
@@ -124,7 +124,7 @@ class _Released:
             return _UNKNOWN
         if self._is_paired:
             found = self.comparison(sites)
-            return Estimate(value=found.mean_gain, error=found.error).times(self.unit)
+            return Estimate(value=found.mean_gain, error=found.error).times(self._unit)
         champion, challenger = self.metrics(sites)
         values = [float(getattr(one, self._metric)) for one in (champion, challenger)]
         errors = [float(getattr(one.errors, self._metric, math.nan)) for one in (champion, challenger)]
@@ -169,7 +169,7 @@ def _failure(
     """Why the challenger is not accepted; nothing where it is."""
     if not gain.low(ERRORS) > gate.min_improvement:
         findable = _findable(gate, gain)
-        return f"which noise and few rows may explain: {findable:.4f} is found in four of five cases"
+        return f"too little, or what noise and few rows may explain ({findable:.4f} is found in four of five)"
     allowed = f"{gate.max_site_regression:g} allows"
     if worse := [site for site, verdict in sites.items() if verdict == "worse"]:
         named = [f"{site} by {-gains[site].value:.4f}" for site in sorted(worse)]

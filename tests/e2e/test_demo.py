@@ -33,7 +33,9 @@ def test_two_versions_and_the_champion_is_the_one_that_was_decided_on(demo: Stan
         "select subject from decisions where kind = 'promote' order by id"
     )
     champions = [item["version"] for item in versions if "champion" in item["aliases"]]
-    assert [item["version"] for item in versions] == [1, 2]
+    numbers = [item["version"] for item in versions]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert len(numbers) >= 2  # where noise hides that a challenger is better, another is trained
     assert [f"version {champion}" for champion in champions] == [list(decisions)[-1][0]]
 
 

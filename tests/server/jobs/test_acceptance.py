@@ -73,7 +73,7 @@ def test_a_gain_must_exceed_two_standard_errors_of_its_rows(squares: float, acce
     assert found.accepted is accepted
     if not accepted:
         assert found.findable == pytest.approx(2.8416 * found.error)
-        assert "which noise and few rows may explain: 0.1424 is found in four of five cases" in found.reason
+        assert "what noise and few rows may explain (0.1424 is found in four of five)" in found.reason
 
 
 @pytest.mark.parametrize(("noise", "accepted"), [(18.9, True), (19.1, False)])
