@@ -66,7 +66,9 @@ categories = ["0", "1"]
 """
 """What the card of a site must offer for `base_experiment`."""
 
-_NOISY = frozenset({"negative", "positive", "gain", "rows", "reference", "current", "counts", "cut", "kept"})
+_NOISY = frozenset(
+    {"negative", "positive", "gain", "squares", "rows", "reference", "current", "counts", "cut", "kept"}
+)
 """The numbers of a reply that carry noise: what they are may differ, how many there are may not."""
 _CHAINED = frozenset({"anchor", "head", "signature"})
 """Hashes over what was released before: they differ as the noise does."""
