@@ -62,12 +62,14 @@ class Figure:
 
         >>> METRICS["auc"].told(0.71, 0.02), METRICS["auc"].told(0.94, 0.19), METRICS["mae"].told(2.0, None)
         ('0.710 ± 0.020', 'too noisy (± 0.19)', '2.000')
+        >>> METRICS["mae"].told(0.0, 0.0)  # every row exactly right
+        '0.000 ± 0.000'
         """
         if error is None or not math.isfinite(error):
             return f"{value:.3f}"
         unit = abs(value) if self.name in ("mae", "rmse") else 1.0
         return (
-            f"{value:.3f} ± {error:.3f}" if error < self.hidden_from * unit else f"too noisy (± {error:.2g})"
+            f"too noisy (± {error:.2g})" if error > self.hidden_from * unit else f"{value:.3f} ± {error:.3f}"
         )
 
 

@@ -280,7 +280,7 @@ def measured(metrics: Mapping[str, float], name: str) -> str:
     value, error = metrics.get(name), metrics.get(f"{name}_error")
     if value is None or not math.isfinite(value):
         return "too noisy" if "rows" in metrics else "not evaluated"
-    return figure(value) if error is None else METRICS[name].told(value, error)
+    return METRICS[name].told(value, error)
 
 
 def _visible(text: str) -> str:

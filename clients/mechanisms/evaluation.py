@@ -6,8 +6,8 @@ noise than two histograms. Everything that one call releases is one Gaussian
 mechanism on one vector, whose L2 sensitivity is stated with each function.
 
 Each row counts by itself: whatever the model's arrays and the rows hold, a row is in
-one cell of a histogram, and its losses are made finite before they are subtracted,
-clipped and added, on the grid of every noise, so that the sum is exact. Its scores do
+one cell of a histogram, and its loss is that of its cell. Differences of losses, and their
+squares, are added on the grid of every noise, so that the sum is exact. A row's scores do
 not depend on which other rows are scored beside it (`clients.mechanisms.blocks`).
 
 Of a numeric label there are sums of bounded powers of its error in place of a histogram

@@ -40,6 +40,7 @@ SiteVerdict = Literal["not worse", "worse", "unknown"]
 _FOUR_OF_FIVE = 0.8416
 """Standard errors above the bound that a gain must have to pass it in four of five cases."""
 _LEAST_ERROR = 1e-9
+"""Stands for an error of 0, by which nothing can be weighed."""
 _UNKNOWN = Estimate(value=math.nan, error=math.nan)
 
 
