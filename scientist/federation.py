@@ -108,7 +108,7 @@ def require_result(ended: RunDetail) -> None:
         raise TidegateError(
             f"the run is {run.status}: {run.error or 'it gives no reason'}",
             where=f"run '{run.name}'",
-            remedy=f"See who took part: tidegate runs show {run.name}; go on with `runs resume`",
+            remedy=f"See who took part: tidegate runs show {run.name}",
         )
 
 

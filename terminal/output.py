@@ -87,7 +87,7 @@ def say_recipe(experiment: Experiment, *, silent: bool = False) -> None:
 
 def print_json(value: object) -> None:
     """One JSON value on standard output."""
-    print(json.dumps(value, indent=2, default=str))
+    print(json.dumps(value, indent=2, default=str), flush=True)
 
 
 def print_table(

@@ -61,7 +61,6 @@ def requests(file: SiteFile, json: Json = False) -> None:
     listed = site.requests.all()
     waiting = [_waiting(site, request) for request in listed]
     approved, declined = site.ledger.approvals()
-    site.requests.note_shown(listed, to="program" if json else "person")
     if json:
         print_json(
             {
@@ -74,6 +73,7 @@ def requests(file: SiteFile, json: Json = False) -> None:
                 "declined": [{"digest": digest, "reason": why} for digest, why in declined.items()],
             }
         )
+        site.requests.note_shown(listed, to="program")
         return
     for item in waiting:
         _show(item, site)
@@ -85,6 +85,7 @@ def requests(file: SiteFile, json: Json = False) -> None:
     if not waiting:
         say("Nothing waits for your approval.")
     _show_decided(approved, declined)
+    site.requests.note_shown(listed, to="person")  # last: what could not be written was not shown
 
 
 def approve(

@@ -47,8 +47,8 @@ NOT_UNDERSTOOD = "a site sent a reply that this version does not understand"
 TWICE = "two nodes gave the same site name"
 
 GO_ON = (
-    "go on with `tidegate run FILE --resume RUN` and the other options as before, or with a window's check "
-    "by `tidegate drift check FILE WINDOW`"
+    "go on with `tidegate runs resume RUN` where it was submitted to a server, else with `tidegate run FILE "
+    "--resume RUN` and the other options as before; with a window's check, `tidegate drift check FILE WINDOW`"
 )
 """What to do about a run that ended before its work was done, of either kind."""
 

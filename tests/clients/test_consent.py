@@ -5,6 +5,7 @@ A real site, its ClientApp and its commands; the server writes its own messages.
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -148,6 +149,21 @@ def test_other_code_than_the_approved_is_asked_anew(
     assert request["installed"] is False
     assert "IS NOT" in tidegate("site", "requests", site)
     assert "other code" in tidegate("site", "approve", site, EXPERIMENT.digest, code=2)
+
+
+def test_a_listing_that_could_not_be_written_was_not_shown(
+    site: Path, tidegate: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    asked(site)
+    for screen, more in (("say", ()), ("print_json", ("--json",))):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"terminal.output.{screen}", no_room)
+            assert "No space left" in tidegate("site", "requests", site, *more, code=2)
+        assert "was shown to you yet" in tidegate("site", "approve", site, EXPERIMENT.digest, *more, code=2)
+    approve(tidegate, site)
 
 
 def test_revocation_ends_a_run_and_its_replay(site: Path, tidegate: Command) -> None:

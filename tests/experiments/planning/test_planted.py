@@ -86,7 +86,7 @@ def test_fewer_rows_and_sites_with_their_share_of_noise_stand_for_all(
     for found in (stand_in, fewer):
         error = math.hypot(found.spread, whole.spread) / math.sqrt(12)
         assert abs(found.auc - whole.auc) < 0.02 + 4 * error
-        assert error < 0.04  # else nothing was told
+        assert error < 0.06  # else nothing was told; about .04, itself known to a fifth
 
 
 def test_a_share_of_the_noise_is_less_noise() -> None:
