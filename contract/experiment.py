@@ -565,6 +565,9 @@ class Gate(_Frozen):
             that. `pooled`: each must surely not be by what it and the others say together, which is little
             where the others differ among themselves; `refuse`: no challenger is accepted while there is one;
             `allow`: they are named, and no more.
+        one_site_may_promote: whether a gain at one site alone puts a challenger into service, where the
+            others are surely no worse than that; what a site says of its own rows nobody can check. `false`:
+            the gain must be there without any one site too, which finds only what helps several.
     """
 
     metric: Literal["log_loss", "brier", "auc", "accuracy", "mae", "rmse"] = "brier"
@@ -574,6 +577,7 @@ class Gate(_Frozen):
     unknown_sites: Annotated[
         Literal["pooled", "refuse", "allow"], Field(exclude_if=lambda value: value == "pooled")
     ] = "pooled"
+    one_site_may_promote: Annotated[bool, Field(exclude_if=lambda value: value is True)] = True
 
 
 class Placement(_Frozen):

@@ -12,6 +12,15 @@ three scales of noise. And a site is one of three:
     not worse   surely no worse than the gate allows
     worse       surely worse than that: the challenger is not accepted
     unknown     noise and few rows hide it, which is not "not worse": the gate says what becomes of such sites
+
+A site may lie: what it says of its own rows nobody can check, and it may have half of the weight
+(`server.exchange.weights`). So it speaks for no other: a site that is unknown must surely not be worse by
+what the rest say too, whichever one is left out. A liar can then put a challenger into service that no honest
+site is surely or possibly harmed by. `one_site_may_promote = false` takes that from it: the gain itself must
+be there with any one site left out. One of those is the liar, and there what is left is honest, so that of
+two models that are equally good one is accepted in no more than one case of twenty, whatever a site says,
+because chance alone passes 1.7 errors in fewer. What helps one site alone is then not accepted either.
+Either way one site can keep a challenger out; the reason names it.
 """
 
 from __future__ import annotations
@@ -24,6 +33,7 @@ from operator import add
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from contract.experiment import Gate
 from contract.figures import METRICS, PAIRED, Estimate
@@ -37,8 +47,12 @@ __all__ = ["Acceptance", "SiteVerdict", "judge"]
 
 SiteVerdict = Literal["not worse", "worse", "unknown"]
 
+_WITHOUT_ONE = 1.7
+"""Standard errors that a gain must have with any one site left out: chance has them in 4.5 % of cases."""
 _FOUR_OF_FIVE = 0.8416
 """Standard errors above the bound that a gain must have to pass it in four of five cases."""
+_DRAWS = 4000
+"""Of the errors of sites, from a seed: for a share that no formula gives."""
 _LEAST_ERROR = 1e-9
 """Stands for an error of 0, by which nothing can be weighed."""
 _UNKNOWN = Estimate(value=math.nan, error=math.nan)
@@ -75,8 +89,12 @@ def judge(replies: Mapping[str, Reply], gate: Gate) -> Acceptance:
     released = _Released(replies, gate)
     gains = {site: released.gain([site]) for site in released.judged}
     gain = released.gain(released.judged)
+    without = {}
+    if not gate.one_site_may_promote and len(gains) > 1:  # beside one that stands alone nothing is known
+        without = {site: released.gain(gains.keys() - {site}) for site in gains}
+    findable = _findable(gate, gain, without, released, gains)
     sites = {site: _site_verdict(found, gate) for site, found in gains.items()}
-    fails = _failure(gate, gain, sites, gains)
+    fails = _failure(gate, gain, without, findable, sites, gains)
     return Acceptance(
         accepted=not fails,
         reason=_reason(gate, gain, fails, sites, gains),
@@ -84,14 +102,33 @@ def judge(replies: Mapping[str, Reply], gate: Gate) -> Acceptance:
         overall=released.metrics(released.pairs) if released.pairs else None,
         gain=gain.value,
         error=gain.error,
-        findable=_findable(gate, gain),
+        findable=findable,
         sites=sites,
         gains=gains,
     )
 
 
-def _findable(gate: Gate, gain: Estimate) -> float:
-    return gate.min_improvement + (ERRORS + _FOUR_OF_FIVE) * gain.error
+def _findable(
+    gate: Gate,
+    gain: Estimate,
+    without: Mapping[str, Estimate],
+    released: _Released,
+    gains: Mapping[str, Estimate],
+) -> float:
+    """The gain, the same at each site, that is accepted in four of five cases."""
+    if not without or not math.isfinite(gain.error):
+        return gate.min_improvement + (ERRORS + _FOUR_OF_FIVE) * gain.error
+    names = sorted(gains)
+    errors = np.array([gains[site].error if math.isfinite(gains[site].error) else 0.0 for site in names])
+    draws = np.random.default_rng(0).normal(size=(_DRAWS, len(names))) * errors
+
+    def needed(found: Estimate, bound: float, left_out: str = "") -> npt.NDArray[np.float64]:
+        shares = released.shares([site for site in names if site != left_out])
+        chance: npt.NDArray[np.float64] = draws @ np.array([shares.get(site, 0.0) for site in names])
+        return bound * found.error - chance
+
+    every = [needed(gain, ERRORS), *(needed(one, _WITHOUT_ONE, site) for site, one in without.items())]
+    return gate.min_improvement + float(np.quantile(np.max(every, axis=0), 0.8))
 
 
 class _Released:
@@ -132,6 +169,16 @@ class _Released:
         better = values[1] - values[0] if METRICS[self._metric].higher else values[0] - values[1]
         return Estimate(value=better, error=math.hypot(*errors))
 
+    def shares(self, sites: Collection[str]) -> dict[str, float]:
+        """For how much of a figure over these sites each counts."""
+        if self._is_paired:
+            rows = {site: self.comparisons[site].rows for site in sites}
+        else:
+            rows = {site: max(one.rows for one in self.pairs[site]) for site in sites}
+        weights = row_weights(rows)
+        counted = {site: weights[site] * max(1.0, number) for site, number in rows.items()}
+        return {site: number / sum(counted.values()) for site, number in counted.items()}
+
     def comparison(self, sites: Collection[str]) -> Comparison:
         """The sum of the paired differences: squares that noise has put below 0 make no other's less."""
         found = {site: self.comparisons[site] for site in sites}
@@ -164,13 +211,21 @@ def _site_verdict(gain: Estimate, gate: Gate) -> SiteVerdict:
 def _failure(
     gate: Gate,
     gain: Estimate,
+    without: Mapping[str, Estimate],
+    findable: float,
     sites: Mapping[str, SiteVerdict],
     gains: Mapping[str, Estimate],
 ) -> str:
     """Why the challenger is not accepted; nothing where it is."""
     if not gain.low(ERRORS) > gate.min_improvement:
-        findable = _findable(gate, gain)
         return f"too little, or what noise and few rows may explain ({findable:.4f} is found in four of five)"
+    alone = [site for site, one in without.items() if not one.low(_WITHOUT_ONE) > gate.min_improvement]
+    if alone:
+        site = min(alone, key=lambda name: np.nan_to_num(without[name].value, nan=-math.inf))
+        return (
+            f"but no site's word alone decides, and without {site} it is {_told(without[site])} "
+            f"({findable:.4f} is found in four of five)"
+        )
     allowed = f"{gate.max_site_regression:g} allows"
     if worse := [site for site, verdict in sites.items() if verdict == "worse"]:
         named = [f"{site} by {-gains[site].value:.4f}" for site in sorted(worse)]
@@ -179,9 +234,20 @@ def _failure(
     if gate.unknown_sites == "allow":
         unknown = []
     elif gate.unknown_sites == "pooled":
-        unknown = [site for site in unknown if _site_verdict(_pooled(site, gains), gate) != "not worse"]
+        unknown = [site for site in unknown if not _is_spoken_for(site, gains, gate)]
     return (
         f"but whether it is worse than {allowed} is unknown at {_unknown(unknown, gains)}" if unknown else ""
+    )
+
+
+def _is_spoken_for(site: str, gains: Mapping[str, Estimate], gate: Gate) -> bool:
+    """Whether a site is surely not worse by what it and the others say, whichever of them is left out."""
+    least = -gate.max_site_regression
+    if _pooled(site, gains).low(ERRORS) < least:
+        return False
+    return all(
+        _pooled(site, {name: one for name, one in gains.items() if name != other}).low(_WITHOUT_ONE) >= least
+        for other in gains.keys() - {site}
     )
 
 
@@ -240,6 +306,11 @@ def _reason(
 def _unknown(sites: Collection[str], gains: Mapping[str, Estimate]) -> str:
     """Each with the error that hides it."""
     return ", ".join(f"{site} ({_error(gains[site].error)})" for site in sorted(sites))
+
+
+def _told(gain: Estimate) -> str:
+    known = math.isfinite(gain.value) and math.isfinite(gain.error)
+    return f"{gain.value:.4f} ± {gain.error:.4f}" if known else "too noisy to tell"
 
 
 def _error(error: float) -> str:

@@ -125,6 +125,35 @@ def test_of_a_site_of_which_too_little_is_known_the_others_speak_where_they_agre
     assert "whether it is worse than 0.05 allows is unknown at east (± 0.06)" in found.reason
 
 
+def test_no_site_speaks_alone_for_another() -> None:
+    """West says that it is much better there, and surely; nobody knows that it lies."""
+    gate = Gate(max_site_regression=0.07)
+    unknown = {"east": paired(0, 100, squares=36)}
+    two = {name: paired(10, 200, squares=4) for name in ("north", "west")}
+    assert judge({**unknown, **two}, gate).accepted
+    found = judge({**unknown, "west": paired(40, 200)}, gate)
+    assert not found.accepted
+    assert "unknown at east (± 0.06)" in found.reason
+
+
+@pytest.mark.parametrize("gain", [100.0, 199.9])
+def test_a_site_that_lies_promotes_nothing_where_the_gate_says_that_none_may_alone(gain: float) -> None:
+    """West says that each of its rows is better by as much as a row can be, and surely."""
+    honest = {name: paired(0, 200, squares=4) for name in ("north", "south", "east")}
+    lies = {"west": paired(gain, 200)}
+    assert judge(
+        {**honest, **lies}, Gate()
+    ).accepted  # at no honest site's cost: 0 ± 0.01 is surely above -0.03
+    found = judge({**honest, **lies}, Gate(one_site_may_promote=False))
+    assert not found.accepted
+    assert "but no site's word alone decides, and without west it is 0.0000 ± 0.0058 (" in found.reason
+    hidden = {name: paired(0, 200, 100.0) for name in honest}
+    assert not judge({**hidden, **lies}, Gate(one_site_may_promote=False, unknown_sites="allow")).accepted
+    shared = {name: paired(10, 200, squares=4) for name in honest}
+    assert judge({**shared, **lies}, Gate(one_site_may_promote=False)).accepted
+    assert judge(lies, Gate(one_site_may_promote=False)).accepted  # nobody else was heard
+
+
 def test_what_becomes_of_an_unknown_site_is_the_gates_to_say() -> None:
     replies = {
         "north": paired(100, 200, squares=4),
