@@ -536,6 +536,8 @@ class Retraining(_Frozen):
         persistence, of: retrain when so many of the last `of` windows had an alarm.
         cooldown: so many windows after a retraining no other one begins.
         windows: on how many of the last windows a challenger is trained.
+        approval: who puts a version into service, the first one too. `policy`: the gate, by itself;
+            `reviewer`: a person must approve it too; `two-reviewers`: two must. A server may ask for more.
     """
 
     enabled: bool = True
@@ -543,6 +545,10 @@ class Retraining(_Frozen):
     of: Count = 3
     cooldown: Annotated[int, Field(ge=0, le=10_000)] = 2
     windows: Count = 3
+    # left out of the JSON where nothing is chosen: see `Drift.reference`
+    approval: Annotated[
+        Literal["policy", "reviewer", "two-reviewers"], Field(exclude_if=lambda value: value == "policy")
+    ] = "policy"
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

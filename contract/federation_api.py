@@ -37,9 +37,10 @@ __all__ = [
     "Participation",
     "ParticipationEvent",
     "Problem",
-    "Promotion",
     "QueueEvent",
     "RangeSubmission",
+    "Review",
+    "ReviewReason",
     "Round",
     "Run",
     "RunDetail",
@@ -442,12 +443,15 @@ class Version(_Frozen):
 
     Attributes:
         run_id: MLflow's name of the run that it came from.
-        description: the passport in Markdown; None in a list.
+        description: the passport in Markdown, as it was registered, with what was decided since; None in a
+            list.
+        warning: what is wrong with what MLflow shows of it; empty where nothing is, and in a list.
     """
 
     version: int
     run_id: str
     description: str | None
+    warning: str = ""
     tags: dict[str, str]
     aliases: tuple[str, ...]
 
@@ -473,10 +477,26 @@ class ModelFiles(_Frozen):
     arrays: Annotated[bytes, Field(max_length=MOST_ARRAYS)]
 
 
-class Promotion(_Asked):
-    """Why a version is put into service."""
+class ReviewReason(_Asked):
+    """Why a version is approved, refused, or put into service again."""
 
     reason: Annotated[str, Field(min_length=1, max_length=10_000)]
+
+
+class Review(_Frozen):
+    """How far the review of a version came.
+
+    Attributes:
+        needed: how many people must approve it.
+        approved_by: who has, since anybody refused it.
+        in_service: whether it is the champion.
+    """
+
+    model: str
+    version: int
+    needed: int
+    approved_by: tuple[str, ...]
+    in_service: bool
 
 
 class Model(_Frozen):
@@ -495,7 +515,11 @@ class Models(_Frozen):
 
 
 class Decision(_Frozen):
-    """One decision, by the policy or a person."""
+    """One decision, by the policy or a person.
+
+    Attributes:
+        evidence: SHA-256 of the passport that it rests on.
+    """
 
     time: datetime
     experiment: str
@@ -504,6 +528,7 @@ class Decision(_Frozen):
     subject: str
     by: str
     reason: str
+    evidence: str | None = None
 
 
 class Decisions(_Frozen):

@@ -1,8 +1,20 @@
-"""Words in sentences: one site is, two sites are; the first letter of one."""
+"""Words in sentences: one site is, two sites are; the first letter of one; what was decided on a version."""
 
 from __future__ import annotations
 
-__all__ = ["counted", "headed", "verb"]
+from collections.abc import Mapping
+
+__all__ = ["DECIDED", "counted", "headed", "verb"]
+
+DECIDED: Mapping[str, str] = {
+    "propose": "proposed",
+    "approve": "approved",
+    "refuse": "refused",
+    "promote": "put into service",
+    "rollback": "put into service again",
+    "restore": "alias put back",
+}
+"""The kinds of decision on a model version."""
 
 
 def counted(number: int, thing: str) -> str:

@@ -30,6 +30,7 @@ from server.jobs.training_job import Services, run_training
 from server.line.flower import quicken_grid
 from server.registry.registry import Registry
 from server.rounds import RoundReport
+from server.server_file import least_approvals
 from server.settings import ServerSettings, apply_quiet_environment, read_settings
 from server.state.participation import told
 from server.state.storage import open_state
@@ -89,6 +90,7 @@ def run_job(
             waits=waits,
             federation=settings.federation,
             admitted=admitted,
+            approvals=least_approvals(settings.home),
         )
         if job.kind == "train":
             run_training(job, services)

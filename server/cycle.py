@@ -45,12 +45,16 @@ from server.jobs.acceptance import Acceptance, judge
 from server.jobs.champion import Champion, champion_of, follow_decisions
 from server.jobs.ending import recorded_end
 from server.jobs.job import Job
+from server.jobs.review import approvals_needed, enter_gate
 from server.jobs.training_job import Services, TrainedModel, open_record, run_training, write_passport
 from server.registry.passport import ModelComparison
-from server.state.records import DecisionRecord
+from server.state.records import DecisionKind, DecisionRecord
 from server.state.storage import State
+from server.state.versions import RegisteredVersions
 
 __all__ = ["Champion", "champion_of", "run_cycle"]
+
+_OF_THE_GATE = ("propose", "promote", "refuse")
 
 
 def run_cycle(job: Job, services: Services) -> None:
@@ -87,7 +91,7 @@ def _entered(job: Job, state: State) -> DecisionRecord | None:
     found = [
         item
         for item in state.decisions(job.experiment.name)
-        if item.window == job.window and item.kind in ("promote", "refuse")
+        if item.window == job.window and item.kind in _OF_THE_GATE
     ]
     return found[-1] if found else None
 
@@ -103,6 +107,7 @@ def _finish_entered(job: Job, entered: DecisionRecord, champion: Champion, servi
         "reason": decided[-1].reason if decided else "",
         "challenger": int(entered.subject.removeprefix("version ")),
         "promoted": entered.kind == "promote",
+        "proposed": entered.kind == "propose",
         "gate": entered.reason,
     }
     for item in state.verdicts(name):
@@ -267,7 +272,7 @@ def _last_retraining(job: Job, history: Sequence[WindowOutcome], state: State) -
     done = [
         place[item.window]
         for item in state.decisions(job.experiment.name)
-        if item.kind in ("promote", "refuse") and item.window in place and item.window != job.window
+        if item.kind in _OF_THE_GATE and item.window in place and item.window != job.window
     ]
     return max(done, default=None)
 
@@ -284,17 +289,19 @@ def _retrain(
         windows=decision.windows,
         trigger=f"drift in window {job.window}: {decision.reason}",
     )
-    start = services.registry.load_arrays(name, champion.version)
+    hashes = RegisteredVersions(services.state.database).hashes(name, champion.version)
+    start = services.registry.load_arrays(name, champion.version, hashes)
     challenger = run_training(training, services, initial=start)
     services.registry.log_text(challenger.mlflow_run, verdict.to_json(), "drift/verdict.json")
     answers = _compare(job, training, start, challenger, services)
     acceptance = judge(answers.replies, job.experiment.gate)
-    _enter(job, training, champion, challenger, acceptance, services)
+    entered = _enter(job, training, champion, challenger, acceptance, services)
     return {
         "challenger": challenger.version,
         "champion": champion.version,
         "trained_on": list(decision.windows),
-        "promoted": acceptance.accepted,
+        "promoted": entered == "promote",
+        "proposed": entered == "propose",
         "gate": acceptance.reason,
         "gain": acceptance.gain,
         "gain_error": acceptance.error,
@@ -326,24 +333,16 @@ def _enter(
     challenger: TrainedModel,
     acceptance: Acceptance,
     services: Services,
-) -> None:
-    """Decision first, alias after: a kill between them leaves the truth in the decisions."""
-    name = job.experiment.name
-    services.state.record_decision(
-        name,
-        window=job.window,
-        kind="promote" if acceptance.accepted else "refuse",
-        subject=f"version {challenger.version}",
-        by="policy",
-        reason=acceptance.reason,
-    )
+) -> DecisionKind:
+    """The passport, then the decision that rests on it, and the alias last: a kill leaves the truth there."""
+    decision: DecisionKind = "refuse"
     if acceptance.accepted:
-        follow_decisions(name, services.state, services.registry)
+        decision = "propose" if approvals_needed(job.experiment, services.approvals) else "promote"
     comparison = ModelComparison(
         champion_version=champion.version,
         by_site=acceptance.by_site,
         overall=acceptance.overall,
-        decision="promote" if acceptance.accepted else "refuse",
+        decision=decision,
         by="policy",
         reason=acceptance.reason,
         gains=acceptance.gains,
@@ -351,6 +350,16 @@ def _enter(
         findable=acceptance.findable,
     )
     write_passport(training, challenger, services, comparison)
+    enter_gate(
+        job.experiment,
+        challenger.version,
+        services.state,
+        services.registry,
+        window=job.window,
+        kind=decision,
+        reason=acceptance.reason,
+    )
+    return decision
 
 
 def _json(summary: DriftSummary) -> dict[str, Any]:

@@ -71,6 +71,9 @@ gateway_port = {gateway_port}
 
 # People come in here.
 api_port = {api_port}
+
+# How many reviewers must approve a model version before it goes into service: 0, 1 or 2.
+approvals = {approvals}
 """
 
 

@@ -21,14 +21,14 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from contract.errors import RegistryError, RoundError, TakenOverError, TidegateError
+from contract.errors import RoundError, TakenOverError, TidegateError
 from contract.experiment import Experiment
 from contract.mandate import read_mandate
 from contract.words import counted
 from monitoring.schedule import run_clock
 from server.beside import working_beside
 from server.federation import project_root, running_control
-from server.jobs.champion import champion_of
+from server.jobs.champion import has_champion
 from server.jobs.job import Job
 from server.line.flower import ControlClient
 from server.settings import ServerSettings
@@ -42,7 +42,6 @@ from server.window_runs import Waiting, WindowRuns, outcome_words
 __all__ = [
     "RETRIES",
     "WindowChecks",
-    "has_champion",
     "run_schedules",
     "schedules_beside",
     "signer_is_out",
@@ -123,15 +122,6 @@ def _check_asked(experiment: str, checks: WindowChecks) -> bool:
     return False
 
 
-def has_champion(experiment: str, state: State) -> bool:
-    """Whether there is a model to watch."""
-    try:
-        champion_of(experiment, state)
-    except RegistryError:
-        return False
-    return True
-
-
 def signer_is_out(schedule: ScheduleRecord, state: State) -> str:
     """Why nothing is done in the name of who signed a schedule, in a sentence; empty where it may be.
 
@@ -183,6 +173,9 @@ def _rests(schedule: ScheduleRecord, state: State) -> str:
     if gone := signer_is_out(schedule, state):
         return gone
     if not has_champion(schedule.experiment, state):
+        proposed = [one.subject for one in state.decisions(schedule.experiment) if one.kind == "propose"]
+        if proposed:
+            return f"waits for a reviewer's word on {proposed[-1]}: `tidegate models approve`"
         return "waits for a first version: train one with `tidegate run`"
     return ""
 

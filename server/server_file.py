@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from contract.errors import InputError
 from contract.experiment_file import parse_toml
 
-__all__ = ["ServerFile", "read_server_file", "server_file"]
+__all__ = ["ServerFile", "least_approvals", "read_server_file", "server_file"]
 
 _NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 _Port = Annotated[int, Field(ge=1, le=65535)]
@@ -38,6 +38,8 @@ class ServerFile(BaseModel):
             while nobody has shown on them who they are; more where many share an address.
         runs_kept_per_person: how many runs a person may submit in all; each may take a megabyte of the state
             database, and is kept for ever once it has begun.
+        approvals: how many people must approve a model version before it goes into service, whatever its
+            experiment says. 0 leaves it to the experiment, and so to the gate alone where that asks nobody.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,6 +51,7 @@ class ServerFile(BaseModel):
     runs_at_once: Annotated[int, Field(ge=1, le=100)] = 2
     strangers_per_address: Annotated[int, Field(ge=8, le=256)] = 32
     runs_kept_per_person: Annotated[int, Field(ge=100, le=1_000_000)] = MOST_KEPT
+    approvals: Annotated[int, Field(ge=0, le=2)] = 0
 
     @field_validator("hosts")
     @classmethod
@@ -109,6 +112,12 @@ def read_server_file(home: Path) -> ServerFile | None:
             f"cannot be read: {words}", where=str(path), remedy="Make it readable for this user"
         ) from exc
     return parse_toml(text, ServerFile, where=str(path), error=InputError)
+
+
+def least_approvals(home: Path) -> int:
+    """How many people must approve a version of any experiment; 0 of a server without the file."""
+    file = read_server_file(home)
+    return 0 if file is None else file.approvals
 
 
 def _is_address(text: str) -> bool:

@@ -123,6 +123,8 @@ def outcome_words(run: RunRecord) -> str:
         parts.append(f"against {outcome['reference']}")
     if "challenger" in outcome:
         word = "promoted" if outcome["promoted"] else "refused"
+        if outcome.get("proposed"):
+            word = "proposed: a reviewer decides"
         parts.append(f"challenger version {outcome['challenger']} {word}")
     if run.error:
         parts.append(f"missing: {run.error}")

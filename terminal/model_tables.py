@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from json import loads
 
 from contract.errors import InputError
-from contract.federation_api import Version
+from contract.federation_api import Decision, Review, Version
 from contract.outside import shown
 from contract.windows import condensed
+from contract.words import DECIDED
 from terminal.output import print_json, print_table, say
 
-__all__ = ["no_version", "say_champion", "show_passport", "show_versions"]
+__all__ = ["no_version", "say_review", "show_history", "show_passport", "show_versions"]
 
 _LONGEST = 5000
 """Characters of a passport's line that are shown."""
@@ -49,16 +50,50 @@ def show_passport(version: Version, *, json: bool) -> None:
     if json:
         print_json(version.model_dump())
         return
+    if version.warning:
+        say(f"WARNING: {version.warning}.", "bold yellow")
     lines = [shown(line, limit=_LONGEST) for line in (version.description or "").splitlines()]
     console.print(Markdown("\n".join(lines), hyperlinks=False))
 
 
-def say_champion(model: str, version: int, *, kind: str, by: str, json: bool) -> None:
-    """That a version is in service from now on."""
+def say_review(review: Review, *, kind: str, by: str, json: bool) -> None:
+    """What came of a person's word on a version."""
+    named = f"version {review.version} of '{review.model}'"
     if json:
-        print_json({"model": model, "champion": version, "kind": kind, "by": by})
+        print_json(review.model_dump())
+    elif review.in_service:
+        how = "gone back to" if kind == "rollback" else "approved"
+        say(f"{named} is the champion ({how} by {by})")
+    elif kind == "refuse":
+        say(f"{named} is refused by {by}: it is not put into service")
     else:
-        say(f"version {version} of '{model}' is the champion ({kind} by {by})")
+        left = review.needed - len(review.approved_by)
+        more = "another person" if left == 1 else f"{left} other people"
+        say(f"{named} is approved by {' and '.join(review.approved_by)}; {more} must approve it too")
+
+
+def show_history(model: str, decisions: Sequence[Decision], *, json: bool) -> None:
+    """What was decided on a model's versions, oldest first."""
+    if json:
+        print_json([one.model_dump() for one in decisions])
+        return
+    if not decisions:
+        say(f"Nothing was decided on a version of '{model}' yet.")
+        return
+    print_table(
+        ("when (UTC)", "version", "what", "by", "why", "passport"),
+        (
+            (
+                f"{one.time:%Y-%m-%d %H:%M}",
+                one.subject.removeprefix("version "),
+                DECIDED.get(one.kind, one.kind),
+                one.by,
+                one.reason,
+                (one.evidence or "–")[:12],
+            )
+            for one in decisions
+        ),
+    )
 
 
 def no_version(model: str, version: int) -> InputError:

@@ -21,8 +21,10 @@ THERE: Mapping[str, Mapping[str, Command]] = {
         "show": models.show,
         "fetch": models.fetch,
         "predict": models.predict,
-        "promote": models.promote,
+        "approve": models.approve,
+        "refuse": models.refuse,
         "rollback": models.rollback,
+        "history": models.history,
     },
     "schedule": {
         "add": schedule.add,

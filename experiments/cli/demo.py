@@ -74,6 +74,7 @@ def demo(
         say(f"{result['seconds']:.0f} s in all. The plot by week: {result['plot']}")
         say("Look at versions and passports with:")
         say(f"  MLFLOW_TRACKING_URI={result['tracking_uri']} tidegate models ui")
+        say(f"What was decided: TIDEGATE_HOME={folder / 'server'} tidegate models history {result['model']}")
         say(f"What a site spent: tidegate site ledger {next((folder / 'sites').iterdir())}/site.toml")
     if not result["ok"]:
         raise typer.Exit(1)

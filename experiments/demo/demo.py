@@ -6,7 +6,8 @@
     4. a new disease-coding standard is rolled out, at one site first (recoded
        rows of the same people, as when ICD-9 became ICD-10)
     5. drift is seen, persists, and leads to a challenger on the new rows
-    6. the challenger meets the champion at every site; the gate decides
+    6. the challenger meets the champion at every site; what the gate proposes, a
+       reviewer approves (here the demo itself, in that name)
     7. a table and a plot say what happened
 
 The figures by week in the plot are computed here, exactly, from all rows of weeks
@@ -36,7 +37,9 @@ from experiments.benchmarks.measurement import Measurement, to_json
 from experiments.runtimes.deployment import add_site
 from server.enrolment import make_server
 from server.federation import Federation, project_root
+from server.jobs.champion import champion_number
 from server.jobs.job import Job
+from server.jobs.review import approve
 from server.line.flower import ControlClient
 from server.line.processes import Processes, free_port, require_free, wait_for_port
 from server.registry.plots import Marker, WeekFigures, story
@@ -57,6 +60,7 @@ if TYPE_CHECKING:
 __all__ = ["Demo", "DemoOptions", "Step", "recode"]
 
 _MARK = "made-by-tidegate-demo"
+_REVIEWER = "the demo's reviewer"
 _QUIET_WEEKS = 3
 _STRAY_ALARMS = 1
 """Quiet weeks that may have a false alarm, on which the policy does nothing. Four sites' checks at one in a
@@ -133,7 +137,11 @@ class Demo:
         settings = self._settings()
         with Processes(logs=self.options.folder / "logs") as processes:
             file = ServerFile(
-                hosts=("127.0.0.1",), listen="127.0.0.1", gateway_port=free_port(), api_port=free_port()
+                hosts=("127.0.0.1",),
+                listen="127.0.0.1",
+                gateway_port=free_port(),
+                api_port=free_port(),
+                approvals=1,
             )
             make_server(settings.home, file)
             federation = Federation(home=settings.home, settings=settings, processes=processes, file=file)
@@ -143,7 +151,7 @@ class Demo:
                 note(f"{len(sites)} sites were let in and are connected; MLflow is starting")
             with open_state(settings.state_url) as state:
                 with self._step("first version") as note:
-                    note(self._first_version(experiment, control, state, processes))
+                    note(self._first_version(experiment, control, state, settings, processes))
                 with self._step("weeks") as note:
                     note(self._weeks(experiment, sites, settings, state, processes))
                 wait_for_port(self._ui_port, 90, processes)
@@ -222,7 +230,12 @@ class Demo:
         return control
 
     def _first_version(
-        self, experiment: Experiment, control: ControlClient, state: State, processes: Processes
+        self,
+        experiment: Experiment,
+        control: ControlClient,
+        state: State,
+        settings: ServerSettings,
+        processes: Processes,
     ) -> str:
         from experiments.data.layout import RAND_BASE
 
@@ -243,10 +256,20 @@ class Demo:
         spent = max(site["epsilon_in_run"] for site in result["privacy"].values())
         overall = result["metrics"]["overall"]
         loss = f"{overall['log_loss']:.3f}" if "log_loss" in overall else "not measurable, as noise hides it"
+        self._approve(
+            experiment, result["version"], "the first version, in which every site counts", state, settings
+        )
         return (
             f"version {result['version']}, {result['rounds']} rounds, ε ≤ {spent:.2f} a site, "
-            f"log loss {loss} (from noisy counts)"
+            f"log loss {loss} (from noisy counts), approved by {_REVIEWER}"
         )
+
+    def _approve(
+        self, experiment: Experiment, version: int, reason: str, state: State, settings: ServerSettings
+    ) -> None:
+        """What a person does who has read the passport."""
+        registry = Registry(settings.tracking_uri, settings.artifact_root)
+        approve(experiment.name, version, state, registry, by=_REVIEWER, reason=reason, least=1)
 
     def _weeks(
         self,
@@ -267,7 +290,7 @@ class Demo:
         log = self.options.folder / "logs" / "schedule.log"
         with log.open("a", encoding="utf-8") as lines, schedules_beside(settings, say=told_to(lines)) as look:
             began, delivered, told = time.monotonic(), 1, 0
-            while (told := self._tell(experiment, state, told)) < len(weeks):
+            while (told := self._tell(experiment, state, settings, told)) < len(weeks):
                 if delivered < len(weeks) and time.monotonic() - began >= (delivered - 0.5) * every:
                     self._deliver(weeks[delivered], delivered, sites)
                     delivered += 1
@@ -290,8 +313,8 @@ class Demo:
             raise RoundError(f"run '{failed[0].name}' failed: {failed[0].error}")
         processes.require_running()
 
-    def _tell(self, experiment: Experiment, state: State, told: int) -> int:
-        """Say what each finished cycle found; return how many have."""
+    def _tell(self, experiment: Experiment, state: State, settings: ServerSettings, told: int) -> int:
+        """Say what each finished cycle found, have approved what the gate proposes; return how many have."""
         cycles = [run for run in state.runs(experiment.name) if run.job == "cycle" and run.result]
         for run in cycles[told:]:
             outcome = json.loads(run.result or "{}")
@@ -302,8 +325,11 @@ class Demo:
             )
             self.say(f"  {outcome['window']}: {alarm}; {outcome['decision']}")
             if outcome["decision"] == "retrain":
-                verdict = "promoted" if outcome["promoted"] else "refused"
-                self.say(f"       challenger version {outcome['challenger']} {verdict}: {outcome['gate']}")
+                verdict, version = _verdict_of(outcome), outcome["challenger"]
+                self.say(f"       challenger version {version} {verdict} by the gate: {outcome['gate']}")
+                if outcome["proposed"]:
+                    self._approve(experiment, version, "better than chance explains", state, settings)
+                    self.say(f"       version {version} approved by {_REVIEWER}, and in service")
         return len(cycles)
 
     def _judge(self, experiment: Experiment, state: State) -> None:
@@ -327,8 +353,11 @@ class Demo:
         self._check("the policy waits for persistence", waited, "the first alarm led to watching")
         self._check("a challenger is trained", bool(retrained), f"{len(retrained)} in {len(outcomes)} weeks")
         for item in retrained:
-            word = "promoted" if item["promoted"] else "refused"
-            self._check(f"the challenger is {word} by the gate", True, item["gate"])
+            self._check(f"the challenger is {_verdict_of(item)} by the gate", True, item["gate"])
+            if item["proposed"]:
+                in_service = champion_number(experiment.name, state) == item["challenger"]
+                told = f"version {item['challenger']}, approved by {_REVIEWER}"
+                self._check("a reviewer puts it into service", in_service, told)
 
     @staticmethod
     def _outcomes(experiment: Experiment, state: State) -> list[dict[str, Any]]:
@@ -358,7 +387,7 @@ class Demo:
                             week=number, log_loss=metrics.log_loss, brier=metrics.brier, auc=metrics.auc
                         )
                     )
-            champion = outcome["challenger"] if outcome.get("promoted") else champion
+            champion = outcome["challenger"] if outcome.get("proposed") else champion
         markers = self._markers(outcomes)
         plot = story(
             {name: curve for name, curve in curves.items() if curve},
@@ -376,7 +405,7 @@ class Demo:
             markers.append(Marker(week=_QUIET_WEEKS + 1, name="new coding at one site"))
         for number, outcome in enumerate(outcomes, start=1):
             if outcome["decision"] == "retrain":
-                word = "promoted" if outcome["promoted"] else "refused"
+                word = "approved" if outcome["proposed"] else "refused"
                 markers.append(Marker(week=number + 0.5, name=f"version {outcome['challenger']} {word}"))
         return markers
 
@@ -436,6 +465,10 @@ class DemoSite:
         import pandas as pd
 
         return pd.read_csv(self.file.parent / "rows" / f"{week}.csv")
+
+
+def _verdict_of(outcome: Mapping[str, Any]) -> str:
+    return "proposed" if outcome["proposed"] else "refused"
 
 
 def told_to(lines: IO[str]) -> Callable[[str], None]:

@@ -31,6 +31,7 @@ from server.cli.here import reading_here
 from server.registry.registry import Registry
 from server.settings import ServerSettings, apply_quiet_environment
 from server.state.storage import open_state
+from server.state.versions import RegisteredVersions
 from terminal.model_tables import no_version
 from terminal.output import quiet_flower
 
@@ -209,7 +210,9 @@ class Here:
         registry = self._registry()
         if all(one.version != version for one in registry.versions(model)):
             raise no_version(model, version)
-        return registry.files(model, version)
+        with open_state(self._settings.state_url) as state:
+            known = RegisteredVersions(state.database).hashes(model, version)
+        return registry.files(model, version, known)
 
     def _start(self, request: Request) -> None:
         quiet_flower()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["fetch", "list_versions", "predict", "promote", "rollback", "show"]
+__all__ = ["approve", "fetch", "history", "list_versions", "predict", "refuse", "rollback", "show"]
 
 
 def list_versions(*, model: str, json: bool) -> None:
@@ -54,14 +54,31 @@ def predict(
     predict_rows(model, version, _files(model, version), rows, out=out, json=json)
 
 
-def promote(*, model: str, version: int, by: str, reason: str, json: bool) -> None:
-    """Make a version the champion."""
-    _move(model, version, "promote", by, reason, json=json)
+def approve(*, model: str, version: int, by: str, reason: str, json: bool) -> None:
+    """Approve a version."""
+    _decide(model, version, "approve", by, reason, json=json)
+
+
+def refuse(*, model: str, version: int, by: str, reason: str, json: bool) -> None:
+    """Refuse a version."""
+    _decide(model, version, "refuse", by, reason, json=json)
 
 
 def rollback(*, model: str, version: int, by: str, reason: str, json: bool) -> None:
-    """Go back to an earlier version."""
-    _move(model, version, "rollback", by, reason, json=json)
+    """Go back to a version that was in service."""
+    _decide(model, version, "rollback", by, reason, json=json)
+
+
+def history(*, model: str, json: bool) -> None:
+    """What was decided on a model's versions."""
+    from contract.federation_api import Decisions
+    from scientist.connected import connect, path_of
+    from terminal.model_tables import show_history
+
+    with connect() as connection:
+        pages = connection.pages(f"{path_of('models', model)}/history", Decisions)
+        found = [one for page in pages for one in page.decisions]
+    show_history(model, found, json=json)
 
 
 def _files(model: str, version: int) -> dict[str, bytes]:
@@ -73,16 +90,16 @@ def _files(model: str, version: int) -> dict[str, bytes]:
         return model_files(connection, model, version)
 
 
-def _move(model: str, version: int, kind: str, by: str, reason: str, *, json: bool) -> None:
+def _decide(model: str, version: int, kind: str, by: str, reason: str, *, json: bool) -> None:
     from pydantic import ValidationError
 
     from contract.errors import InputError
-    from contract.federation_api import Promotion, Version, Whoami
+    from contract.federation_api import Review, ReviewReason, Whoami
     from scientist.connected import connect, path_of
-    from terminal.model_tables import say_champion
+    from terminal.model_tables import say_review
 
     try:
-        asked = Promotion(reason=reason)
+        asked = ReviewReason(reason=reason)
     except ValidationError as exc:
         raise InputError(
             "a reason has 1 to 10,000 characters", where="--reason", remedy="Write it in plain text"
@@ -95,5 +112,5 @@ def _move(model: str, version: int, kind: str, by: str, reason: str, *, json: bo
                 where="--by",
                 remedy=f"Leave it out: you are '{who.name}' there",
             )
-        connection.post(f"{path_of('models', model)}/versions/{version}/{kind}", Version, asked)
-    say_champion(model, version, kind=kind, by=who.name, json=json)
+        found = connection.post(f"{path_of('models', model)}/versions/{version}/{kind}", Review, asked)
+    say_review(found, kind=kind, by=who.name, json=json)

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi import Path as PathParameter
@@ -40,8 +40,9 @@ from contract.federation_api import (
     NewCheck,
     NewSchedule,
     Problem,
-    Promotion,
     RangeSubmission,
+    Review,
+    ReviewReason,
     RunDetail,
     Runs,
     Schedule,
@@ -68,11 +69,12 @@ from server.api.door import MLFLOW, PERSON, SESSION, Door, Failures, refusal
 from server.api.events import Events, read_cursor
 from server.api.keeping import add_schedule, ask_check, ask_ranges, resume_run, sign_schedule
 from server.api.mlflow_proxy import MlflowProxy
+from server.api.mlflow_rules import ReviewTag
 from server.api.page_routes import page_routes
-from server.api.promotion import move_champion
 from server.api.reading import Page, Reading
 from server.api.session import Sessions
 from server.api.signatures import signed_run
+from server.jobs import review
 from server.state.people import People, Person
 from server.state.schedules import Schedules as KeptSchedules
 
@@ -97,6 +99,7 @@ class Api:
         reading: makes the answers.
         authority: the federation's authority, in PEM form.
         mlflow: the socket at which MLflow listens.
+        approvals: how many people must approve a version at least.
         asked: is set when somebody has submitted a run, or wants one stopped: who works on the queue waits.
         stopping: set when the server stops, which ends streams.
         streams: how many each person has open.
@@ -106,6 +109,7 @@ class Api:
     reading: Reading
     authority: bytes
     mlflow: Path
+    approvals: int = 0
     asked: threading.Event = field(default_factory=threading.Event)
     stopping: threading.Event = field(default_factory=threading.Event)
     streams: Counter[str] = field(default_factory=Counter)
@@ -147,7 +151,12 @@ def make_app(api: Api) -> Door:
     failures = Failures()
     app.include_router(page_routes(api.reading, api.sessions, failures))
     app.add_api_route(MLFLOW, lambda: RedirectResponse(f"{MLFLOW}/", 308), include_in_schema=False)
-    app.mount(MLFLOW, MlflowProxy(api.mlflow))
+
+    def decide(person: Person, word: ReviewTag) -> None:
+        act = review.approve if word.kind == "approve" else review.refuse
+        _enter_word(api, person, (word.model, word.version), act, word.reason)
+
+    app.mount(MLFLOW, MlflowProxy(api.mlflow, decide))
     return Door(app, api.people.with_token, api.sessions, failures)
 
 
@@ -486,33 +495,54 @@ def files(model: ExperimentName, version: _Number, api: _Answers, _who: _Reader)
 
 
 @_router.post(
-    "/models/{model}/versions/{version}/promote",
-    summary="Promote a version",
+    "/models/{model}/versions/{version}/approve",
+    summary="Approve a version",
     status_code=202,
-    response_model=Version,
-    openapi_extra=_body(Promotion),
+    response_model=Review,
+    openapi_extra=_body(ReviewReason),
 )
-async def promote(
+async def approve(
     model: ExperimentName, version: _Number, request: Request, api: _Answers, person: _Reviewer
-) -> Version:
-    """It becomes the champion. The decision is recorded with the reviewer's name and reason."""
+) -> Review:
+    """Enter the reviewer's yes; with the last one that is needed the version becomes the champion."""
     body = await _body_of(request, api, person)
-    return await run_in_threadpool(_move, api, person, (model, version, "promote"), body)
+    return await run_in_threadpool(_decide, api, person, (model, version), review.approve, body)
+
+
+@_router.post(
+    "/models/{model}/versions/{version}/refuse",
+    summary="Refuse a version",
+    status_code=202,
+    response_model=Review,
+    openapi_extra=_body(ReviewReason),
+)
+async def refuse(
+    model: ExperimentName, version: _Number, request: Request, api: _Answers, person: _Reviewer
+) -> Review:
+    """Enter the reviewer's no: approvals until then count no more."""
+    body = await _body_of(request, api, person)
+    return await run_in_threadpool(_decide, api, person, (model, version), review.refuse, body)
 
 
 @_router.post(
     "/models/{model}/versions/{version}/rollback",
     summary="Go back to a version",
     status_code=202,
-    response_model=Version,
-    openapi_extra=_body(Promotion),
+    response_model=Review,
+    openapi_extra=_body(ReviewReason),
 )
 async def rollback(
     model: ExperimentName, version: _Number, request: Request, api: _Answers, person: _Reviewer
-) -> Version:
-    """It becomes the champion again. The decision is recorded with the reviewer's name and reason."""
+) -> Review:
+    """A version that was in service is the champion again, with the reviewer's name and reason."""
     body = await _body_of(request, api, person)
-    return await run_in_threadpool(_move, api, person, (model, version, "rollback"), body)
+    return await run_in_threadpool(_decide, api, person, (model, version), review.roll_back, body)
+
+
+@_router.get("/models/{model}/history", summary="What was decided on a model's versions, oldest first")
+def history(model: ExperimentName, api: _Answers, page: _Paged, _who: _Reader) -> Decisions:
+    """Each with who decided, why, and the hash of the passport that it rests on."""
+    return api.reading.history(model, page)
 
 
 @_router.get("/decisions", summary="Decisions, newest first")
@@ -554,16 +584,32 @@ def _submit(api: Api, person: Person, body: bytes) -> Submitted:
     return Submitted(run=added.run, place=place)
 
 
-def _move(
-    api: Api, person: Person, wanted: tuple[str, int, Literal["promote", "rollback"]], body: bytes
-) -> Version:
-    (model, number, kind), reason = wanted, _parsed(Promotion, body).reason
-    reading = api.reading
-    _found(reading.version(model, number), "version")
+def _decide(
+    api: Api, person: Person, wanted: tuple[str, int], act: Callable[..., review.ReviewStatus], body: bytes
+) -> Review:
+    reason = _parsed(ReviewReason, body).reason
+    _found(api.reading.version(*wanted), "version")
+    found = _enter_word(api, person, wanted, act, reason)
+    return Review(
+        model=wanted[0],
+        version=wanted[1],
+        needed=found.needed,
+        approved_by=found.approved_by,
+        in_service=found.in_service,
+    )
+
+
+def _enter_word(
+    api: Api, person: Person, wanted: tuple[str, int], act: Callable[..., review.ReviewStatus], reason: str
+) -> review.ReviewStatus:
+    """A person's word on a version."""
+    (model, number), reading = wanted, api.reading
     with reading.lock:
-        move_champion(model, number, kind, reading.state, reading.registry, by=person.name, reason=reason)
-    _log.info("%s: %s of %s, version %d", person.name, kind, model, number)
-    return _found(reading.version(model, number), "version")
+        found = act(
+            model, number, reading.state, reading.registry, by=person.name, reason=reason, least=api.approvals
+        )
+    _log.info("%s: %s of %s, version %d", person.name, act.__name__.replace("_", " "), model, number)
+    return found
 
 
 def _set_paused(experiment: str, api: Api, person: Person, *, paused: bool) -> Schedule:

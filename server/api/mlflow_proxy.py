@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -18,14 +19,16 @@ from urllib.parse import quote
 
 import anyio
 import httpx
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from contract.errors import AddressError, RegistryError, StorageError, TidegateError
 from contract.outside import shown
 from server.api.door import MLFLOW, PERSON
-from server.api.mlflow_rules import allowed_body, is_artifact
+from server.api.mlflow_rules import ReviewTag, allowed_body, is_artifact, review_tag
 from server.state.people import Person
 
 __all__ = ["MlflowProxy"]
@@ -57,10 +60,11 @@ class MlflowProxy:
 
     Args:
         socket: at which it listens.
+        decide: enters what a person says of a version, or raises a TidegateError that says why not.
     """
 
-    def __init__(self, socket: Path) -> None:
-        self._socket = socket
+    def __init__(self, socket: Path, decide: Callable[[Person, ReviewTag], None]) -> None:
+        self._socket, self._decide = socket, decide
         self._open: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,6 +89,14 @@ class MlflowProxy:
             path = _plain_path(request.scope)
             came = b"" if request.method in ("GET", "HEAD") else await request.body()
             body = allowed_body(request.method, path, came, person.role)
+            word = review_tag(request.method, path, body, person.role)
+            if word is not None:
+                await run_in_threadpool(self._decide, person, word)
+                body = word.written(person.name)
+        except TidegateError as exc:
+            away = isinstance(exc, AddressError | RegistryError | StorageError)
+            words = "a part of the server is away" if away else str(exc)
+            return _refused(503 if away else 400, words)
         except HTTPException as exc:
             return _refused(exc.status_code, exc.detail)
         if body is not came:

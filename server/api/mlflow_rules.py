@@ -3,6 +3,8 @@
 Everybody reads. A reviewer and an operator also write what is theirs: tags and descriptions. What the service
 account alone writes is refused to all, because others rely on it: aliases, for the champion is what sites
 serve; a version's description, for it is the passport; the tags `tidegate.…`; and nothing is ever deleted.
+The tag `review` of a version is a reviewer's word on it (`ReviewTag`), and is entered as such before it is
+written.
 MLflow itself keeps nobody from anything, and reads one body in several ways. So a writing request is parsed
 here, and what is passed on is written anew.
 """
@@ -10,14 +12,15 @@ here, and what is passed on is written anew.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 
 from contract.roles import Role
 
-__all__ = ["allowed_body", "is_artifact"]
+__all__ = ["ReviewTag", "allowed_body", "is_artifact", "review_tag"]
 
 _REST = r"/(?:api|ajax-api)/2\.0/mlflow/"
 _REST_3 = r"/(?:api|ajax-api)/3\.0/mlflow/"
@@ -95,7 +98,50 @@ _WRITES: dict[tuple[str, str], type[_Written]] = {
     ("POST", "model-versions/set-tag"): _VersionTag,
     ("PATCH", "registered-models/update"): _Description,
 }
-_ON_THE_SERVER = "the operator does it on the server: tidegate models"
+_REVIEW = "review"
+_WORD = re.compile(r"\s*(approve|refuse)d?\b[\s:,.;-]*(.*?)\s*", re.IGNORECASE | re.DOTALL)
+_HOW = "write `approve: WHY` or `refuse: WHY`"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewTag:
+    """What a person says of a version by its tag `review`."""
+
+    model: str
+    version: int
+    kind: Literal["approve", "refuse"]
+    reason: str
+
+    def written(self, by: str) -> bytes:
+        """The tag as it is kept: with who said it."""
+        value = f"{self.kind}d by {by}: {self.reason}"
+        tag = _VersionTag(name=self.model, version=str(self.version), key=_REVIEW, value=value)
+        return tag.model_dump_json().encode()
+
+
+def review_tag(method: str, path: str, body: bytes, role: Role) -> ReviewTag | None:
+    """The word on a version that a request which is allowed has; None where it has none.
+
+    Raises:
+        HTTPException: it is not a reviewer's (403), or does not say what or why (400).
+    """
+    if (method, path.rpartition("/mlflow/")[2]) != ("POST", "model-versions/set-tag"):
+        return None
+    tag = _VersionTag.model_validate_json(body)
+    if tag.key.strip().casefold() != _REVIEW:
+        return None
+    if role != "reviewer":
+        raise HTTPException(403, f"an {role} does not decide on versions: a reviewer does")
+    word = _WORD.fullmatch(tag.value)
+    if word is None or not word[2]:
+        raise HTTPException(400, f"the tag '{_REVIEW}' decides on the version: {_HOW}")
+    if not tag.version.isascii() or not tag.version.isdecimal() or len(tag.version) > 9:
+        raise HTTPException(400, "version: it is a number")
+    kind: Literal["approve", "refuse"] = "approve" if word[1].casefold() == "approve" else "refuse"
+    return ReviewTag(model=tag.name, version=int(tag.version), kind=kind, reason=word[2])
+
+
+_ON_THE_SERVER = "a reviewer decides by the tag 'review' of the version, or by `tidegate models"
 
 
 def allowed_body(method: str, path: str, body: bytes, role: Role) -> bytes:
@@ -137,7 +183,7 @@ def _refusal(method: str, path: str) -> str:
     if method in ("GET", "HEAD"):
         return "this is not among what can be read of MLflow here"
     if "alias" in path or "stage" in path:
-        return f"aliases are moved by the service account alone; {_ON_THE_SERVER} promote, or rollback"
+        return f"aliases are moved by the service account alone; {_ON_THE_SERVER} approve`, or `rollback`"
     if method == "DELETE" or "delete" in path:
         return "nothing is deleted from MLflow here: what was registered stays for who must answer for it"
     if path.endswith("/model-versions/update"):

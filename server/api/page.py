@@ -12,12 +12,16 @@ from typing import Any
 from contract.federation_api import Round, Run, RunDetail, Site, waiting_words
 from contract.figures import METRICS, figures_of
 from contract.verdicts import Verdict
+from contract.words import DECIDED
 from server.api.drift_picture import draw, word
 from server.api.overview import Drift, KeptSchedule, Overview, Spending
 from server.state.people import Person
 from terminal.markup import Content, Html, moment, table, tag
 
 __all__ = ["federation_page", "sign_in_page"]
+
+_MODELS = "/mlflow/#/models?workflowType=machine_learning"
+"""MLflow's page of models, in its view for training; without that word it opens in another."""
 
 
 def sign_in_page(problem: str = "") -> str:
@@ -51,7 +55,7 @@ def federation_page(overview: Overview, person: Person, version: str) -> str:
         "header",
         tag("h1", "Federation"),
         tag("p", tag("span", person.name), tag("span", f" ({person.role})"), class_="who"),
-        tag("a", "Models in MLflow", href="/mlflow/"),
+        tag("a", "Models in MLflow", href=_MODELS),
         tag("form", tag("button", "Sign out", type="submit"), method="post", action="/sign-out"),
     )
     sections = [
@@ -313,7 +317,7 @@ def _decisions(overview: Overview) -> Html:
             moment(one.time),
             one.experiment,
             one.window or "–",
-            one.kind,
+            DECIDED.get(one.kind, one.kind),
             one.subject,
             one.by,
             one.reason or "–",

@@ -46,8 +46,10 @@ from contract.federation_api import (
 )
 from contract.json_values import finite
 from contract.model_version import ARRAYS_FILE, EXPERIMENT_FILE
+from server.jobs.champion import champion_number
+from server.jobs.review import history, shown_passport
 from server.line.flower import ControlClient
-from server.registry.registry import CHAMPION, Registry
+from server.registry.registry import Registry
 from server.schedule import waits_for
 from server.server_file import MOST_KEPT
 from server.state.enrolments import Enrolments
@@ -64,6 +66,7 @@ from server.state.records import (
 from server.state.schedules import Schedules as KeptSchedules
 from server.state.storage import State
 from server.state.submissions import SubmissionRecord, Submissions
+from server.state.versions import RegisteredVersions
 
 __all__ = ["Page", "Reading", "participation_of", "round_of", "version_of"]
 
@@ -249,7 +252,7 @@ class Reading:
             models=tuple(
                 Model(
                     name=name,
-                    champion=next((one.version for one in versions if CHAMPION in one.aliases), None),
+                    champion=champion_number(name, self.state),
                     versions=tuple(
                         ModelVersion(version=one.version, aliases=one.aliases, tags=dict(one.tags))
                         for one in versions[::-1][:_VERSIONS]
@@ -270,7 +273,7 @@ class Reading:
         """A version with its passport; None if there is none of that number."""
         with self.lock:
             known = self.registry.versions(model)
-        return next((version_of(one, one.description) for one in known if one.version == number), None)
+        return next((shown_version(model, one, self.state) for one in known if one.version == number), None)
 
     def files(self, model: str, number: int) -> ModelFiles | None:
         """What a prediction by a version depends on; None if there is none of that number.
@@ -281,7 +284,8 @@ class Reading:
         with self.lock:
             if all(one.version != number for one in self.registry.versions(model)):
                 return None
-            found = self.registry.files(model, number)
+            hashes = RegisteredVersions(self.state.database).hashes(model, number)
+            found = self.registry.files(model, number, hashes)
         if len(found[ARRAYS_FILE]) > MOST_ARRAYS:
             raise InputError(
                 f"the arrays are longer than the {MOST_ARRAYS:,} bytes that are sent",
@@ -293,6 +297,14 @@ class Reading:
     def decisions(self, experiment: str | None, page: Page) -> Decisions:
         """Decisions, newest first."""
         found, more = page.of(self.state.decisions(experiment)[::-1])
+        return Decisions(
+            decisions=tuple(Decision.model_validate(one, from_attributes=True) for one in found),
+            more=more,
+        )
+
+    def history(self, model: str, page: Page) -> Decisions:
+        """What was decided on a model's versions, oldest first."""
+        found, more = page.of(history(model, self.state))
         return Decisions(
             decisions=tuple(Decision.model_validate(one, from_attributes=True) for one in found),
             more=more,
@@ -334,6 +346,12 @@ def _card_of(site: AdmittedSite, asked: Enrolment | None) -> SiteCard:
         asked=asked.asked if asked else None,
         card=card,
     )
+
+
+def shown_version(model: str, record: VersionRecord, state: State) -> Version:
+    """A version with its passport as it was registered, and what is wrong with MLflow's."""
+    passport, warning = shown_passport(model, record, state)
+    return version_of(record, passport).model_copy(update={"warning": warning})
 
 
 def version_of(record: VersionRecord, description: str | None) -> Version:

@@ -63,6 +63,7 @@ def serve_api(
             reading=reading,
             authority=files.authority.read_bytes(),
             mlflow=ui_socket(settings.home),
+            approvals=file.approvals,
             asked=asked,
         )
         port = Port(make_app(api), file.api_port, file, files, timeout_graceful_shutdown=_FAREWELL_SECONDS)

@@ -28,6 +28,9 @@ def init(
     ] = "0.0.0.0",  # noqa: S104 - a server that others are to reach
     gateway_port: Annotated[int, typer.Option(help="Where sites come in.")] = 9443,
     api_port: Annotated[int, typer.Option(help="Where people come in.")] = 8443,
+    approvals: Annotated[
+        int, typer.Option(help="How many reviewers approve a model version before it goes into service.")
+    ] = 1,
     json: Json = False,
 ) -> None:
     """Write server.toml, and make the federation's authority and the server's certificate."""
@@ -42,6 +45,7 @@ def init(
     from terminal.output import print_json, say
 
     given = {"hosts": hosts, "listen": listen, "gateway_port": gateway_port, "api_port": api_port}
+    given |= {"approvals": approvals}
     try:
         file = ServerFile.model_validate(given)
     except ValidationError as exc:

@@ -1,7 +1,9 @@
-"""`tidegate models …`: versions, passports, promotion by a person."""
+"""`tidegate models …`: versions, passports, what people decide on them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
     from contract.federation_api import Version as ApiVersion
     from server.registry.registry import Registry
     from server.state.records import VersionRecord
+    from server.state.storage import State
 
 __all__ = ["app"]
 
@@ -33,13 +36,22 @@ def list_versions(model: Model, json: Json = False) -> None:
 
 @app.command()
 def show(model: Model, version: Version, json: Json = False) -> None:
-    """The passport of a version."""
+    """The passport of a version, as it was registered, with what was decided since."""
+    from server.api.reading import shown_version
     from terminal.model_tables import no_version, show_passport
 
     found = [one for one in _registry().versions(model) if one.version == version]
     if not found:
         raise no_version(model, version)
-    show_passport(_told(found[0], found[0].description), json=json)
+    with _known_state() as state:
+        if state is None:
+            nobody = (
+                "there is no state database here that could say whether this is the passport of the version"
+            )
+            told = _told(found[0], found[0].description).model_copy(update={"warning": nobody})
+        else:
+            told = shown_version(model, found[0], state)
+    show_passport(told, json=json)
 
 
 @app.command()
@@ -75,15 +87,35 @@ def predict(
 
 
 @app.command()
-def promote(model: Model, version: Version, reason: Reason, by: By = "", json: Json = False) -> None:
-    """Make a version the champion; the decision is recorded with your name."""
-    _move(model, version, "promote", by, reason, json=json)
+def approve(model: Model, version: Version, reason: Reason, by: By = "", json: Json = False) -> None:
+    """Approve a version; once all who must have, it is the champion."""
+    _decide(model, version, "approve", by, reason, json=json)
+
+
+@app.command()
+def refuse(model: Model, version: Version, reason: Reason, by: By = "", json: Json = False) -> None:
+    """Refuse a version: what approved it until then counts no more."""
+    _decide(model, version, "refuse", by, reason, json=json)
 
 
 @app.command()
 def rollback(model: Model, version: Version, reason: Reason, by: By = "", json: Json = False) -> None:
-    """Go back to an earlier version; the decision is recorded with your name."""
-    _move(model, version, "rollback", by, reason, json=json)
+    """Go back to a version that was in service; one person's word is enough."""
+    _decide(model, version, "rollback", by, reason, json=json)
+
+
+@app.command()
+def history(model: Model, json: Json = False) -> None:
+    """What was decided on a model's versions: when, what, who, why, and on which passport."""
+    from contract.federation_api import Decision
+    from server.jobs.review import history as decided
+    from server.settings import read_settings
+    from server.state.storage import open_known_state
+    from terminal.model_tables import show_history
+
+    with open_known_state(read_settings().state_url) as state:
+        found = [Decision.model_validate(one, from_attributes=True) for one in decided(model, state)]
+    show_history(model, found, json=json)
 
 
 @app.command()
@@ -118,32 +150,77 @@ def ui(port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000) 
         )
 
 
-def _move(
-    model: str, version: int, kind: Literal["promote", "rollback"], by: str, reason: str, *, json: bool
+def _decide(
+    model: str,
+    version: int,
+    kind: Literal["approve", "refuse", "rollback"],
+    by: str,
+    reason: str,
+    *,
+    json: bool,
 ) -> None:
-    from server.api.promotion import move_champion, require_recordable
+    from contract.errors import InputError
+    from contract.federation_api import Review
     from server.cli.acts import note_act
+    from server.jobs import review
+    from server.server_file import least_approvals
     from server.settings import read_settings
     from server.state.storage import open_known_state
-    from terminal.model_tables import say_champion
+    from terminal.model_tables import say_review
 
-    require_recordable("--by", by)
-    require_recordable("--reason", reason, most=10_000)
-    registry = _registry()
-    settings = read_settings()
+    review.require_recordable("--by", by)
+    review.require_recordable("--reason", reason, most=10_000)
+    registry, settings = _registry(), read_settings()
+    least, act = (
+        least_approvals(settings.home),
+        {"rollback": review.roll_back}.get(kind) or getattr(review, kind),
+    )
     with open_known_state(settings.state_url) as state:
-        move_champion(model, version, kind, state, registry, by=by, reason=reason)
+        needed = review.review_of(model, version, state, least=least).needed
+        if kind == "approve" and needed > 1:
+            raise InputError(
+                f"{needed} different people must approve it, and here anybody could write any name",
+                where="--by",
+                remedy="Each of them asks the server with a token of their own: tidegate connect",
+            )
+        found = act(model, version, state, registry, by=by.strip(), reason=reason, least=least)
     note_act(settings.home, f"enters for '{by}': {kind} of {model}, version {version}")
-    say_champion(model, version, kind=kind, by=by, json=json)
+    told = Review(
+        model=model,
+        version=version,
+        needed=found.needed,
+        approved_by=found.approved_by,
+        in_service=found.in_service,
+    )
+    say_review(told, kind=kind, by=by, json=json)
 
 
 def _files(model: str, version: int) -> dict[str, bytes]:
+    from server.state.versions import RegisteredVersions
     from terminal.model_tables import no_version
 
     registry = _registry()
     if all(one.version != version for one in registry.versions(model)):
         raise no_version(model, version)
-    return registry.files(model, version)
+    with _known_state() as state:
+        known = {} if state is None else RegisteredVersions(state.database).hashes(model, version)
+    return registry.files(model, version, known)
+
+
+@contextmanager
+def _known_state() -> Iterator[State | None]:
+    """The state database; None where there is only MLflow's, as for who looks at a copy of it."""
+    from contract.errors import InputError
+    from server.settings import read_settings
+    from server.state.storage import open_known_state
+
+    try:
+        state = open_known_state(read_settings().state_url)
+    except InputError:
+        yield None
+        return
+    with state:
+        yield state
 
 
 def _told(record: VersionRecord, description: str | None) -> ApiVersion:

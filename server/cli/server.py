@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import ExitStack
 
+    from server.alias_watch import AliasWatch
     from server.enrolment import Upkeep
     from server.line.certificates import ServerFiles
     from server.line.processes import Processes
@@ -61,9 +62,11 @@ def up(
     import threading
     from contextlib import ExitStack
 
+    from server.alias_watch import AliasWatch
     from server.enrolment import Upkeep
     from server.federation import Federation
     from server.line.processes import Processes, alone_in, free_port, require_free
+    from server.registry.registry import Registry
     from server.schedule import schedules_beside
     from server.server_file import read_server_file
     from server.settings import apply_quiet_environment, read_settings
@@ -114,13 +117,15 @@ def up(
         upkeep = Upkeep(
             state=state, federation=federation.name, home=settings.home, hosts=federation.hosts, say=say
         )
-        _watch_over(processes, require_beside, upkeep, settings, stop)
+        aliases = AliasWatch(state, Registry(settings.tracking_uri, settings.artifact_root), say)
+        _watch_over(processes, require_beside, upkeep, aliases, settings, stop)
 
 
 def _watch_over(
     processes: Processes,
     require_beside: Sequence[Callable[[], None]],
     upkeep: Upkeep,
+    aliases: AliasWatch,
     settings: ServerSettings,
     stop: threading.Event,
 ) -> None:
@@ -136,6 +141,7 @@ def _watch_over(
         for require_running in require_beside:
             require_running()
         upkeep.look()
+        aliases.look()
         with suppress(StorageError):  # a full disk, say: the next look does it
             if time.monotonic() - kept >= _TIME_SECONDS:
                 kept = time.monotonic()

@@ -11,7 +11,15 @@ from server.registry.registry import CHAMPION, Registry
 from server.state.storage import State
 from server.state.submissions import Submissions
 
-__all__ = ["Champion", "champion_of", "follow_decisions", "scientist_of"]
+__all__ = [
+    "Champion",
+    "champion_number",
+    "champion_of",
+    "follow_decisions",
+    "has_champion",
+    "restore_alias",
+    "scientist_of",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +42,20 @@ def champion_of(model: str, state: State) -> Champion:
         ]
         return Champion(version=number, windows=tuple(results[-1].get("windows", ())) if results else ())
     raise RegistryError(
-        f"model '{model}' has no champion to watch", remedy="Train a first version with `tidegate run`"
+        f"model '{model}' has no champion to watch",
+        remedy="Train a first version with `tidegate run`; one that waits is put into service by "
+        "`tidegate models approve`",
     )
+
+
+def champion_number(model: str, state: State) -> int | None:
+    """The version in service by the decisions; None before the first."""
+    return next(iter(_in_service(model, state)), None)
+
+
+def has_champion(model: str, state: State) -> bool:
+    """Whether a version was ever put into service."""
+    return champion_number(model, state) is not None
 
 
 def scientist_of(model: str, state: State) -> str:
@@ -70,3 +90,23 @@ def follow_decisions(model: str, state: State, registry: Registry) -> None:
     while (decided := champion_of(model, state).version) != shown:
         registry.set_alias(model, CHAMPION, decided)
         shown = decided
+
+
+def restore_alias(model: str, state: State, registry: Registry) -> str:
+    """Point the alias where the decisions say, if another has moved it; gives what was found, or nothing.
+
+    Only this program moves it, after a decision. Whoever reaches MLflow's database can do so too.
+    """
+    decided, versions = champion_number(model, state), registry.versions(model)
+    found = next((one.version for one in versions if CHAMPION in one.aliases), None)
+    if found == decided or (decided is not None and decided not in {one.version for one in versions}):
+        return ""
+    known = "was taken away" if found is None else f"pointed at version {found}"
+    told = f"the alias '{CHAMPION}' {known}, which nobody had decided"
+    if decided is None:
+        registry.remove_alias(model, CHAMPION)
+    subject = f"version {found if decided is None else decided}"
+    state.record_decision(model, window="", kind="restore", subject=subject, by="server", reason=told)
+    if decided is not None:
+        follow_decisions(model, state, registry)
+    return told

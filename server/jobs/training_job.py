@@ -3,8 +3,8 @@
 1. open the run, or go on with one that was killed; MLflow's beside the first round
 2. the rounds (`server.rounds`)
 3. plots, data lineage and passport go to MLflow with a new model version
-4. the first version of a model becomes its champion; any later one waits
-   for the gate (`server.cycle`) or for a person
+4. the first version of a model becomes its champion, or waits for who reviews it
+   (`server.jobs.review`); any later one waits for the gate (`server.cycle`) or for a person
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from contract.installed_models import require_installed
 from contract.json_values import finite
 from contract.regression import Measured
 from server.code import server_code_hash
-from server.jobs.champion import follow_decisions
+from server.jobs.champion import champion_number, follow_decisions, has_champion
 from server.jobs.diagnosis import diagnosis_of
 from server.jobs.ending import recorded_end
 from server.jobs.job import Job
 from server.jobs.memory import Publish, RunMemory, Waits, Watch, metric_names
 from server.jobs.mlflow_run import MlflowRun
 from server.jobs.passports import passport_of
+from server.jobs.review import approvals_needed, enter_gate, show_decisions
 from server.registry.passport import ModelComparison, render
 from server.registry.plots import Point, learning_curve, privacy_spent, site_metrics
 from server.registry.registry import Registry
@@ -40,6 +41,7 @@ from server.rounds import Training, TrainingResult, pooled_scores, train
 from server.state.participation import advice, kind_of, runs_of, told
 from server.state.records import RoundRecord, RunRecord, RunStatus
 from server.state.storage import State
+from server.state.versions import PASSPORT, RegisteredVersions
 
 __all__ = ["Services", "TrainedModel", "open_record", "run_training", "write_passport"]
 
@@ -57,6 +59,7 @@ class Services:
         waits: is told for whose approval an exchange waits.
         federation: whose admitted sites may take part (`server.settings`), and are held to what they said.
         admitted: the sites by node where nobody is admitted by key, in one process.
+        approvals: how many people must approve a version at least (`server.jobs.review`).
     """
 
     grid: Grid
@@ -67,6 +70,7 @@ class Services:
     waits: Waits = lambda _step, _sites: None
     federation: str = ""
     admitted: Mapping[int, str] | None = None
+    approvals: int = 0
 
     def memory(self, publish: Publish = lambda _named, _step: None, turn: int | None = None) -> RunMemory:
         """Where a run is remembered; `turn` of whoever has taken it over."""
@@ -135,9 +139,13 @@ def write_passport(
     job: Job, model: TrainedModel, services: Services, comparison: ModelComparison | None
 ) -> None:
     """Write a version's passport anew, now that a decision was taken."""
-    passport = render(passport_of(job, model.record, model.result, services.state, comparison))
-    services.registry.describe(job.experiment.name, model.version, passport)
-    services.registry.log_text(model.mlflow_run, passport, "passport.md")
+    name, passport = (
+        job.experiment.name,
+        render(passport_of(job, model.record, model.result, services.state, comparison)),
+    )
+    RegisteredVersions(services.state.database).add_passport(name, model.version, passport)
+    show_decisions(name, model.version, services.state, services.registry)
+    services.registry.log_text(model.mlflow_run, passport, PASSPORT)
 
 
 def _require_same_experiment(job: Job, state: State) -> None:
@@ -248,9 +256,8 @@ def _as_recorded(result: TrainingResult) -> dict[str, Any]:
 def _register(
     job: Job, record: RunRecord, result: TrainingResult, mlflow_run: str, services: Services
 ) -> int:
-    """A new version; the first of its name becomes the champion."""
+    """A new version; the first of its name is proposed, or becomes the champion."""
     registry, name = services.registry, job.experiment.name
-    first = registry.champion(name) is None
     passport = render(passport_of(job, record, result, services.state, None))
     tags = {
         "tidegate.run": job.run,
@@ -260,18 +267,23 @@ def _register(
     version = registry.register(
         name, mlflow_run, result.arrays, experiment=job.experiment, description=passport, tags=tags
     )
-    registry.log_text(mlflow_run, passport, "passport.md")
+    registry.log_text(mlflow_run, passport, PASSPORT)
+    registered = RegisteredVersions(services.state.database)
+    registered.add_files(name, version, registry.file_hashes(name, version))
+    registered.add_passport(name, version, passport)
     services.state.link_run(job.run, model_version=version)
-    if first:
-        services.state.record_decision(
-            name,
+    if not has_champion(name, services.state):
+        enter_gate(
+            job.experiment,
+            version,
+            services.state,
+            registry,
             window=job.window,
-            kind="promote",
-            subject=f"version {version}",
-            by="policy",
-            reason="the first version of a model is its champion",
+            kind="propose" if approvals_needed(job.experiment, services.approvals) else "promote",
+            reason="the model has no version in service yet",
         )
-        follow_decisions(name, services.state, registry)
+    elif registry.champion(name) != champion_number(name, services.state):
+        follow_decisions(name, services.state, registry)  # of a run that was killed before it did
     return version
 
 

@@ -22,9 +22,11 @@ from contract.outside import shown
 from contract.quantization import is_quantized
 from contract.regression import Measured
 from contract.releases import Spent
+from contract.words import DECIDED
 from server.state.participation import runs_of
+from server.state.records import DecisionRecord
 
-__all__ = ["ModelComparison", "Passport", "SitePassport", "render", "size_band"]
+__all__ = ["ModelComparison", "Passport", "SitePassport", "render", "size_band", "with_decisions"]
 
 _LONGEST = 2000
 """Characters of a text from outside."""
@@ -151,6 +153,17 @@ def render(passport: Passport) -> str:
         _provenance(passport),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def with_decisions(passport: str, decisions: Iterable[DecisionRecord]) -> str:
+    """A passport with what was decided on its version since: not part of it, and so not of its hash."""
+    rows = [
+        (f"{one.time:%Y-%m-%d %H:%M} UTC", _text(DECIDED[one.kind]), _text(one.by), _text(one.reason))
+        for one in decisions
+    ]
+    if not rows:
+        return passport
+    return f"{passport.rstrip()}\n\n## Decisions\n\n{_table(('when', 'what', 'by', 'why'), rows)}\n"
 
 
 def _banner(passport: Passport) -> str:
@@ -366,7 +379,8 @@ def _comparison(comparison: ModelComparison | None, experiment: Experiment) -> s
     ]
     if comparison.overall is not None:
         rows.append(("**all sites**", *_pair(comparison.overall, figures), _gain(comparison.overall_gain)))
-    decision = f"**{_text(comparison.decision)}**, by {_text(comparison.by)}: {_text(comparison.reason)}"
+    word = DECIDED.get(comparison.decision, comparison.decision)
+    decision = f"**{_text(word)}**, by {_text(comparison.by)}: {_text(comparison.reason)}"
     heading = f"## Against the champion (version {comparison.champion_version})"
     note = f"Champion → challenger, both on the same recent rows. {_said_of_gain(experiment.gate.metric)}"
     if math.isfinite(comparison.findable):

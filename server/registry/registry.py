@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -31,6 +32,7 @@ import numpy.typing as npt
 
 from contract.errors import AddressError, RegistryError, StorageError
 from contract.experiment import Experiment
+from contract.model_version import HASH_TAGS
 from server.registry.locations import follow_move
 from server.registry.model_files import read_files, read_model, write_model
 from server.registry.params import flatten, key_of
@@ -224,10 +226,20 @@ class Registry:
         with self._mlflow() as client:
             client.update_model_version(name, str(version), description)
 
+    def tag_version(self, name: str, version: int, key: str, value: str) -> None:
+        """Set a version's tag, by which MLflow's own search finds it."""
+        with self._mlflow() as client:
+            client.set_model_version_tag(name, str(version), key, value)
+
     def set_alias(self, name: str, alias: str, version: int) -> None:
         """Point an alias at a version. MLflow keeps no history of it: record the decision first."""
         with self._mlflow() as client:
             client.set_registered_model_alias(name, alias, str(version))
+
+    def remove_alias(self, name: str, alias: str) -> None:
+        """Take an alias away."""
+        with self._mlflow() as client:
+            client.delete_registered_model_alias(name, alias)
 
     def champion(self, name: str) -> int | None:
         """The version in service; None before the first promotion."""
@@ -259,19 +271,35 @@ class Registry:
         )
         return tuple(sorted(records, key=lambda record: record.version))
 
-    def load_arrays(self, name: str, version: int) -> dict[str, npt.NDArray[Any]]:
-        """A version's arrays, after their bytes were compared with the registered SHA-256."""
-        with self._mlflow() as client, tempfile.TemporaryDirectory() as folder:
-            found = client.get_model_version(name, str(version))
-            path = Path(client.download_artifacts(str(found.run_id), "model", folder))
-            return read_model(path, tags=found.tags, where=f"{name} version {version}")
+    def load_arrays(
+        self, name: str, version: int, known: Mapping[str, str] = MappingProxyType({})
+    ) -> dict[str, npt.NDArray[Any]]:
+        """A version's arrays, after their bytes were compared with the registered SHA-256.
 
-    def files(self, name: str, version: int) -> dict[str, bytes]:
-        """What a prediction by a version depends on, by the file's name; as the registered hashes have it."""
+        Args:
+            name: of the model.
+            version: of it.
+            known: the SHA-256 by file from `server.state.versions`, which holds against what MLflow says.
+        """
         with self._mlflow() as client, tempfile.TemporaryDirectory() as folder:
             found = client.get_model_version(name, str(version))
             path = Path(client.download_artifacts(str(found.run_id), "model", folder))
-            return read_files(path, tags=found.tags, where=f"{name} version {version}")
+            return read_model(path, tags=_tags(found.tags, known), where=f"{name} version {version}")
+
+    def files(
+        self, name: str, version: int, known: Mapping[str, str] = MappingProxyType({})
+    ) -> dict[str, bytes]:
+        """What a prediction by a version depends on, by the file's name; compared as `load_arrays` does."""
+        with self._mlflow() as client, tempfile.TemporaryDirectory() as folder:
+            found = client.get_model_version(name, str(version))
+            path = Path(client.download_artifacts(str(found.run_id), "model", folder))
+            return read_files(path, tags=_tags(found.tags, known), where=f"{name} version {version}")
+
+    def file_hashes(self, name: str, version: int) -> dict[str, str]:
+        """The SHA-256 of a version's files by name, as they were registered with it."""
+        with self._mlflow() as client:
+            tags = client.get_model_version(name, str(version)).tags
+        return {file: tags[tag] for file, tag in HASH_TAGS.items() if tag in tags}
 
     def finish_run(self, run_id: str, status: RunStatus) -> None:
         """Write what waits and end the run; the tag `tidegate.status` holds our own word for it."""
@@ -375,6 +403,11 @@ class Registry:
                 client.log_batch(run_id, metrics=metrics[:METRICS_A_REQUEST])
                 del metrics[:METRICS_A_REQUEST]
         self._written = time.monotonic()
+
+
+def _tags(tags: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
+    """A version's tags, in which the hashes that are known stand in the place of MLflow's."""
+    return {**tags, **{HASH_TAGS[file]: value for file, value in known.items() if file in HASH_TAGS}}
 
 
 def _try_address(uri: str) -> None:

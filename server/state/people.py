@@ -23,12 +23,12 @@ from contract.roles import Role
 from server.state import tables
 from server.state.database import Database
 
-__all__ = ["People", "Person", "require_good"]
+__all__ = ["RESERVED", "People", "Person", "require_good"]
 
 _BYTES = 32
 _LONGEST_TOKEN = 200
-_POLICY = "policy"
-"""Who decides in the name of nobody (`server.cycle`): no person may be taken for it."""
+RESERVED = ("policy", "review", "server")
+"""Who decides in nobody's name (`server.cycle`, `server.jobs.review`): no person may be taken for one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,9 +187,9 @@ def _require_unlike(name: str, names: Sequence[str]) -> None:
         InputError: it differs in capitals, blanks or the way in which a letter is made alone.
     """
     likeness = _likeness(name)
-    other = next((one for one in (_POLICY, *names) if _likeness(one) == likeness), None)
+    other = next((one for one in (*RESERVED, *names) if _likeness(one) == likeness), None)
     if other is not None:
-        whose = "who decides by itself" if other == _POLICY else "a person's"
+        whose = "who decides by itself" if other in RESERVED else "a person's"
         raise InputError(
             f"'{name}' is taken for '{other}', which is {whose}",
             where="NAME",

@@ -39,7 +39,11 @@ Job = Literal["train", "cycle", "ranges"]
 RunStatus = Literal["running", "succeeded", "partial", "failed", "stopped", "refused"]
 WindowState = Literal["waiting", "checking", "done", "not judged"]
 EnrolmentState = Literal["requested", "confirmed", "refused", "revoked"]
-DecisionKind = Literal["retrain", "watch", "none", "blocked", "promote", "refuse", "rollback", "approve"]
+DecisionKind = Literal[
+    "retrain", "watch", "none", "blocked", "propose", "approve", "refuse", "promote", "rollback", "restore"
+]
+"""Of the retraining policy: the first four. Of a version: `propose` (the gate's yes where people decide too),
+`approve` and `refuse`, `promote` and `rollback` into service, `restore` of an alias that another moved."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,7 +242,8 @@ class DecisionRecord:
 
     Attributes:
         subject: what it is about, such as a model version.
-        by: `policy`, or the name of a person.
+        by: `policy`, `review` or `server`, or the name of a person.
+        evidence: SHA-256 of the passport that it rests on; None where it rests on none.
     """
 
     id: int
@@ -249,6 +254,7 @@ class DecisionRecord:
     subject: str
     by: str
     reason: str
+    evidence: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

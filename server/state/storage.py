@@ -473,16 +473,31 @@ class State:
         return tuple(row.experiment for row in self._rows(wanted))
 
     def record_decision(
-        self, experiment: str, *, window: str, kind: DecisionKind, subject: str, by: str, reason: str
+        self,
+        experiment: str,
+        *,
+        window: str,
+        kind: DecisionKind,
+        subject: str,
+        by: str,
+        reason: str,
+        evidence: str | None = None,
     ) -> None:
         """Add a decision. Nothing removes or changes it."""
         values = {"window": window, "kind": kind, "subject": subject, "by": by, "reason": reason}
+        values |= _given(evidence=evidence)
         with self.database.write() as connection:
             connection.execute(tables.decisions.insert().values(time=_now(), experiment=experiment, **values))
 
     def decisions(self, experiment: str | None = None) -> tuple[DecisionRecord, ...]:
         """Decisions in the order in which they were taken."""
         return self._select(tables.decisions, DecisionRecord, **_given(experiment=experiment))
+
+    def trained_models(self) -> frozenset[str]:
+        """The models of which a run here has made a version."""
+        table = tables.runs
+        wanted = select(table.c.experiment).where(table.c.model_version.is_not(None)).distinct()
+        return frozenset(row.experiment for row in self._rows(wanted))
 
     def claim(self, job: str, slot: str, owner: str) -> bool:
         """Take a slot of a job; True for one caller only, over all processes and for ever.

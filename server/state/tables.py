@@ -18,6 +18,7 @@ from sqlalchemy import (
     DateTime,
     Float,
     ForeignKey,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -48,10 +49,11 @@ __all__ = [
     "sites",
     "submissions",
     "verdicts",
+    "version_files",
     "window_checks",
 ]
 
-HEAD = "0010"
+HEAD = "0011"
 """The newest revision under `migrations/versions`."""
 
 metadata = MetaData(
@@ -232,6 +234,20 @@ decisions = Table(
     Column("subject", String(200), nullable=False),
     Column("by", String(200), nullable=False),
     Column("reason", Text, nullable=False),
+    Column("evidence", String(64)),
+)
+
+version_files = Table(
+    "version_files",
+    metadata,
+    _order(),
+    Column("model", String(100), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("name", String(100), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("text", Text),
+    Column("saved", Moment, nullable=False),
+    Index("ix_version_files_model_version", "model", "version"),
 )
 
 claims = Table(

@@ -45,7 +45,8 @@ CHANGING = [
     ("server", "admit", "north", "node.pub"),
     ("server", "readmit", "north"),
     ("server", "dismiss", "north"),
-    ("models", "promote", "small", "1", "--by", "A", "--reason", "r"),
+    ("models", "approve", "small", "1", "--by", "A", "--reason", "r"),
+    ("models", "refuse", "small", "1", "--by", "A", "--reason", "r"),
     ("models", "rollback", "small", "1", "--by", "A", "--reason", "r"),
     ("schedule", "add", "small.toml"),
     ("schedule", "unsign", "small"),
@@ -137,7 +138,7 @@ def test_a_locked_superlink_is_one_sentence(outside: Path, tidegate: object) -> 
     "by", ["", "  ", "a" * 201, "a\x1b[2J", "a\udcff"], ids=["nothing", "blanks", "long", "steers", "bytes"]
 )
 def test_a_decision_by_nobody_is_refused(by: str, outside: Path, tidegate: object) -> None:
-    arguments = ("models", "promote", "small", "1", "--by", by, "--reason", "r")
+    arguments = ("models", "approve", "small", "1", "--by", by, "--reason", "r")
     assert "--by: this cannot be recorded" in tidegate(*arguments, code=2)  # type: ignore[operator]
     assert outside.exists()
 

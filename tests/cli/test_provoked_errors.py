@@ -163,7 +163,7 @@ def test_an_operator_and_a_scientist(standing: Standing, tidegate: Command, tmp_
             (("server", "confirm", "x", "SHA256:x"), 2, "home", "no server was started", "Start one"),
             (("server", "person", "add", "ben", "--role", "operator"), 2, "NAME", "ben", "revoke"),
             (
-                ("models", "promote", "fake", 9, "--reason", "r", "--by", "p"), 2,
+                ("models", "approve", "fake", 9, "--reason", "r", "--by", "p"), 2,
                 "", "there is no version 9", "models list",
             ),
             ((*add, "--cron", "* *"), 2, "--cron", "has 2 fields", "Give five fields"),

@@ -84,7 +84,7 @@ def fill(state: State, federation: str) -> str:
         _train(state, experiment, clock, version=1, spent=1.42, trigger="ada")
         state.record_decision(
             "heart-risk", window="", kind="promote", subject="version 1", by="policy",
-            reason="the first version of a model is its champion",
+            reason="the model has no version in service yet",
         )  # fmt: skip
         _watch(state, experiment, clock)
         _not_in_yet(state, federation)
@@ -157,10 +157,17 @@ def _watch(state: State, experiment: Experiment, clock: _Clock) -> None:
             "heart-risk", window=window, kind=kind, subject="retraining", by="policy", reason=why  # type: ignore[arg-type]
         )  # fmt: skip
     _train(state, experiment, clock, version=2, spent=2.18, trigger=f"drift in window {WINDOWS[5]}")
-    state.record_decision(
-        "heart-risk", window=WINDOWS[5], kind="promote", subject="version 2", by="rita",
-        reason="better at three of four sites, worse at none",
-    )  # fmt: skip
+    for number, (kind, by, why) in enumerate(
+        (
+            ("propose", "policy", "accepted: Brier score better by 0.0312 ± 0.0091 a row over 4 sites"),
+            ("approve", "rita", "better at three of four sites, worse at none"),
+            ("promote", "review", "approved by rita"),
+        )
+    ):
+        state.record_decision(
+            "heart-risk", window="" if number else WINDOWS[5], kind=kind, subject="version 2",  # type: ignore[arg-type]
+            by=by, reason=why,
+        )  # fmt: skip
     due = _MONDAY + timedelta(days=9)
     kept.enter("heart-risk", [(f"{_MONDAY:%G-W%V}", due)])
 

@@ -40,10 +40,18 @@ def test_two_versions_with_the_champion_marked(demo: StandingDemo, browser: webd
 def test_the_passport_is_rendered(demo: StandingDemo, browser: webdriver.Chrome, tmp_path: Path) -> None:
     page = f"{demo.result['ui']}/#/models/rand-health/versions/2"
     text = see(
-        browser, page, "Model passport: rand-health", "Privacy by site", "Against the champion", "free-care"
+        browser,
+        page,
+        "Model passport: rand-health",
+        "Privacy by site",
+        "Against the champion",
+        "free-care",
+        "Decisions",
     )
     assert "| --- |" not in text
     assert len(browser.find_elements(By.CSS_SELECTOR, "table td")) > 40
+    browser.set_window_size(1400, 3100)  # all of it, to its last table
+    see(browser, page, "approved by the demo's reviewer")
     picture = tmp_path / "passport.png"
     assert browser.save_screenshot(str(picture))
     if PICTURES is not None:

@@ -21,10 +21,10 @@ from tests.e2e.hosts.story import (
     EXPERIMENT,
     WEEKS,
     Story,
+    approve,
     connect,
     enrol,
     make_sites,
-    promote,
     start_server,
     train,
 )
@@ -81,7 +81,7 @@ def test_every_command_outside_the_story_works(here: Host, runs: str) -> None:
 
 @pytest.mark.e2e
 def test_the_story_of_an_operator_a_site_and_a_scientist(here: Host) -> None:
-    """Nobody waits for a week that has not closed, and version 1 is promoted once more."""
+    """Nobody waits for a week that has not closed, and version 1 waits for a reviewer."""
     story = Story(dict.fromkeys(("server", "north", "scientist"), here), ("north",), "localhost")
     story.type("server", story.operator.take("tidegate server init"))
     start_server(story, story.operator.take("tidegate server up"))
@@ -92,7 +92,7 @@ def test_the_story_of_an_operator_a_site_and_a_scientist(here: Host) -> None:
     story.type("server", story.operator.take("tidegate schedule add", WEEK=WEEKS[-1]))
     assert WEEKS[-1] in story.type("server", story.operator.take("tidegate schedule list"))
     connect(story, "rita", "reviewer", story.reviewer)
-    promote(story, 1)
+    approve(story, 1)
     story.type("server", story.operator.take("tidegate server revoke"))
     assert story.running.pop("north-up").wait(600) != 0
     assert not story.left

@@ -43,6 +43,8 @@ __all__ = ["postgres"]
 
 pytestmark = [pytest.mark.e2e]
 
+REVIEWED = f'{TEXT}\n[retraining]\napproval = "reviewer"\n'
+
 PASSWORD = "s3cret-of-the-state"  # noqa: S105 - of a role that the test makes
 
 
@@ -140,7 +142,7 @@ def test_the_whole_story_is_the_same_and_a_backup_brings_it_back(
     address = request.getfixturevalue("postgres") if kind == "postgresql" else ""
     server = Server(tmp_path / "operator", role_url(address, "lasting") if address else None)
     lay_mlflow_database(server.place / "mlruns" / "mlflow.db")
-    (server.place / "small.toml").write_text(TEXT)
+    (server.place / "small.toml").write_text(REVIEWED)
     sites = sites_in(tmp_path / "sites")
     hurt = HurtFederation(server.settings, sites, tmp_path / "logs")
     with process_lists_watched():
@@ -174,16 +176,22 @@ def sites_in(folder: Path) -> list[Path]:
 
 def require_the_story(server: Server, hurt: HurtFederation) -> None:
     """Train, watch, check, look: the outcomes, whatever the database."""
-    experiment = parse_experiment(TEXT, where="small")
+    experiment = parse_experiment(REVIEWED, where="small")
     job = Job(kind="train", run="first", experiment=experiment, windows=("w1",))
     hurt.submit(job)
     assert hurt.finish(job).model_version == 1
+    assert "waits for a reviewer's word on version 1" in server.tidegate(
+        "schedule", "add", "small.toml", "--first", "2999-W01"
+    )
+    server.tidegate("schedule", "remove", "small")
+    word = ("small", "1", "--by", "A. Reviewer", "--reason", "it is the first")
+    server.tidegate("models", "approve", *word)
     assert "is watched, week by week, from 2999-W01 on" in server.tidegate(
         "schedule", "add", "small.toml", "--first", "2999-W01"
     )
     assert "has a schedule" in (server.tidegate("schedule", "add", "small.toml", code=2) or server.said[-1])
     server.tidegate("drift", "check", "small.toml", "w2")
-    server.tidegate("models", "promote", "small", "1", "--by", "A. Reviewer", "--reason", "it is the first")
+    assert "is in service already" in (server.tidegate("models", "approve", *word, code=2) or server.said[-1])
     server.tidegate("schedule", "pause", "small")
     server.tidegate("server", "readmit", "north", "--rows", "90")
     runs = server.told("server", "status")
@@ -201,7 +209,9 @@ def require_the_story(server: Server, hurt: HurtFederation) -> None:
     ]
     drift = server.told("drift", "list", "small")
     assert [(one["window"], one["alarm"]) for one in drift["verdicts"]] == [("w2", False)]
-    assert [(one["kind"], one["by"]) for one in drift["decisions"]][-1] == ("promote", "A. Reviewer")
+    assert [(one["kind"], one["by"]) for one in drift["decisions"]] == [
+        ("propose", "policy"), ("approve", "A. Reviewer"), ("promote", "review"), ("none", "policy")
+    ]  # fmt: skip
     assert "age" in server.tidegate("drift", "show", "small", "w2")
     (schedule,) = server.told("schedule", "list")
     assert schedule["waits"].startswith("paused")

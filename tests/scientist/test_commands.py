@@ -110,13 +110,13 @@ def test_unknown_names_are_a_sentence_and_end_with_2(standing: Standing, tidegat
 def test_who_may_not_is_told_so_and_nothing_changes(
     standing: Standing, tidegate: Command, tmp_path: Path
 ) -> None:
-    file, promote = plan_file(standing, tmp_path), ("models", "promote", "fake", 1, "--reason", "good")
+    file, word = plan_file(standing, tmp_path), ("fake", 1, "--reason", "good")
     changes = {
         "operator": (
             ("schedule", "add", file), ("schedule", "unsign", "fake"), ("schedule", "pause", "fake"),
             ("schedule", "resume", "fake"), ("schedule", "remove", "fake"),
         ),
-        "reviewer": (promote, ("models", "rollback", "fake", 1, "--reason", "good")),
+        "reviewer": tuple(("models", kind, *word) for kind in ("approve", "refuse", "rollback")),
     }  # fmt: skip
     kept = Schedules(standing.served.state.database)
     before = kept.all(), standing.served.state.decisions()
@@ -230,17 +230,34 @@ def test_a_question_for_ranges_is_signed(standing: Standing, tidegate: Command, 
     assert (mandate.windows, is_run_of("fake-ranges", mandate.run)) == (("w1", "w2"), True)
 
 
-def test_a_reviewer_promotes_and_goes_back_with_a_reason(standing: Standing, tidegate: Command) -> None:
+def test_a_reviewer_approves_refuses_and_goes_back_with_a_reason(
+    standing: Standing, tidegate: Command
+) -> None:
     standing.connect("rita", "reviewer")
-    told = tidegate("models", "promote", "fake", 2, "--reason", "better at north")
-    assert "version 2 of 'fake' is the champion (promote by rita)" in told
+    assert "version 1 of 'fake' is the champion (approved by rita)" in tidegate(
+        "models", "approve", "fake", 1, "--reason", "the first"
+    )
+    assert "version 2 of 'fake' is refused by rita" in tidegate(
+        "models", "refuse", "fake", 2, "--reason", "too early"
+    )
+    told = tidegate("models", "approve", "fake", 2, "--reason", "better at north")
+    assert "version 2 of 'fake' is the champion (approved by rita)" in told
     assert "champion" in tidegate("models", "list", "fake")
-    tidegate("models", "rollback", "fake", 1, "--reason", "complaints", "--by", "rita")
+    told = tidegate("models", "rollback", "fake", 1, "--reason", "complaints", "--by", "rita")
+    assert "version 1 of 'fake' is the champion (gone back to by rita)" in told
     found = [one for one in standing.served.state.decisions("fake") if one.by == "rita"]
     assert [(one.kind, one.subject, one.reason) for one in found] == [
-        ("promote", "version 2", "better at north"),
+        ("approve", "version 1", "the first"),
+        ("refuse", "version 2", "too early"),
+        ("approve", "version 2", "better at north"),
         ("rollback", "version 1", "complaints"),
     ]
+    told = tidegate("models", "history", "fake")
+    for words in ("too early", "approved by rita", "put into service again", "complaints", "review"):
+        assert words in told
+    assert [one["kind"] for one in json.loads(tidegate("models", "history", "fake", "--json"))] == [
+        "approve", "promote", "refuse", "approve", "promote", "rollback"
+    ]  # fmt: skip
     for wrong, words in (
         (("fake", 9, "--reason", "x"), "there is no such version"),
         (("fake", 1, "--reason", " "), "cannot be recorded"),
@@ -248,7 +265,7 @@ def test_a_reviewer_promotes_and_goes_back_with_a_reason(standing: Standing, tid
         (("fake", 1, "--reason", "x" * 10_001), "1 to 10,000 characters"),
         (("fake", 1, "--reason", "x", "--by", "somebody"), "you are 'rita' there"),
     ):
-        assert words in tidegate("models", "promote", *wrong, code=2)
+        assert words in tidegate("models", "approve", *wrong, code=2)
     assert [one for one in standing.served.state.decisions("fake") if one.by == "rita"] == found
 
 

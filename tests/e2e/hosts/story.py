@@ -27,10 +27,10 @@ __all__ = [
     "EXPERIMENT",
     "WEEKS",
     "Story",
+    "approve",
     "connect",
     "enrol",
     "make_sites",
-    "promote",
     "start_server",
     "train",
 ]
@@ -344,8 +344,8 @@ def connect(story: Story, person: str, role: str, guide: Guide) -> None:
     assert f"as '{person}', {role}" in told
 
 
-def promote(story: Story, version: int) -> None:
+def approve(story: Story, version: int) -> None:
     """By the reviewer, who has connected."""
-    line = story.reviewer.take("tidegate models promote", VERSION=str(version))
+    line = story.reviewer.take("tidegate models approve", VERSION=str(version))
     told = story.type("scientist", line, person="rita")
-    assert f"version {version} of 'visits' is the champion (promote by rita)" in told
+    assert f"version {version} of 'visits' is the champion (approved by rita)" in told

@@ -43,10 +43,10 @@ from tests.e2e.hosts.story import (
     EXPERIMENT,
     WEEKS,
     Story,
+    approve,
     connect,
     enrol,
     make_sites,
-    promote,
     start_server,
     train,
 )
@@ -184,6 +184,13 @@ def test_a_scientist_trains_on_rows_that_are_three_hosts_away(story: Story) -> N
     assert all(block is not None for block in spent.values()), spent
 
 
+def test_a_first_version_is_in_service_once_a_reviewer_has_approved_it(story: Story) -> None:
+    connect(story, "rita", "reviewer", story.reviewer)
+    assert _champions(story) == []
+    approve(story, 1)
+    assert _champions(story) == [1]
+
+
 def test_drift_of_a_week_is_found_and_a_challenger_is_trained(story: Story) -> None:
     """The server catches up on weeks that have closed; a retraining costs more than north's rule allows."""
     (story["server"].folder / "visits.toml").write_text(EXPERIMENT)
@@ -202,22 +209,24 @@ def test_drift_of_a_week_is_found_and_a_challenger_is_trained(story: Story) -> N
     assert {check["state"] for window, check in checks.items() if window > WEEKS[1]} == {"waiting"}
 
 
-def test_a_reviewer_reads_the_passport_and_the_challenger_is_promoted(story: Story) -> None:
+def test_a_reviewer_reads_the_passport_and_approves_the_challenger_in_mlflow(story: Story) -> None:
     """The gate refused it; a person decides otherwise, under their name. Others may not."""
-    connect(story, "rita", "reviewer", story.reviewer)
     told = story.facts("server", "tidegate server person add sam --role scientist")
     story.tokens["sam"] = told["token"]
-    version = '{"name": "visits", "version": "2", "key": "reviewed", "value": "by rita"}'
+    version = (
+        '{"name": "visits", "version": "2", "key": "review", "value": "approve: the weeks after it count"}'
+    )
     alias = '{"name": "visits", "alias": "champion", "version": "2"}'
     code, passport = _mlflow(story, "rita", "GET", "model-versions/get?name=visits&version=2")
     assert code == 200
     assert WEEKS[1] in json.loads(passport)["model_version"]["description"]
     assert _mlflow(story, "sam", "POST", "model-versions/set-tag", version)[0] == 403
-    assert _mlflow(story, "rita", "POST", "model-versions/set-tag", version)[0] == 200
     assert _mlflow(story, "rita", "POST", "registered-models/alias", alias)[0] == 403
     assert _champions(story) == [1]
-    promote(story, 2)
+    assert _mlflow(story, "rita", "POST", "model-versions/set-tag", version)[0] == 200
     assert _champions(story) == [2]
+    told = story.type("scientist", "tidegate models history visits", person="rita")
+    assert "the weeks after it count" in told
 
 
 def _mlflow(story: Story, person: str, method: str, path: str, body: str = "") -> tuple[int, str]:

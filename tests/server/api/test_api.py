@@ -42,7 +42,7 @@ def test_every_endpoint_asks_for_a_token_and_the_right_role(served: Served, expe
     with served.client() as nobody:
         paths = nobody.get("/openapi.json").json()["paths"]
         listed = [(method.upper(), path) for path, methods in paths.items() for method in methods]
-        assert len(listed) == 29
+        assert len(listed) == 31
         assert all(path.startswith("/v1/") for _, path in listed)
         assert {path for method, path in listed if method == "POST"} == set(WRITERS)
         for method, path in listed:
@@ -68,8 +68,8 @@ def test_every_endpoint_asks_for_a_token_and_the_right_role(served: Served, expe
                 expected = {403} if not allowed or (own and method == "POST") else {200, 202}
                 if path.endswith("/stop") and expected != {403}:
                     expected = {409}
-                if path.endswith(("/sign", "/drift-checks")) and expected != {403}:
-                    expected = {400}  # nobody has signed it, and no model is in service
+                if path.endswith(("/sign", "/drift-checks", "/refuse", "/rollback")) and expected != {403}:
+                    expected = {400}  # nobody has signed it; what was just approved is in service
                 assert answer.status_code in expected, (role, method, path, answer.text)
 
 
@@ -86,7 +86,8 @@ WRITERS = {
     "/v1/schedules/{experiment}/pause": ("operator",),
     "/v1/schedules/{experiment}/resume": ("operator",),
     "/v1/schedules/{experiment}/remove": ("operator",),
-    "/v1/models/{model}/versions/{version}/promote": ("reviewer",),
+    "/v1/models/{model}/versions/{version}/approve": ("reviewer",),
+    "/v1/models/{model}/versions/{version}/refuse": ("reviewer",),
     "/v1/models/{model}/versions/{version}/rollback": ("reviewer",),
 }
 BODIES: dict[str, Callable[[Experiment], dict[str, Any]]] = {
@@ -96,7 +97,8 @@ BODIES: dict[str, Callable[[Experiment], dict[str, Any]]] = {
     "/v1/schedules": lambda experiment: {"experiment": experiment.model_dump_json(), "every": "week"},
     "/v1/drift-checks": lambda plan: {"experiment": plan.model_dump_json(), "window": "2026-W05"},
     "/v1/schedules/{experiment}/sign": lambda _: {"mandate": "x"},
-    "/v1/models/{model}/versions/{version}/promote": lambda _: {"reason": "better"},
+    "/v1/models/{model}/versions/{version}/approve": lambda _: {"reason": "better"},
+    "/v1/models/{model}/versions/{version}/refuse": lambda _: {"reason": "worse"},
     "/v1/models/{model}/versions/{version}/rollback": lambda _: {"reason": "worse"},
 }
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -535,3 +536,43 @@ def _raw(served: Served, request: bytes) -> bytes:
             if b"\r\n\r\n" in answer and b"onnection: close" not in answer:
                 break
     return answer
+
+
+def test_a_reviewer_decides_by_a_tag_of_the_version_and_nobody_else(standing: Standing) -> None:
+    """In MLflow's own page, which sends a tag by this call; who is refused, for what, and in which words."""
+    state = standing.served.state
+
+    def asked(
+        role: Role, value: str, version: str = "2", key: str = "review", path: str = AJAX
+    ) -> httpx.Response:
+        body = {"name": NAME, "version": version, "key": key, "value": value}
+        with closing(standing.browser(role)) as client:
+            return client.post(f"{path}model-versions/set-tag", json=body)
+
+    refused = (
+        ("scientist", "approve: good", "2", 403, "a scientist reads here"),
+        ("operator", "approve: good", "2", 403, "an operator does not decide on versions"),
+        ("reviewer", "approve", "2", 400, "write `approve: WHY` or `refuse: WHY`"),
+        ("reviewer", "fine by me", "2", 400, "write `approve: WHY`"),
+        ("reviewer", "approve: \x1b[2J", "2", 400, "cannot be recorded"),
+        ("reviewer", "approve: good", "9", 400, "there is no version 9"),
+        ("reviewer", "approve: good", "2 ", 400, "it is a number"),
+    )  # fmt: skip
+    before = standing.everything(), state.decisions(NAME)
+    for role, value, version, status, words in refused:
+        answer = asked(role, value, version)  # type: ignore[arg-type]
+        assert (answer.status_code, words in answer.json()["message"]) == (status, True), answer.text
+    assert (standing.everything(), state.decisions(NAME)) == before
+    assert asked("reviewer", "Approve: all sites are in", key="Review", path=REST).status_code == 200
+    assert [(one.kind, one.by, one.reason) for one in state.decisions(NAME)] == [
+        ("approve", "the reviewer", "all sites are in"),
+        ("promote", "review", "approved by the reviewer"),
+    ]
+    (second,) = [one for one in standing.versions() if one.version == 2]
+    assert second.aliases == (CHAMPION,)
+    assert second.tags["review"] == "approved by the reviewer: all sites are in"
+    assert second.tags["tidegate.review"] == "in service"
+    again = asked("reviewer", "approve: once more")
+    assert (again.status_code, "is in service already" in again.json()["message"]) == (400, True)
+    assert asked("reviewer", "refuse: south is missing", "1").status_code == 200
+    assert state.decisions(NAME)[-1].kind == "refuse"

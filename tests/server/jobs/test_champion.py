@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from server.api.promotion import move_champion
+from server.jobs.review import approve
 from server.registry.registry import CHAMPION
 from server.state.records import VersionRecord
 from server.state.storage import State
@@ -23,6 +23,12 @@ class Slow:
             VersionRecord(version=number, run_id="", description="", tags={}, aliases=()) for number in (1, 2)
         )
 
+    def files(self, *_: object) -> dict[str, bytes]:
+        return {}
+
+    def tag_version(self, *_: object) -> None:
+        pass
+
     def set_alias(self, _model: str, alias: str, version: int) -> None:
         meanwhile, self._meanwhile = self._meanwhile, None
         if meanwhile is not None:
@@ -32,9 +38,10 @@ class Slow:
 
 def test_of_two_promotions_at_one_moment_the_later_decision_is_in_service(state: State) -> None:
     def other() -> None:
-        move_champion("m", 2, "promote", state, registry, by="Bo", reason="better at all sites")
+        approve("m", 2, state, registry, by="Bo", reason="better at all sites", least=0)
 
     registry: Any = Slow(other)
-    move_champion("m", 1, "promote", state, registry, by="Al", reason="better at one")
-    assert [item.subject for item in state.decisions("m")] == ["version 1", "version 2"]
+    approve("m", 1, state, registry, by="Al", reason="better at one", least=0)
+    promoted = [item.subject for item in state.decisions("m") if item.kind == "promote"]
+    assert promoted == ["version 1", "version 2"]
     assert registry.aliases == {CHAMPION: 2}

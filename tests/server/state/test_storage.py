@@ -20,6 +20,7 @@ from contract.names import name_run
 from server.state.participation import SiteStatus, Step
 from server.state.records import RoundRecord
 from server.state.storage import State, open_state
+from server.state.versions import RegisteredVersions
 
 ROOT = Path(__file__).parents[3]
 
@@ -206,6 +207,21 @@ def test_the_first_evidence_stays(state: State) -> None:
     assert state.save_verdict("e", window="w1", verdict={"p": 0.001}, alarm=True)
     assert not state.save_verdict("e", window="w1", verdict={}, alarm=False)
     assert [(item.window, item.alarm) for item in state.verdicts("e")] == [("w2", False), ("w1", True)]
+
+
+@pytest.mark.parametrize("change", ["UPDATE version_files SET sha256 = 'x'", "DELETE FROM version_files"])
+def test_what_was_registered_of_a_version_refuses_change(state: State, change: str) -> None:
+    versions = RegisteredVersions(state.database)
+    versions.add_files("m", 1, {"arrays.npz": "a" * 64})
+    versions.add_files("m", 1, {"arrays.npz": "b" * 64})  # the first one holds
+    versions.add_passport("m", 1, "# Model passport")
+    with pytest.raises(DBAPIError, match="append-only"), state.database.engine.begin() as connection:
+        connection.execute(text(change))
+    assert versions.hashes("m", 1) == {"arrays.npz": "a" * 64}
+    assert versions.passport("m", 1) == "# Model passport"
+    versions.add_passport("m", 1, "# With a comparison")
+    assert versions.passport("m", 1) == "# With a comparison"
+    assert (versions.hashes("m", 2), versions.passport("m", 2)) == ({}, None)
 
 
 @pytest.mark.parametrize("change", ["UPDATE decisions SET reason = 'x'", "DELETE FROM decisions"])
