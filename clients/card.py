@@ -1,7 +1,7 @@
 """A site's public card as a statement that the site signs and anybody can check.
 
 What is signed is the site's name, its stated rows and its card, as canonical JSON (RFC 8785) in
-a DSSE envelope (`clients.envelope`). Everything in it is public.
+a DSSE envelope (`contract.envelope`). Everything in it is public.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from clients.envelope import sign, verify
 from clients.keys import PrivateKey, PublicKey, read_bytes
 from contract.card import Card
+from contract.envelope import sign, verify
 from contract.errors import InputError
 from contract.names import SiteName
 

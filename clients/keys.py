@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from contract.enrolment import key_fingerprint
+from contract.envelope import PrivateKey, PublicKey, digest_for, fingerprint, openssh
 from contract.errors import InputError, LedgerError
 from contract.whole_file import replace_file, written_aside
 
@@ -36,9 +36,6 @@ __all__ = [
     "site_signer",
     "verifies",
 ]
-
-PrivateKey = ec.EllipticCurvePrivateKey
-PublicKey = ec.EllipticCurvePublicKey
 
 
 class Signer(Protocol):
@@ -117,23 +114,6 @@ def verifies(public: str, signature: bytes, content: bytes) -> bool:
     except InvalidSignature:
         return False
     return True
-
-
-def digest_for(curve: ec.EllipticCurve) -> hashes.SHA256 | hashes.SHA384 | hashes.SHA512:
-    """The hash that goes with a curve in ECDSA."""
-    if curve.key_size <= 256:
-        return hashes.SHA256()
-    return hashes.SHA384() if curve.key_size <= 384 else hashes.SHA512()
-
-
-def fingerprint(key: PublicKey) -> str:
-    """Of a public key, as `ssh-keygen -l` prints it."""
-    return key_fingerprint(openssh(key))
-
-
-def openssh(key: PublicKey) -> str:
-    """A public key as one line."""
-    return key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
 
 
 def make_node_key(folder: Path) -> tuple[Path, Path]:

@@ -469,12 +469,17 @@ class ModelFiles(_Frozen):
     Attributes:
         experiment: the file `experiment.json`.
         arrays: the file `arrays.npz`.
+        passport: as it was registered; empty of a version that an earlier Tidegate registered.
+        statement: that these are the version's, signed (`contract.model_statement`); None where the server
+            has no key for it, or an earlier Tidegate registered the version.
     """
 
     model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 
     experiment: Annotated[bytes, Field(max_length=2**24)]
     arrays: Annotated[bytes, Field(max_length=MOST_ARRAYS)]
+    passport: Annotated[str, Field(max_length=2**22)] = ""
+    statement: dict[str, Any] | None = None
 
 
 class ReviewReason(_Asked):

@@ -11,6 +11,7 @@ __all__ = [
     "ARRAYS_FILE",
     "EXPERIMENT_FILE",
     "HASH_TAGS",
+    "PASSPORT_FILE",
     "SUMS_FILE",
     "require_registered",
     "sha256",
@@ -19,6 +20,7 @@ __all__ = [
 
 ARRAYS_FILE = "arrays.npz"
 EXPERIMENT_FILE = "experiment.json"
+PASSPORT_FILE = "passport.md"
 SUMS_FILE = "SHA256SUMS"
 
 HASH_TAGS: Mapping[str, str] = {

@@ -75,7 +75,7 @@ class Connection:
     """
 
     def __init__(self, url: str, token: str, authority: str) -> None:
-        self._url = url
+        self._url, self.authority = url, authority
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         tls.minimum_version = ssl.TLSVersion.TLSv1_2
         tls.load_verify_locations(cadata=authority)

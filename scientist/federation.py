@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from contract.errors import InputError, TidegateError
@@ -21,7 +22,14 @@ from contract.federation_api import (
     Versions,
 )
 from contract.installed_models import with_package
-from contract.model_version import ARRAYS_FILE, EXPERIMENT_FILE, require_registered
+from contract.model_statement import STATEMENT_FILE, require_stated, verify_statement
+from contract.model_version import (
+    ARRAYS_FILE,
+    EXPERIMENT_FILE,
+    PASSPORT_FILE,
+    require_registered,
+    sha256,
+)
 from contract.recipe import asked_rows, needs_recipe, with_recipe
 from scientist.connected import path_of
 from scientist.connection import Connection
@@ -113,18 +121,25 @@ def require_result(ended: RunDetail) -> None:
 
 
 def model_files(connection: Connection, model: str, version: int) -> dict[str, bytes]:
-    """A version's files, compared with the hashes of its record.
+    """A version's files: its passport and the server's statement too, where it signed one.
+
+    They are compared with the statement, whose signature must be of a key of the federation's; without one
+    with the hashes of the version's record.
 
     Raises:
-        InputError: there is no such version.
+        InputError: there is no such version, or the statement does not hold.
         TidegateError: what was sent is not what was registered.
     """
-    path = f"{path_of('models', model)}/versions/{version}"
-    record = connection.get(path, Version)
+    path, where = f"{path_of('models', model)}/versions/{version}", f"{model} version {version}"
     sent = connection.get(f"{path}/files", ModelFiles)
     files = {ARRAYS_FILE: sent.arrays, EXPERIMENT_FILE: sent.experiment}
-    for name, content in files.items():
-        require_registered(
-            name, content, record.tags, error=TidegateError, where=f"{model} version {version}"
-        )
-    return files
+    if sent.statement is None:
+        record = connection.get(path, Version)
+        for name, content in files.items():
+            require_registered(name, content, record.tags, error=TidegateError, where=where)
+        return files
+    files[PASSPORT_FILE] = sent.passport.encode()
+    statement = verify_statement(sent.statement, connection.authority.encode(), where=where)
+    hashes = {name: sha256(content) for name, content in files.items()}
+    require_stated(hashes, statement, model=model, version=version, where=where)
+    return {**files, STATEMENT_FILE: json.dumps(sent.statement, indent=1).encode()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from json import loads
+from pathlib import Path
 
 from contract.errors import InputError
 from contract.federation_api import Decision, Review, Version
@@ -12,7 +13,15 @@ from contract.windows import condensed
 from contract.words import DECIDED
 from terminal.output import print_json, print_table, say
 
-__all__ = ["no_version", "say_review", "show_history", "show_passport", "show_versions"]
+__all__ = [
+    "no_version",
+    "read_authority",
+    "say_review",
+    "show_history",
+    "show_passport",
+    "show_versions",
+    "verify_folder",
+]
 
 _LONGEST = 5000
 """Characters of a passport's line that are shown."""
@@ -94,6 +103,70 @@ def show_history(model: str, decisions: Sequence[Decision], *, json: bool) -> No
             for one in decisions
         ),
     )
+
+
+def verify_folder(folder: Path, authority: bytes, *, json: bool) -> None:
+    """Say whether the files of a folder are those that a federation's server has signed as a version's.
+
+    Args:
+        folder: that `models fetch` wrote.
+        authority: the federation's certificate, in PEM form.
+        json: print JSON.
+
+    Raises:
+        InputError: they are not, or the folder cannot be read.
+    """
+    from contract.model_statement import STATEMENT_FILE, require_stated, verify_statement
+    from contract.model_version import sha256
+
+    where = str(folder)
+    try:
+        envelope = loads((folder / STATEMENT_FILE).read_bytes())
+        statement = verify_statement(envelope, authority, where=where)
+        found = {name: sha256((folder / name).read_bytes()) for name in statement.files if _is_plain(name)}
+    except OSError as exc:
+        raise InputError(
+            f"cannot be read: {exc.strerror}",
+            where=str(exc.filename or folder),
+            remedy="Name a folder that `tidegate models fetch` wrote, of a version that the server signs",
+        ) from exc
+    except ValueError as exc:
+        raise InputError(
+            "not a statement", where=str(folder / STATEMENT_FILE), remedy="Fetch the version again"
+        ) from exc
+    model, version = statement.model, statement.version
+    require_stated(
+        {**dict.fromkeys(statement.files, ""), **found}, statement, model=model, version=version, where=where
+    )
+    if json:
+        print_json(statement.model_dump(mode="json"))
+        return
+    say(f"version {version} of '{model}': all {len(found)} files are as the federation registered them")
+    served, service = "not in service", statement.service
+    if service is not None:
+        served = f"in service by decision {service.number} of {service.decided:%Y-%m-%d %H:%M} UTC"
+    say(f"on {statement.signed:%Y-%m-%d %H:%M} UTC it was {served}")
+
+
+def read_authority(path: Path) -> bytes:
+    """A federation's certificate.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise InputError(
+            f"no authority is there by which the statement could be judged: {exc.strerror}",
+            where=str(path),
+            remedy="Name the federation's authority.pem with --authority, or connect: tidegate connect URL",
+        ) from exc
+
+
+def _is_plain(name: str) -> bool:
+    """Whether it names a file of the folder itself: a statement is read before anybody vouches for it."""
+    return name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)
 
 
 def no_version(model: str, version: int) -> InputError:

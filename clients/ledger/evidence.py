@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clients import envelope
 from clients.keys import PrivateKey, PublicKey, fingerprint, openssh
 from clients.ledger.chain import Ledger
 from clients.ledger.entries import FIRST_HASH, Entry, canonical, entry_hash, is_signed, keys_in_force
@@ -28,6 +27,7 @@ from clients.ledger.entry_bodies import require_sound
 from clients.ledger.evidence_file import FORMAT, LEDGER_VERSION, PAYLOAD, Evidence, StatedTotal
 from clients.ledger.plan import Cap
 from clients.ledger.replay import BlockTotal, totals_of
+from contract import envelope
 from contract.errors import InputError, LedgerError
 
 __all__ = ["Checked", "check", "export"]

@@ -1,6 +1,6 @@
 """The form of an evidence file, and its reading. What it must show is in `clients.ledger.evidence`.
 
-A DSSE envelope (`clients.envelope`), signed with the site's node key. Its payload is canonical JSON
+A DSSE envelope (`contract.envelope`), signed with the site's node key. Its payload is canonical JSON
 by RFC 8785, of type `PAYLOAD`, with two members:
 
     statement   what the site states: its name, the cap, how many entries its ledger has,
@@ -26,11 +26,11 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from clients.envelope import read
 from clients.keys import PublicKey, read_bytes
 from clients.ledger.entries import FORMAT as LEDGER_VERSION
 from clients.ledger.entries import Entry, Kind, canonical
 from clients.ledger.plan import Cap
+from contract.envelope import read
 from contract.errors import InputError
 
 __all__ = ["FORMAT", "LEDGER_VERSION", "PAYLOAD", "Evidence", "StatedTotal", "Statement", "read_evidence"]

@@ -84,19 +84,19 @@ def compare_there(name: str, *, yes: bool, json: bool) -> None:
         InputError: there is no such run, or it has no result, or nobody said yes.
     """
     from contract.experiment import Experiment
-    from contract.federation_api import ModelFiles, RunDetail, Runs
+    from contract.federation_api import RunDetail, Runs
+    from contract.model_version import EXPERIMENT_FILE
     from experiments.planning.sites import of_cards
     from scientist.cli.runs import run_there
     from scientist.cli.sites import all_cards
     from scientist.connected import connect, path_of
+    from scientist.federation import model_files
 
     with connect() as connection:
         detail = connection.get(path_of("runs", name), RunDetail)
         result = _result_of(detail)
-        files = connection.get(
-            f"{path_of('models', str(result['model']))}/versions/{result['version']}/files", ModelFiles
-        )
-        experiment = Experiment.model_validate_json(files.experiment)
+        files = model_files(connection, str(result["model"]), int(result["version"]))
+        experiment = Experiment.model_validate_json(files[EXPERIMENT_FILE])
     sites = {one.name: one for one in of_cards(all_cards())}
 
     def known(names: Collection[str]) -> _Found:

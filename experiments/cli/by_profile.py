@@ -21,6 +21,7 @@ THERE: Mapping[str, Mapping[str, Command]] = {
         "show": models.show,
         "fetch": models.fetch,
         "predict": models.predict,
+        "verify": models.verify,
         "approve": models.approve,
         "refuse": models.refuse,
         "rollback": models.rollback,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["approve", "fetch", "history", "list_versions", "predict", "refuse", "rollback", "show"]
+__all__ = ["approve", "fetch", "history", "list_versions", "predict", "refuse", "rollback", "show", "verify"]
 
 
 def list_versions(*, model: str, json: bool) -> None:
@@ -34,6 +34,20 @@ def fetch(*, model: str, version: int, folder: Path | None) -> None:
     from terminal.predictions import write_version
 
     write_version(model, version, _files(model, version), folder)
+
+
+def verify(*, folder: Path, authority: Path | None, json: bool) -> None:
+    """Whether a folder's files are those that the federation says are the version's."""
+    from scientist.profiles import Profiles
+    from scientist.settings import read_settings
+    from terminal.model_tables import read_authority, verify_folder
+
+    known = (
+        Profiles(read_settings()).read().authority.encode()
+        if authority is None
+        else read_authority(authority)
+    )
+    verify_folder(folder, known, json=json)
 
 
 def predict(

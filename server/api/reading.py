@@ -48,6 +48,7 @@ from contract.json_values import finite
 from contract.model_version import ARRAYS_FILE, EXPERIMENT_FILE
 from server.jobs.champion import champion_number
 from server.jobs.review import history, shown_passport
+from server.jobs.statements import Signer, no_signer, signed_statement
 from server.line.flower import ControlClient
 from server.registry.registry import Registry
 from server.schedule import waits_for
@@ -100,6 +101,7 @@ class Reading:
         control: opens a client of the SuperLink.
         federation: the SuperLink's name.
         most_kept: runs of one person that are kept.
+        signer: gives the key that signs what is said of model versions.
         lock: held while the registry or the SuperLink is asked.
     """
 
@@ -108,6 +110,7 @@ class Reading:
     control: Callable[[], ControlClient]
     federation: str
     most_kept: int = MOST_KEPT
+    signer: Signer = no_signer
     lock: threading.Lock = field(default_factory=threading.Lock)
     _connected: tuple[float, frozenset[int] | None] = (0.0, None)
 
@@ -292,7 +295,12 @@ class Reading:
                 where=f"{model} version {number}",
                 remedy="Take them from the version's page in MLflow",
             )
-        return ModelFiles(experiment=found[EXPERIMENT_FILE], arrays=found[ARRAYS_FILE])
+        return ModelFiles(
+            experiment=found[EXPERIMENT_FILE],
+            arrays=found[ARRAYS_FILE],
+            passport=RegisteredVersions(self.state.database).passport(model, number) or "",
+            statement=signed_statement(model, number, self.state, self.signer),
+        )
 
     def decisions(self, experiment: str | None, page: Page) -> Decisions:
         """Decisions, newest first."""

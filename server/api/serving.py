@@ -17,7 +17,7 @@ from server.api.app import Api, make_app
 from server.api.reading import Reading
 from server.federation import running_control, running_federation
 from server.gateway.tls import Port, Shown
-from server.line.certificates import ServerFiles
+from server.line.certificates import ServerFiles, models_signer
 from server.line.processes import require_free
 from server.registry.registry import Registry
 from server.registry.registry_ui import ui_socket
@@ -58,6 +58,7 @@ def serve_api(
             control=lambda: running_control(settings),
             federation=running_federation(settings),
             most_kept=file.runs_kept_per_person,
+            signer=lambda: models_signer(files),
         )
         api = Api(
             reading=reading,

@@ -60,10 +60,30 @@ def fetch(
     version: Version,
     folder: Annotated[Path | None, typer.Argument(help="A new folder; else NAME-VERSION.")] = None,
 ) -> None:
-    """Write a version's arrays and experiment into a new folder, with their hashes."""
+    """Write a version's files into a new folder, with its passport and what the server signs of them."""
     from terminal.predictions import write_version
 
     write_version(model, version, _files(model, version), folder)
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="A folder that `models fetch` wrote.")],
+    authority: Annotated[
+        Path | None,
+        typer.Option(
+            help="The federation's authority (PEM); else the profile's, or that of the server here."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Whether a folder's files are those that the federation says are the version's. Needs no connection."""
+    from server.line.certificates import server_files
+    from server.settings import read_settings
+    from terminal.model_tables import read_authority, verify_folder
+
+    path = authority or server_files(read_settings().home / "certificates").authority
+    verify_folder(folder, read_authority(path), json=json)
 
 
 @app.command()
@@ -196,6 +216,13 @@ def _decide(
 
 
 def _files(model: str, version: int) -> dict[str, bytes]:
+    from json import dumps
+
+    from contract.model_statement import STATEMENT_FILE
+    from contract.model_version import PASSPORT_FILE
+    from server.jobs.statements import signed_statement
+    from server.line.certificates import models_signer, server_files
+    from server.settings import read_settings
     from server.state.versions import RegisteredVersions
     from terminal.model_tables import no_version
 
@@ -203,8 +230,16 @@ def _files(model: str, version: int) -> dict[str, bytes]:
     if all(one.version != version for one in registry.versions(model)):
         raise no_version(model, version)
     with _known_state() as state:
-        known = {} if state is None else RegisteredVersions(state.database).hashes(model, version)
-    return registry.files(model, version, known)
+        if state is None:
+            return registry.files(model, version)
+        registered = RegisteredVersions(state.database)
+        files = registry.files(model, version, registered.hashes(model, version))
+        certificates = server_files(read_settings().home / "certificates")
+        statement = signed_statement(model, version, state, lambda: models_signer(certificates))
+        if statement is not None:
+            files[PASSPORT_FILE] = (registered.passport(model, version) or "").encode()
+            files[STATEMENT_FILE] = dumps(statement, indent=1).encode()
+    return files
 
 
 @contextmanager

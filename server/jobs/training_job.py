@@ -24,6 +24,7 @@ from contract.experiment import NumericFeature
 from contract.figures import figures_for
 from contract.installed_models import require_installed
 from contract.json_values import finite
+from contract.model_version import PASSPORT_FILE
 from contract.regression import Measured
 from server.code import server_code_hash
 from server.jobs.champion import champion_number, follow_decisions, has_champion
@@ -41,7 +42,7 @@ from server.rounds import Training, TrainingResult, pooled_scores, train
 from server.state.participation import advice, kind_of, runs_of, told
 from server.state.records import RoundRecord, RunRecord, RunStatus
 from server.state.storage import State
-from server.state.versions import PASSPORT, RegisteredVersions
+from server.state.versions import RegisteredVersions
 
 __all__ = ["Services", "TrainedModel", "open_record", "run_training", "write_passport"]
 
@@ -145,7 +146,7 @@ def write_passport(
     )
     RegisteredVersions(services.state.database).add_passport(name, model.version, passport)
     show_decisions(name, model.version, services.state, services.registry)
-    services.registry.log_text(model.mlflow_run, passport, PASSPORT)
+    services.registry.log_text(model.mlflow_run, passport, PASSPORT_FILE)
 
 
 def _require_same_experiment(job: Job, state: State) -> None:
@@ -267,7 +268,7 @@ def _register(
     version = registry.register(
         name, mlflow_run, result.arrays, experiment=job.experiment, description=passport, tags=tags
     )
-    registry.log_text(mlflow_run, passport, PASSPORT)
+    registry.log_text(mlflow_run, passport, PASSPORT_FILE)
     registered = RegisteredVersions(services.state.database)
     registered.add_files(name, version, registry.file_hashes(name, version))
     registered.add_passport(name, version, passport)

@@ -29,6 +29,7 @@ __all__ = [
     "authority_fingerprint",
     "ending",
     "make_server_files",
+    "models_signer",
     "require_pair",
     "server_files",
     "sign_site",
@@ -36,6 +37,7 @@ __all__ = [
 
 _AUTHORITY_VALID = timedelta(days=3650)
 _SERVER_VALID = timedelta(days=365)
+_MODELS_VALID = timedelta(days=365)
 SITE_VALID = timedelta(days=180)
 """Of a site's certificate, which its agent renews when half of that is over."""
 _RENEWED_BEFORE = timedelta(days=60)
@@ -53,12 +55,16 @@ class ServerFiles:
         authority_key: signs them; not there where an organisation's own authority does.
         certificate: what the server shows.
         key: of that certificate.
+        models: the certificate of the key that signs statements of model versions.
+        models_key: that key.
     """
 
     authority: Path
     authority_key: Path
     certificate: Path
     key: Path
+    models: Path
+    models_key: Path
 
 
 def server_files(folder: Path) -> ServerFiles:
@@ -68,6 +74,8 @@ def server_files(folder: Path) -> ServerFiles:
         authority_key=folder / "ca.key",
         certificate=folder / "server.pem",
         key=folder / "server.key",
+        models=folder / "models.pem",
+        models_key=folder / "models.key",
     )
 
 
@@ -89,7 +97,30 @@ def make_server_files(folder: Path, hosts: Sequence[str], now: datetime | None =
     is_there = files.certificate.exists() and files.key.exists()
     if not is_there or (files.authority_key.exists() and _is_to_renew(files.certificate, hosts, now)):
         _make_certificate(files, hosts, now)
+    if files.authority_key.exists() and _ends_soon(files.models, now):
+        _make_models_key(files, now)
     return files
+
+
+def models_signer(files: ServerFiles) -> tuple[ec.EllipticCurvePrivateKey, bytes]:
+    """The key that signs statements of model versions, and its certificate in PEM form.
+
+    Raises:
+        AddressError: they are not there, or are none.
+    """
+    try:
+        key = serialization.load_pem_private_key(files.models_key.read_bytes(), None)
+        certificate = files.models.read_bytes()
+        x509.load_pem_x509_certificate(certificate)
+    except (OSError, ValueError) as exc:
+        words = exc.strerror if isinstance(exc, OSError) else "there is none in it"
+        raise AddressError(
+            f"the key that signs models cannot be read: {words}",
+            where=str(files.models_key),
+            remedy="`tidegate server up` makes it with models.pem; where an authority of your own signs, "
+            "have it sign one for code signing",
+        ) from exc
+    return cast(ec.EllipticCurvePrivateKey, key), certificate
 
 
 def require_pair(files: ServerFiles) -> None:
@@ -186,6 +217,23 @@ def _make_certificate(files: ServerFiles, hosts: Sequence[str], now: datetime) -
     usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
     _write_key(files.key, key)
     replace_file(files.certificate, _signed(builder, usage, issuer, issuer_key))
+
+
+def _make_models_key(files: ServerFiles, now: datetime) -> None:
+    issuer, issuer_key = _authority(files)
+    key = ec.generate_private_key(ec.SECP256R1())
+    usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING])
+    builder = _builder("Tidegate models", key.public_key(), _MODELS_VALID, now)
+    _write_key(files.models_key, key)
+    replace_file(files.models, _signed(builder, usage, issuer, issuer_key))
+
+
+def _ends_soon(path: Path, now: datetime) -> bool:
+    """Whether a certificate is to be made anew; one that is not there is."""
+    if not path.exists():
+        return True
+    certificate = _read(path, remedy="Remove it: `tidegate server up` then makes another")
+    return certificate.not_valid_after_utc - now < _RENEWED_BEFORE
 
 
 def _read(path: Path, *, remedy: str) -> x509.Certificate:

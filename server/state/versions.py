@@ -12,13 +12,11 @@ from datetime import UTC, datetime
 
 from sqlalchemy import select
 
-from contract.model_version import sha256
+from contract.model_version import PASSPORT_FILE, sha256
 from server.state import tables
 from server.state.database import Database
 
-__all__ = ["PASSPORT", "RegisteredVersions"]
-
-PASSPORT = "passport.md"
+__all__ = ["RegisteredVersions"]
 
 
 class RegisteredVersions:
@@ -37,7 +35,7 @@ class RegisteredVersions:
     def add_passport(self, model: str, version: int, text: str) -> None:
         """Add a passport; the last one of a version holds. One that is there already is not added again."""
         if self.passport(model, version) != text:
-            self._add(model, version, {PASSPORT: (sha256(text.encode()), text)})
+            self._add(model, version, {PASSPORT_FILE: (sha256(text.encode()), text)})
 
     def hashes(self, model: str, version: int) -> dict[str, str]:
         """The SHA-256 of a version's files by name; none of a version that an earlier Tidegate registered."""
@@ -45,14 +43,14 @@ class RegisteredVersions:
         wanted = select(table.c.name, table.c.sha256).filter_by(model=model, version=version)
         with self._database.read() as connection:
             rows = connection.execute(
-                wanted.where(table.c.name != PASSPORT).order_by(table.c.id.desc())
+                wanted.where(table.c.name != PASSPORT_FILE).order_by(table.c.id.desc())
             ).all()
         return {row.name: row.sha256 for row in rows}
 
     def passport(self, model: str, version: int) -> str | None:
         """A version's passport; None of a version that an earlier Tidegate registered."""
         table = tables.version_files
-        wanted = select(table.c.text).filter_by(model=model, version=version, name=PASSPORT)
+        wanted = select(table.c.text).filter_by(model=model, version=version, name=PASSPORT_FILE)
         with self._database.read() as connection:
             text: str | None = connection.execute(wanted.order_by(table.c.id.desc()).limit(1)).scalar()
         return text

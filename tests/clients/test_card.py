@@ -20,13 +20,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clients.card import CARD_TYPE, PublicCard, read_signed_card, signed_card
-from clients.envelope import sign, verify
 from clients.keys import fingerprint, make_node_key, read_private_key, read_public_key
 from clients.rows.draft import draft_card
 from clients.rows.rows import rows_of
 from clients.rows.suitability import WindowFit, suitability
 from clients.site_config import DataSource, SiteConfig, marked_lines
 from contract.card import Card, CategoricalColumn, NumericColumn
+from contract.envelope import sign, verify
 from contract.errors import DataError, InputError
 from contract.experiment import Experiment
 from experiments.data.layout import card_of

@@ -21,6 +21,7 @@ from server.registry.registry import Registry
 from server.state.enrolments import Enrolments
 from server.state.records import Enrolment, ScheduleRecord
 from server.state.schedules import Schedules
+from server.state.versions import RegisteredVersions
 from tests.cli.conftest import tidegate
 from tests.server.api.conftest import Served, serving
 from tests.server.federation import plan
@@ -131,6 +132,9 @@ def _fill(standing: Standing) -> None:
         registry.register(
             "fake", run, arrays, experiment=experiment, description=f"# Passport {number}", tags=tags
         )
+    registered = RegisteredVersions(state.database)  # of the second: an earlier Tidegate registered the first
+    registered.add_files("fake", 2, registry.file_hashes("fake", 2))
+    registered.add_passport("fake", 2, "# Passport 2")
     schedules = Schedules(state.database)
     schedules.add(ScheduleRecord.of(experiment, every="week", first="2026-W05"))
     schedules.enter("fake", [(f"2026-W{week:02}", datetime.now(UTC)) for week in range(5, 9)])

@@ -12,6 +12,7 @@ import pytest
 
 import server.api.reading
 from contract.model_version import HASH_TAGS
+from server.line.certificates import make_server_files
 from serving.prediction import Predictor
 from tests.installations import tidegate_with
 from tests.scientist.conftest import Standing
@@ -39,8 +40,11 @@ def test_the_same_predictions_by_a_profile_and_at_the_server(
         standing.patch.delenv(name)
     assert [tidegate("models", "predict", "fake", 2, rows, *more) for more in ((), ("--json",))] == here
     assert "is in fake-2" in tidegate("models", "fetch", "fake", 2)
-    for file in (tmp_path / "here").iterdir():
-        assert file.read_bytes() == Path("fake-2", file.name).read_bytes()
+    assert {one.name for one in Path("fake-2").iterdir()} == {
+        "arrays.npz", "experiment.json", "passport.md", "statement.dsse.json", "SHA256SUMS"
+    }  # fmt: skip
+    for name in ("arrays.npz", "experiment.json", "passport.md"):
+        assert Path(tmp_path, "here", name).read_bytes() == Path("fake-2", name).read_bytes()
     subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd="fake-2", check=True)
     told = json.loads(here[1])
     assert (told["model"], told["version"], told["rows"], told["without"]) == ("fake", 2, 4, 2)
@@ -115,19 +119,54 @@ def test_what_cannot_be_is_a_sentence(standing: Standing, tidegate: Command, tmp
     assert "there is no version 9" in tidegate("models", "predict", "fake", 9, rows, code=2)
 
 
+@pytest.mark.parametrize(("version", "code"), [(1, 1), (2, 2)])
 @pytest.mark.parametrize("name", HASH_TAGS)
 def test_what_was_changed_on_the_way_is_refused(
-    standing: Standing, tidegate: Command, tmp_path: Path, name: str
+    standing: Standing, tidegate: Command, tmp_path: Path, name: str, version: int, code: int
 ) -> None:
-    """A server that sends other bytes than its own record has the hashes of."""
+    """A server that sends other bytes than its own record has the hashes of, or than it has signed."""
     rows = rows_in(tmp_path, standing)
-    files = standing.served_files("fake", 2)
+    files = standing.served_files("fake", version)
     changed = files | {name: files[name][:-1] + bytes([files[name][-1] ^ 1])}
     standing.patch.setattr(server.api.reading.Registry, "files", lambda *_: changed)
     standing.connect("ada", "scientist")
-    for arguments in (("predict", "fake", 2, rows), ("fetch", "fake", 2)):
-        assert "registered" in tidegate("models", *arguments, code=1)
-    assert not Path("fake-2").exists()
+    for arguments in (("predict", "fake", version, rows), ("fetch", "fake", version)):
+        told = tidegate("models", *arguments, code=code)
+        assert ("registered" if version == 1 else f"{name} is not the file that it names") in told
+    assert not Path(f"fake-{version}").exists()
+
+
+def test_a_folder_is_verified_far_from_the_server(
+    standing: Standing, tidegate: Command, tmp_path: Path
+) -> None:
+    """By the authority that the profile knows, or a file of it; what was changed since is named."""
+    standing.connect("rita", "reviewer")
+    tidegate("models", "approve", "fake", 2, "--reason", "seen")
+    tidegate("models", "fetch", "fake", 2, "kept")
+    told = tidegate("models", "verify", "kept")
+    assert "version 2 of 'fake': all 3 files are as the federation registered them" in told
+    assert "it was in service by decision " in told
+    authority = tmp_path / "authority.pem"
+    authority.write_bytes(standing.served.files.authority.read_bytes())
+    said = json.loads(tidegate("models", "verify", "kept", "--authority", authority, "--json"))
+    assert (said["model"], said["version"], set(said["files"])) == (
+        "fake", 2, {"arrays.npz", "experiment.json", "passport.md"}
+    )  # fmt: skip
+    other = make_server_files(tmp_path / "other", ["tidegate.example"]).authority
+    for arguments, words in (
+        (("kept", "--authority", other), "another authority has signed it"),
+        (("kept", "--authority", "none.pem"), "no authority is there"),
+        (("nowhere",), "cannot be read"),
+    ):
+        assert words in tidegate("models", "verify", *arguments, code=2)
+    tidegate("models", "fetch", "fake", 1, "unsigned")
+    assert "of a version that the server signs" in tidegate("models", "verify", "unsigned", code=2)
+    Path("kept/passport.md").write_text("All fine, epsilon = 0.01")
+    assert "passport.md is not the file that it names" in tidegate("models", "verify", "kept", code=2)
+    Path("kept/passport.md").unlink()
+    assert "cannot be read" in tidegate("models", "verify", "kept", code=2)
+    Path("kept/statement.dsse.json").write_text("{")
+    assert "not a statement" in tidegate("models", "verify", "kept", code=2)
 
 
 def test_a_model_too_large_to_send_is_said(standing: Standing, tidegate: Command) -> None:

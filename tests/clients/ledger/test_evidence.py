@@ -19,7 +19,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import SSlibKey
 
-from clients.envelope import sign
 from clients.keys import fingerprint, make_node_key, read_private_key, read_public_key, site_signer
 from clients.ledger.backup import back_up, restore
 from clients.ledger.chain import Ledger
@@ -30,6 +29,7 @@ from clients.ledger.evidence import Checked, check, export
 from clients.ledger.evidence_file import LEDGER_VERSION, PAYLOAD, read_evidence
 from clients.ledger.plan import Cap, Plan
 from clients.ledger.replay import block_totals, history, totals_of
+from contract.envelope import sign
 from contract.errors import InputError, LedgerError
 
 CAP = Cap(epsilon=8.0, delta=1e-5)

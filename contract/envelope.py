@@ -12,13 +12,34 @@ import base64
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import BaseModel, Field
 
-from clients.keys import PrivateKey, PublicKey, digest_for, fingerprint
+from contract.enrolment import key_fingerprint
 from contract.errors import InputError
 
-__all__ = ["read", "sign", "verify"]
+__all__ = ["PrivateKey", "PublicKey", "digest_for", "fingerprint", "openssh", "read", "sign", "verify"]
+
+PrivateKey = ec.EllipticCurvePrivateKey
+PublicKey = ec.EllipticCurvePublicKey
+
+
+def digest_for(curve: ec.EllipticCurve) -> hashes.SHA256 | hashes.SHA384 | hashes.SHA512:
+    """The hash that goes with a curve in ECDSA."""
+    if curve.key_size <= 256:
+        return hashes.SHA256()
+    return hashes.SHA384() if curve.key_size <= 384 else hashes.SHA512()
+
+
+def fingerprint(key: PublicKey) -> str:
+    """Of a public key, as `ssh-keygen -l` prints it."""
+    return key_fingerprint(openssh(key))
+
+
+def openssh(key: PublicKey) -> str:
+    """A public key as one line."""
+    return key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
 
 
 def sign(payload_type: str, payload: bytes, key: PrivateKey) -> dict[str, Any]:
@@ -62,7 +83,7 @@ def verify(envelope: object, key: PublicKey) -> bytes:
         return payload
     raise InputError(
         "the signature is not this key's, or what it signs was changed",
-        remedy=f"The key's fingerprint is {fingerprint(key)}; ask the site for its own",
+        remedy=f"The key's fingerprint is {fingerprint(key)}; ask whoever signed it for theirs",
     )
 
 
@@ -89,5 +110,7 @@ def _parts(envelope: object) -> tuple[str, bytes, list[bytes]]:
         payload = base64.b64decode(read.payload, validate=True)
         signatures = [base64.b64decode(item.sig, validate=True) for item in read.signatures]
     except ValueError as exc:  # of pydantic, of base64, of a text that is none
-        raise InputError("not a DSSE envelope", remedy="Name a file that a site has signed") from exc
+        raise InputError(
+            "not a DSSE envelope", remedy="Name a file that a site or a server has signed"
+        ) from exc
     return read.payloadType, payload, signatures
