@@ -445,12 +445,14 @@ class Version(_Frozen):
         run_id: MLflow's name of the run that it came from.
         description: the passport in Markdown, as it was registered, with what was decided since; None in a
             list.
+        passport: the same for programs (`docs/passport.schema.json`); None in a list.
         warning: what is wrong with what MLflow shows of it; empty where nothing is, and in a list.
     """
 
     version: int
     run_id: str
     description: str | None
+    passport: dict[str, Any] | None = None
     warning: str = ""
     tags: dict[str, str]
     aliases: tuple[str, ...]
@@ -469,7 +471,8 @@ class ModelFiles(_Frozen):
     Attributes:
         experiment: the file `experiment.json`.
         arrays: the file `arrays.npz`.
-        passport: as it was registered; empty of a version that an earlier Tidegate registered.
+        passports: the files `passport.md` and `passport.json`, as they were registered; none of a version
+            that an earlier Tidegate registered.
         statement: that these are the version's, signed (`contract.model_statement`); None where the server
             has no key for it, or an earlier Tidegate registered the version.
     """
@@ -478,7 +481,7 @@ class ModelFiles(_Frozen):
 
     experiment: Annotated[bytes, Field(max_length=2**24)]
     arrays: Annotated[bytes, Field(max_length=MOST_ARRAYS)]
-    passport: Annotated[str, Field(max_length=2**22)] = ""
+    passports: dict[str, str] = {}
     statement: dict[str, Any] | None = None
 
 

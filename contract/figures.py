@@ -67,10 +67,14 @@ class Figure:
         """
         if error is None or not math.isfinite(error):
             return f"{value:.3f}"
+        if self.is_hidden(value, error):
+            return f"too noisy (± {error:.2g})"
+        return f"{value:.3f} ± {error:.3f}"
+
+    def is_hidden(self, value: float, error: float | None) -> bool:
+        """Whether its standard error hides it."""
         unit = abs(value) if self.name in ("mae", "rmse") else 1.0
-        return (
-            f"too noisy (± {error:.2g})" if error > self.hidden_from * unit else f"{value:.3f} ± {error:.3f}"
-        )
+        return error is not None and error > self.hidden_from * unit
 
 
 OF_CLASSES = (

@@ -11,6 +11,7 @@ __all__ = [
     "ARRAYS_FILE",
     "EXPERIMENT_FILE",
     "HASH_TAGS",
+    "PASSPORT_DATA",
     "PASSPORT_FILE",
     "SUMS_FILE",
     "require_registered",
@@ -20,7 +21,7 @@ __all__ = [
 
 ARRAYS_FILE = "arrays.npz"
 EXPERIMENT_FILE = "experiment.json"
-PASSPORT_FILE = "passport.md"
+PASSPORT_FILE, PASSPORT_DATA = "passport.md", "passport.json"
 SUMS_FILE = "SHA256SUMS"
 
 HASH_TAGS: Mapping[str, str] = {

@@ -30,6 +30,7 @@ __all__ = [
     "SCORE_BINS",
     "SQUARES_WEIGHT",
     "Array",
+    "CalibrationBin",
     "Comparison",
     "DriftSummary",
     "FeatureCounts",
@@ -179,6 +180,23 @@ class Metrics:
 
 @with_config(READ_WHOLE)
 @dataclass(frozen=True, kw_only=True)
+class CalibrationBin:
+    """Rows that were scored alike, and how many of them had the outcome.
+
+    Attributes:
+        predicted: the middle of the bin: the chance of the positive class, or the confidence.
+        share: that had it, or were right.
+        error: the standard error of `share`.
+        rows: about how many there are.
+    """
+
+    predicted: float
+    share: float
+    error: float
+    rows: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScoreHistogram:
     """How many held-out rows got which score, by outcome: the evaluation release.
 
@@ -282,6 +300,25 @@ class ScoreHistogram:
             "auc": self._auc(),
             "accuracy": self._mean(1.0 - right, right),
         }
+
+    def calibration(self) -> tuple[CalibrationBin, ...]:
+        """What share of the rows that were scored alike had the outcome; of bins that noise does not hide.
+
+        The error of a share is of its noise and of its rows, as that of a figure is.
+        """
+        bins, found = len(self.negative), []
+        middle = score_middle(np.arange(bins), bins)
+        for place in range(bins):
+            negative, positive = float(self.negative[place]), float(self.positive[place])
+            rows = negative + positive
+            if rows < max(1.0, 3 * math.sqrt(2) * self.noise_deviation):
+                continue
+            share = positive / rows
+            of_rows = rows * max(0.0, share * (1 - share))
+            noise = self.noise_deviation**2 * (share**2 + (1 - share) ** 2)
+            error = math.sqrt(of_rows + noise) / rows
+            found.append(CalibrationBin(predicted=float(middle[place]), share=share, error=error, rows=rows))
+        return tuple(found)
 
     def gain_over_constant(self) -> tuple[float, float]:
         """How much lower the log loss is than that of always saying the share of positives; and its error.

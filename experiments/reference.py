@@ -21,6 +21,7 @@ from clients.site_config import Agent, DataSource, SiteConfig, Storage
 from contract import card, experiment
 from contract.card import Card, Holdout, Time
 from contract.experiment import Experiment
+from server.registry.passport_json import passport_schema
 from server.server_file import ServerFile
 
 __all__ = ["KINDS", "Kind", "meanings", "pages", "write"]
@@ -89,6 +90,7 @@ def pages() -> dict[str, str]:
         schema = _with_meanings(kind)
         written[f"{kind.name}.schema.json"] = json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
         written[f"{kind.name}.md"] = _page(kind, schema)
+    written["passport.schema.json"] = json.dumps(passport_schema(), indent=1, ensure_ascii=False) + "\n"
     return written
 
 

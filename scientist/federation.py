@@ -26,6 +26,7 @@ from contract.model_statement import STATEMENT_FILE, require_stated, verify_stat
 from contract.model_version import (
     ARRAYS_FILE,
     EXPERIMENT_FILE,
+    PASSPORT_DATA,
     PASSPORT_FILE,
     require_registered,
     sha256,
@@ -36,6 +37,9 @@ from scientist.connection import Connection
 
 if TYPE_CHECKING:
     from scientist.signing import Signer
+
+_PASSPORTS = {PASSPORT_FILE, PASSPORT_DATA}
+"""What is taken of the files' names that a server sends."""
 
 __all__ = [
     "all_settings",
@@ -138,7 +142,7 @@ def model_files(connection: Connection, model: str, version: int) -> dict[str, b
         for name, content in files.items():
             require_registered(name, content, record.tags, error=TidegateError, where=where)
         return files
-    files[PASSPORT_FILE] = sent.passport.encode()
+    files |= {name: sent.passports.get(name, "").encode() for name in sent.passports.keys() & _PASSPORTS}
     statement = verify_statement(sent.statement, connection.authority.encode(), where=where)
     hashes = {name: sha256(content) for name, content in files.items()}
     require_stated(hashes, statement, model=model, version=version, where=where)

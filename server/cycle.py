@@ -291,7 +291,7 @@ def _retrain(
     )
     hashes = RegisteredVersions(services.state.database).hashes(name, champion.version)
     start = services.registry.load_arrays(name, champion.version, hashes)
-    challenger = run_training(training, services, initial=start)
+    challenger = run_training(training, services, initial=start, parent=champion.version)
     services.registry.log_text(challenger.mlflow_run, verdict.to_json(), "drift/verdict.json")
     answers = _compare(job, training, start, challenger, services)
     acceptance = judge(answers.replies, job.experiment.gate)

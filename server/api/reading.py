@@ -45,7 +45,7 @@ from contract.federation_api import (
     WindowChecks,
 )
 from contract.json_values import finite
-from contract.model_version import ARRAYS_FILE, EXPERIMENT_FILE
+from contract.model_version import ARRAYS_FILE, EXPERIMENT_FILE, PASSPORT_DATA
 from server.jobs.champion import champion_number
 from server.jobs.review import history, shown_passport
 from server.jobs.statements import Signer, no_signer, signed_statement
@@ -298,7 +298,7 @@ class Reading:
         return ModelFiles(
             experiment=found[EXPERIMENT_FILE],
             arrays=found[ARRAYS_FILE],
-            passport=RegisteredVersions(self.state.database).passport(model, number) or "",
+            passports=RegisteredVersions(self.state.database).passports(model, number),
             statement=signed_statement(model, number, self.state, self.signer),
         )
 
@@ -359,7 +359,9 @@ def _card_of(site: AdmittedSite, asked: Enrolment | None) -> SiteCard:
 def shown_version(model: str, record: VersionRecord, state: State) -> Version:
     """A version with its passport as it was registered, and what is wrong with MLflow's."""
     passport, warning = shown_passport(model, record, state)
-    return version_of(record, passport).model_copy(update={"warning": warning})
+    data = RegisteredVersions(state.database).passports(model, record.version).get(PASSPORT_DATA)
+    more = {"warning": warning, "passport": None if data is None else json.loads(data)}
+    return version_of(record, passport).model_copy(update=more)
 
 
 def version_of(record: VersionRecord, description: str | None) -> Version:

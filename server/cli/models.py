@@ -219,7 +219,6 @@ def _files(model: str, version: int) -> dict[str, bytes]:
     from json import dumps
 
     from contract.model_statement import STATEMENT_FILE
-    from contract.model_version import PASSPORT_FILE
     from server.jobs.statements import signed_statement
     from server.line.certificates import models_signer, server_files
     from server.settings import read_settings
@@ -237,7 +236,7 @@ def _files(model: str, version: int) -> dict[str, bytes]:
         certificates = server_files(read_settings().home / "certificates")
         statement = signed_statement(model, version, state, lambda: models_signer(certificates))
         if statement is not None:
-            files[PASSPORT_FILE] = (registered.passport(model, version) or "").encode()
+            files |= {name: text.encode() for name, text in registered.passports(model, version).items()}
             files[STATEMENT_FILE] = dumps(statement, indent=1).encode()
     return files
 

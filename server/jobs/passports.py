@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from contract.releases import CalibrationBin, ScoreHistogram
 from server.jobs.diagnosis import diagnosis_of
 from server.jobs.job import Job
-from server.registry.passport import ModelComparison, Passport, SitePassport
+from server.registry.passport import ModelComparison, Passport, SitePassport, size_band
 from server.rounds import TrainingResult, pooled_scores
 from server.state.participation import kind_of
 from server.state.records import RoundRecord, RunRecord
@@ -17,7 +18,12 @@ __all__ = ["passport_of"]
 
 
 def passport_of(
-    job: Job, record: RunRecord, result: TrainingResult, state: State, comparison: ModelComparison | None
+    job: Job,
+    record: RunRecord,
+    result: TrainingResult,
+    state: State,
+    comparison: ModelComparison | None,
+    parent: int | None,
 ) -> Passport:
     """The passport of a run's model."""
     rounds = state.rounds(record.name)
@@ -38,7 +44,14 @@ def passport_of(
         diagnosis=diagnosis_of(job.experiment, result, rounds).sentences,
         not_measurable=_not_measurable(result),
         comparison=comparison,
+        parent=parent,
+        calibration=_calibration(result),
     )
+
+
+def _calibration(result: TrainingResult) -> tuple[CalibrationBin, ...]:
+    together = pooled_scores(result.scores)
+    return together.calibration() if isinstance(together, ScoreHistogram) else ()
 
 
 def _not_measurable(result: TrainingResult) -> dict[str, dict[str, str]]:
@@ -53,7 +66,7 @@ def _site(
     reply = result.replies.get(name)
     counted_in = tuple(item.round for item in rounds if name in item.counted)
     return SitePassport(
-        stated_rows=stated_rows,
+        stated_rows=size_band(stated_rows),
         asked=sum(name in item.cohort for item in rounds),
         counted=len(counted_in),
         counted_in=counted_in,

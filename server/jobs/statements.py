@@ -9,7 +9,7 @@ from typing import Any
 from contract.envelope import PrivateKey
 from contract.errors import AddressError
 from contract.model_statement import ModelStatement, Service, now, sign_statement
-from contract.model_version import PASSPORT_FILE, sha256
+from contract.model_version import sha256
 from server.jobs.review import history
 from server.state.storage import State
 from server.state.versions import RegisteredVersions
@@ -28,8 +28,8 @@ def no_signer() -> tuple[PrivateKey, bytes]:
 def statement_of(model: str, version: int, state: State) -> ModelStatement | None:
     """What can be said of a version; None of one that an earlier Tidegate registered."""
     registered = RegisteredVersions(state.database)
-    files, passport = registered.hashes(model, version), registered.passport(model, version)
-    if not files or passport is None:
+    files, passports = registered.hashes(model, version), registered.passports(model, version)
+    if not files or not passports:
         return None
     served = [one for one in history(model, state) if one.kind in ("promote", "rollback")]
     service = None
@@ -38,7 +38,7 @@ def statement_of(model: str, version: int, state: State) -> ModelStatement | Non
     return ModelStatement(
         model=model,
         version=version,
-        files={**files, PASSPORT_FILE: sha256(passport.encode())},
+        files={**files, **{name: sha256(text.encode()) for name, text in passports.items()}},
         signed=now(),
         service=service,
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -24,8 +25,9 @@ from contract.experiment import NumericFeature
 from contract.figures import figures_for
 from contract.installed_models import require_installed
 from contract.json_values import finite
-from contract.model_version import PASSPORT_FILE
+from contract.model_version import PASSPORT_DATA, PASSPORT_FILE
 from contract.regression import Measured
+from contract.releases import ScoreHistogram
 from server.code import server_code_hash
 from server.jobs.champion import champion_number, follow_decisions, has_champion
 from server.jobs.diagnosis import diagnosis_of
@@ -35,8 +37,9 @@ from server.jobs.memory import Publish, RunMemory, Waits, Watch, metric_names
 from server.jobs.mlflow_run import MlflowRun
 from server.jobs.passports import passport_of
 from server.jobs.review import approvals_needed, enter_gate, show_decisions
-from server.registry.passport import ModelComparison, render
-from server.registry.plots import Point, learning_curve, privacy_spent, site_metrics
+from server.registry.passport import ModelComparison, Passport, render
+from server.registry.passport_json import passport_json
+from server.registry.plots import Point, calibration, learning_curve, privacy_spent, site_metrics
 from server.registry.registry import Registry
 from server.rounds import Training, TrainingResult, pooled_scores, train
 from server.state.participation import advice, kind_of, runs_of, told
@@ -93,18 +96,29 @@ class Services:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedModel:
-    """A registered version and what it came from."""
+    """A registered version and what it came from: `parent` is the version that it began with."""
 
     record: RunRecord
     result: TrainingResult
     version: int
     mlflow_run: str
+    parent: int | None = None
 
 
 def run_training(
-    job: Job, services: Services, *, initial: Mapping[str, np.ndarray[Any, Any]] | None = None
+    job: Job,
+    services: Services,
+    *,
+    initial: Mapping[str, np.ndarray[Any, Any]] | None = None,
+    parent: int | None = None,
 ) -> TrainedModel:
     """Train, register, describe.
+
+    Args:
+        job: what to train.
+        services: what it works with.
+        initial: the model to begin with; None for a new one.
+        parent: the version that `initial` is of.
 
     Raises:
         TidegateError: the run ended without a model; the state database says why.
@@ -131,22 +145,26 @@ def run_training(
         services.state.require_turn(job.run, turn)
         mlflow_run = shown.id
         _publish(job, result, mlflow_run, services)
-        version = _register(job, record, result, mlflow_run, services)
+        version = _register(job, record, result, mlflow_run, services, parent)
         _finish(job, record, result, version, mlflow_run, services)
-    return TrainedModel(record=record, result=result, version=version, mlflow_run=mlflow_run)
+    return TrainedModel(record=record, result=result, version=version, mlflow_run=mlflow_run, parent=parent)
 
 
 def write_passport(
     job: Job, model: TrainedModel, services: Services, comparison: ModelComparison | None
 ) -> None:
     """Write a version's passport anew, now that a decision was taken."""
-    name, passport = (
-        job.experiment.name,
-        render(passport_of(job, model.record, model.result, services.state, comparison)),
-    )
-    RegisteredVersions(services.state.database).add_passport(name, model.version, passport)
-    show_decisions(name, model.version, services.state, services.registry)
-    services.registry.log_text(model.mlflow_run, passport, PASSPORT_FILE)
+    passport = passport_of(job, model.record, model.result, services.state, comparison, model.parent)
+    _keep(passport, model.version, model.mlflow_run, services)
+    show_decisions(job.experiment.name, model.version, services.state, services.registry)
+
+
+def _keep(passport: Passport, version: int, mlflow_run: str, services: Services) -> None:
+    """Enter the passport in the record that holds, and lay it beside the run's plots."""
+    text, data = render(passport), passport_json(passport)
+    RegisteredVersions(services.state.database).add_passport(passport.experiment.name, version, text, data)
+    services.registry.log_text(mlflow_run, text, PASSPORT_FILE)
+    services.registry.log_text(mlflow_run, data, PASSPORT_DATA)
 
 
 def _require_same_experiment(job: Job, state: State) -> None:
@@ -208,6 +226,10 @@ def _publish(job: Job, result: TrainingResult, mlflow_run: str, services: Servic
     if result.site_metrics:
         plot = site_metrics(result.site_metrics, title=f"{job.run}: held-out rows")
         registry.log_figure_bytes(mlflow_run, plot, "site-metrics.png")
+    together = pooled_scores(result.scores)
+    if isinstance(together, ScoreHistogram):
+        plot = calibration(together.calibration(), title=f"{job.run}: calibration", binary=together.binary)
+        registry.log_figure_bytes(mlflow_run, plot, "calibration.png")
     if job.experiment.privacy.private:
         epsilons = {
             site: (reply.spent_in_run.epsilon, reply.spent_in_total.epsilon)
@@ -255,23 +277,28 @@ def _as_recorded(result: TrainingResult) -> dict[str, Any]:
 
 
 def _register(
-    job: Job, record: RunRecord, result: TrainingResult, mlflow_run: str, services: Services
+    job: Job,
+    record: RunRecord,
+    result: TrainingResult,
+    mlflow_run: str,
+    services: Services,
+    parent: int | None,
 ) -> int:
     """A new version; the first of its name is proposed, or becomes the champion."""
     registry, name = services.registry, job.experiment.name
-    passport = render(passport_of(job, record, result, services.state, None))
+    passport = passport_of(job, record, result, services.state, None, parent)
     tags = {
         "tidegate.run": job.run,
         "tidegate.windows": json.dumps(job.windows),
         "tidegate.private": "yes" if job.experiment.privacy.private else "NO",
+        **_searchable(job, result),
     }
     version = registry.register(
-        name, mlflow_run, result.arrays, experiment=job.experiment, description=passport, tags=tags
+        name, mlflow_run, result.arrays, experiment=job.experiment, description=render(passport), tags=tags
     )
-    registry.log_text(mlflow_run, passport, PASSPORT_FILE)
-    registered = RegisteredVersions(services.state.database)
-    registered.add_files(name, version, registry.file_hashes(name, version))
-    registered.add_passport(name, version, passport)
+    hashes = registry.file_hashes(name, version)
+    RegisteredVersions(services.state.database).add_files(name, version, hashes)
+    _keep(passport, version, mlflow_run, services)
     services.state.link_run(job.run, model_version=version)
     if not has_champion(name, services.state):
         enter_gate(
@@ -286,6 +313,19 @@ def _register(
     elif registry.champion(name) != champion_number(name, services.state):
         follow_decisions(name, services.state, registry)  # of a run that was killed before it did
     return version
+
+
+def _searchable(job: Job, result: TrainingResult) -> dict[str, str]:
+    """Tags by which MLflow's search finds a version: figures over all sites, but for hidden ones."""
+    found, overall = {}, result.overall
+    for figure in figures_for(job.experiment.task.label) if overall is not None else ():
+        value, errors = float(getattr(overall, figure.name)), getattr(overall, "errors", None)
+        if math.isfinite(value) and not figure.is_hidden(value, getattr(errors, figure.name, None)):
+            found[f"tidegate.{figure.name}"] = f"{value:.4f}"
+    spent = [reply.spent_in_run.epsilon for reply in result.replies.values()]
+    if spent:
+        found["tidegate.epsilon"] = f"{max(spent):.4f}"
+    return found
 
 
 def _finish(

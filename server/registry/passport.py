@@ -16,12 +16,12 @@ from decimal import ROUND_CEILING, Decimal
 from itertools import pairwise
 
 from contract.clipped import clipped_epsilon
-from contract.experiment import Experiment, Label, Model, NumericFeature, Strategy
+from contract.experiment import Experiment, Label, Model, NumericFeature, Strategy, Task
 from contract.figures import METRICS, PAIRED, Estimate, Figure, figures_for
 from contract.outside import shown
 from contract.quantization import is_quantized
 from contract.regression import Measured
-from contract.releases import Spent
+from contract.releases import CalibrationBin, Spent
 from contract.words import DECIDED
 from server.state.participation import runs_of
 from server.state.records import DecisionRecord
@@ -32,6 +32,10 @@ _LONGEST = 2000
 """Characters of a text from outside."""
 _BLOCK = re.compile(r"^[-+=]")
 """What begins a list, or makes a heading of the line before."""
+_MOST_CATEGORIES = 12
+"""Of a feature that are listed."""
+_HIDDEN = 0.15
+"""The standard error from which a share says nothing any more."""
 BANDS = (100, 1_000, 10_000, 100_000, 1_000_000)
 
 
@@ -40,7 +44,7 @@ class SitePassport:
     """One site's part in the run.
 
     Attributes:
-        stated_rows: what its administrator stated; the passport shows its band only.
+        stated_rows: the band of what its administrator stated (`size_band`).
         asked, counted: rounds in which it was asked, and in which its update was aggregated.
         counted_in: which rounds the latter are.
         failures: how often it did not count, by reason (`server.state.participation`).
@@ -50,7 +54,7 @@ class SitePassport:
         metrics: of the final model on its held-out rows; None if they are missing.
     """
 
-    stated_rows: int | None
+    stated_rows: str
     asked: int
     counted: int
     counted_in: tuple[int, ...] = ()
@@ -95,6 +99,8 @@ class Passport:
         diagnosis: whether the model learnt, and what to change, in sentences.
         not_measurable: why a figure is missing, by site (`all sites` for all) and by its name.
         comparison: None for a first version.
+        parent: the version whose model training began with; None where it began with none.
+        calibration: of the final model over all sites; empty of a numeric label.
     """
 
     experiment: Experiment
@@ -110,6 +116,8 @@ class Passport:
     diagnosis: tuple[str, ...] = ()
     not_measurable: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     comparison: ModelComparison | None = None
+    parent: int | None = None
+    calibration: tuple[CalibrationBin, ...] = ()
 
     @property
     def private(self) -> bool:
@@ -145,9 +153,11 @@ def render(passport: Passport) -> str:
         _banner(passport),
         _summary(passport),
         _plan(passport.experiment, passport.rounds),
+        _columns(passport.experiment.task),
         _sites(passport),
         _privacy(passport),
         _metrics(passport),
+        _calibration(passport),
         _diagnosis(passport),
         _comparison(passport.comparison, passport.experiment),
         _provenance(passport),
@@ -200,6 +210,7 @@ def _summary(passport: Passport) -> str:
                 ("status", _text(passport.status)),
                 ("trigger", _text(passport.trigger)),
                 ("trained", f"{passport.trained:%Y-%m-%d %H:%M} UTC"),
+                *([("began with", f"version {passport.parent}")] if passport.parent is not None else []),
                 ("data windows", _text(", ".join(passport.windows)) or "whole data sets"),
                 ("predicts", f"{_code(task.label.column)}, {_values(task.label)}"),
             ],
@@ -261,6 +272,23 @@ def _package(model: Model) -> list[tuple[str, str]]:
     ]
 
 
+def _columns(task: Task) -> str:
+    """What a row must have: the public schema, which the sites' cards agree with."""
+    rows = []
+    for feature in task.features:
+        if isinstance(feature, NumericFeature):
+            values = f"{feature.low:g} to {feature.high:g}" + (
+                ", log(1 + x)" * (feature.transform == "log1p")
+            )
+        else:
+            listed = ", ".join(feature.categories[:_MOST_CATEGORIES])
+            more = len(feature.categories) - _MOST_CATEGORIES
+            values = _text(listed + (f" and {more} more" if more > 0 else ""))
+        missing = "row left out" if feature.missing is None else f"taken for {_text(str(feature.missing))}"
+        rows.append((_code(feature.name), feature.kind, values, missing))
+    return "## Columns\n\n" + _table(("column", "kind", "range or categories", "where missing"), rows)
+
+
 def _aggregation(strategy: Strategy) -> str:
     match strategy.aggregation:
         case "trimmed-mean":
@@ -281,7 +309,7 @@ def _sites(passport: Passport) -> str:
     rows = [
         (
             _text(name),
-            size_band(site.stated_rows),
+            site.stated_rows,
             f"{site.asked} of {passport.rounds}",
             _counted(site, passport.rounds),
             _text(", ".join(f"{code} × {times}" for code, times in sorted(site.failures.items()))) or "–",
@@ -295,11 +323,13 @@ def _sites(passport: Passport) -> str:
 
 def _privacy(passport: Passport) -> str:
     rows = [_spent_row(name, site) for name, site in sorted(passport.sites.items())]
-    headings = ("site", "ε in this run", "ε in total", "δ", "unit", "composition")
+    headings = ("site", "ε in this run", "ε in total", "guaranteed", "δ", "unit", "composition")
     parts = ["## Privacy by site", _table(headings, rows)]
     parts.append(
         "Neighbouring data sets differ by adding or removing one unit. "
-        "ε is the bound for the data block that paid most; each site keeps its own ledger."
+        "ε is the bound for the data block that paid most; each site keeps its own ledger. "
+        "In total is what it has counted so far; guaranteed is its cap, which no block will pass, "
+        "whatever is asked of the site."
     )
     mechanisms: dict[str, list[str]] = {}
     for name, site in sorted(passport.sites.items()):
@@ -316,9 +346,18 @@ def _spent_row(name: str, site: SitePassport) -> tuple[str, ...]:
     run, total = site.spent_in_run, site.spent_in_total
     if run is None or total is None:
         words = "answered before the server was restarted" if site.counted else "never answered"
-        return (_text(name), "–", "–", "–", "–", words)
+        return (_text(name), "–", "–", "–", "–", "–", words)
     unit = _text(run.unit) if site.private else "–"
-    return (_text(name), _epsilon(run), _epsilon(total), f"{run.delta:g}", unit, _text(run.method))
+    spent = (_epsilon(run), _epsilon(total), _cap(total), f"{run.delta:g}")
+    return (_text(name), *spent, unit, _text(run.method))
+
+
+def _cap(spent: Spent) -> str:
+    """What a site guarantees, at its own δ where that is another."""
+    if not math.isfinite(spent.guaranteed):
+        return "nothing"
+    cap = f"≤ {spent.guaranteed:g}"
+    return cap if spent.guaranteed_delta == spent.delta else f"{cap} (δ {spent.guaranteed_delta:g})"
 
 
 def _epsilon(spent: Spent) -> str:
@@ -348,6 +387,29 @@ def _metrics(passport: Passport) -> str:
     ]
     table = _table(("site", *(figure.word for figure in figures)), rows)
     return "\n\n".join(["## Metrics", table, note, *why])
+
+
+def _calibration(passport: Passport) -> str:
+    """Whether what is predicted comes true as often as it says."""
+    if passport.experiment.task.label.range is not None:
+        return ""
+    rows = [
+        (
+            f"{one.predicted:.2f}",
+            f"too noisy (± {one.error:.2g})" if one.error > _HIDDEN else f"{one.share:.3f} ± {one.error:.3f}",
+            f"{one.rows:,.0f}",
+        )
+        for one in passport.calibration
+    ]
+    if not rows:
+        return "## Calibration\n\nNot measurable: noise hides how many rows were scored alike."
+    binary = len(passport.experiment.task.label.classes) == 2
+    headings = ("predicted", "came true", "rows") if binary else ("confidence", "was right", "rows")
+    note = (
+        "Of rows that were scored alike, over all sites: what was predicted, and of what share it came true. "
+        "A calibrated model has the two alike, within some errors. Bins whose rows noise hides are left out."
+    )
+    return "\n\n".join(["## Calibration", _table(headings, rows), note])
 
 
 def _diagnosis(passport: Passport) -> str:

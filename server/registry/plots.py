@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from contract.figures import OF_CLASSES, OF_NUMBERS, figures_of
 from contract.regression import Measured
+from contract.releases import CalibrationBin
 from terminal.figures import COLOURS, GREY, MARKERS, few_ticks, lettering, make_figure, name_ends
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ __all__ = [
     "Marker",
     "Point",
     "WeekFigures",
+    "calibration",
     "learning_curve",
     "privacy_spent",
     "site_metrics",
@@ -97,6 +99,30 @@ def site_metrics(metrics_by_site: Mapping[str, Measured], *, title: str) -> byte
             [math.nan if error is None else float(getattr(error, name)) for error in errors],
         )
         axes.set_title(shown.axis.replace(" (", "\n("), fontsize=10)
+    return _png(figure)
+
+
+def calibration(bins: Sequence[CalibrationBin], *, title: str, binary: bool) -> bytes:
+    """What came true over what was predicted, a dot for each bin with one standard error each way."""
+    figure, (axes,) = make_figure(title, width=5.5, height=5, panels=1)
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
+    if not bins:
+        words = "not measurable: noise hides how many rows were scored alike"
+        axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", color=GREY, wrap=True)
+    for one in bins:
+        ends = [max(-0.05, one.share - one.error), min(1.05, one.share + one.error)]
+        axes.plot([one.predicted, one.predicted], ends, color=COLOURS[0], linewidth=1.5, alpha=0.6)
+    axes.plot(
+        [one.predicted for one in bins],
+        [one.share for one in bins],
+        color=COLOURS[0],
+        marker="o",
+        linewidth=1,
+    )
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.05, 1.05)
+    axes.set_xlabel("Predicted" if binary else "Confidence in the predicted class")
+    axes.set_ylabel("Share that came true" if binary else "Share that was right")
     return _png(figure)
 
 

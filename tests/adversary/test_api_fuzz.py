@@ -129,7 +129,7 @@ def test_every_answer_is_one_that_the_document_has(
     before, words = answers.rows(), Counter[str]()
     headers = {"Authorization": f"Bearer {answers.tokens[role]}"}
     operations = [found.ok() for found in answers.schema.get_all_operations()]
-    assert len(operations) == 29
+    assert len(operations) == 31
 
     for operation in operations:
 

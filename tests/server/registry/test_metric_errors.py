@@ -45,6 +45,32 @@ def test_errors_of_a_histogram_by_hand() -> None:
     assert plain.errors.auc == pytest.approx(math.sqrt(variance))
 
 
+def test_what_came_true_of_each_bin_and_its_error_by_hand() -> None:
+    """30 of 40 in the first bin: p (1 - p) / n, and noise adds σ² (p² + (1 - p)²) / n²; others are hidden."""
+    counts = np.zeros(2 * BINS)
+    counts[[0, BINS, 2 * BINS - 1]] = 10, 30, 3
+    exact, last = histogram(counts, 0.0).calibration()
+    assert (exact.predicted, exact.share, exact.rows) == (pytest.approx(MIDDLE[0]), 0.75, 40)
+    assert exact.error == pytest.approx(math.sqrt(0.75 * 0.25 / 40))
+    assert (last.share, last.error) == (1.0, 0.0)
+    (noisy,) = histogram(counts, 2.0).calibration()
+    assert noisy.error == pytest.approx(math.sqrt(0.75 * 0.25 * 40 + 4 * (0.75**2 + 0.25**2)) / 40)
+    assert histogram(np.zeros(2 * BINS), 2.0).calibration() == ()
+
+
+def test_the_share_that_came_true_is_not_biased_and_its_error_holds() -> None:
+    rng, truth = np.random.default_rng(3), 0.3
+    off = []
+    for _ in range(3000):
+        positive = rng.binomial(200, truth)
+        counts = np.zeros(2 * BINS)
+        counts[[4, BINS + 4]] = np.array([200 - positive, positive]) + rng.normal(0, 8, 2)
+        (found,) = histogram(counts, 8.0).calibration()
+        off.append((found.share - truth) / found.error)
+    assert abs(np.mean(off)) < 0.1
+    assert np.std(off) == pytest.approx(1, abs=0.08)
+
+
 def test_errors_shrink_with_the_root_of_the_rows() -> None:
     small, large = (histogram(population() * rows, 0.0).metrics().errors for rows in (1000, 4000))
     assert small is not None

@@ -1,9 +1,11 @@
 import io
+import json
 import math
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import jsonschema
 import pytest
 from markdown_it import MarkdownIt
 from rich.console import Console
@@ -11,10 +13,12 @@ from rich.markdown import Markdown
 
 from contract.experiment import Experiment, Privacy, Strategy
 from contract.figures import Estimate
-from contract.releases import PLAIN_METHOD, MetricErrors, Metrics, Spent
+from contract.releases import PLAIN_METHOD, CalibrationBin, MetricErrors, Metrics, Spent
 from server.registry.passport import ModelComparison, Passport, SitePassport, render, size_band
+from server.registry.passport_json import SCHEMA, passport_json
 from tests.hostile import HOSTILE, require_harmless
 
+ROOT = Path(__file__).parents[3]
 GOLDEN = Path(__file__).with_name("passport.golden.md")
 
 
@@ -26,14 +30,15 @@ def _metrics(shift: float = 0.0) -> Metrics:
 
 
 def _spent(epsilon: float, method: str = "privacy loss distribution") -> Spent:
-    return Spent(epsilon=epsilon, delta=1e-5, unit="record", method=method, block="w1")
+    cap = {} if math.isinf(epsilon) else {"guaranteed": 10.0, "guaranteed_delta": 1e-5}
+    return Spent(epsilon=epsilon, delta=1e-5, unit="record", method=method, block="w1", **cap)
 
 
 @pytest.fixture
 def passport(experiment: Experiment) -> Passport:
     mechanism = "Gaussian, clipping norm 1, noise multiplier 4.2"
     whole = SitePassport(
-        stated_rows=6822,
+        stated_rows=size_band(6822),
         asked=10,
         counted=10,
         spent_in_run=_spent(0.98),
@@ -43,7 +48,7 @@ def passport(experiment: Experiment) -> Passport:
     )
     part = replace(
         whole,
-        stated_rows=80,
+        stated_rows=size_band(80),
         counted=7,
         counted_in=(1, 2, 3, 4, 7, 8, 10),
         failures={"no answer": 2, "budget": 1},
@@ -51,7 +56,11 @@ def passport(experiment: Experiment) -> Passport:
         metrics=None,
     )
     never = SitePassport(
-        stated_rows=None, asked=0, counted=0, failures={"not connected": 10}, missing_at_end="not connected"
+        stated_rows=size_band(None),
+        asked=0,
+        counted=0,
+        failures={"not connected": 10},
+        missing_at_end="not connected",
     )
     comparison = ModelComparison(
         champion_version=1,
@@ -75,12 +84,38 @@ def passport(experiment: Experiment) -> Passport:
         overall=_metrics(),
         windows=("w1", "w2"),
         comparison=comparison,
+        parent=1,
+        calibration=(
+            CalibrationBin(predicted=0.15, share=0.131, error=0.011, rows=812),
+            CalibrationBin(predicted=0.95, share=0.7, error=0.21, rows=5),
+        ),
     )
 
 
 def test_the_golden_passport(passport: Passport) -> None:
     digest = passport.experiment.digest
     assert render(passport).replace(digest, "EXPERIMENT-DIGEST") == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_programs_read_the_same_by_the_published_schema(passport: Passport) -> None:
+    endless = _spent(math.inf, PLAIN_METHOD)
+    hidden = replace(_metrics(), auc=math.nan)
+    site = replace(passport.sites["plan-free"], spent_in_run=endless, metrics=hidden)
+    schema = json.loads((ROOT / "docs" / "passport.schema.json").read_text(encoding="utf-8"))
+    for one in (passport, replace(passport, sites={"plan-free": site}, comparison=None, overall=None)):
+        read = json.loads(passport_json(one))
+        jsonschema.validate(read, schema)
+        assert (read["schema"], read["private"]) == (SCHEMA, one.private)
+        assert passport_json(one) == passport_json(one)
+    assert read["sites"]["plan-free"]["metrics"]["auc"] is None
+    assert read["sites"]["plan-free"]["spent_in_run"]["epsilon"] is None
+    assert read["experiment"]["name"] == "rand-health"
+    assert "6822" not in passport_json(passport)  # rows that a site states are a band
+
+
+def test_a_calibration_that_noise_hides_is_said_and_a_number_has_none(passport: Passport) -> None:
+    assert "| 0.95 | too noisy (± 0.21) | 5 |" in render(passport)
+    assert "## Calibration\n\nNot measurable" in render(replace(passport, calibration=()))
 
 
 def test_digests_are_whole_on_a_terminal_of_80_columns(passport: Passport) -> None:
@@ -94,7 +129,7 @@ def test_digests_are_whole_on_a_terminal_of_80_columns(passport: Passport) -> No
 
 def test_a_bound_is_rounded_up(passport: Passport) -> None:
     site = replace(passport.sites["plan-free"], spent_in_run=_spent(1.00001), spent_in_total=_spent(2.0))
-    assert "| 1.001 | 2.000 |" in render(replace(passport, sites={"plan-free": site}))
+    assert "| 1.001 | 2.000 | ≤ 10 |" in render(replace(passport, sites={"plan-free": site}))
 
 
 def test_a_figure_without_an_error_or_a_value(passport: Passport) -> None:
@@ -191,7 +226,7 @@ def test_hostile_text_is_visible_and_markup_of_no_kind(passport: Passport) -> No
 
 def test_every_table_row_has_its_columns(passport: Passport) -> None:
     blocks = [block.splitlines() for block in render(passport).split("\n\n") if block.startswith("|")]
-    assert len(blocks) == 6
+    assert len(blocks) == 8
     for block in blocks:
         assert len({line.count("|") for line in block}) == 1
 

@@ -6,8 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from contract.releases import MetricErrors, Metrics
-from server.registry.plots import Marker, WeekFigures, learning_curve, privacy_spent, site_metrics, story
+from contract.releases import CalibrationBin, MetricErrors, Metrics
+from server.registry.plots import (
+    Marker,
+    WeekFigures,
+    calibration,
+    learning_curve,
+    privacy_spent,
+    site_metrics,
+    story,
+)
 from tests.hostile import HOSTILE
 
 METRICS = Metrics(log_loss=0.5, brier=0.2, auc=math.nan, accuracy=0.8, rows=10)
@@ -15,6 +23,7 @@ ERRORS = MetricErrors(log_loss=0.1, brier=0.05, auc=math.nan, accuracy=0.1)
 SPENT = {"a": (1.0, 2.0), "b": (math.inf, math.inf)}
 HIDDEN = [(1, 0.7, 0.1), (2, math.nan, math.nan)]
 MARKERS = [Marker(week=2, name="x")]
+BINS_OF_SCORES = [CalibrationBin(predicted=0.15, share=0.13, error=0.01, rows=80)]
 WEEKS = [WeekFigures(week=week, log_loss=0.5, brier=0.15, auc=0.66) for week in range(1, 5)]
 
 
@@ -32,6 +41,8 @@ def _size(png: bytes) -> tuple[int, int]:
         (lambda: site_metrics({"a": METRICS, "b": METRICS}, title="t"), (1320, 324)),
         (lambda: privacy_spent(SPENT, title="t", delta=1e-5, caps={"a": 3}), (960, 348)),
         (lambda: privacy_spent({"a": (0.5, 0.5)}, title="t", delta=1e-5), (960, 288)),
+        (lambda: calibration(BINS_OF_SCORES, title="t", binary=True), (660, 600)),
+        (lambda: calibration((), title="nothing measurable", binary=False), (660, 600)),
         (lambda: story({"frozen": WEEKS, "champion": WEEKS}, title="t", markers=MARKERS), (1080, 1080)),
     ],
 )  # fmt: skip
