@@ -45,6 +45,7 @@ __all__ = [
     "AuditError",
     "BudgetError",
     "CardError",
+    "ChangedError",
     "DataError",
     "ExperimentError",
     "InputError",
@@ -232,6 +233,10 @@ class UnansweredError(RoundError):
 
 class RegistryError(TidegateError):
     """The model registry refused or could not be reached."""
+
+
+class ChangedError(RegistryError):
+    """What the model registry shows is not what was registered: somebody has changed it."""
 
 
 class StorageError(TidegateError):

@@ -17,13 +17,14 @@ from typing import Any
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from contract.envelope import PrivateKey, sign, verify
+from contract.envelope import PrivateKey, read, sign, verify
 from contract.errors import InputError
 
 __all__ = [
+    "MODELS_NAME",
     "STATEMENT_FILE",
     "ModelStatement",
     "Service",
@@ -33,6 +34,8 @@ __all__ = [
 ]
 
 STATEMENT_FILE = "statement.dsse.json"
+MODELS_NAME = "Tidegate models"
+"""The name that the certificate is for: an organisation's authority signs for other code too."""
 _PAYLOAD = "application/vnd.in-toto+json"
 _TYPE = "https://in-toto.io/Statement/v1"
 _PREDICATE = "https://tidegate.example/model-version/v1"
@@ -66,7 +69,7 @@ class ModelStatement(_Frozen):
 
     model: str = Field(max_length=100)
     version: int
-    files: Mapping[str, str] = Field(max_length=100)
+    files: Mapping[str, str] = Field(min_length=1, max_length=100)
     signed: AwareDatetime
     service: Service | None
 
@@ -103,12 +106,14 @@ def verify_statement(envelope: object, authority: bytes, *, where: str) -> Model
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise _refused("its key is of another kind", where)
     payload = verify(envelope, key)
+    if read(envelope)[0] != _PAYLOAD:
+        raise _refused("it is of another kind", where)
     try:
-        read = json.loads(payload)
-        kind = read["_type"], read["predicateType"]
-        files = {str(one["name"]): str(one["digest"]["sha256"]) for one in read["subject"]}
-        statement = ModelStatement.model_validate({**read["predicate"], "files": files})
-    except (ValueError, KeyError, TypeError, ValidationError) as exc:
+        said = json.loads(payload)
+        kind = said["_type"], said["predicateType"]
+        files = {str(one["name"]): str(one["digest"]["sha256"]) for one in said["subject"]}
+        statement = ModelStatement.model_validate({**said["predicate"], "files": files})
+    except (ValueError, KeyError, TypeError, RecursionError, ValidationError) as exc:
         raise _refused("it says nothing of a model version", where) from exc
     if kind != (_TYPE, _PREDICATE):
         raise _refused("it is of another kind", where)
@@ -149,7 +154,8 @@ def _certificate(envelope: object, authority: bytes, where: str) -> x509.Certifi
         raise _refused("another authority has signed it", where) from exc
     except (LookupError, TypeError, ValueError, AttributeError, x509.ExtensionNotFound) as exc:
         raise _refused("it shows no certificate of the federation's", where) from exc
-    if ExtendedKeyUsageOID.CODE_SIGNING not in usage:
+    named = [one.value for one in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    if ExtendedKeyUsageOID.CODE_SIGNING not in usage or named != [MODELS_NAME]:
         raise _refused("its key is not one that speaks for models", where)
     return certificate
 

@@ -45,12 +45,12 @@ from server.jobs.acceptance import Acceptance, judge
 from server.jobs.champion import Champion, champion_of, follow_decisions
 from server.jobs.ending import recorded_end
 from server.jobs.job import Job
+from server.jobs.registered import registered_hashes
 from server.jobs.review import approvals_needed, enter_gate
 from server.jobs.training_job import Services, TrainedModel, open_record, run_training, write_passport
 from server.registry.passport import ModelComparison
 from server.state.records import DecisionKind, DecisionRecord
 from server.state.storage import State
-from server.state.versions import RegisteredVersions
 
 __all__ = ["Champion", "champion_of", "run_cycle"]
 
@@ -289,7 +289,7 @@ def _retrain(
         windows=decision.windows,
         trigger=f"drift in window {job.window}: {decision.reason}",
     )
-    hashes = RegisteredVersions(services.state.database).hashes(name, champion.version)
+    hashes = registered_hashes(name, champion.version, services.state, services.registry)
     start = services.registry.load_arrays(name, champion.version, hashes)
     challenger = run_training(training, services, initial=start, parent=champion.version)
     services.registry.log_text(challenger.mlflow_run, verdict.to_json(), "drift/verdict.json")

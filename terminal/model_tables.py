@@ -117,31 +117,40 @@ def verify_folder(folder: Path, authority: bytes, *, json: bool) -> None:
         InputError: they are not, or the folder cannot be read.
     """
     from contract.model_statement import STATEMENT_FILE, require_stated, verify_statement
-    from contract.model_version import sha256
+    from contract.model_version import SUMS_FILE, sha256
 
     where = str(folder)
     try:
         envelope = loads((folder / STATEMENT_FILE).read_bytes())
         statement = verify_statement(envelope, authority, where=where)
-        found = {name: sha256((folder / name).read_bytes()) for name in statement.files if _is_plain(name)}
+        there = {path.name: sha256(path.read_bytes()) for path in folder.iterdir()}
     except OSError as exc:
         raise InputError(
             f"cannot be read: {exc.strerror}",
             where=str(exc.filename or folder),
             remedy="Name a folder that `tidegate models fetch` wrote, of a version that the server signs",
         ) from exc
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise InputError(
             "not a statement", where=str(folder / STATEMENT_FILE), remedy="Fetch the version again"
         ) from exc
     model, version = statement.model, statement.version
-    require_stated(
-        {**dict.fromkeys(statement.files, ""), **found}, statement, model=model, version=version, where=where
-    )
+    missing = dict.fromkeys(statement.files, "")
+    del there[STATEMENT_FILE]
+    sums = there.pop(SUMS_FILE, None)
+    require_stated({**missing, **there}, statement, model=model, version=version, where=where)
+    listed = {**statement.files, STATEMENT_FILE: sha256((folder / STATEMENT_FILE).read_bytes())}
+    if sums is not None and _sums_in(folder / SUMS_FILE) != listed:
+        raise InputError(
+            f"{SUMS_FILE} has other hashes than the statement",
+            where=str(folder / SUMS_FILE),
+            remedy="Remove it, or fetch the version again",
+        )
     if json:
         print_json(statement.model_dump(mode="json"))
         return
-    say(f"version {version} of '{model}': all {len(found)} files are as the federation registered them")
+    files = f"all {len(statement.files)} files are as the federation registered them"
+    say(f"version {version} of '{model}': {files}")
     served, service = "not in service", statement.service
     if service is not None:
         served = f"in service by decision {service.number} of {service.decided:%Y-%m-%d %H:%M} UTC"
@@ -164,9 +173,9 @@ def read_authority(path: Path) -> bytes:
         ) from exc
 
 
-def _is_plain(name: str) -> bool:
-    """Whether it names a file of the folder itself: a statement is read before anybody vouches for it."""
-    return name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)
+def _sums_in(path: Path) -> dict[str, str]:
+    lines = (line.partition("  ") for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
+    return {name: value for value, _, name in lines}
 
 
 def no_version(model: str, version: int) -> InputError:

@@ -28,10 +28,10 @@ from experiments.planning.warnings import doubts, refusals
 from scientist.progress import Step
 from server.api.reading import Page, Reading, version_of
 from server.cli.here import reading_here
+from server.jobs.registered import registered_hashes
 from server.registry.registry import Registry
 from server.settings import ServerSettings, apply_quiet_environment
 from server.state.storage import open_state
-from server.state.versions import RegisteredVersions
 from terminal.model_tables import no_version
 from terminal.output import quiet_flower
 
@@ -211,7 +211,7 @@ class Here:
         if all(one.version != version for one in registry.versions(model)):
             raise no_version(model, version)
         with open_state(self._settings.state_url) as state:
-            known = RegisteredVersions(state.database).hashes(model, version)
+            known = registered_hashes(model, version, state, registry)
         return registry.files(model, version, known)
 
     def _start(self, request: Request) -> None:

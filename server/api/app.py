@@ -28,7 +28,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 
 from contract.enrolment import key_fingerprint
-from contract.errors import AddressError, InputError, RegistryError, StorageError, TidegateError
+from contract.errors import AddressError, ChangedError, InputError, RegistryError, StorageError, TidegateError
 from contract.experiment_file import parse_experiment_json
 from contract.federation_api import (
     MOST_ITEMS,
@@ -153,6 +153,8 @@ def make_app(api: Api) -> Door:
     app.add_api_route(MLFLOW, lambda: RedirectResponse(f"{MLFLOW}/", 308), include_in_schema=False)
 
     def decide(person: Person, word: ReviewTag) -> None:
+        if not api.people.is_good(person):  # revoked while the request came
+            raise HTTPException(401, "this needs a good token")
         act = review.approve if word.kind == "approve" else review.refuse
         _enter_word(api, person, (word.model, word.version), act, word.reason)
 
@@ -673,6 +675,9 @@ def _explained(_request: Request, error: Exception) -> Response:
     if not isinstance(error, TidegateError):
         raise error
     status = 400 if isinstance(error, InputError) else 500
+    if isinstance(error, ChangedError):
+        _log.error("%s", error)
+        return refusal(409, error.what, where=error.where, remedy=error.remedy)
     if isinstance(error, AddressError | RegistryError | StorageError):
         _log.error("%s", error)  # the words name addresses of the server's own, which are the operator's
         return refusal(503, "a part of the server is away", remedy="Try again, or tell the operator")

@@ -25,7 +25,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from contract.errors import AddressError, RegistryError, StorageError, TidegateError
+from contract.errors import AddressError, ChangedError, RegistryError, StorageError, TidegateError
 from contract.outside import shown
 from server.api.door import MLFLOW, PERSON
 from server.api.mlflow_rules import ReviewTag, allowed_body, is_artifact, review_tag
@@ -52,7 +52,12 @@ _PAGES = (
     "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'self'"
 )
 _FILES = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"
-_ERROR_CODES = {400: "INVALID_PARAMETER_VALUE", 403: "PERMISSION_DENIED", 503: "TEMPORARILY_UNAVAILABLE"}
+_ERROR_CODES = {
+    400: "INVALID_PARAMETER_VALUE",
+    403: "PERMISSION_DENIED",
+    409: "INVALID_STATE",
+    503: "TEMPORARILY_UNAVAILABLE",
+}
 
 
 class MlflowProxy:
@@ -94,14 +99,22 @@ class MlflowProxy:
                 await run_in_threadpool(self._decide, person, word)
                 body = word.written(person.name)
         except TidegateError as exc:
-            away = isinstance(exc, AddressError | RegistryError | StorageError)
-            words = "a part of the server is away" if away else str(exc)
-            return _refused(503 if away else 400, words)
+            return self._not_entered(exc, person, path)
         except HTTPException as exc:
             return _refused(exc.status_code, exc.detail)
         if body is not came:
             _log.info("%s writes to MLflow: %s %s", person.name, path, shown(body.decode()[:300]))
         return await self._passed_on(request, path, body, line)
+
+    def _not_entered(self, error: TidegateError, person: Person, path: str) -> Response:
+        """Why a word on a version was not entered."""
+        if isinstance(error, ChangedError):
+            _log.error("%s was refused at %s: %s", person.name, path, shown(str(error)))
+            return _refused(409, str(error))
+        if isinstance(error, AddressError | RegistryError | StorageError):
+            _log.error("%s at %s: %s", person.name, path, shown(str(error)))
+            return _refused(503, "a part of the server is away")
+        return _refused(400, str(error))
 
     async def _passed_on(self, request: Request, path: str, body: bytes, line: _Line) -> Response:
         headers = {name: request.headers[name] for name in _TO_MLFLOW if name in request.headers}

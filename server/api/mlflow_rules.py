@@ -15,9 +15,10 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
+from contract.names import ExperimentName
 from contract.roles import Role
 
 __all__ = ["ReviewTag", "allowed_body", "is_artifact", "review_tag"]
@@ -60,7 +61,8 @@ class _Written(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-_Key = Annotated[str, Field(pattern=r"^\w[\w ./-]*$", max_length=250), AfterValidator(_own)]
+_Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_ ./-]*$", max_length=250), AfterValidator(_own)]
+"""In letters that cannot be taken for others."""
 
 
 class _Tag(_Written):
@@ -99,7 +101,10 @@ _WRITES: dict[tuple[str, str], type[_Written]] = {
     ("PATCH", "registered-models/update"): _Description,
 }
 _REVIEW = "review"
-_WORD = re.compile(r"\s*(approve|refuse)d?\b[\s:,.;-]*(.*?)\s*", re.IGNORECASE | re.DOTALL)
+_MODEL_NAME: TypeAdapter[str] = TypeAdapter(ExperimentName)
+_WORD = re.compile(r"(approve|refuse)d?\b[\s:,.;-]*", re.IGNORECASE)
+_LONGEST_WORD = 10_100
+"""Characters of a tag that decides: a reason has 10,000 at most."""
 _HOW = "write `approve: WHY` or `refuse: WHY`"
 
 
@@ -132,13 +137,18 @@ def review_tag(method: str, path: str, body: bytes, role: Role) -> ReviewTag | N
         return None
     if role != "reviewer":
         raise HTTPException(403, f"an {role} does not decide on versions: a reviewer does")
-    word = _WORD.fullmatch(tag.value)
-    if word is None or not word[2]:
-        raise HTTPException(400, f"the tag '{_REVIEW}' decides on the version: {_HOW}")
+    said = tag.value[: _LONGEST_WORD + 1].strip()
+    word = _WORD.match(said)
+    if word is None or len(tag.value) > _LONGEST_WORD or not said[word.end() :]:
+        raise HTTPException(400, f"the tag '{_REVIEW}' decides on the version: {_HOW}, in 10,000 characters")
     if not tag.version.isascii() or not tag.version.isdecimal() or len(tag.version) > 9:
         raise HTTPException(400, "version: it is a number")
+    try:
+        model = _MODEL_NAME.validate_python(tag.name)
+    except ValidationError as exc:
+        raise HTTPException(400, "name: no model is called so") from exc
     kind: Literal["approve", "refuse"] = "approve" if word[1].casefold() == "approve" else "refuse"
-    return ReviewTag(model=tag.name, version=int(tag.version), kind=kind, reason=word[2])
+    return ReviewTag(model=model, version=int(tag.version), kind=kind, reason=said[word.end() :])
 
 
 _ON_THE_SERVER = "a reviewer decides by the tag 'review' of the version, or by `tidegate models"

@@ -47,6 +47,7 @@ from contract.federation_api import (
 from contract.json_values import finite
 from contract.model_version import ARRAYS_FILE, EXPERIMENT_FILE, PASSPORT_DATA
 from server.jobs.champion import champion_number
+from server.jobs.registered import registered_hashes
 from server.jobs.review import history, shown_passport
 from server.jobs.statements import Signer, no_signer, signed_statement
 from server.line.flower import ControlClient
@@ -287,7 +288,7 @@ class Reading:
         with self.lock:
             if all(one.version != number for one in self.registry.versions(model)):
                 return None
-            hashes = RegisteredVersions(self.state.database).hashes(model, number)
+            hashes = registered_hashes(model, number, self.state, self.registry)
             found = self.registry.files(model, number, hashes)
         if len(found[ARRAYS_FILE]) > MOST_ARRAYS:
             raise InputError(

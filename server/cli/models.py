@@ -219,6 +219,7 @@ def _files(model: str, version: int) -> dict[str, bytes]:
     from json import dumps
 
     from contract.model_statement import STATEMENT_FILE
+    from server.jobs.registered import registered_hashes
     from server.jobs.statements import signed_statement
     from server.line.certificates import models_signer, server_files
     from server.settings import read_settings
@@ -232,7 +233,7 @@ def _files(model: str, version: int) -> dict[str, bytes]:
         if state is None:
             return registry.files(model, version)
         registered = RegisteredVersions(state.database)
-        files = registry.files(model, version, registered.hashes(model, version))
+        files = registry.files(model, version, registered_hashes(model, version, state, registry))
         certificates = server_files(read_settings().home / "certificates")
         statement = signed_statement(model, version, state, lambda: models_signer(certificates))
         if statement is not None:

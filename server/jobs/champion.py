@@ -92,21 +92,42 @@ def follow_decisions(model: str, state: State, registry: Registry) -> None:
         shown = decided
 
 
-def restore_alias(model: str, state: State, registry: Registry) -> str:
+def restore_alias(model: str, found: int | None, state: State, registry: Registry) -> str:
     """Point the alias where the decisions say, if another has moved it; gives what was found, or nothing.
 
-    Only this program moves it, after a decision. Whoever reaches MLflow's database can do so too.
+    Only this program moves it, after a decision. Whoever reaches MLflow's database can do so too. Of a model
+    of the same name that is another's, because no run here has made that version, nothing is touched.
+
+    Args:
+        model: its name.
+        found: the version that it points at; None where there is no alias.
+        state: has the decisions.
+        registry: MLflow.
     """
-    decided, versions = champion_number(model, state), registry.versions(model)
-    found = next((one.version for one in versions if CHAMPION in one.aliases), None)
-    if found == decided or (decided is not None and decided not in {one.version for one in versions}):
+    served = _in_service(model, state)
+    decided = served[0] if served else None
+    versions = {one.version for one in registry.versions(model)}
+    if found == decided or (decided is None and found not in _made(model, state)):
         return ""
-    known = "was taken away" if found is None else f"pointed at version {found}"
-    told = f"the alias '{CHAMPION}' {known}, which nobody had decided"
-    if decided is None:
+    if decided in versions:
+        follow_decisions(model, state, registry)
+    elif found is None:
+        return ""  # nothing can be shown: what is in service is gone from MLflow
+    else:
         registry.remove_alias(model, CHAMPION)
+    if found is None:
+        known = "was taken away"
+    elif found in served:
+        known = f"still pointed at version {found}, whose place another has taken"
+    else:
+        known = f"pointed at version {found}, which nobody had decided"
+    told = f"the alias '{CHAMPION}' {known}"
+    if decided is not None and decided not in versions:
+        told += f"; version {decided}, which is in service, is gone from MLflow"
     subject = f"version {found if decided is None else decided}"
     state.record_decision(model, window="", kind="restore", subject=subject, by="server", reason=told)
-    if decided is not None:
-        follow_decisions(model, state, registry)
     return told
+
+
+def _made(model: str, state: State) -> set[int]:
+    return {run.model_version for run in state.runs(model) if run.model_version is not None}

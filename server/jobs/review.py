@@ -13,17 +13,19 @@ does not approve it. Each word rests on the passport that was registered, whose 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from contract.errors import InputError
+from contract.errors import ChangedError, InputError
 from contract.experiment import Experiment
 from contract.model_version import sha256
+from contract.names import challenger_run
 from contract.words import DECIDED
 from server.jobs.champion import champion_number, follow_decisions
+from server.jobs.registered import is_ours, registered_hashes
 from server.registry.passport import with_decisions
 from server.registry.registry import Registry
-from server.state.people import RESERVED
+from server.state.people import RESERVED, likeness
 from server.state.records import DecisionKind, DecisionRecord, RunRecord, VersionRecord
 from server.state.storage import State
 from server.state.submissions import Submissions
@@ -60,7 +62,7 @@ class ReviewStatus:
         needed: how many people must approve it; 0 where the gate's word is enough.
         approved_by: who has, on the passport that it has now and since anybody refused it.
         in_service: whether it is the champion.
-        was_in_service: whether it ever was.
+        was_in_service: whether it ever was, since anybody refused it.
     """
 
     needed: int
@@ -126,19 +128,19 @@ def approve(
 
     Raises:
         InputError: there is no such version, it is in service, or this person may not approve it.
-        RegistryError: its files are not those that were registered.
+        ChangedError: its files, or the passport that MLflow shows, are not those that were registered.
     """
     before = _require_decidable(model, version, state, registry, by=by, reason=reason, least=least)
     if before.in_service:
         raise InputError(f"version {version} of '{model}' is in service already")
-    if by in before.approved_by:
+    if _is_among(by, before.approved_by) and before.missing:
         raise InputError(
             f"'{by}' has approved version {version} already",
             remedy=f"{before.needed} different people must: ask another reviewer",
         )
-    registry.files(model, version, RegisteredVersions(state.database).hashes(model, version))
     replaced = champion_number(model, state)
-    _enter(model, version, "approve", state, by=by, reason=reason)
+    if not _is_among(by, before.approved_by):  # else the last step was cut off: it is done now
+        _enter(model, version, "approve", state, by=by, reason=reason)
     after = review_of(model, version, state, least=least)
     if not after.missing:
         named = " and ".join(after.approved_by)
@@ -154,6 +156,7 @@ def refuse(
 
     Raises:
         InputError: there is no such version, it is in service, or this person may not decide on it.
+        ChangedError: its files, or the passport that MLflow shows, are not those that were registered.
     """
     before = _require_decidable(model, version, state, registry, by=by, reason=reason, least=least)
     if before.in_service:
@@ -173,7 +176,7 @@ def roll_back(
 
     Raises:
         InputError: there is no such version, it never was in service, or it is.
-        RegistryError: its files are not those that were registered.
+        ChangedError: its files, or the passport that MLflow shows, are not those that were registered.
     """
     before = _require_decidable(model, version, state, registry, by=by, reason=reason, least=least)
     if before.in_service or not before.was_in_service:
@@ -182,7 +185,6 @@ def roll_back(
             f"version {version} of '{model}' {known}",
             remedy="`tidegate models history` says which were; of others: `tidegate models approve`",
         )
-    registry.files(model, version, RegisteredVersions(state.database).hashes(model, version))
     replaced = champion_number(model, state)
     _enter(model, version, "rollback", state, by=by, reason=reason)
     _follow(model, version, replaced, state, registry)
@@ -196,13 +198,13 @@ def review_of(model: str, version: int, state: State, *, least: int) -> ReviewSt
     since = max((place for place, one in enumerate(own) if one.kind == "refuse"), default=-1)
     words = [one for one in own[since + 1 :] if one.kind == "approve" and one.evidence == evidence]
     served = [one for one in decided if one.kind in _INTO_SERVICE]
-    run = _run_of(model, version, state)
-    plan = None if run is None else Experiment.model_validate_json(run.experiment_json)
+    before = champion_number(model, state)  # a challenger's own plan lowers no bar
+    plans = [_plan_of(model, number, state) for number in (version, before) if number is not None]
     return ReviewStatus(
-        needed=max(least, 1) if plan is None else approvals_needed(plan, least),
+        needed=max([approvals_needed(one, least) for one in plans if one is not None], default=max(least, 1)),
         approved_by=tuple(dict.fromkeys(one.by for one in words)),
         in_service=bool(served) and served[-1].subject == _subject(version),
-        was_in_service=any(one.subject == _subject(version) for one in served),
+        was_in_service=any(one.kind in _INTO_SERVICE for one in own[since + 1 :]),
     )
 
 
@@ -268,24 +270,61 @@ def require_recordable(where: str, text: str, most: int = 200) -> None:
 def _require_decidable(
     model: str, version: int, state: State, registry: Registry, *, by: str, reason: str, least: int
 ) -> ReviewStatus:
+    """Refuse a word that cannot count; what MLflow shows must be what was registered, for that was read."""
     require_recordable("by", by)
-    if by.strip().casefold() in RESERVED:
+    if _is_among(by, RESERVED):
         raise InputError(
             f"'{by.strip()}' decides by itself, and nobody in its name",
             where="by",
             remedy="Give a person's name",
         )
     require_recordable("reason", reason, most=_MOST_OF_A_REASON)
-    if version not in {item.version for item in registry.versions(model)}:
+    record = next((item for item in registry.versions(model) if item.version == version), None)
+    if record is None:
         raise InputError(
             f"there is no version {version} of '{model}'", remedy=f"See `tidegate models list {model}`"
         )
-    if by in _trained_for(model, version, state):
+    if not is_ours(model, version, state):
+        raise InputError(
+            f"no run of this server has made version {version} of '{model}'",
+            remedy="It is not this server's to decide on",
+        )
+    _require_judged(model, version, state)
+    if _is_among(by, _trained_for(model, version, state)):
         raise InputError(
             f"'{by}' had version {version} of '{model}' trained",
             remedy="Another person decides on it: ask a reviewer",
         )
+    registry.files(model, version, registered_hashes(model, version, state, registry))
+    kept = RegisteredVersions(state.database).passport(model, version)
+    if kept is not None and shown_passport(model, record, state)[1]:
+        told = "the passport that MLflow showed was changed there"
+        _enter(model, version, "restore", state, by="server", reason=told)
+        show_decisions(model, version, state, registry)
+        raise ChangedError(
+            f"{told}: nothing was decided",
+            where=f"{model} version {version}",
+            remedy="The one that was registered was put back: read it, and decide then",
+        )
     return review_of(model, version, state, least=least)
+
+
+def _require_judged(model: str, version: int, state: State) -> None:
+    """Refuse a challenger that the gate is about to judge: its passport has no comparison yet."""
+    run = _run_of(model, version, state)
+    if run is None or _decided_on(model, version, state):
+        return
+    check = next((one for one in state.runs(model) if challenger_run(one.name) == run.name), None)
+    if check is not None and check.status == "running":
+        raise InputError(
+            f"version {version} of '{model}' is being compared with the champion",
+            remedy="Wait until the gate has spoken: `tidegate models history` says so",
+        )
+
+
+def _is_among(by: str, names: Iterable[str]) -> bool:
+    """Whether a name is, or could be taken for, one of these."""
+    return likeness(by) in {likeness(name) for name in names}
 
 
 def _trained_for(model: str, version: int, state: State) -> set[str]:
@@ -300,6 +339,11 @@ def _trained_for(model: str, version: int, state: State) -> set[str]:
 def _run_of(model: str, version: int, state: State) -> RunRecord | None:
     found = [run for run in state.runs(model) if run.job == "train" and run.model_version == version]
     return found[-1] if found else None
+
+
+def _plan_of(model: str, version: int, state: State) -> Experiment | None:
+    run = _run_of(model, version, state)
+    return None if run is None else Experiment.model_validate_json(run.experiment_json)
 
 
 def _evidence(model: str, version: int, state: State) -> str | None:

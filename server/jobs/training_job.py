@@ -37,6 +37,7 @@ from server.jobs.memory import Publish, RunMemory, Waits, Watch, metric_names
 from server.jobs.mlflow_run import MlflowRun
 from server.jobs.passports import passport_of
 from server.jobs.review import approvals_needed, enter_gate, show_decisions
+from server.registry.model_files import hashes_of
 from server.registry.passport import ModelComparison, Passport, render
 from server.registry.passport_json import passport_json
 from server.registry.plots import Point, calibration, learning_curve, privacy_spent, site_metrics
@@ -296,7 +297,7 @@ def _register(
     version = registry.register(
         name, mlflow_run, result.arrays, experiment=job.experiment, description=render(passport), tags=tags
     )
-    hashes = registry.file_hashes(name, version)
+    hashes = hashes_of(result.arrays, job.experiment)  # and not MLflow's, which a killed run comes back to
     RegisteredVersions(services.state.database).add_files(name, version, hashes)
     _keep(passport, version, mlflow_run, services)
     services.state.link_run(job.run, model_version=version)

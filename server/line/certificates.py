@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import cast
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from contract.errors import AddressError
+from contract.model_statement import MODELS_NAME
 from contract.whole_file import replace_file
 
 __all__ = [
@@ -97,9 +99,18 @@ def make_server_files(folder: Path, hosts: Sequence[str], now: datetime | None =
     is_there = files.certificate.exists() and files.key.exists()
     if not is_there or (files.authority_key.exists() and _is_to_renew(files.certificate, hosts, now)):
         _make_certificate(files, hosts, now)
-    if files.authority_key.exists() and _ends_soon(files.models, now):
+    if files.authority_key.exists() and (_ends_soon(files.models, now) or not _is_pair(files)):
         _make_models_key(files, now)
     return files
+
+
+def _is_pair(files: ServerFiles) -> bool:
+    """Whether the key that signs models is that of its certificate."""
+    try:
+        models_signer(files)
+    except AddressError:
+        return False
+    return True
 
 
 def models_signer(files: ServerFiles) -> tuple[ec.EllipticCurvePrivateKey, bytes]:
@@ -108,19 +119,24 @@ def models_signer(files: ServerFiles) -> tuple[ec.EllipticCurvePrivateKey, bytes
     Raises:
         AddressError: they are not there, or are none.
     """
+    remedy = (
+        "`tidegate server up` makes it with models.pem; where an authority of your own signs, have it sign "
+        f"one for code signing, of an elliptic curve and for the name '{MODELS_NAME}'"
+    )
     try:
         key = serialization.load_pem_private_key(files.models_key.read_bytes(), None)
         certificate = files.models.read_bytes()
-        x509.load_pem_x509_certificate(certificate)
-    except (OSError, ValueError) as exc:
-        words = exc.strerror if isinstance(exc, OSError) else "there is none in it"
+        public = x509.load_pem_x509_certificate(certificate).public_key()
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as exc:
+        words = exc.strerror if isinstance(exc, OSError) else "there is none in it without a password"
         raise AddressError(
-            f"the key that signs models cannot be read: {words}",
-            where=str(files.models_key),
-            remedy="`tidegate server up` makes it with models.pem; where an authority of your own signs, "
-            "have it sign one for code signing",
+            f"the key that signs models cannot be read: {words}", where=str(files.models_key), remedy=remedy
         ) from exc
-    return cast(ec.EllipticCurvePrivateKey, key), certificate
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != public:
+        raise AddressError(
+            "the key that signs models is not that of models.pem", where=str(files.models_key), remedy=remedy
+        )
+    return key, certificate
 
 
 def require_pair(files: ServerFiles) -> None:
@@ -168,6 +184,7 @@ def ending(files: ServerFiles, now: datetime | None = None) -> tuple[str, ...]:
     kept = {"the federation's authority": files.authority}
     if not files.authority_key.exists():  # an organisation's own authority signs
         kept["the server's certificate"] = files.certificate
+        kept["the certificate of the key that signs models"] = files.models
     said = []
     for what, path in kept.items():
         if path.exists():
@@ -223,7 +240,7 @@ def _make_models_key(files: ServerFiles, now: datetime) -> None:
     issuer, issuer_key = _authority(files)
     key = ec.generate_private_key(ec.SECP256R1())
     usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING])
-    builder = _builder("Tidegate models", key.public_key(), _MODELS_VALID, now)
+    builder = _builder(MODELS_NAME, key.public_key(), _MODELS_VALID, now)
     _write_key(files.models_key, key)
     replace_file(files.models, _signed(builder, usage, issuer, issuer_key))
 

@@ -20,7 +20,7 @@ from server.state.sqlite_files import opened
 
 __all__ = ["champions"]
 
-_WANTED = "SELECT name, version FROM registered_model_aliases WHERE alias = :alias"
+_WANTED = "SELECT name, version FROM registered_model_aliases WHERE alias = :alias AND workspace = 'default'"
 _SECONDS = 10.0
 
 
@@ -49,14 +49,22 @@ def _of_file(path: Path) -> dict[str, int]:
         known = "SELECT 1 FROM sqlite_master WHERE name = 'registered_model_aliases'"
         if connection.execute(known).fetchone() is None:
             return {}
-        return {name: int(version) for name, version in connection.execute(_WANTED, {"alias": CHAMPION})}
+        return {name: _number(version) for name, version in connection.execute(_WANTED, {"alias": CHAMPION})}
 
 
 def _of_database(uri: str) -> dict[str, int]:
     engine = create_engine(uri, poolclass=NullPool)
     with engine.connect() as connection:
         rows = connection.execute(text(_WANTED), {"alias": CHAMPION})
-        return {row.name: int(row.version) for row in rows}
+        return {row.name: _number(row.version) for row in rows}
+
+
+def _number(version: object) -> int:
+    """What a database has in the place of a number; -1, which no version is, where it is none."""
+    try:
+        return int(str(version))
+    except ValueError:
+        return -1
 
 
 def _of_server(uri: str) -> dict[str, int]:

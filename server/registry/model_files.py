@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import platform
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from contract.errors import RegistryError
+from contract.errors import ChangedError
 from contract.experiment import Experiment, NumericFeature, Task
 from contract.model_version import (
     ARRAYS_FILE,
@@ -31,7 +32,7 @@ from contract.model_version import (
 )
 from serving.prediction import probability_column
 
-__all__ = ["read_files", "read_model", "write_model"]
+__all__ = ["hashes_of", "read_files", "read_model", "write_model"]
 
 _EXAMPLE_FILE = "input_example.json"
 
@@ -59,11 +60,18 @@ def write_model(
     return {tag: sha256(files[name]) for name, tag in HASH_TAGS.items()}
 
 
+def hashes_of(arrays: Mapping[str, npt.NDArray[Any]], experiment: Experiment) -> dict[str, str]:
+    """The SHA-256 by name of the files that `write_model` writes for a model: the same each time."""
+    with tempfile.TemporaryDirectory() as folder:
+        tags = write_model(Path(folder), arrays, experiment, about={})
+    return {name: tags[tag] for name, tag in HASH_TAGS.items()}
+
+
 def read_files(folder: Path, *, tags: Mapping[str, str], where: str) -> dict[str, bytes]:
     """The files that a prediction depends on, by name.
 
     Raises:
-        RegistryError: the bytes are not those that were registered.
+        ChangedError: the bytes are not those that were registered.
     """
     return {name: _registered(folder, name, tags, where) for name in HASH_TAGS}
 
@@ -72,7 +80,7 @@ def read_model(folder: Path, *, tags: Mapping[str, str], where: str) -> dict[str
     """Read the arrays, never unpickling.
 
     Raises:
-        RegistryError: the bytes are not those that were registered.
+        ChangedError: the bytes are not those that were registered.
     """
     content = _registered(folder, ARRAYS_FILE, tags, where)
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
@@ -82,7 +90,7 @@ def read_model(folder: Path, *, tags: Mapping[str, str], where: str) -> dict[str
 def _registered(folder: Path, name: str, tags: Mapping[str, str], where: str) -> bytes:
     path = folder / name
     content = path.read_bytes() if path.is_file() else b""
-    require_registered(name, content, tags, error=RegistryError, where=where)
+    require_registered(name, content, tags, error=ChangedError, where=where)
     return content
 
 

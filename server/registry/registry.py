@@ -255,7 +255,12 @@ class Registry:
         """All versions of a model, oldest first; none if it is not known."""
         with self._mlflow() as client:
             found = client.search_registered_models(f"name='{name}'")
-            aliases = {alias: int(version) for model in found for alias, version in model.aliases.items()}
+            aliases = {
+                alias: int(version)
+                for model in found
+                for alias, version in model.aliases.items()
+                if str(version).isdecimal()  # whoever reaches MLflow's database writes what they like
+            }
             listed = client.search_model_versions(f"name='{name}'", max_results=1000)
         records = (
             VersionRecord(

@@ -23,7 +23,7 @@ from contract.roles import Role
 from server.state import tables
 from server.state.database import Database
 
-__all__ = ["RESERVED", "People", "Person", "require_good"]
+__all__ = ["RESERVED", "People", "Person", "likeness", "require_good"]
 
 _BYTES = 32
 _LONGEST_TOKEN = 200
@@ -186,8 +186,8 @@ def _require_unlike(name: str, names: Sequence[str]) -> None:
     Raises:
         InputError: it differs in capitals, blanks or the way in which a letter is made alone.
     """
-    likeness = _likeness(name)
-    other = next((one for one in (*RESERVED, *names) if _likeness(one) == likeness), None)
+    alike = likeness(name)
+    other = next((one for one in (*RESERVED, *names) if likeness(one) == alike), None)
     if other is not None:
         whose = "who decides by itself" if other in RESERVED else "a person's"
         raise InputError(
@@ -197,7 +197,7 @@ def _require_unlike(name: str, names: Sequence[str]) -> None:
         )
 
 
-def _likeness(name: str) -> str:
+def likeness(name: str) -> str:
     """What is equal of names that look alike (Unicode NFKC, without regard to case)."""
     return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 

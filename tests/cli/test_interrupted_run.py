@@ -40,7 +40,7 @@ _TOLD = "go on where it stopped with: tidegate "
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_the_command_that_is_printed_goes_on_with_the_run(tmp_path: Path, kind: signal.Signals) -> None:
-    (tmp_path / "my visits.toml").write_text(EXPERIMENT.replace("rounds = 2", "rounds = 60"))
+    (tmp_path / "my visits.toml").write_text(EXPERIMENT.replace("rounds = 2", "rounds = 200"))
     for name in ("north", "far south"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "site.toml").write_text(SITE.replace('"north"', f'"{name[-5:]}"'))
@@ -57,7 +57,7 @@ def test_the_command_that_is_printed_goes_on_with_the_run(tmp_path: Path, kind: 
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
-            if ": 2 of 60" in line:
+            if ": 2 of 200" in line:
                 os.kill(process.pid, kind)
                 break
         rest = process.stderr.read().splitlines()
@@ -68,4 +68,4 @@ def test_the_command_that_is_printed_goes_on_with_the_run(tmp_path: Path, kind: 
     done = tidegate_there(tmp_path, *again, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert (result["run"], result["status"], result["rounds"]) == (again[-1], "succeeded", 60)
+    assert (result["run"], result["status"], result["rounds"]) == (again[-1], "succeeded", 200)

@@ -5,20 +5,30 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import SSlibKey
 
 from contract.envelope import sign
 from contract.errors import AddressError, InputError
 from contract.model_statement import ModelStatement, Service, require_stated, sign_statement, verify_statement
-from server.line.certificates import ServerFiles, make_server_files, models_signer, sign_site
+from server.line.certificates import (
+    ServerFiles,
+    _authority,
+    _builder,
+    _signed,
+    make_server_files,
+    models_signer,
+    sign_site,
+)
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 SAID = ModelStatement(
@@ -92,11 +102,32 @@ def _with_another_payload(made: Made) -> dict[str, Any]:
 
 def _as_another_kind(made: Made) -> dict[str, Any]:
     key, certificate = models_signer(made.files)
-    payload = {"_type": "https://in-toto.io/Statement/v1", "subject": [], "predicateType": "x"}
+    payload: dict[str, Any] = {"_type": "https://in-toto.io/Statement/v1", "predicateType": "x"}
+    payload["subject"] = [{"name": "arrays.npz", "digest": {"sha256": "a" * 64}}]
     payload["predicate"] = SAID.model_dump(mode="json", exclude={"files"})
     envelope = sign("application/vnd.in-toto+json", json.dumps(payload).encode(), key)
     envelope["signatures"][0]["cert"] = certificate.decode()
     return envelope
+
+
+def _of_no_file(made: Made) -> dict[str, Any]:
+    return made.signed(SAID.model_copy(update={"files": {}}))
+
+
+def _in_another_envelope(made: Made) -> dict[str, Any]:
+    key, certificate = models_signer(made.files)
+    envelope = sign("application/x-else", base64.b64decode(made.signed()["payload"]), key)
+    envelope["signatures"][0]["cert"] = certificate.decode()
+    return envelope
+
+
+def _by_a_key_for_other_code(made: Made) -> dict[str, Any]:
+    """Of an organisation whose authority signs more than models."""
+    other = replace(made.files, models=made.files.models.with_name("x.pem"), models_key=made.files.key)
+    key = ec.generate_private_key(ec.SECP256R1())
+    builder = _builder("Installers", key.public_key(), timedelta(days=9), NOW)
+    usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING])
+    return sign_statement(SAID, key, _signed(builder, usage, *_authority(other)))
 
 
 def _after_its_certificate(made: Made) -> dict[str, Any]:
@@ -118,6 +149,9 @@ def _without_a_certificate(made: Made) -> dict[str, Any]:
         (_by_a_key_beside_the_certificate, "the signature is not this key's"),
         (_with_another_payload, "the signature is not this key's"),
         (_as_another_kind, "it is of another kind"),
+        (_of_no_file, "it says nothing of a model version"),
+        (_in_another_envelope, "it is of another kind"),
+        (_by_a_key_for_other_code, "not one that speaks for models"),
         (_after_its_certificate, "when the key's certificate did not hold"),
         (_without_a_certificate, "no certificate of the federation's"),
         (lambda _: [], "no certificate of the federation's"),
@@ -157,3 +191,11 @@ def test_the_key_is_made_once_renewed_before_its_end_and_its_loss_is_a_sentence(
     files.models_key.unlink()
     with pytest.raises(AddressError, match="the key that signs models cannot be read"):
         models_signer(files)
+    lost = files.models.read_bytes()
+    make_server_files(tmp_path, ["tidegate.example"])  # makes both anew, as it does of two that are no pair
+    assert files.models.read_bytes() != lost
+    files.models_key.write_bytes(files.key.read_bytes())
+    with pytest.raises(AddressError, match=r"not that of models\.pem"):
+        models_signer(files)
+    make_server_files(tmp_path, ["tidegate.example"])
+    models_signer(files)

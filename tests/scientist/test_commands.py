@@ -233,6 +233,7 @@ def test_a_question_for_ranges_is_signed(standing: Standing, tidegate: Command, 
 def test_a_reviewer_approves_refuses_and_goes_back_with_a_reason(
     standing: Standing, tidegate: Command
 ) -> None:
+    standing.made_here()
     standing.connect("rita", "reviewer")
     assert "version 1 of 'fake' is the champion (approved by rita)" in tidegate(
         "models", "approve", "fake", 1, "--reason", "the first"

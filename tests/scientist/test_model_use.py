@@ -140,6 +140,7 @@ def test_a_folder_is_verified_far_from_the_server(
     standing: Standing, tidegate: Command, tmp_path: Path
 ) -> None:
     """By the authority that the profile knows, or a file of it; what was changed since is named."""
+    standing.made_here()
     standing.connect("rita", "reviewer")
     tidegate("models", "approve", "fake", 2, "--reason", "seen")
     tidegate("models", "fetch", "fake", 2, "kept")
@@ -160,13 +161,27 @@ def test_a_folder_is_verified_far_from_the_server(
     ):
         assert words in tidegate("models", "verify", *arguments, code=2)
     tidegate("models", "fetch", "fake", 1, "unsigned")
+    Path("unsigned/statement.dsse.json").unlink()
     assert "of a version that the server signs" in tidegate("models", "verify", "unsigned", code=2)
+    for name, words in (
+        ("model.pkl", "model.pkl is not the file that it names"),
+        ("SHA256SUMS", "has other hashes"),
+    ):
+        kept = Path("kept", name).read_bytes() if Path("kept", name).exists() else None
+        Path("kept", name).write_bytes(b"x")
+        assert words in tidegate("models", "verify", "kept", code=2)
+        if kept is None:
+            Path("kept", name).unlink()
+        else:
+            Path("kept", name).write_bytes(kept)
+    assert "as the federation registered them" in tidegate("models", "verify", "kept")
     Path("kept/passport.md").write_text("All fine, epsilon = 0.01")
     assert "passport.md is not the file that it names" in tidegate("models", "verify", "kept", code=2)
     Path("kept/passport.md").unlink()
-    assert "cannot be read" in tidegate("models", "verify", "kept", code=2)
-    Path("kept/statement.dsse.json").write_text("{")
-    assert "not a statement" in tidegate("models", "verify", "kept", code=2)
+    assert "passport.md is not the file that it names" in tidegate("models", "verify", "kept", code=2)
+    for text in ("{", "[" * 200_000):
+        Path("kept/statement.dsse.json").write_text(text)
+        assert "not a statement" in tidegate("models", "verify", "kept", code=2)
 
 
 def test_a_model_too_large_to_send_is_said(standing: Standing, tidegate: Command) -> None:

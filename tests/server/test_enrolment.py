@@ -147,8 +147,9 @@ def test_what_ends_and_is_not_renewed_is_said_a_month_before(tmp_path: Path) -> 
     assert "the federation's authority" in said
     assert "has ended" in ending(files, datetime.now(UTC) + years + timedelta(days=1))[0]
     files.authority_key.unlink()
-    (said,) = ending(files, datetime.now(UTC) + timedelta(days=340))
+    said, models = ending(files, datetime.now(UTC) + timedelta(days=340))
     assert "the server's certificate" in said
+    assert "the certificate of the key that signs models" in models
     assert ending(server_files(tmp_path / "nothing")) == ()
 
 

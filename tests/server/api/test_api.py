@@ -50,6 +50,8 @@ def test_every_endpoint_asks_for_a_token_and_the_right_role(served: Served, expe
             assert refused.status_code in (401, 429), path
             assert refused.json().keys() == {"what", "where", "remedy"}
     registered(served, experiment)
+    served.state.start_run("of-1", experiment=experiment, job="train", trigger="t", code_hash="c0de")
+    served.state.link_run("of-1", model_version=1)
     for role, token in tokens.items():
         with served.client(token) as person:
             assert person.get("/v1/whoami").json()["role"] == role

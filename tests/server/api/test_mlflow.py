@@ -31,6 +31,7 @@ from server.line.processes import Processes, free_port
 from server.registry.registry import CHAMPION, Registry
 from server.registry.registry_ui import ui_socket
 from server.state.records import VersionRecord
+from server.state.versions import RegisteredVersions
 from tests.server.api.conftest import Served, serving
 from tests.server.federation import plan
 
@@ -541,11 +542,14 @@ def _raw(served: Served, request: bytes) -> bytes:
 def test_a_reviewer_decides_by_a_tag_of_the_version_and_nobody_else(standing: Standing) -> None:
     """In MLflow's own page, which sends a tag by this call; who is refused, for what, and in which words."""
     state = standing.served.state
+    for number in (1, 2):
+        state.start_run(f"r{number}", experiment=plan(), job="train", trigger="t", code_hash="c")
+        state.link_run(f"r{number}", model_version=number)
 
     def asked(
-        role: Role, value: str, version: str = "2", key: str = "review", path: str = AJAX
+        role: Role, value: str, version: str = "2", key: str = "review", path: str = AJAX, name: str = NAME
     ) -> httpx.Response:
-        body = {"name": NAME, "version": version, "key": key, "value": value}
+        body = {"name": name, "version": version, "key": key, "value": value}
         with closing(standing.browser(role)) as client:
             return client.post(f"{path}model-versions/set-tag", json=body)
 
@@ -558,11 +562,19 @@ def test_a_reviewer_decides_by_a_tag_of_the_version_and_nobody_else(standing: St
         ("reviewer", "approve: good", "9", 400, "there is no version 9"),
         ("reviewer", "approve: good", "2 ", 400, "it is a number"),
     )  # fmt: skip
-    before = standing.everything(), state.decisions(NAME)
+    before = standing.everything(), state.decisions()
+    for name in ("a'b", f"{NAME}' and name='{NAME}", "x" * 300, ""):
+        answer = asked("reviewer", "refuse: no", name=name)
+        assert (answer.status_code, "no model is called so" in answer.json()["message"]) == (400, True), name
+    began = time.process_time()
+    assert asked("reviewer", "approve x" + " " * 45_000 + "x").status_code == 400
+    assert time.process_time() - began < 5  # a pattern that tries each of the blanks took 13 s
+    for key in ("\uff52eview", "rev\u0131ew", "\uff54idegate.review"):
+        assert asked("reviewer", "approved by the reviewer: x", key=key).status_code == 400
     for role, value, version, status, words in refused:
         answer = asked(role, value, version)  # type: ignore[arg-type]
         assert (answer.status_code, words in answer.json()["message"]) == (status, True), answer.text
-    assert (standing.everything(), state.decisions(NAME)) == before
+    assert (standing.everything(), state.decisions()) == before
     assert asked("reviewer", "Approve: all sites are in", key="Review", path=REST).status_code == 200
     assert [(one.kind, one.by, one.reason) for one in state.decisions(NAME)] == [
         ("approve", "the reviewer", "all sites are in"),
@@ -576,3 +588,40 @@ def test_a_reviewer_decides_by_a_tag_of_the_version_and_nobody_else(standing: St
     assert (again.status_code, "is in service already" in again.json()["message"]) == (400, True)
     assert asked("reviewer", "refuse: south is missing", "1").status_code == 200
     assert state.decisions(NAME)[-1].kind == "refuse"
+
+
+def test_what_was_changed_behind_a_reviewer_is_refused_with_a_sentence(standing: Standing) -> None:
+    """Not as a part of the server that is away; and whoever's token was taken back meanwhile is nobody."""
+    state, registry = standing.served.state, standing.registry
+    known = RegisteredVersions(state.database)
+    known.add_passport(NAME, 1, "# Model passport")
+    standing.registry.describe(NAME, 1, "All fine")
+    body = {"name": NAME, "version": "1", "key": "review", "value": "approve: good"}
+    with standing.client("reviewer") as client:
+        answer = client.post(f"{REST}model-versions/set-tag", json=body)
+        assert (answer.status_code, "was changed there" in answer.json()["message"]) == (409, True), (
+            answer.text
+        )
+        assert "was refused at" in standing.served.log
+        (arrays,) = (
+            path for path in Path(registry.artifact_root).rglob("arrays.npz") if standing.runs[0] in str(path)
+        )
+        kept = arrays.read_bytes()
+        arrays.write_bytes(b"others")
+        answer = client.post(f"/v1/models/{NAME}/versions/1/approve", json={"reason": "good"})
+        assert (answer.status_code, "not those that were registered" in answer.json()["what"]) == (409, True)
+        arrays.write_bytes(kept)
+    token = standing.served.people.add("gone", "reviewer")
+    with standing.served.client(token) as client:
+
+        def parts() -> Iterator[bytes]:
+            text = json.dumps(body).encode()
+            yield text[:20]
+            standing.served.people.revoke("gone")
+            yield text[20:]
+
+        answer = client.post(
+            f"{REST}model-versions/set-tag", content=parts(), headers={"Content-Type": "application/json"}
+        )
+        assert answer.status_code in (400, 401, 411), answer.text
+    assert not [one for one in state.decisions(NAME) if one.by == "gone"]

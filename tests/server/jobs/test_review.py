@@ -13,12 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from contract.errors import InputError, RegistryError, TidegateError
+from contract.errors import ChangedError, InputError, RegistryError, TidegateError
 from contract.experiment import Experiment
+from contract.names import challenger_run
 from server.alias_watch import AliasWatch
 from server.jobs import review
 from server.jobs.champion import champion_number
+from server.jobs.registered import registered_hashes
 from server.registry.aliases import champions
+from server.registry.model_files import hashes_of
 from server.registry.registry import CHAMPION, Registry
 from server.state.storage import State, open_state
 from server.state.submissions import Submissions
@@ -38,10 +41,19 @@ class Made:
     state: State
     registry: Registry
 
-    def version(self, approval: str = "policy", *, least: int = 0, by: str = "") -> int:
+    def version(
+        self,
+        approval: str = "policy",
+        *,
+        least: int = 0,
+        by: str = "",
+        gate: bool = True,
+        record: bool = True,
+        name: str = "",
+    ) -> int:
         """One that was trained, and what the gate then says of it."""
         experiment = with_approval(approval)
-        name = f"run-{len(self.state.runs(experiment.name)) + 1}"
+        name = name or f"run-{len(self.state.runs(experiment.name)) + 1}"
         if by:
             name = Submissions(self.state.database).add(experiment, person=by, federation="f").run
         run = self.registry.start_run(experiment, run_name=name)
@@ -50,9 +62,12 @@ class Made:
         )
         self.state.start_run(name, experiment=experiment, job="train", trigger="t", code_hash="c")
         self.state.link_run(name, model_version=version)
-        registered = RegisteredVersions(self.state.database)
-        registered.add_files(experiment.name, version, self.registry.file_hashes(experiment.name, version))
-        registered.add_passport(experiment.name, version, PASSPORT)
+        if record:
+            registered = RegisteredVersions(self.state.database)
+            registered.add_files(experiment.name, version, hashes_of(ARRAYS, experiment))
+            registered.add_passport(experiment.name, version, PASSPORT)
+        if not gate:
+            return version
         needed = review.approvals_needed(experiment, least)
         review.enter_gate(
             experiment,
@@ -71,10 +86,11 @@ class Made:
         act = {"approve": review.approve, "refuse": review.refuse, "rollback": review.roll_back}[kind]
         return act(NAME, version, self.state, self.registry, by=by, reason=reason, least=least)
 
-    def forged(self, statement: str, *values: object) -> None:
+    def forged(self, statement: str, *values: object, rows: bool = True) -> None:
         """What somebody does who reaches MLflow's database."""
         with sqlite3.connect(self.folder / "mlflow.db") as connection:
-            assert connection.execute(statement, values).rowcount
+            done = connection.execute(statement, values).rowcount
+            assert done > 0 or not rows
         connection.close()
 
     @property
@@ -217,7 +233,7 @@ def test_an_alias_that_another_moved_is_put_back_told_and_entered(made: Made) ->
     assert [one.partition(", which")[0] for one in said] == [
         "model 'fake': the alias 'champion' pointed at version 1",
         "model 'fake': the alias 'champion' pointed at version 2",
-        "model 'fake': the alias 'champion' was taken away",
+        "model 'fake': the alias 'champion' was taken away. It was put back",
     ]
     assert [one.kind for one in made.state.decisions(NAME)].count("restore") == 3
     assert champion_number(NAME, made.state) == waits
@@ -231,6 +247,125 @@ def test_the_alias_of_a_model_that_is_not_ours_is_left_alone(made: Made) -> None
     made.registry.set_alias("theirs", CHAMPION, 1)
     AliasWatch(made.state, made.registry, pytest.fail).look_now()
     assert champions(made.registry.tracking_uri) == {NAME: 1, "theirs": 1}
+
+
+def test_a_watch_is_neither_blinded_nor_ended_by_what_stands_in_mlflows_database(made: Made) -> None:
+    """A text for a number, a line of another workspace, a version that is gone, a table that refuses."""
+    first = made.version()
+    second = made.version("reviewer")
+    said: list[str] = []
+    watch = AliasWatch(made.state, made.registry, said.append)
+    made.forged("UPDATE registered_model_aliases SET version = 'x'")
+    watch.look_now()
+    assert made.alias == first
+    made.forged("UPDATE registered_model_aliases SET version = ?", second)
+    made.forged(
+        "INSERT INTO registered_model_aliases (alias, version, name, workspace) "
+        "VALUES ('champion', ?, ?, 'zz')",
+        first,
+        NAME,
+    )
+    watch.look_now()
+    assert made.alias == first
+    made.forged("DELETE FROM registered_model_aliases WHERE workspace = 'zz'")
+    made.forged("UPDATE model_versions SET current_stage = 'Deleted_Internal' WHERE version = ?", first)
+    made.registry.set_alias(NAME, CHAMPION, second)
+    watch.look_now()
+    assert made.alias is None  # better none than one that nobody decided
+    assert f"version {first}, which is in service, is gone from MLflow" in said[-1]
+    told = len(made.state.decisions(NAME))
+    watch.look_now()
+    assert len(made.state.decisions(NAME)) == told
+
+
+def test_an_alias_that_lags_behind_its_decision_is_no_crime(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the two; and a look that falls between them says nothing."""
+    monkeypatch.setattr("server.alias_watch._PAUSE", 0.0)
+    first, second = made.version(), made.version("reviewer")
+    made.state.record_decision(
+        NAME, window="", kind="promote", subject=f"version {second}", by="review", reason="x"
+    )
+    said: list[str] = []
+    watch = AliasWatch(made.state, made.registry, said.append)
+    watch.look()
+    assert (said, made.alias) == ([], first)
+    watch.look()
+    assert made.alias == second
+    assert "still pointed at version 1, whose place another has taken" in said[0]
+    tags = {one.version: one.tags[review.REVIEW_TAG] for one in made.registry.versions(NAME)}
+    assert tags == {first: "was in service", second: "in service"}
+
+
+def test_a_model_of_our_name_that_another_made_keeps_its_alias(made: Made) -> None:
+    run = made.registry.start_run(plan(), run_name="another's")
+    theirs = made.registry.register(NAME, run, ARRAYS, experiment=plan(), description="")
+    made.registry.set_alias(NAME, CHAMPION, theirs)
+    made.version("reviewer")
+    AliasWatch(made.state, made.registry, pytest.fail).look_now()
+    assert made.alias == theirs
+    with pytest.raises(InputError, match="no run of this server has made version 1"):
+        made.says("approve", theirs, "rita")
+
+
+def test_a_passport_that_was_changed_in_mlflow_is_decided_on_by_nobody(made: Made) -> None:
+    """They read another text than the one that would be written beside their word."""
+    version = made.version("reviewer")
+    for kind in ("approve", "refuse"):
+        made.forged("UPDATE model_versions SET description = 'All fine, epsilon = 0.01'")
+        with pytest.raises(ChangedError, match="was changed there: nothing was decided"):
+            made.says(kind, version, "rita")
+        (record,) = made.registry.versions(NAME)
+        assert review.shown_passport(NAME, record, made.state)[1] == ""  # put back
+    kinds = [one.kind for one in made.state.decisions(NAME)]
+    assert kinds == ["propose", "restore", "restore"]
+    assert made.says("approve", version, "rita").in_service
+
+
+def test_a_word_that_was_cut_off_before_its_promotion_is_finished(made: Made) -> None:
+    version = made.version("reviewer")
+    made.state.record_decision(
+        NAME, window="", kind="approve", subject=f"version {version}", by="rita", reason="x",
+        evidence=review.sha256(PASSPORT.encode()),
+    )  # fmt: skip
+    assert review.review_of(NAME, version, made.state, least=0).missing == 0
+    assert made.says("approve", version, "rita").in_service
+    assert [one.kind for one in made.state.decisions(NAME)] == ["propose", "approve", "promote"]
+
+
+def test_a_challenger_is_decided_on_once_the_gate_has_spoken_and_lowers_no_bar(made: Made) -> None:
+    first = made.version("two-reviewers")
+    for name in ("rita", "omar"):
+        made.says("approve", first, name)
+    second = made.version("policy")
+    assert (
+        made.alias == second
+    )  # the gate's own rule promotes by its plan; a person needs what the champion needed
+    third = made.version("policy", gate=False)
+    assert review.review_of(NAME, third, made.state, least=0).needed == 0
+    made.says("rollback", first, "rita")
+    assert made.says("approve", third, "rita").missing == 1
+    made.state.start_run("check", experiment=plan(), job="cycle", trigger="t", code_hash="c")
+    fourth = made.version("policy", gate=False, name=challenger_run("check"))
+    with pytest.raises(InputError, match="is being compared with the champion"):
+        made.says("approve", fourth, "rita")
+
+
+@pytest.mark.parametrize("by", ["Ada", " ada", "ＡＤＡ"])
+def test_a_name_that_could_be_taken_for_another_counts_as_that(made: Made, by: str) -> None:
+    version = made.version("reviewer", by="ada")
+    with pytest.raises(InputError, match="trained"):
+        made.says("approve", version, by)
+
+
+def test_what_an_earlier_tidegate_registered_is_kept_from_its_first_reading_on(made: Made) -> None:
+    version = made.version("reviewer", record=False)
+    made.says("approve", version, "rita")
+    known = RegisteredVersions(made.state.database).hashes(NAME, version)
+    assert set(known) == {"arrays.npz", "experiment.json"}
+    assert registered_hashes(NAME, version, made.state, made.registry) == known
+    assert RegisteredVersions(made.state.database).passport(NAME, version) == PASSPORT
 
 
 def test_a_database_that_is_away_is_said_once_and_the_server_goes_on(

@@ -42,3 +42,9 @@ def upgrade() -> None:
             f"CREATE TRIGGER version_files_refuse_{change.lower()} BEFORE {change} ON version_files "
             f"BEGIN SELECT RAISE(ABORT, '{REFUSAL}'); END"
         )
+    for table, refusal in (("version_files", REFUSAL), ("decisions", "decisions are append-only")):
+        op.execute(  # INSERT OR REPLACE takes a row away, and SQLite runs no trigger of DELETE for it
+            f"CREATE TRIGGER {table}_refuse_replace BEFORE INSERT ON {table} "  # noqa: S608 - our own names
+            f"WHEN EXISTS (SELECT 1 FROM {table} WHERE id = NEW.id) "
+            f"BEGIN SELECT RAISE(ABORT, '{refusal}'); END"
+        )
