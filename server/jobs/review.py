@@ -23,7 +23,7 @@ from contract.names import challenger_run
 from contract.words import DECIDED
 from server.jobs.champion import champion_number, follow_decisions
 from server.jobs.registered import is_ours, registered_hashes
-from server.registry.passport import with_decisions
+from server.registry.passport import fitted, with_decisions
 from server.registry.registry import Registry
 from server.state.people import RESERVED, likeness
 from server.state.records import DecisionKind, DecisionRecord, RunRecord, VersionRecord
@@ -230,14 +230,14 @@ def shown_passport(model: str, record: VersionRecord, state: State) -> tuple[str
     if passport is None:
         return record.description, "an earlier Tidegate registered this version: nothing holds its passport"
     own = _decided_on(model, record.version, state)
-    shown = [with_decisions(passport, own[:number]).strip() for number in range(len(own) + 1)]
+    shown = [with_decisions(passport, own[:number]) for number in range(len(own) + 1)]
+    known = {text.strip() for one in shown for text in (one, fitted(one))}
     if (
-        record.description.strip() in shown
-    ):  # of one that was killed before MLflow followed, the last is missing
-        return shown[-1], ""
-    return shown[
-        -1
-    ], "MLflow shows another passport: it was changed there. This is the one that was registered"
+        record.description.strip() in known
+    ):  # without the last decision: it was cut off before MLflow followed
+        return shown[-1].strip(), ""
+    changed = "MLflow shows another passport: it was changed there. This is the one that was registered"
+    return shown[-1].strip(), changed
 
 
 def history(model: str, state: State) -> Sequence[DecisionRecord]:

@@ -26,12 +26,13 @@ from contract.words import DECIDED
 from server.state.participation import runs_of
 from server.state.records import DecisionRecord
 
-__all__ = ["ModelComparison", "Passport", "SitePassport", "render", "size_band", "with_decisions"]
+__all__ = ["ModelComparison", "Passport", "SitePassport", "fitted", "render", "size_band", "with_decisions"]
 
 _LONGEST = 2000
 """Characters of a text from outside."""
 _BLOCK = re.compile(r"^[-+=]")
 """What begins a list, or makes a heading of the line before."""
+_LONGEST_DESCRIPTION = 5000
 _MOST_CATEGORIES = 12
 """Of a feature that are listed."""
 _HIDDEN = 0.15
@@ -174,6 +175,21 @@ def with_decisions(passport: str, decisions: Iterable[DecisionRecord]) -> str:
     if not rows:
         return passport
     return f"{passport.rstrip()}\n\n## Decisions\n\n{_table(('when', 'what', 'by', 'why'), rows)}\n"
+
+
+def fitted(passport: str) -> str:
+    """What fits into MLflow's column of 5,000 characters, in whole sections; the rest is named.
+
+    SQLite keeps to no length; PostgreSQL refuses what is longer.
+    """
+    if len(passport) <= _LONGEST_DESCRIPTION:
+        return passport
+    rest = (
+        "\n\n## The whole passport\n\nIt is longer than this database's column: `passport.md` among the "
+        "run's artifacts has all of it, and so has `tidegate models show`.\n"
+    )
+    head = passport[: _LONGEST_DESCRIPTION - len(rest)]
+    return (head.rpartition("\n\n## ")[0] or head) + rest
 
 
 def _banner(passport: Passport) -> str:

@@ -36,6 +36,7 @@ from contract.model_version import HASH_TAGS
 from server.registry.locations import follow_move
 from server.registry.model_files import read_files, read_model, write_model
 from server.registry.params import flatten, key_of
+from server.registry.passport import fitted
 from server.settings import apply_quiet_environment
 from server.state.records import RunStatus, VersionRecord
 from server.state.sqlite_files import require_usable, what_to_do
@@ -217,14 +218,17 @@ class Registry:
                 f"runs:/{run_id}/model",
                 run_id,
                 tags={**(tags or {}), **hashes},
-                description=description,
+                description=self._fitted(description),
             )
             return int(version.version)
 
     def describe(self, name: str, version: int, description: str) -> None:
         """Replace a version's description, for a passport that learned of a decision."""
         with self._mlflow() as client:
-            client.update_model_version(name, str(version), description)
+            client.update_model_version(name, str(version), self._fitted(description))
+
+    def _fitted(self, description: str) -> str:
+        return description if self._file is not None else fitted(description)
 
     def tag_version(self, name: str, version: int, key: str, value: str) -> None:
         """Set a version's tag, by which MLflow's own search finds it."""

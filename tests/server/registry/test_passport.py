@@ -14,7 +14,7 @@ from rich.markdown import Markdown
 from contract.experiment import Experiment, Privacy, Strategy
 from contract.figures import Estimate
 from contract.releases import PLAIN_METHOD, CalibrationBin, MetricErrors, Metrics, Spent
-from server.registry.passport import ModelComparison, Passport, SitePassport, render, size_band
+from server.registry.passport import ModelComparison, Passport, SitePassport, fitted, render, size_band
 from server.registry.passport_json import SCHEMA, passport_json
 from tests.hostile import HOSTILE, require_harmless
 
@@ -111,6 +111,18 @@ def test_programs_read_the_same_by_the_published_schema(passport: Passport) -> N
     assert read["sites"]["plan-free"]["spent_in_run"]["epsilon"] is None
     assert read["experiment"]["name"] == "rand-health"
     assert "6822" not in passport_json(passport)  # rows that a site states are a band
+
+
+def test_a_passport_is_cut_at_a_section_where_a_database_takes_no_more(passport: Passport) -> None:
+    """MLflow's column has 5,000 characters, which PostgreSQL holds one to."""
+    text = render(replace(passport, diagnosis=("A sentence of the diagnosis.",) * 200))
+    cut = fitted(text)
+    assert len(cut) <= 5000 < len(text)
+    head, _, rest = cut.partition("\n\n## The whole passport")
+    assert text.startswith(f"{head}\n\n## ")
+    assert "tidegate models show" in rest
+    assert fitted(cut) == cut
+    assert len(fitted("x" * 9000)) <= 5000
 
 
 def test_a_calibration_that_noise_hides_is_said_and_a_number_has_none(passport: Passport) -> None:

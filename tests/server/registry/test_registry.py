@@ -19,7 +19,7 @@ from markdown_it import MarkdownIt
 from contract.errors import AddressError, RegistryError
 from contract.experiment import Experiment
 from contract.releases import Metrics
-from server.registry.passport import Passport, SitePassport, render
+from server.registry.passport import Passport, SitePassport, render, size_band
 from server.registry.registry import CHAMPION, Registry
 from server.registry.registry_ui import serve_command, serve_environment
 from server.settings import ServerSettings
@@ -54,7 +54,7 @@ def _rows(mlruns: Path, query: str, *values: str) -> list[tuple[object, ...]]:
 
 def _passport(experiment: Experiment, run: str) -> str:
     metrics = Metrics(log_loss=0.47, brier=0.15, auc=0.66, accuracy=0.8, rows=100)
-    site = SitePassport(stated_rows=5000, asked=10, counted=10, metrics=metrics)
+    site = SitePassport(stated_rows=size_band(5000), asked=10, counted=10, metrics=metrics)
     return render(
         Passport(
             experiment=experiment,
@@ -185,7 +185,7 @@ def test_two_versions_and_an_alias_that_moves(shared: Registry, experiment: Expe
     assert all(np.array_equal(loaded[key], ARRAYS[key] * 2) for key in ARRAYS)
     html = MarkdownIt("commonmark").enable("table").render(second.description)
     assert "<h1>Model passport: rand-health</h1>" in html
-    assert html.count("<table>") == html.count("</table>") == 5
+    assert html.count("<table>") == html.count("</table>") == 6
     shared.describe(name, 1, "superseded")
     assert shared.versions(name)[0].description == "superseded"
 
