@@ -12,7 +12,7 @@ DECIDED: Mapping[str, str] = {
     "refuse": "refused",
     "promote": "put into service",
     "rollback": "put into service again",
-    "restore": "alias put back",
+    "restore": "put back",
 }
 """The kinds of decision on a model version."""
 

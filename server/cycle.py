@@ -337,7 +337,9 @@ def _enter(
     """The passport, then the decision that rests on it, and the alias last: a kill leaves the truth there."""
     decision: DecisionKind = "refuse"
     if acceptance.accepted:
-        decision = "propose" if approvals_needed(job.experiment, services.approvals) else "promote"
+        decision = (
+            "propose" if approvals_needed(job.experiment, services.state, services.approvals) else "promote"
+        )
     comparison = ModelComparison(
         champion_version=champion.version,
         by_site=acceptance.by_site,

@@ -76,14 +76,20 @@ class ReviewStatus:
         return max(0, self.needed - len(self.approved_by))
 
 
-def approvals_needed(experiment: Experiment, least: int) -> int:
+def approvals_needed(experiment: Experiment, state: State, least: int) -> int:
     """How many people must approve a version of this experiment.
 
+    What is in service may have asked for more: whoever checks a window, or trains, with a plan of their own
+    lowers no bar.
+
     Args:
-        experiment: its own.
+        experiment: the version's own.
+        state: says what is in service.
         least: what the server asks for at least.
     """
-    return max(least, _PEOPLE[experiment.retraining.approval])
+    champion = champion_number(experiment.name, state)
+    plans = [experiment, None if champion is None else _plan_of(experiment.name, champion, state)]
+    return max(least, *(_PEOPLE[one.retraining.approval] for one in plans if one is not None))
 
 
 def enter_gate(
@@ -198,10 +204,9 @@ def review_of(model: str, version: int, state: State, *, least: int) -> ReviewSt
     since = max((place for place, one in enumerate(own) if one.kind == "refuse"), default=-1)
     words = [one for one in own[since + 1 :] if one.kind == "approve" and one.evidence == evidence]
     served = [one for one in decided if one.kind in _INTO_SERVICE]
-    before = champion_number(model, state)  # a challenger's own plan lowers no bar
-    plans = [_plan_of(model, number, state) for number in (version, before) if number is not None]
+    plan = _plan_of(model, version, state)
     return ReviewStatus(
-        needed=max([approvals_needed(one, least) for one in plans if one is not None], default=max(least, 1)),
+        needed=max(least, 1) if plan is None else approvals_needed(plan, state, least),
         approved_by=tuple(dict.fromkeys(one.by for one in words)),
         in_service=bool(served) and served[-1].subject == _subject(version),
         was_in_service=any(one.kind in _INTO_SERVICE for one in own[since + 1 :]),
@@ -232,9 +237,7 @@ def shown_passport(model: str, record: VersionRecord, state: State) -> tuple[str
     own = _decided_on(model, record.version, state)
     shown = [with_decisions(passport, own[:number]) for number in range(len(own) + 1)]
     known = {text.strip() for one in shown for text in (one, fitted(one))}
-    if (
-        record.description.strip() in known
-    ):  # without the last decision: it was cut off before MLflow followed
+    if record.description.strip() in known:  # a decision may have been cut off before MLflow followed
         return shown[-1].strip(), ""
     changed = "MLflow shows another passport: it was changed there. This is the one that was registered"
     return shown[-1].strip(), changed

@@ -308,7 +308,9 @@ def _register(
             services.state,
             registry,
             window=job.window,
-            kind="propose" if approvals_needed(job.experiment, services.approvals) else "promote",
+            kind="propose"
+            if approvals_needed(job.experiment, services.state, services.approvals)
+            else "promote",
             reason="the model has no version in service yet",
         )
     elif registry.champion(name) != champion_number(name, services.state):
