@@ -30,7 +30,7 @@ from server.line.certificates import (
     sign_site,
 )
 
-NOW = datetime.now(UTC).replace(microsecond=0)
+NOW = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)  # a suite takes a while
 SAID = ModelStatement(
     model="visits",
     version=3,
@@ -54,7 +54,7 @@ class Made:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return Made(make_server_files(tmp_path_factory.mktemp("certificates"), ["tidegate.example"]))
+    return Made(make_server_files(tmp_path_factory.mktemp("certificates"), ["tidegate.example"], NOW))
 
 
 def test_what_was_signed_is_what_is_read_and_other_tools_read_it_too(made: Made) -> None:
