@@ -197,6 +197,7 @@ def run_clock(
     from apscheduler.schedulers.background import BackgroundScheduler
 
     busy, lock, defects = set[str](), threading.Lock(), list[Exception]()
+    ending = threading.Event()
     clock = BackgroundScheduler(
         timezone=UTC, logger=_clock_log(), executors={"default": ThreadPoolExecutor(_SIDE_BY_SIDE + 1)}
     )
@@ -219,10 +220,10 @@ def run_clock(
     def start_work() -> None:
         for name in look():
             with lock:
-                if name in busy or stop.is_set():
+                if name in busy or stop.is_set() or ending.is_set():
                     continue
                 busy.add(name)
-            clock.add_job(work_on, args=[name], misfire_grace_time=None)
+                clock.add_job(work_on, args=[name], misfire_grace_time=None)
 
     clock.add_job(
         guarded,
@@ -239,6 +240,10 @@ def run_clock(
         while not stop.wait(_POLL) and not defects:
             pass
     finally:
+        with (
+            lock
+        ):  # APScheduler's shutdown holds its own lock while it waits for work, and `add_job` takes it
+            ending.set()
         clock.shutdown(wait=True)
     if defects:
         raise defects[0]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
 import pytest
+from apscheduler.schedulers.background import BackgroundScheduler
 
 from contract.errors import InputError, StorageError
 from contract.windows import Every
@@ -156,6 +158,35 @@ def test_a_defect_ends_the_clock_and_is_not_swallowed(where: str) -> None:
         raise ZeroDivisionError("of work")
 
     with pytest.raises(ZeroDivisionError, match=f"of {where}"):
+        run_clock(look, work, interval=0.01, stop=threading.Event(), report=print)
+
+
+def test_work_that_is_found_while_the_clock_ends_does_not_hold_it_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """APScheduler waits for its threads under the lock that one of them needs to add a job."""
+    ends, looked = threading.Event(), list[str]()
+
+    def look() -> list[str]:
+        looked.append("once more")
+        if len(looked) > 1:
+            assert ends.wait(300), "the clock does not end"
+            time.sleep(0.3)  # until shutdown has the lock
+        return ["a" if len(looked) == 1 else "b"]
+
+    def work(name: str) -> None:
+        while len(looked) < 2:  # the next look has begun, and waits
+            time.sleep(0.01)
+        raise ZeroDivisionError(f"of {name}")
+
+    shutdown = BackgroundScheduler.shutdown
+
+    def told(clock: BackgroundScheduler, wait: bool = True) -> None:
+        ends.set()
+        shutdown(clock, wait)
+
+    monkeypatch.setattr(BackgroundScheduler, "shutdown", told)
+    with pytest.raises(ZeroDivisionError, match="of a"):
         run_clock(look, work, interval=0.01, stop=threading.Event(), report=print)
 
 
