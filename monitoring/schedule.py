@@ -240,9 +240,8 @@ def run_clock(
         while not stop.wait(_POLL) and not defects:
             pass
     finally:
-        with (
-            lock
-        ):  # APScheduler's shutdown holds its own lock while it waits for work, and `add_job` takes it
+        # APScheduler's shutdown holds its own lock while it waits for work, and `add_job` takes that
+        with lock:
             ending.set()
         clock.shutdown(wait=True)
     if defects:

@@ -70,8 +70,8 @@ class AliasWatch:
         self._put_back(self._differing())
 
     def _differing(self) -> dict[str, _Places]:
-        shown = champions(self._registry.tracking_uri)
         ours = sorted(self._state.trained_models())  # of others in the same MLflow nothing is known here
+        shown = champions(self._registry.tracking_uri)
         places = {model: (shown.get(model), champion_number(model, self._state)) for model in ours}
         return {model: (found, decided) for model, (found, decided) in places.items() if found != decided}
 

@@ -155,8 +155,7 @@ def make_app(api: Api) -> Door:
     def decide(person: Person, word: ReviewTag) -> None:
         if not api.people.is_good(person):  # revoked while the request came
             raise HTTPException(401, "this needs a good token")
-        act = review.approve if word.kind == "approve" else review.refuse
-        _enter_word(api, person, (word.model, word.version), act, word.reason)
+        _enter_word(api, person, (word.model, word.version), review.ACTS[word.kind], word.reason)
 
     app.mount(MLFLOW, MlflowProxy(api.mlflow, decide))
     return Door(app, api.people.with_token, api.sessions, failures)
@@ -591,14 +590,7 @@ def _decide(
 ) -> Review:
     reason = _parsed(ReviewReason, body).reason
     _found(api.reading.version(*wanted), "version")
-    found = _enter_word(api, person, wanted, act, reason)
-    return Review(
-        model=wanted[0],
-        version=wanted[1],
-        needed=found.needed,
-        approved_by=found.approved_by,
-        in_service=found.in_service,
-    )
+    return _enter_word(api, person, wanted, act, reason).told(*wanted)
 
 
 def _enter_word(

@@ -180,7 +180,6 @@ def _decide(
     json: bool,
 ) -> None:
     from contract.errors import InputError
-    from contract.federation_api import Review
     from server.cli.acts import note_act
     from server.jobs import review
     from server.server_file import least_approvals
@@ -191,10 +190,7 @@ def _decide(
     review.require_recordable("--by", by)
     review.require_recordable("--reason", reason, most=10_000)
     registry, settings = _registry(), read_settings()
-    least, act = (
-        least_approvals(settings.home),
-        {"rollback": review.roll_back}.get(kind) or getattr(review, kind),
-    )
+    least, act = least_approvals(settings.home), review.ACTS[kind]
     with open_known_state(settings.state_url) as state:
         needed = review.review_of(model, version, state, least=least).needed
         if kind == "approve" and needed > 1:
@@ -205,14 +201,7 @@ def _decide(
             )
         found = act(model, version, state, registry, by=by.strip(), reason=reason, least=least)
     note_act(settings.home, f"enters for '{by}': {kind} of {model}, version {version}")
-    told = Review(
-        model=model,
-        version=version,
-        needed=found.needed,
-        approved_by=found.approved_by,
-        in_service=found.in_service,
-    )
-    say_review(told, kind=kind, by=by, json=json)
+    say_review(found.told(model, version), kind=kind, by=by, json=json)
 
 
 def _files(model: str, version: int) -> dict[str, bytes]:

@@ -8,18 +8,26 @@ from dataclasses import dataclass
 
 from contract.errors import RegistryError
 from server.registry.registry import CHAMPION, Registry
+from server.state.records import DecisionKind
 from server.state.storage import State
 from server.state.submissions import Submissions
 
 __all__ = [
+    "INTO_SERVICE",
     "Champion",
     "champion_number",
     "champion_of",
     "follow_decisions",
     "has_champion",
+    "made_versions",
     "restore_alias",
     "scientist_of",
+    "served_versions",
 ]
+
+
+INTO_SERVICE: tuple[DecisionKind, ...] = ("promote", "rollback")
+"""The decisions that put a version into service."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +44,7 @@ def champion_of(model: str, state: State) -> Champion:
     Raises:
         RegistryError: there was none.
     """
-    for number in _in_service(model, state):
+    for number in served_versions(model, state):
         results = [
             json.loads(run.result) for run in state.runs(model) if run.model_version == number and run.result
         ]
@@ -50,7 +58,7 @@ def champion_of(model: str, state: State) -> Champion:
 
 def champion_number(model: str, state: State) -> int | None:
     """The version in service by the decisions; None before the first."""
-    return next(iter(_in_service(model, state)), None)
+    return next(iter(served_versions(model, state)), None)
 
 
 def has_champion(model: str, state: State) -> bool:
@@ -64,19 +72,18 @@ def scientist_of(model: str, state: State) -> str:
     A challenger that a schedule trained is of the model that the schedule watched: of whoever submitted that.
     """
     runs = {run.model_version: run.name for run in state.runs(model) if run.job == "train"}
-    numbers = _in_service(model, state)
+    numbers = served_versions(model, state)
     submitted = Submissions(state.database).of_runs([runs[one] for one in numbers if one in runs])
     people = (submitted[runs[one]].person for one in numbers if runs.get(one) in submitted)
     return next(people, "")
 
 
-def _in_service(model: str, state: State) -> list[int]:
+def served_versions(model: str, state: State) -> list[int]:
     """The versions that were put into service, the last first."""
     return [
         int(version[1])
-        for decision in reversed(state.decisions(model))
-        if decision.kind in ("promote", "rollback")
-        and (version := re.fullmatch(r"version (\d+)", decision.subject))
+        for decision in reversed(state.decisions(model, kinds=INTO_SERVICE))
+        if (version := re.fullmatch(r"version (\d+)", decision.subject))
     ]
 
 
@@ -104,10 +111,10 @@ def restore_alias(model: str, found: int | None, state: State, registry: Registr
         state: has the decisions.
         registry: MLflow.
     """
-    served = _in_service(model, state)
+    served = served_versions(model, state)
     decided = served[0] if served else None
     versions = {one.version for one in registry.versions(model)}
-    if found == decided or (decided is None and found not in _made(model, state)):
+    if found == decided or (decided is None and found not in made_versions(model, state)):
         return ""
     if decided in versions:
         follow_decisions(model, state, registry)
@@ -129,5 +136,6 @@ def restore_alias(model: str, found: int | None, state: State, registry: Registr
     return told
 
 
-def _made(model: str, state: State) -> set[int]:
+def made_versions(model: str, state: State) -> set[int]:
+    """The versions that runs of this server have made."""
     return {run.model_version for run in state.runs(model) if run.model_version is not None}

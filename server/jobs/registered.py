@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
+from server.jobs.champion import made_versions, served_versions
 from server.registry.registry import Registry
 from server.state.storage import State
 from server.state.versions import RegisteredVersions
@@ -13,12 +12,7 @@ __all__ = ["is_ours", "registered_hashes"]
 
 def is_ours(model: str, version: int, state: State) -> bool:
     """Whether a run of this server has made a version, or a decision of its has put it into service."""
-    if any(run.model_version == version for run in state.runs(model)):
-        return True
-    return any(
-        one.kind in ("promote", "rollback") and re.fullmatch(rf"version {version}", one.subject)
-        for one in state.decisions(model)
-    )
+    return version in made_versions(model, state) or version in served_versions(model, state)
 
 
 def registered_hashes(model: str, version: int, state: State, registry: Registry) -> dict[str, str]:

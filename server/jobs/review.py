@@ -18,10 +18,11 @@ from dataclasses import dataclass
 
 from contract.errors import ChangedError, InputError
 from contract.experiment import Experiment
+from contract.federation_api import Review
 from contract.model_version import sha256
 from contract.names import challenger_run
 from contract.words import DECIDED
-from server.jobs.champion import champion_number, follow_decisions
+from server.jobs.champion import INTO_SERVICE, champion_number, follow_decisions
 from server.jobs.registered import is_ours, registered_hashes
 from server.registry.passport import fitted, with_decisions
 from server.registry.registry import Registry
@@ -32,6 +33,7 @@ from server.state.submissions import Submissions
 from server.state.versions import RegisteredVersions
 
 __all__ = [
+    "ACTS",
     "REVIEW_TAG",
     "ReviewStatus",
     "approvals_needed",
@@ -50,7 +52,6 @@ REVIEW_TAG = "tidegate.review"
 """Of a version in MLflow: what was decided on it last."""
 _PEOPLE = {"policy": 0, "reviewer": 1, "two-reviewers": 2}
 _OF_VERSIONS: tuple[DecisionKind, ...] = ("propose", "approve", "refuse", "promote", "rollback", "restore")
-_INTO_SERVICE = ("promote", "rollback")
 _MOST_OF_A_REASON = 10_000
 
 
@@ -74,6 +75,16 @@ class ReviewStatus:
     def missing(self) -> int:
         """How many people more must approve it."""
         return max(0, self.needed - len(self.approved_by))
+
+    def told(self, model: str, version: int) -> Review:
+        """What whoever decided is told of it."""
+        return Review(
+            model=model,
+            version=version,
+            needed=self.needed,
+            approved_by=self.approved_by,
+            in_service=self.in_service,
+        )
 
 
 def approvals_needed(experiment: Experiment, state: State, least: int) -> int:
@@ -197,19 +208,21 @@ def roll_back(
     return review_of(model, version, state, least=least)
 
 
+ACTS = {"approve": approve, "refuse": refuse, "rollback": roll_back}
+"""What a person may say of a version, by the word for it."""
+
+
 def review_of(model: str, version: int, state: State, *, least: int) -> ReviewStatus:
     """How far the review of a version came."""
-    decided, evidence = history(model, state), _evidence(model, version, state)
-    own = [one for one in decided if one.subject == _subject(version)]
+    own, evidence = _decided_on(model, version, state), _evidence(model, version, state)
     since = max((place for place, one in enumerate(own) if one.kind == "refuse"), default=-1)
     words = [one for one in own[since + 1 :] if one.kind == "approve" and one.evidence == evidence]
-    served = [one for one in decided if one.kind in _INTO_SERVICE]
     plan = _plan_of(model, version, state)
     return ReviewStatus(
         needed=max(least, 1) if plan is None else approvals_needed(plan, state, least),
         approved_by=tuple(dict.fromkeys(one.by for one in words)),
-        in_service=bool(served) and served[-1].subject == _subject(version),
-        was_in_service=any(one.kind in _INTO_SERVICE for one in own[since + 1 :]),
+        in_service=champion_number(model, state) == version,
+        was_in_service=any(one.kind in INTO_SERVICE for one in own[since + 1 :]),
     )
 
 
@@ -224,7 +237,7 @@ def show_decisions(model: str, version: int, state: State, registry: Registry) -
     word = DECIDED[own[-1].kind]
     if champion_number(model, state) == version:
         word = "in service"
-    elif own[-1].kind in _INTO_SERVICE:
+    elif own[-1].kind in INTO_SERVICE:
         word = "was in service"
     registry.tag_version(model, version, REVIEW_TAG, word)
 
@@ -246,9 +259,7 @@ def shown_passport(model: str, record: VersionRecord, state: State) -> tuple[str
 def history(model: str, state: State) -> Sequence[DecisionRecord]:
     """What was decided on the versions of a model, in its order."""
     return [
-        one
-        for one in state.decisions(model)
-        if one.kind in _OF_VERSIONS and re.fullmatch(r"version \d+", one.subject)
+        one for one in state.decisions(model, kinds=_OF_VERSIONS) if re.fullmatch(r"version \d+", one.subject)
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ from contract.envelope import PrivateKey
 from contract.errors import AddressError
 from contract.model_statement import ModelStatement, Service, now, sign_statement
 from contract.model_version import sha256
-from server.jobs.review import history
+from server.jobs.champion import INTO_SERVICE
 from server.state.storage import State
 from server.state.versions import RegisteredVersions
 
@@ -31,9 +30,9 @@ def statement_of(model: str, version: int, state: State) -> ModelStatement | Non
     files, passports = registered.hashes(model, version), registered.passports(model, version)
     if not files or not passports:
         return None
-    served = [one for one in history(model, state) if one.kind in ("promote", "rollback")]
+    served = state.decisions(model, kinds=INTO_SERVICE)
     service = None
-    if served and re.fullmatch(rf"version {version}", served[-1].subject):
+    if served and served[-1].subject == f"version {version}":
         service = Service(number=served[-1].id, decided=served[-1].time)
     return ModelStatement(
         model=model,

@@ -9,7 +9,7 @@ concluded from it is evidence: the first one saved stays.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from types import TracebackType
@@ -489,9 +489,15 @@ class State:
         with self.database.write() as connection:
             connection.execute(tables.decisions.insert().values(time=_now(), experiment=experiment, **values))
 
-    def decisions(self, experiment: str | None = None) -> tuple[DecisionRecord, ...]:
-        """Decisions in the order in which they were taken."""
-        return self._select(tables.decisions, DecisionRecord, **_given(experiment=experiment))
+    def decisions(
+        self, experiment: str | None = None, *, kinds: Collection[DecisionKind] = ()
+    ) -> tuple[DecisionRecord, ...]:
+        """Decisions in the order in which they were taken; of these kinds alone where some are named."""
+        table = tables.decisions
+        wanted = select(*_columns(table, DecisionRecord)).filter_by(**_given(experiment=experiment))
+        if kinds:
+            wanted = wanted.where(table.c.kind.in_(kinds))
+        return tuple(DecisionRecord(**row._mapping) for row in self._rows(wanted.order_by(table.c.id)))
 
     def trained_models(self) -> frozenset[str]:
         """The models of which a run here has made a version."""

@@ -83,8 +83,7 @@ class Made:
     def says(
         self, kind: str, version: int, by: str, *, least: int = 0, reason: str = "seen"
     ) -> review.ReviewStatus:
-        act = {"approve": review.approve, "refuse": review.refuse, "rollback": review.roll_back}[kind]
-        return act(NAME, version, self.state, self.registry, by=by, reason=reason, least=least)
+        return review.ACTS[kind](NAME, version, self.state, self.registry, by=by, reason=reason, least=least)
 
     def forged(self, statement: str, *values: object, rows: bool = True) -> None:
         """What somebody does who reaches MLflow's database."""
