@@ -25,6 +25,7 @@ from rich.text import Text
 from contract.epsilon import delta_words, epsilon_words
 from contract.figures import METRICS, Figure, figures_of
 from contract.outside import shown
+from terminal.interrupts import require_going
 
 if TYPE_CHECKING:
     from contract.experiment import Experiment
@@ -208,7 +209,12 @@ class Steps:
             self._bar.start()
 
     def show(self, done: int, note: str = "") -> None:
-        """Say how far it is."""
+        """Say how far it is.
+
+        Raises:
+            KeyboardInterrupt: the command was told to end before, and a library hid it.
+        """
+        require_going()
         what, note = shown(self._what), shown(note)
         if self._bar is not None:
             self._bar.update(self._task, completed=done, description=f"{what} {note}")

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
-from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
@@ -25,6 +23,7 @@ from experiments.cli.by_profile import THERE, by_profile
 from experiments.installation import missing_library
 from scientist.cli import connect, runs
 from server.cli import drift, models, schedule, server, sites
+from terminal.interrupts import end_on_signals
 from terminal.logs import prepare_output
 
 __all__ = ["app", "main"]
@@ -103,7 +102,7 @@ def main() -> None:
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
     ask_directly_here(os.environ)
     prepare_output()
-    signal.signal(signal.SIGTERM, _stop)
+    end_on_signals()
     try:
         app()
     except TidegateError as exc:
@@ -140,11 +139,6 @@ def main() -> None:
 def _end_with(error: TidegateError) -> NoReturn:
     print(f"error: {shown(error, limit=_LONGEST)}", file=sys.stderr)
     sys.exit(error.exit_code)
-
-
-def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
-    """Who is told to end does so as on Ctrl-C: what it started ends with it, and what goes on is said."""
-    raise KeyboardInterrupt
 
 
 def _say_interrupted() -> None:

@@ -11,6 +11,7 @@ from server.cli import person
 from server.cli.backup import backup
 from server.cli.enrolment import confirm, init, invite, refuse, requests, revoke
 from server.cli.sites import list_sites
+from terminal.interrupts import require_going
 
 if TYPE_CHECKING:
     import threading
@@ -137,6 +138,7 @@ def _watch_over(
 
     state, kept = upkeep.state, time.monotonic()
     while not stop.wait(_LOOK_SECONDS):
+        require_going()
         processes.require_running()
         for require_running in require_beside:
             require_running()
