@@ -78,6 +78,7 @@ def json_of(told: str) -> Any:
     return json.loads(told[told.index("\n{") + 1 if not told.startswith("{") else 0 :])
 
 
+@pytest.mark.long
 def test_a_run_against_each_of_its_sites(tidegate: Command, place: Path) -> None:
     run = json_of(tidegate("run", "small.toml", *both(place), "--json"))
     assert run["diagnosis"]["verdict"] in ("converged", "as-far-as-noise"), run["diagnosis"]

@@ -89,7 +89,7 @@ def test_the_command_that_is_printed_goes_on_with_the_run(folder: Path, kind: si
     assert (result["run"], result["status"], result["rounds"]) == (again[-1], "succeeded", 200)
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("kind", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_a_run_ends_though_a_library_swallows_the_interrupt(folder: Path, kind: signal.Signals) -> None:
     with _started(folder, "-c", _SWALLOWS.replace("KIND", kind.name), *_COMMAND) as process:
         said = process.communicate(timeout=300)[1]

@@ -106,7 +106,7 @@ def test_the_curve_goes_from_noise_to_what_can_be_learnt(tidegate: Command, plac
     assert (place / "curve.png").read_bytes().startswith(b"\x89PNG")
     (alone,) = json.loads(tidegate("plan", "left.toml", *BOTH, "--json"))["planted_effect"]
     assert alone["epsilon"] == 9.0
-    assert curve[0]["kept"] < alone["kept"]  # about 0 and .8, each but for .15 by chance
+    assert alone["kept"] > 0.5  # about .8; at .05 noise decides, which five repeats do not average out
 
 
 @pytest.mark.parametrize(

@@ -65,9 +65,8 @@ def here(tmp_path: Path) -> Iterator[Host]:
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("runs", ["--runs 10", pytest.param("", marks=pytest.mark.long)])
-def test_every_command_outside_the_story_works(here: Host, runs: str) -> None:
-    """With ten attacked training runs; `make long` makes as many as the README says."""
+@pytest.mark.long
+def test_every_command_outside_the_story_works(here: Host) -> None:
     shutil.copytree(
         ROOT / "experiments", here.folder / "experiments", ignore=shutil.ignore_patterns("__pycache__")
     )
@@ -75,7 +74,7 @@ def test_every_command_outside_the_story_works(here: Host, runs: str) -> None:
     assert len(lines) > 5
     assert sum(AUDIT in line for line in lines) == 1
     for line in lines:
-        done = here.run("bash", "-c", line.replace(AUDIT, runs or AUDIT))
+        done = here.run("bash", "-c", line)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
 
 

@@ -55,6 +55,7 @@ def test_the_bundle_holds_the_packages_without_the_command_line_and_nothing_else
 
 
 @pytest.mark.e2e
+@pytest.mark.long
 def test_flwr_run_and_a_stock_supernode_run_the_same_bundle(
     small: Callable[..., Experiment],
     sites: Callable[[str], list[Path]],

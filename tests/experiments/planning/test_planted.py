@@ -69,6 +69,7 @@ def test_without_privacy_nothing_is_lost() -> None:
     assert found.kept > 0.9
 
 
+@pytest.mark.long
 def test_fewer_rows_and_sites_with_their_share_of_noise_stand_for_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

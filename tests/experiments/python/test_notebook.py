@@ -110,6 +110,7 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
 
 
 @pytest.mark.e2e
+@pytest.mark.long
 def test_an_interrupt_ends_the_waiting_and_not_the_run(kernel: Kernel) -> None:
     assert kernel.run(_SETUP) == ""
     told = kernel.run("run.follow()", interrupt_at=": 2 of 60 rounds")
