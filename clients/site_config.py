@@ -39,6 +39,7 @@ __all__ = [
     "Agent",
     "DataSource",
     "Policy",
+    "Serve",
     "SiteConfig",
     "Storage",
     "database_url",
@@ -258,6 +259,56 @@ class Storage(_Frozen):
         return self.folder / "logs"
 
 
+class Serve(_Frozen):
+    """How `tidegate site serve` answers applications with a model. Files are relative to `site.toml`.
+
+    Attributes:
+        host: where it listens; on another address than this machine's own it needs `keys` and `certificate`.
+        port: 0 takes a free one.
+        keys: the file of API keys that `tidegate site serve-key` makes; without, no key is asked for.
+        certificate: for TLS, in PEM form; with `key`.
+        key: of the certificate, in PEM form.
+        authority: the certificate of the federation whose signature a version needs; without, that of the
+            federation that the site joined.
+        log: SQLAlchemy's URL of the database that keeps what was asked and told; without, an SQLite file in
+            the site's folder; "none" keeps nothing.
+        keep_days: for which the log keeps an answer.
+        providers: of ONNX Runtime, in the order in which they are tried; one that is not there is left out.
+    """
+
+    host: Annotated[str, Field(min_length=1, max_length=253)] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    keys: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    authority: Path | None = None
+    log: str | None = None
+    keep_days: Annotated[float, Field(gt=0, le=36500)] = 90.0
+    providers: tuple[str, ...] = (
+        "TensorrtExecutionProvider",
+        "CUDAExecutionProvider",
+        "CPUExecutionProvider",
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("TLS needs both: certificate and key")
+        return self
+
+    def anchored(self, home: Path) -> Serve:
+        """The same, with each file's path from the folder of site.toml."""
+        files = {
+            "keys": self.keys,
+            "certificate": self.certificate,
+            "key": self.key,
+            "authority": self.authority,
+        }
+        return self.model_copy(
+            update={name: path and home / path.expanduser() for name, path in files.items()}
+        )
+
+
 class SiteConfig(_Frozen):
     """One `site.toml`. Paths are absolute once `read_site_config` has read it.
 
@@ -270,6 +321,7 @@ class SiteConfig(_Frozen):
         policy: what may run here, and what it may spend.
         storage: where the site keeps its own records.
         agent: how the site's agent works.
+        serve: how the site's inference service answers.
     """
 
     name: SiteName
@@ -279,6 +331,7 @@ class SiteConfig(_Frozen):
     policy: Policy = Policy()
     storage: Storage = Storage()
     agent: Agent = Agent()
+    serve: Serve = Serve()
     _to_replace: tuple[int, ...] = PrivateAttr(default=())
     _file: str = PrivateAttr(default="site.toml")
 
@@ -385,7 +438,8 @@ def _parsed(text: str, home: Path, *, where: str) -> SiteConfig:
     config = parse_toml(text, SiteConfig, where=where, error=SiteConfigError)
     data = config.data.model_copy(update=_anchored(config.data, home, where=where))
     storage = config.storage.model_copy(update={"folder": home / config.storage.folder.expanduser()})
-    config = config.model_copy(update={"data": data, "storage": storage})
+    serve = config.serve.anchored(home)
+    config = config.model_copy(update={"data": data, "storage": storage, "serve": serve})
     config._file = where
     if config.card is not None:
         config._to_replace = marked_lines(text)

@@ -466,11 +466,13 @@ class Versions(_Frozen):
 
 
 class ModelFiles(_Frozen):
-    """What a prediction by a version depends on; in JSON both are base64.
+    """What a prediction by a version depends on; in JSON its bytes are base64.
 
     Attributes:
         experiment: the file `experiment.json`.
         arrays: the file `arrays.npz`.
+        graph: the file `model.onnx`; None of a version that has none, or one too large to send.
+        variants: the file `variants.json`, with what was measured of the graph's forms.
         passports: the files `passport.md` and `passport.json`, as they were registered; none of a version
             that an earlier Tidegate registered.
         statement: that these are the version's, signed (`contract.model_statement`); None where the server
@@ -481,6 +483,8 @@ class ModelFiles(_Frozen):
 
     experiment: Annotated[bytes, Field(max_length=2**24)]
     arrays: Annotated[bytes, Field(max_length=MOST_ARRAYS)]
+    graph: Annotated[bytes, Field(max_length=MOST_ARRAYS)] | None = None
+    variants: str | None = None
     passports: dict[str, str] = {}
     statement: dict[str, Any] | None = None
 

@@ -10,10 +10,12 @@ from contract.errors import TidegateError
 __all__ = [
     "ARRAYS_FILE",
     "EXPERIMENT_FILE",
+    "GRAPH_FILE",
     "HASH_TAGS",
     "PASSPORT_DATA",
     "PASSPORT_FILE",
     "SUMS_FILE",
+    "VARIANTS_FILE",
     "require_registered",
     "sha256",
     "sums_of",
@@ -21,6 +23,9 @@ __all__ = [
 
 ARRAYS_FILE = "arrays.npz"
 EXPERIMENT_FILE = "experiment.json"
+GRAPH_FILE, VARIANTS_FILE = "model.onnx", "variants.json"
+"""The model as an ONNX graph with its preprocessing, and what was measured of each of its forms; not every
+version has them."""
 PASSPORT_FILE, PASSPORT_DATA = "passport.md", "passport.json"
 SUMS_FILE = "SHA256SUMS"
 

@@ -17,7 +17,7 @@ import docstring_parser
 from pydantic import BaseModel
 
 from clients.policy import Allow, Policy
-from clients.site_config import Agent, DataSource, SiteConfig, Storage
+from clients.site_config import Agent, DataSource, Serve, SiteConfig, Storage
 from contract import card, experiment
 from contract.card import Card, Holdout, Time
 from contract.experiment import Experiment
@@ -33,7 +33,7 @@ _TYPES: dict[str, type[BaseModel]] = {
     for module in (experiment, card)
     for kind in vars(module).values()
     if inspect.isclass(kind) and issubclass(kind, BaseModel)
-} | {kind.__name__: kind for kind in (Allow, Policy, Agent, DataSource, Storage, Card, Holdout, Time)}
+} | {kind.__name__: kind for kind in (Allow, Policy, Agent, DataSource, Serve, Storage, Card, Holdout, Time)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,8 +26,10 @@ from contract.model_statement import STATEMENT_FILE, require_stated, verify_stat
 from contract.model_version import (
     ARRAYS_FILE,
     EXPERIMENT_FILE,
+    GRAPH_FILE,
     PASSPORT_DATA,
     PASSPORT_FILE,
+    VARIANTS_FILE,
     require_registered,
     sha256,
 )
@@ -142,6 +144,10 @@ def model_files(connection: Connection, model: str, version: int) -> dict[str, b
         for name, content in files.items():
             require_registered(name, content, record.tags, error=TidegateError, where=where)
         return files
+    if sent.graph is not None:
+        files[GRAPH_FILE] = sent.graph
+    if sent.variants is not None:
+        files[VARIANTS_FILE] = sent.variants.encode()
     files |= {name: sent.passports.get(name, "").encode() for name in sent.passports.keys() & _PASSPORTS}
     statement = verify_statement(sent.statement, connection.authority.encode(), where=where)
     hashes = {name: sha256(content) for name, content in files.items()}

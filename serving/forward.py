@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from contract.experiment import Model
 
-__all__ = ["given_to_last", "last_layer", "outputs_of"]
+__all__ = ["EPSILON", "GROUPS", "given_to_last", "last_layer", "outputs_of"]
 
 _AT_ONCE = 256
 """Rows: an image becomes nine of its size in each convolution."""
-_GROUPS, _EPSILON = 4, 1e-5
+GROUPS, EPSILON = 4, 1e-5
 """Of GroupNorm (Wu and He, 2018), as the torch module has them."""
 
 Array = npt.NDArray[np.float64]
@@ -83,9 +83,9 @@ def _convolution(pixels: Array, weight: npt.NDArray[Any]) -> Array:
 
 
 def _group_norm(pixels: Array, weight: npt.NDArray[Any], bias: npt.NDArray[Any]) -> Array:
-    grouped = pixels.reshape(len(pixels), _GROUPS, -1)
+    grouped = pixels.reshape(len(pixels), GROUPS, -1)
     mean, variance = grouped.mean(axis=2, keepdims=True), grouped.var(axis=2, keepdims=True)
-    normal = ((grouped - mean) / np.sqrt(variance + _EPSILON)).reshape(pixels.shape)
+    normal = ((grouped - mean) / np.sqrt(variance + EPSILON)).reshape(pixels.shape)
     scaled: Array = normal * weight[:, None, None] + bias[:, None, None]
     return scaled
 

@@ -12,7 +12,7 @@ from contract.errors import InputError
 from contract.experiment import Experiment
 from contract.installed_models import load
 
-__all__ = ["package_outputs"]
+__all__ = ["judged_module", "package_outputs"]
 
 _AT_ONCE = 256
 
@@ -30,7 +30,43 @@ def package_outputs(
     Raises:
         InputError: torch or the very version of the package is not installed here.
     """
-    family = load(experiment.model)
+    torch = _torch(experiment)
+    module = judged_module(experiment, arrays)
+    with torch.no_grad():
+        parts = torch.split(torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32)), _AT_ONCE)
+        found = [module(part).numpy() for part in parts if len(part)]
+    if not found:
+        classes = len(experiment.task.label.classes)
+        return np.empty((0, 1 if classes in (0, 2) else classes))
+    return np.concatenate(found).astype(np.float64)
+
+
+def judged_module(experiment: Experiment, arrays: Mapping[str, npt.NDArray[Any]]) -> Any:
+    """The package's module with these parameters, whose outputs are what predictions are made of.
+
+    Arguments and errors as with `package_outputs`.
+    """
+    family, torch = load(experiment.model), _torch(experiment)
+    classes = len(experiment.task.label.classes)
+    module = family.build(inputs=experiment.task.width, classes=classes).eval()
+    with torch.no_grad():
+        for name, value in module.named_parameters():
+            value.copy_(torch.from_numpy(np.array(arrays[name])))
+
+    class Judged(torch.nn.Module):  # type: ignore[misc, name-defined]
+        """The module and the family's word on its outputs."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, inputs: Any) -> Any:
+            return family.judged(self.module(inputs))
+
+    return Judged().eval()
+
+
+def _torch(experiment: Experiment) -> Any:
     try:
         import torch
     except ImportError as exc:
@@ -39,13 +75,4 @@ def package_outputs(
             where="this machine",
             remedy="Install it: pip install torch",
         ) from exc
-    classes = len(experiment.task.label.classes)
-    module = family.build(inputs=experiment.task.width, classes=classes).eval()
-    with torch.no_grad():
-        for name, value in module.named_parameters():
-            value.copy_(torch.from_numpy(np.array(arrays[name])))
-        parts = torch.split(torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32)), _AT_ONCE)
-        found = [family.judged(module(part)).numpy() for part in parts if len(part)]
-    if not found:
-        return np.empty((0, 1 if classes in (0, 2) else classes))
-    return np.concatenate(found).astype(np.float64)
+    return torch

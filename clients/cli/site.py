@@ -19,6 +19,7 @@ from clients.cli.join import join, way_for
 from clients.cli.ledger import Json, Key, SiteFile, ledger
 from clients.cli.ledger import check as evidence
 from clients.cli.personal import personal, predict
+from clients.cli.serve import serve, serve_key
 
 if TYPE_CHECKING:
     import threading
@@ -414,6 +415,8 @@ app.command("evidence")(evidence)
 app.command()(backup)
 app.command()(restore)
 app.command()(personal)
+app.command()(serve)
+app.command("serve-key")(serve_key)
 app.command()(predict)
 
 

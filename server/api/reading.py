@@ -45,7 +45,7 @@ from contract.federation_api import (
     WindowChecks,
 )
 from contract.json_values import finite
-from contract.model_version import ARRAYS_FILE, EXPERIMENT_FILE, PASSPORT_DATA
+from contract.model_version import ARRAYS_FILE, EXPERIMENT_FILE, GRAPH_FILE, PASSPORT_DATA, VARIANTS_FILE
 from server.jobs.champion import champion_number
 from server.jobs.registered import registered_hashes
 from server.jobs.review import history, shown_passport
@@ -296,9 +296,12 @@ class Reading:
                 where=f"{model} version {number}",
                 remedy="Take them from the version's page in MLflow",
             )
+        graph = found.get(GRAPH_FILE)
         return ModelFiles(
             experiment=found[EXPERIMENT_FILE],
             arrays=found[ARRAYS_FILE],
+            graph=graph if graph is not None and len(graph) <= MOST_ARRAYS else None,
+            variants=found[VARIANTS_FILE].decode() if VARIANTS_FILE in found else None,
             passports=RegisteredVersions(self.state.database).passports(model, number),
             statement=signed_statement(model, number, self.state, self.signer),
         )

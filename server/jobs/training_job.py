@@ -32,6 +32,7 @@ from server.code import server_code_hash
 from server.jobs.champion import champion_number, follow_decisions, has_champion
 from server.jobs.diagnosis import diagnosis_of
 from server.jobs.ending import recorded_end
+from server.jobs.export import export
 from server.jobs.job import Job
 from server.jobs.memory import Publish, RunMemory, Waits, Watch, metric_names
 from server.jobs.mlflow_run import MlflowRun
@@ -299,6 +300,14 @@ def _register(
     )
     hashes = hashes_of(result.arrays, job.experiment)  # and not MLflow's, which a killed run comes back to
     RegisteredVersions(services.state.database).add_files(name, version, hashes)
+    export(
+        job.experiment,
+        version,
+        result.arrays,
+        mlflow_run=mlflow_run,
+        state=services.state,
+        registry=registry,
+    )
     _keep(passport, version, mlflow_run, services)
     services.state.link_run(job.run, model_version=version)
     if not has_champion(name, services.state):

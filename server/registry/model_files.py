@@ -24,15 +24,17 @@ from contract.experiment import Experiment, NumericFeature, Task
 from contract.model_version import (
     ARRAYS_FILE,
     EXPERIMENT_FILE,
+    GRAPH_FILE,
     HASH_TAGS,
     SUMS_FILE,
+    VARIANTS_FILE,
     require_registered,
     sha256,
     sums_of,
 )
 from serving.prediction import probability_column
 
-__all__ = ["hashes_of", "read_files", "read_model", "write_model"]
+__all__ = ["hashes_of", "read_exported", "read_files", "read_model", "write_model"]
 
 _EXAMPLE_FILE = "input_example.json"
 
@@ -74,6 +76,31 @@ def read_files(folder: Path, *, tags: Mapping[str, str], where: str) -> dict[str
         ChangedError: the bytes are not those that were registered.
     """
     return {name: _registered(folder, name, tags, where) for name in HASH_TAGS}
+
+
+def read_exported(folder: Path, known: Mapping[str, str], *, where: str) -> dict[str, bytes]:
+    """The graph of a version and what was measured of it, where it has them.
+
+    Args:
+        folder: the version's.
+        known: the SHA-256 by file that was kept when it was made.
+        where: named in an error.
+
+    Raises:
+        ChangedError: the bytes are not those that were made.
+    """
+    found = dict[str, bytes]()
+    for name in (GRAPH_FILE, VARIANTS_FILE):
+        if name in known:
+            path = folder / name
+            found[name] = path.read_bytes() if path.is_file() else b""
+            if sha256(found[name]) != known[name]:
+                raise ChangedError(
+                    f"the model's {name} is not the one that was made of it",
+                    where=where,
+                    remedy="Do not serve it; restore the artifact or roll back to another version",
+                )
+    return found
 
 
 def read_model(folder: Path, *, tags: Mapping[str, str], where: str) -> dict[str, npt.NDArray[Any]]:

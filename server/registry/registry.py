@@ -34,7 +34,7 @@ from contract.errors import AddressError, RegistryError, StorageError
 from contract.experiment import Experiment
 from contract.model_version import HASH_TAGS
 from server.registry.locations import follow_move
-from server.registry.model_files import read_files, read_model, write_model
+from server.registry.model_files import read_exported, read_files, read_model, write_model
 from server.registry.params import flatten, key_of
 from server.registry.passport import fitted
 from server.settings import apply_quiet_environment
@@ -184,6 +184,14 @@ class Registry:
             path.write_bytes(png)
             self.log_file(run_id, path, folder="plots")
 
+    def add_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
+        """Put more files beside a run's model; one of a name that is there takes its place."""
+        with self._mlflow() as client, tempfile.TemporaryDirectory() as folder:
+            for name, content in files.items():
+                path = Path(folder) / name
+                path.write_bytes(content)
+                client.log_artifact(run_id, str(path), "model")
+
     def log_text(self, run_id: str, text: str, name: str) -> None:
         """Keep a text as the file `name`."""
         with self._mlflow() as client:
@@ -302,7 +310,11 @@ class Registry:
         with self._mlflow() as client, tempfile.TemporaryDirectory() as folder:
             found = client.get_model_version(name, str(version))
             path = Path(client.download_artifacts(str(found.run_id), "model", folder))
-            return read_files(path, tags=_tags(found.tags, known), where=f"{name} version {version}")
+            where = f"{name} version {version}"
+            return {
+                **read_files(path, tags=_tags(found.tags, known), where=where),
+                **read_exported(path, known, where=where),
+            }
 
     def file_hashes(self, name: str, version: int) -> dict[str, str]:
         """The SHA-256 of a version's files by name, as they were registered with it."""

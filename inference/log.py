@@ -1,0 +1,306 @@
+"""What was asked and told, and what came of it: kept at the site, in its own database.
+
+A request is one record, written before it is answered: who kills the process loses no answer that was given.
+Its rows lie in it as JSON. For each model there is a view, `served_MODEL`, with a row a prediction: the
+columns of the model's features, `served` (when), `prediction`, the label's column once it is known,
+`model_version`, `answer` and `row`. It is a table like any other to a site's `[data]` section, so that drift
+is looked for, and the next version trained, on what the service was really asked.
+
+Facts: SQLite in WAL mode without a sync at each commit loses nothing when the process is killed, and the last
+moments when the machine loses its power. `json_each` is built into SQLite since 3.38.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from contract.errors import StorageError
+from contract.experiment import Experiment, NumericFeature
+
+__all__ = ["Entry", "PredictionLog", "UnknownAnswerError", "new_id", "view_name"]
+
+_tables = sa.MetaData()
+_answers = sa.Table(
+    "answers",
+    _tables,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("served", sa.String(20), nullable=False, index=True),  # as a site's table has a time
+    sa.Column("model", sa.String(100), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("role", sa.String(10), nullable=False),
+    sa.Column("rows", sa.Integer, nullable=False),
+    sa.Column("asked", sa.Text, nullable=False),
+    sa.Column("told", sa.Text, nullable=False),
+)
+_labels = sa.Table(
+    "labels",
+    _tables,
+    sa.Column("answer", sa.String(32), primary_key=True),
+    sa.Column("row", sa.Integer, primary_key=True),
+    sa.Column("label", sa.Text, nullable=False),
+    sa.Column("came", sa.String(20), nullable=False),
+)
+_models = sa.Table(
+    "models",
+    _tables,
+    sa.Column("model", sa.String(100), primary_key=True),
+    sa.Column("columns", sa.Text, nullable=False),
+)
+_encode = msgspec.json.Encoder().encode
+
+
+class UnknownAnswerError(Exception):
+    """A label is for a row of no answer that is here."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One answer.
+
+    Attributes:
+        id: of the answer.
+        version: of the model.
+        role: `served`, `shadow` (computed and told to nobody) or `canary`.
+        given: the rows, by feature, as they were sent.
+        count: of rows.
+        told: of each row: the prediction, then the probabilities.
+    """
+
+    id: str
+    version: int
+    role: str
+    given: dict[str, Sequence[Any]]
+    count: int
+    told: Sequence[Sequence[Any]]
+
+
+def new_id() -> str:
+    """Of an answer: 32 hexadecimal characters that nobody can guess."""
+    return uuid.uuid4().hex
+
+
+def view_name(model: str) -> str:
+    """The view with a model's predictions as rows."""
+    return f"served_{re.sub('[^A-Za-z0-9]', '_', model)}"
+
+
+class PredictionLog:
+    """The log of one model in a database.
+
+    Args:
+        url: SQLAlchemy's, of an SQLite file or PostgreSQL.
+        keep_days: after which answers and their labels are forgotten.
+
+    Raises:
+        StorageError: by each method: the database cannot be used.
+    """
+
+    def __init__(self, url: str, *, keep_days: float = 90.0) -> None:
+        self._engine = sa.create_engine(url)
+        self._url, self._keep = self._engine.url.render_as_string(), timedelta(days=keep_days)
+        self._postgresql = self._engine.dialect.name == "postgresql"
+        if self._engine.dialect.name == "sqlite":
+            event.listen(self._engine, "connect", _on_connect)
+        self._insert = _answers.insert()
+        self._open: sa.Connection | None = None
+        self._features: tuple[str, ...] = ()
+        self._model, self._forgotten = "", 0.0
+
+    def prepare(self, experiment: Experiment) -> None:
+        """Make tables, and the view of this model as this version has its columns."""
+        with self._errors():
+            features = [one.name for one in experiment.task.features]
+            with self._engine.begin() as connection:
+                _tables.create_all(connection)
+                kept = connection.execute(
+                    sa.select(_models.c.columns).where(_models.c.model == experiment.name)
+                ).scalar()
+                names = list(msgspec.json.decode(kept)) if kept else []
+                names += [name for name in features if name not in names]  # of older answers too
+                self._keep_columns(connection, experiment.name, names, known=kept is not None)
+                self._make_view(connection, experiment, names)
+            self._model, self._features = experiment.name, tuple(names)
+
+    def add(self, entries: Sequence[Entry]) -> None:
+        """Write answers, in one transaction."""
+        now = _moment()
+        rows = [
+            {
+                "id": one.id,
+                "served": now,
+                "model": self._model,
+                "version": one.version,
+                "role": one.role,
+                "rows": one.count,
+                "asked": self._rows(one),
+                "told": _encode(one.told).decode(),
+            }
+            for one in entries
+        ]
+        with self._errors():
+            connection = self._connection()
+            try:
+                connection.execute(self._insert, rows)
+                connection.commit()
+            except BaseException:
+                connection.rollback()
+                raise
+
+    def add_labels(self, labels: Sequence[tuple[str, int, str]]) -> int:
+        """Write what came of rows; one that is known is replaced. Gives how many there were.
+
+        Args:
+            labels: the answer, the row's number, the label.
+
+        Raises:
+            UnknownAnswerError: there is no such answer or row; nothing is written then.
+        """
+        with self._errors(), self._engine.begin() as connection:
+            wanted = {answer for answer, _, _ in labels}
+            found = connection.execute(
+                sa.select(_answers.c.id, _answers.c.rows).where(
+                    _answers.c.id.in_(wanted), _answers.c.model == self._model
+                )
+            ).all()
+            counts = {one.id: one.rows for one in found}
+            for answer, row, _ in labels:
+                if not 0 <= row < counts.get(answer, 0):
+                    raise UnknownAnswerError(f"row {row} of answer '{answer}'")
+            latest = {(answer, row): label for answer, row, label in labels}
+            for answer, row in latest:
+                connection.execute(_labels.delete().where(_labels.c.answer == answer, _labels.c.row == row))
+            now = _moment()
+            connection.execute(
+                _labels.insert(),
+                [
+                    {"answer": answer, "row": row, "label": label, "came": now}
+                    for (answer, row), label in latest.items()
+                ],
+            )
+        return len(latest)
+
+    def forget(self) -> int:
+        """Remove what is older than is kept, once an hour at most; gives how many answers."""
+        if time.monotonic() - self._forgotten < 3600 and self._forgotten:
+            return 0
+        self._forgotten = time.monotonic()
+        until = _moment(datetime.now(UTC) - self._keep)
+        with self._errors(), self._engine.begin() as connection:
+            old = sa.select(_answers.c.id).where(_answers.c.served < until)
+            connection.execute(_labels.delete().where(_labels.c.answer.in_(old)))
+            return connection.execute(_answers.delete().where(_answers.c.served < until)).rowcount
+
+    def close(self) -> None:
+        """Close all connections."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+        self._engine.dispose()
+
+    def _rows(self, entry: Entry) -> str:
+        nothing = [None] * entry.count
+        columns = [entry.given.get(name, nothing) for name in self._features]
+        return _encode(list(zip(*columns, strict=True))).decode()
+
+    def _connection(self) -> sa.Connection:
+        """One that stays open: to take one from the pool takes as long as to write."""
+        if self._open is None or self._open.invalidated:
+            self._open = self._engine.connect()
+        return self._open
+
+    def _keep_columns(self, connection: sa.Connection, model: str, names: list[str], *, known: bool) -> None:
+        text = _encode(names).decode()
+        if known:
+            connection.execute(_models.update().where(_models.c.model == model).values(columns=text))
+        else:
+            connection.execute(_models.insert().values(model=model, columns=text))
+
+    def _make_view(self, connection: sa.Connection, experiment: Experiment, names: Sequence[str]) -> None:
+        quote = self._engine.dialect.identifier_preparer.quote_identifier
+        name, label = quote(view_name(experiment.name)), experiment.task.label
+        numeric = {one.name for one in experiment.task.features if isinstance(one, NumericFeature)}
+        numbers = numeric | ({label.column} if label.range is not None else set())
+        taken = {*names, label.column}
+        columns = [
+            f"{self._value('r', place, is_number=one in numbers)} AS {quote(one)}"
+            for place, one in enumerate(names)
+        ]
+        known = "CAST(l.label AS DOUBLE PRECISION)" if label.range is not None else "l.label"
+        others = {
+            "served": "a.served",
+            "prediction": self._value("t", 0, is_number=label.range is not None),
+            "model_version": "a.version",
+            "answer": "a.id",
+            "row": "l_row" if self._postgresql else "r.key",
+        }
+        if self._postgresql:
+            rows = (
+                "jsonb_array_elements(a.asked::jsonb) WITH ORDINALITY AS r(value, place) ON true JOIN "
+                "jsonb_array_elements(a.told::jsonb) WITH ORDINALITY AS t(value, place) ON t.place = r.place"
+            )
+            others["row"] = number = "(r.place - 1)"
+        else:
+            rows = "json_each(a.asked) r ON true JOIN json_each(a.told) t ON t.key = r.key"
+            number = "r.key"
+        columns.append(f"{known} AS {quote(label.column)}")
+        columns += [f"{what} AS {quote(one)}" for one, what in others.items() if one not in taken]
+        model = experiment.name.replace("'", "''")
+        connection.exec_driver_sql(f"DROP VIEW IF EXISTS {name}")
+        connection.exec_driver_sql(
+            f"CREATE VIEW {name} AS SELECT {', '.join(columns)} FROM answers a JOIN {rows} "  # noqa: S608
+            f"LEFT JOIN labels l ON l.answer = a.id AND l.row = {number} "
+            f"WHERE a.model = '{model}' AND a.role <> 'shadow'"
+        )  # a view takes no parameters: names are quoted, and no value of a row is in it
+
+    def _value(self, table: str, place: int, *, is_number: bool) -> str:
+        if not self._postgresql:
+            return f"json_extract({table}.value, '$[{place}]')"
+        text = f"({table}.value ->> {place})"
+        if not is_number:
+            return text
+        return (
+            f"CASE WHEN jsonb_typeof({table}.value -> {place}) = 'number' THEN {text}::double precision END"
+        )
+
+    def _errors(self) -> Any:
+        return _StorageErrors(self._url)
+
+
+class _StorageErrors:
+    """SQLAlchemy's errors become ours. A class and not a generator: it stands in the way of each answer."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, sa.exc.SQLAlchemyError):
+            raise StorageError(
+                f"the prediction log cannot be used ({type(getattr(error, 'orig', error)).__name__})",
+                where=self._where,
+                remedy="See that the database can be reached and written, and that its disk has room",
+            ) from error
+
+
+def _on_connect(connection: Any, _record: object) -> None:
+    cursor = connection.cursor()
+    for words in ("journal_mode = WAL", "synchronous = NORMAL", "busy_timeout = 30000"):
+        cursor.execute(f"PRAGMA {words}")
+    cursor.close()
+
+
+def _moment(when: datetime | None = None) -> str:
+    """In ISO 8601, to the second, in UTC: texts of this form are in the order of time."""
+    return (when or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%SZ")

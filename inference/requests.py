@@ -1,0 +1,328 @@
+"""What a request for predictions may hold: held against the public schema, before a model runs.
+
+A request that does not fit is refused whole, with the row, the field and the reason of each fault. A value of
+a row is told back to nobody but whoever sent it. `partial` asks for what training does instead: a value
+outside its range is taken as the nearer end of it where the task says so, and a row that does not fit has a
+reason in the place of a prediction.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from contract.experiment import CategoricalFeature, Experiment, NumericFeature
+from contract.names import MISSING_TEXTS
+from serving.values import numbers, texts
+
+__all__ = [
+    "MOST_ROWS",
+    "Asked",
+    "Complaint",
+    "LabelRow",
+    "Labels",
+    "RefusedError",
+    "Rows",
+    "Schema",
+    "decoded",
+]
+
+MOST_ROWS = 100_000
+"""Rows of a request."""
+_MOST_COMPLAINTS = 20
+"""Faults that are told of a request; how many more there are is said."""
+_LONGEST = 60
+"""Characters of a value that are given back in a reason."""
+_MANY = 16
+"""Rows from which on a column is looked at as a whole first."""
+_GREATEST = 1.7e308
+
+
+class Complaint(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One fault.
+
+    Attributes:
+        field: which value.
+        reason: what is wrong, and what would be right.
+        row: the number of its row, from 0; None where it is no row's.
+    """
+
+    field: str
+    reason: str
+    row: int | None = None
+
+
+class RefusedError(Exception):
+    """A request is refused: with which status, and why.
+
+    Args:
+        status: of HTTP.
+        complaints: what is wrong.
+    """
+
+    def __init__(self, status: int, *complaints: Complaint) -> None:
+        super().__init__(status)
+        self.status, self.complaints = status, complaints
+
+
+class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of `POST /predict`: `rows` or `columns`.
+
+    Attributes:
+        rows: each by the names of the features.
+        columns: of equal lengths, by the names of the features.
+        partial: as the module says.
+        explain: of a linear model, also what each feature adds.
+    """
+
+    rows: list[dict[str, Any]] | None = None
+    columns: dict[str, list[Any]] | None = None
+    partial: bool = False
+    explain: bool = False
+
+
+class LabelRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What came of a row: `id` is that of the answer, `row` its place in it."""
+
+    id: str
+    label: str | float
+    row: int = 0
+
+
+class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of `POST /labels`."""
+
+    labels: list[LabelRow]
+
+
+_DECODERS = {kind: msgspec.json.Decoder(kind) for kind in (Asked, Labels)}
+
+
+def decoded(content: bytes, kind: Any) -> Any:
+    """A body as its type.
+
+    Raises:
+        RefusedError: it is none.
+    """
+    try:
+        return _DECODERS[kind].decode(content)
+    except msgspec.ValidationError as exc:  # "Expected `array`, got `int` - at `$.rows`"
+        reason, _, where = str(exc).partition(" - at ")
+        field = where.strip("`").removeprefix("$").removeprefix(".") or "the body"
+        raise RefusedError(422, Complaint(field, reason)) from exc
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise RefusedError(400, Complaint("the body", f"no JSON in UTF-8: {exc}")) from exc
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """The rows of a request as the graph takes them, and as they came.
+
+    Attributes:
+        count: of them.
+        values: of each feature: numbers (NaN where one is missing), or texts (the empty one).
+        given: what was sent, by feature: for the log.
+        reasons: of each row why it does not fit, empty where it does; None where all do.
+    """
+
+    count: int
+    values: Mapping[str, Any]
+    given: Mapping[str, Sequence[Any]]
+    reasons: Sequence[str] | None = None
+
+
+class Schema:
+    """The columns of a model, and what each of their values may be.
+
+    Args:
+        experiment: the model's.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._task = experiment.task
+        self._names = frozenset(one.name for one in self._task.features)
+        self._known = {
+            one.name: frozenset(one.categories)
+            for one in self._task.features
+            if isinstance(one, CategoricalFeature)
+        }
+
+    def read(self, asked: Asked) -> Rows:
+        """The rows of a request.
+
+        Raises:
+            RefusedError: they do not fit the schema.
+        """
+        if asked.rows is not None and asked.columns is None:
+            return self.read_columns(self._turned(asked.rows), len(asked.rows), partial=asked.partial)
+        if asked.columns is not None and asked.rows is None:
+            count = len(next(iter(asked.columns.values()), ()))
+            return self.read_columns(asked.columns, count, partial=asked.partial)
+        raise RefusedError(422, Complaint("the body", "it has either 'rows' or 'columns'"))
+
+    def read_columns(self, given: Mapping[str, Sequence[Any]], count: int, *, partial: bool = False) -> Rows:
+        """The rows of these columns. Errors as with `read`."""
+        if not 0 < count <= MOST_ROWS:
+            raise RefusedError(
+                422, Complaint("the rows", f"there are {count:,} of them, and 1 to {MOST_ROWS:,} are taken")
+            )
+        self._require_names(given)
+        complaints = [
+            Complaint(name, f"it has {len(values):,} values, and others have {count:,}")
+            for name, values in given.items()
+            if len(values) != count
+        ]
+        if complaints:
+            raise RefusedError(422, *complaints[:_MOST_COMPLAINTS])
+        values: dict[str, Sequence[Any]] = {}
+        wrong: list[Complaint] = []
+        for feature in self._task.features:
+            column = given.get(feature.name)
+            if column is None:
+                column = [None] * count
+            read = self._numbers if isinstance(feature, NumericFeature) else self._texts
+            values[feature.name] = read(feature, column, wrong, partial)  # type: ignore[arg-type]
+        if wrong and not partial:
+            shown = sorted(wrong, key=lambda one: one.row or 0)[:_MOST_COMPLAINTS]
+            if len(wrong) > len(shown):
+                shown.append(Complaint("the rows", f"{len(wrong) - len(shown):,} more faults"))
+            raise RefusedError(422, *shown)
+        return Rows(count=count, values=values, given=given, reasons=_reasons(wrong, count))
+
+    def require_label(self, label: str | float) -> str:
+        """The label as a text, as a table of rows has it.
+
+        Raises:
+            RefusedError: it is no label of the task.
+        """
+        known = self._task.label
+        if known.range is not None:
+            low, high = known.range.low, known.range.high
+            if isinstance(label, str) or not low <= label <= high:
+                raise RefusedError(422, Complaint("label", f"it is a number from {low:g} to {high:g}"))
+            return f"{label:.17g}"
+        text = label if isinstance(label, str) else f"{label:.17g}"
+        if text not in known.classes:
+            raise RefusedError(422, Complaint("label", f"it is one of {', '.join(known.classes)[:500]}"))
+        return text
+
+    def _turned(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+        """Columns of rows; a name that no feature has is there too, to be refused."""
+        if len(rows) == 1:
+            return {name: [value] for name, value in rows[0].items()}
+        names = dict.fromkeys(name for row in rows for name in row)
+        return {name: [row.get(name) for row in rows] for name in names}
+
+    def _require_names(self, given: Mapping[str, Any]) -> None:
+        strange = [name for name in given if name not in self._names]
+        if not strange:
+            return
+        complaints = []
+        for name in strange[:_MOST_COMPLAINTS]:
+            alike = difflib.get_close_matches(name[:200], self._names, n=1)
+            nearest = f"; the nearest is '{alike[0]}'" if alike else ""
+            complaints.append(Complaint(name[:200], f"the model has no such feature{nearest}"))
+        raise RefusedError(422, *complaints)
+
+    def _numbers(
+        self, feature: NumericFeature, column: Sequence[Any], wrong: list[Complaint], partial: bool
+    ) -> Any:
+        low, high = feature.low, feature.high
+        if len(column) > _MANY and {*map(type, column)} <= {float, int}:
+            with suppress(OverflowError):
+                whole = np.array(column, dtype=np.float64)
+                if ((whole >= low) & (whole <= high)).all():
+                    return whole
+        clamps = partial and self._task.out_of_range != "leave-out"
+        found = list[float]()
+        for row, value in enumerate(column):
+            if type(value) is float or type(value) is int:
+                if low <= value <= high or (clamps and abs(value) <= _GREATEST):
+                    found.append(value)
+                    continue
+                if value == value:  # noqa: PLR0124 - what is not NaN
+                    bounds = f"it is outside the public range, {low:g} to {high:g}"
+                    wrong.append(Complaint(feature.name, bounds, row))
+                    found.append(low)
+                    continue
+                value = None  # noqa: PLW2901 - NaN is how a binary request says that a number is missing
+            number, reason = _number(value, partial)
+            if reason:
+                wrong.append(Complaint(feature.name, f"{reason}; it is a number, {low:g} to {high:g}", row))
+            elif math.isnan(number) and feature.missing is None:
+                wrong.append(Complaint(feature.name, "it is missing, and nothing stands in for it", row))
+            elif not math.isnan(number) and not low <= number <= high and not clamps:
+                wrong.append(
+                    Complaint(feature.name, f"it is outside the public range, {low:g} to {high:g}", row)
+                )
+                number = low
+            found.append(number)
+        return found
+
+    def _texts(
+        self, feature: CategoricalFeature, column: Sequence[Any], wrong: list[Complaint], partial: bool
+    ) -> Sequence[Any]:
+        del partial
+        known, found = self._known[feature.name], list[str]()
+        if len(column) > _MANY:
+            with suppress(TypeError):  # one that is a list, say
+                if known.issuperset(column):
+                    return column
+        for row, value in enumerate(column):
+            text = value if type(value) is str and value in known else _category(value, feature)
+            if text is None:
+                text = ""
+                if feature.missing is None:
+                    wrong.append(Complaint(feature.name, "it is missing, and nothing stands in for it", row))
+            elif text not in known:
+                if feature.other is None:
+                    listed = ", ".join(feature.categories)
+                    reason = f"{_quoted(value)} is none of its categories: {listed[:300]}"
+                    wrong.append(Complaint(feature.name, reason, row))
+                text = feature.other or ""
+            found.append(text)
+        return found
+
+
+def _number(value: Any, partial: bool) -> tuple[float, str]:
+    """A value that is no finite number as it came: NaN where it is missing; and why it is none."""
+    if value is None:
+        return math.nan, ""
+    if partial or type(value) is bool:  # as a table of rows is read
+        column = np.empty(1, dtype=object)
+        column[0] = value
+        (number,), (unreadable,) = numbers(column, missing=MISSING_TEXTS)
+        return float(number), f"{_quoted(value)} is no number" if unreadable else ""
+    return math.nan, f"{_quoted(value)} is no number"
+
+
+def _category(value: Any, feature: CategoricalFeature) -> str | None:
+    """A value in the form that a table's has; None where it is missing."""
+    if isinstance(value, dict | list):
+        return "\0"  # no category: a text of a file holds none
+    column = np.empty(1, dtype=object)
+    column[0] = value
+    found: str | None = texts(column, missing=MISSING_TEXTS, declared=feature.categories)[0]
+    return found
+
+
+def _quoted(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def _reasons(wrong: Sequence[Complaint], count: int) -> list[str] | None:
+    if not wrong:
+        return None
+    found = [""] * count
+    for one in wrong:
+        if one.row is not None and not found[one.row]:
+            found[one.row] = f"{one.field}: {one.reason}"
+    return found
