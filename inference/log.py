@@ -1,10 +1,11 @@
 """What was asked and told, and what came of it: kept at the site, in its own database.
 
-A request is one record, written before it is answered: who kills the process loses no answer that was given.
-Its rows lie in it as JSON. For each model there is a view, `served_MODEL`, with a row a prediction: the
-columns of the model's features, `served` (when), `prediction`, the label's column once it is known,
-`model_version`, `answer` and `row`. It is a table like any other to a site's `[data]` section, so that drift
-is looked for, and the next version trained, on what the service was really asked.
+A request is one record, written into a journal before it is answered (`inference.journal`): who kills the
+process loses no answer that was given. A moment later it is in the database, with its rows as JSON. For each
+model there is a view, `served_MODEL`, with a row a prediction: the columns of the model's features, `served`
+(when), `prediction`, the label's column once it is known, `model_version`, `answer` and `row`. It is a table
+like any other to a site's `[data]` section, so that drift is looked for, and the next version trained, on
+what the service was really asked.
 
 Facts: SQLite in WAL mode without a sync at each commit loses nothing when the process is killed, and the last
 moments when the machine loses its power. `json_each` is built into SQLite since 3.38.
@@ -12,20 +13,23 @@ moments when the machine loses its power. `json_each` is built into SQLite since
 
 from __future__ import annotations
 
+import os
 import re
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.dialects import postgresql, sqlite
 
 from contract.errors import StorageError
 from contract.experiment import Experiment, NumericFeature
+from inference.journal import Journal
 
 __all__ = ["Entry", "PredictionLog", "UnknownAnswerError", "new_id", "view_name"]
 
@@ -56,6 +60,7 @@ _models = sa.Table(
     sa.Column("model", sa.String(100), primary_key=True),
     sa.Column("columns", sa.Text, nullable=False),
 )
+_DIALECTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 _encode = msgspec.json.Encoder().encode
 
 
@@ -86,7 +91,7 @@ class Entry:
 
 def new_id() -> str:
     """Of an answer: 32 hexadecimal characters that nobody can guess."""
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 def view_name(model: str) -> str:
@@ -99,22 +104,31 @@ class PredictionLog:
 
     Args:
         url: SQLAlchemy's, of an SQLite file or PostgreSQL.
+        journal: the file in which answers wait for the database.
         keep_days: after which answers and their labels are forgotten.
 
     Raises:
         StorageError: by each method: the database cannot be used.
     """
 
-    def __init__(self, url: str, *, keep_days: float = 90.0) -> None:
+    def __init__(self, url: str, journal: Path, *, keep_days: float = 90.0) -> None:
         self._engine = sa.create_engine(url)
         self._url, self._keep = self._engine.url.render_as_string(), timedelta(days=keep_days)
-        self._postgresql = self._engine.dialect.name == "postgresql"
-        if self._engine.dialect.name == "sqlite":
+        name = self._engine.dialect.name
+        if name not in _DIALECTS:
+            raise StorageError(
+                f"the prediction log is kept in SQLite or PostgreSQL, and not in {name}",
+                where="serve.log",
+                remedy="Give a URL that begins with sqlite:/// or postgresql+psycopg://",
+            )
+        self._postgresql = name == "postgresql"
+        if name == "sqlite":
             event.listen(self._engine, "connect", _on_connect)
-        self._insert = _answers.insert()
-        self._open: sa.Connection | None = None
+        self._insert = _DIALECTS[name](_answers).on_conflict_do_nothing()
         self._features: tuple[str, ...] = ()
         self._model, self._forgotten = "", 0.0
+        self._journal: Journal | None = None
+        self._path = journal
 
     def prepare(self, experiment: Experiment) -> None:
         """Make tables, and the view of this model as this version has its columns."""
@@ -130,31 +144,39 @@ class PredictionLog:
                 self._keep_columns(connection, experiment.name, names, known=kept is not None)
                 self._make_view(connection, experiment, names)
             self._model, self._features = experiment.name, tuple(names)
+        if self._journal is None:
+            self._journal = Journal(self._path, self._insert_records)
+            self._journal.flush()
 
     def add(self, entries: Sequence[Entry]) -> None:
-        """Write answers, in one transaction."""
-        now = _moment()
-        rows = [
+        """Write answers; they are in the database with the next `move`."""
+        now, model = _moment(), self._model
+        records = [
             {
                 "id": one.id,
                 "served": now,
-                "model": self._model,
+                "model": model,
                 "version": one.version,
                 "role": one.role,
                 "rows": one.count,
                 "asked": self._rows(one),
-                "told": _encode(one.told).decode(),
+                "told": one.told,
             }
             for one in entries
         ]
-        with self._errors():
-            connection = self._connection()
-            try:
-                connection.execute(self._insert, rows)
-                connection.commit()
-            except BaseException:
-                connection.rollback()
-                raise
+        self._opened().append(records)
+
+    def move(self) -> None:
+        """Have in the database what was written until now."""
+        self._opened().flush()
+
+    def _insert_records(self, records: Sequence[dict[str, Any]]) -> None:
+        rows = [
+            one | {"asked": _encode(one["asked"]).decode(), "told": _encode(one["told"]).decode()}
+            for one in records
+        ]
+        with self._errors(), self._engine.begin() as connection:
+            connection.execute(self._insert, rows)
 
     def add_labels(self, labels: Sequence[tuple[str, int, str]]) -> int:
         """Write what came of rows; one that is known is replaced. Gives how many there were.
@@ -165,6 +187,7 @@ class PredictionLog:
         Raises:
             UnknownAnswerError: there is no such answer or row; nothing is written then.
         """
+        self.move()
         with self._errors(), self._engine.begin() as connection:
             wanted = {answer for answer, _, _ in labels}
             found = connection.execute(
@@ -202,21 +225,21 @@ class PredictionLog:
 
     def close(self) -> None:
         """Close all connections."""
-        if self._open is not None:
-            self._open.close()
-            self._open = None
-        self._engine.dispose()
+        try:
+            if self._journal is not None:
+                self._journal.close()
+        finally:
+            self._engine.dispose()
 
-    def _rows(self, entry: Entry) -> str:
+    def _rows(self, entry: Entry) -> list[Any]:
         nothing = [None] * entry.count
         columns = [entry.given.get(name, nothing) for name in self._features]
-        return _encode(list(zip(*columns, strict=True))).decode()
+        return list(zip(*columns, strict=True))
 
-    def _connection(self) -> sa.Connection:
-        """One that stays open: to take one from the pool takes as long as to write."""
-        if self._open is None or self._open.invalidated:
-            self._open = self._engine.connect()
-        return self._open
+    def _opened(self) -> Journal:
+        if self._journal is None:
+            raise ValueError("a log that is not prepared")
+        return self._journal
 
     def _keep_columns(self, connection: sa.Connection, model: str, names: list[str], *, known: bool) -> None:
         text = _encode(names).decode()
@@ -303,4 +326,4 @@ def _on_connect(connection: Any, _record: object) -> None:
 
 def _moment(when: datetime | None = None) -> str:
     """In ISO 8601, to the second, in UTC: texts of this form are in the order of time."""
-    return (when or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return (when or datetime.now(UTC)).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
@@ -27,6 +28,10 @@ __all__ = ["Settings", "new_key", "read_keys", "run"]
 _DIGEST = 32
 """Bytes of a SHA-256."""
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_MOVE_SECONDS = 0.5
+"""Between two looks for answers that are to go into the database."""
+_SWITCH_SECONDS = 0.0005
+"""So long one thread may keep the others from running; Python's own is ten times that, and would be felt."""
 _log = logging.getLogger("tidegate.inference")
 
 
@@ -76,6 +81,7 @@ def run(settings: Settings, started: Callable[[Served, str], None]) -> None:
     """
     import uvicorn
 
+    sys.setswitchinterval(_SWITCH_SECONDS)
     _require_closed(settings)
     keys = None if settings.keys is None else read_keys(settings.keys)
     _, statement = read_version(settings.folder, settings.authority)
@@ -87,7 +93,10 @@ def run(settings: Settings, started: Callable[[Served, str], None]) -> None:
             files, name=said.model, version=said.version, statement=said, providers=settings.providers
         )
 
-    log = None if settings.log is None else PredictionLog(settings.log, keep_days=settings.keep_days)
+    log = None
+    if settings.log is not None:
+        journal = store.folder / "answers.journal"
+        log = PredictionLog(settings.log, journal, keep_days=settings.keep_days)
     desk = Desk(log=log)
 
     def serve(served: Served) -> None:
@@ -123,6 +132,8 @@ def run(settings: Settings, started: Callable[[Served, str], None]) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
+            date_header=False,
+            proxy_headers=False,
             ssl_certfile=settings.certificate,
             ssl_keyfile=settings.key,
             timeout_graceful_shutdown=30,
@@ -163,16 +174,17 @@ def _start_following(
     log: PredictionLog | None,
     stop: threading.Event,
 ) -> None:
-    def forget() -> None:
-        while log is not None and not stop.wait(60.0):
+    def keep() -> None:
+        while log is not None and not stop.wait(_MOVE_SECONDS):
             try:
+                log.move()
                 log.forget()
-            except Exception:
-                _log.exception("what is older than is kept could not be removed")
+            except Exception as exc:  # the database is away, say: answers wait in the journal
+                _log.error("answers wait for the prediction log: %s", exc)
 
     following = (store, source, load, serve, metrics.refused, stop)
     threading.Thread(target=follow, args=following, name="newer versions", daemon=True).start()
-    threading.Thread(target=forget, name="retention", daemon=True).start()
+    threading.Thread(target=keep, name="prediction log", daemon=True).start()
 
 
 def _beside(

@@ -13,6 +13,7 @@ prediction log and the answer.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import time
@@ -167,7 +168,8 @@ class Service:
             raise RefusedError(422, Complaint("labels", f"1 to {_MOST_LABELS:,} are taken"))
         labels = [(one.id, one.row, served.schema.require_label(one.label)) for one in asked.labels]
         try:
-            return _encode({"labels": log.add_labels(labels)})
+            count = await asyncio.get_running_loop().run_in_executor(None, log.add_labels, labels)
+            return _encode({"labels": count})
         except UnknownAnswerError as exc:
             number = next((place for place, one in enumerate(asked.labels) if _is_named(one, str(exc))), None)
             raise RefusedError(404, Complaint("id", "no such answer or row is here", number)) from exc

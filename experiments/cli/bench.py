@@ -17,7 +17,10 @@ __all__ = ["bench"]
 
 def bench(
     name: Annotated[
-        str, typer.Argument(help="What to measure: privacy, models, rounds, installation, utility or plan.")
+        str,
+        typer.Argument(
+            help="What to measure: privacy, models, rounds, installation, utility, plan or inference."
+        ),
     ],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -38,6 +41,7 @@ def bench(
         "installation": _installation,
         "utility": _utility,
         "plan": _plan,
+        "inference": _inference,
     }
     if name not in benches:
         raise InputError(
@@ -112,3 +116,9 @@ def _plan(steps: Steps) -> list[Measurement]:
     from experiments.benchmarks import planning
 
     return planning.measure(steps.show)
+
+
+def _inference(steps: Steps) -> list[Measurement]:
+    from experiments.benchmarks import inference
+
+    return inference.measure(steps.show)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import signal
+import socket
 import sqlite3
 import struct
 import subprocess
@@ -33,7 +35,13 @@ def folder(tmp_path: Path, federation: Federation) -> Path:
     return federation.version(tmp_path / "visits-1")
 
 
-def rows_of(running: Running) -> list[sqlite3.Row]:
+def rows_of(running: Running, count: int) -> list[sqlite3.Row]:
+    """The rows of the log, once there are so many."""
+    wait_until(lambda: len(_rows_of(running)) == count, f"the log has {count} rows")
+    return _rows_of(running)
+
+
+def _rows_of(running: Running) -> list[sqlite3.Row]:
     with sqlite3.connect(running.home / "tidegate" / "predictions.db") as connection:
         connection.row_factory = sqlite3.Row
         return connection.execute("SELECT * FROM served_small ORDER BY served, answer, row").fetchall()
@@ -52,8 +60,7 @@ def test_a_row_is_told_what_the_model_tells_and_kept(folder: Path, start: Start)
     assert as_columns["columns"]["probabilities"]["yes"] == pytest.approx(chances[:1])
     labelled = {"labels": [{"id": answer["id"], "row": 1, "label": "yes"}]}
     assert running.client.post("/labels", json=labelled).json() == {"labels": 1}
-    kept = {(one["answer"], one["row"]): one for one in rows_of(running)}
-    assert len(kept) == 3
+    kept = {(one["answer"], one["row"]): one for one in rows_of(running, 3)}
     assert dict(kept[answer["id"], 1]) | {"served": ""} == {
         "age": 99, "cost": 3.5, "ward": None, "sex": "f", "ill": "yes", "served": "",
         "prediction": answer["predictions"][1]["prediction"], "model_version": 1, "answer": answer["id"],
@@ -70,7 +77,7 @@ def test_a_number_is_predicted_and_explained(tmp_path: Path, federation: Federat
     assert set(answer["explanation"]) == {"age", "cost", "ward", "sex"}
     labelled = {"labels": [{"id": running.predict().json()["id"], "label": 3.5}]}
     assert running.client.post("/labels", json=labelled).status_code == 200
-    assert {one["days"] for one in rows_of(running)} == {None, 3.5}
+    assert {one["days"] for one in rows_of(running, 2)} == {None, 3.5}
 
 
 def test_no_answer_that_was_given_is_lost_to_kill_nine(folder: Path, start: Start) -> None:
@@ -78,10 +85,10 @@ def test_no_answer_that_was_given_is_lost_to_kill_nine(folder: Path, start: Star
     given = [running.predict().json()["id"] for _ in range(20)]
     running.process.kill()
     running.process.wait(60)
-    assert {one["answer"] for one in rows_of(running)} >= set(given)
     again = start(folder)
+    assert {one["answer"] for one in rows_of(again, 20)} == set(given)
     assert again.predict().status_code == 200
-    assert len(rows_of(again)) == 21
+    rows_of(again, 21)
 
 
 def test_swap_and_rollback_under_load_lose_no_request(
@@ -175,10 +182,12 @@ def test_what_is_offered_later_and_does_not_hold_is_refused_and_logged(
     assert again.told["version"] == 2
 
 
-def test_it_starts_without_its_folder_s_version_being_newer(
-    tmp_path: Path, folder: Path, federation: Federation, start: Start
-) -> None:
-    start(folder)
+def test_a_second_service_of_the_model_is_one_sentence(folder: Path, start: Start) -> None:
+    first = start(folder)
+    with pytest.raises(ChildProcessError, match="another service writes this log"):
+        start(folder)
+    first.process.kill()
+    first.process.wait(60)
     assert start(folder).told["version"] == 1
 
 
@@ -281,7 +290,7 @@ def test_a_bad_request_is_told_the_field_and_the_reason(folder: Path, start: Sta
         running.client.post("/labels", json={"labels": [{"id": "0" * 32, "label": "?"}]}).status_code == 422
     )
     assert running.predict().status_code == 200
-    assert len(rows_of(running)) == 1
+    rows_of(running, 1)
     words = running.log + running.client.get("/metrics").text
     assert "61" not in words.replace("0.61", "")
     assert "failed" not in words
@@ -351,7 +360,7 @@ def test_many_rows_are_those_of_one_by_one(folder: Path, start: Start) -> None:
     assert len(whole["predictions"]) == 3000
     for place in (0, 1, 1500, 2999):
         assert running.predict(rows[place]).json()["predictions"][0] == whole["predictions"][place]
-    assert sum(one["answer"] == whole["id"] for one in rows_of(running)) == 3000
+    assert sum(one["answer"] == whole["id"] for one in rows_of(running, 3004)) == 3000
 
 
 def test_without_its_key_nobody_is_told_anything(
@@ -390,9 +399,12 @@ def test_over_tls_and_a_busy_port(folder: Path, federation: Federation, start: S
     running = start(folder, more=more, verify=str(tmp_path / "tls.pem"))
     assert running.url.startswith("https://")
     assert running.predict().status_code == 200
-    port = running.url.rpartition(":")[2]
-    with pytest.raises(ChildProcessError, match=r"2 error: 127\.0\.0\.1:\d+: it cannot listen there"):
-        start(folder, "--port", port)
+    running.process.send_signal(signal.SIGTERM)
+    running.process.wait(60)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with pytest.raises(ChildProcessError, match=r"error: 127\.0\.0\.1:\d+: it cannot listen there"):
+            start(folder, "--port", port)
 
 
 def test_a_shadow_is_kept_and_told_to_nobody_and_a_canary_answers_a_share(
@@ -401,10 +413,10 @@ def test_a_shadow_is_kept_and_told_to_nobody_and_a_canary_answers_a_share(
     tried = federation.version(tmp_path / "tried", version=2, decision=None, seed=5)
     running = start(folder, "--shadow", str(tried))
     assert {running.predict().json()["version"] for _ in range(5)} == {1}
+    rows_of(running, 5)
     with sqlite3.connect(running.home / "tidegate" / "predictions.db") as connection:
         found = dict(connection.execute("SELECT role, count(*) FROM answers GROUP BY role"))
     assert found == {"served": 5, "shadow": 5}
-    assert len(rows_of(running)) == 5
     running.process.send_signal(signal.SIGTERM)
     running.process.wait(60)
     running = start(folder, "--canary", str(tried), "--share", "0.5")
@@ -415,6 +427,8 @@ def test_a_shadow_is_kept_and_told_to_nobody_and_a_canary_answers_a_share(
         decision=None,
         made=experiment(scaling="unit", out_of_range="leave-out"),
     )
+    running.process.send_signal(signal.SIGTERM)
+    running.process.wait(60)
     with pytest.raises(ChildProcessError, match="asks for other columns"):
         start(folder, "--canary", str(other))
 
@@ -437,17 +451,30 @@ def test_a_version_without_a_graph_answers_by_numpy(
 def test_a_full_disk_gives_no_answer_that_is_not_kept(folder: Path, start: Start) -> None:
     running = start(folder)
     running.predict()
-    with sqlite3.connect(running.home / "tidegate" / "predictions.db") as connection:
-        connection.execute(
-            "CREATE TRIGGER full BEFORE INSERT ON answers BEGIN SELECT RAISE(ABORT, 'full'); END"
-        )
-    answer = running.predict()
-    assert answer.status_code == 503
-    assert "prediction log" in answer.json()["error"]
-    assert "prediction log cannot be used" in running.log
-    with sqlite3.connect(running.home / "tidegate" / "predictions.db") as connection:
-        connection.execute("DROP TRIGGER full")
+    rows_of(running, 1)
+    resource.prlimit(running.process.pid, resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+    for count in (900, 2000):  # computed at once, and in a thread
+        answer = running.predict(*[ROW] * count)
+        assert answer.status_code == 503
+        assert "prediction log" in answer.json()["error"]
+    assert "prediction log cannot be written" in running.log
+    resource.prlimit(running.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
     assert running.predict().status_code == 200
+    rows_of(running, 2)
+
+
+def test_answers_wait_where_the_database_is_away(folder: Path, start: Start) -> None:
+    running = start(folder)
+    running.predict()
+    rows_of(running, 1)
+    database = running.home / "tidegate" / "predictions.db"
+    with sqlite3.connect(database) as connection:
+        connection.execute("CREATE TRIGGER away BEFORE INSERT ON answers BEGIN SELECT RAISE(ABORT, 'x'); END")
+    given = {running.predict().json()["id"] for _ in range(5)}
+    wait_until(lambda: "answers wait for the prediction log" in running.log, "that is said")
+    with sqlite3.connect(database) as connection:
+        connection.execute("DROP TRIGGER away")
+    assert {one["answer"] for one in rows_of(running, 6)} >= given
 
 
 def test_the_page_and_the_document_say_what_may_be_asked(folder: Path, start: Start) -> None:
