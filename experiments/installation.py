@@ -2,6 +2,7 @@
 
 pip install tidegate[scientist]    connect, run and runs at a server
 pip install tidegate[predict]      models predict at a server, the model that MLflow loads
+pip install tidegate[inference]    tidegate site serve
 pip install tidegate[notebook]     predictions and plots in a notebook
 pip install tidegate[site]         tidegate site
 pip install tidegate[server]       tidegate server, schedule, drift, models
@@ -35,7 +36,13 @@ _ON_THE_WAY = (
     ),
 )
 """What calls every command, or is called first in Python, whatever it needs."""
-_EXTRA_OF = {"clients": "site", "server": "server", "experiments": "all", "serving": "predict"}
+_EXTRA_OF = {
+    "clients": "site",
+    "server": "server",
+    "experiments": "all",
+    "serving": "predict",
+    "inference": "inference",
+}
 """The extra that a package needs; `contract`, `terminal` and `monitoring` need what their caller does."""
 _AT_A_SERVER = "A run at a server needs no more than `tidegate connect`"
 _CONNECTED = "Or `tidegate connect` first: a server is asked then, and this machine needs none of it"

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from contract.allocator import give_back
 from contract.errors import InputError
 from inference.log import Entry, PredictionLog, new_id
 from inference.requests import Rows
@@ -78,6 +79,7 @@ class Desk:
         self._chance = chance or random.Random()  # noqa: S311 - who is answered by whom is no secret
         self._waiting: list[tuple[Served, Rows, asyncio.Future[Answer]]] = []
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="long requests")
+        self._left_memory = False
         if served is not None:
             self.serve(served)
 
@@ -120,6 +122,12 @@ class Desk:
             return self.beside.served
         return self.served
 
+    def rest(self) -> None:
+        """Give the system the memory that a long request has left, where there was one."""
+        if self._left_memory:
+            self._left_memory = False
+            give_back()
+
     def close(self) -> None:
         """End the threads and close the log."""
         self._threads.shutdown()
@@ -130,6 +138,7 @@ class Desk:
         (answer,), entries = self._computed(served, [rows])
         if self.log is not None:
             self.log.add(entries)
+        self._left_memory = True
         return answer
 
     def _answer_all(self) -> None:

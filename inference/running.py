@@ -124,7 +124,7 @@ def run(settings: Settings, started: Callable[[Served, str], None]) -> None:
             desk.beside = _beside(tried, settings, load, desk.served)
         stop = threading.Event()
         stack.callback(stop.set)
-        _start_following(store, source, load, serve, metrics, log, stop)
+        _start_following(store, source, load, serve, metrics, desk, stop)
         config = uvicorn.Config(
             Service(desk, keys, metrics),
             host=settings.host,
@@ -171,14 +171,18 @@ def _start_following(
     load: Callable[[Mapping[str, bytes], ModelStatement], Served],
     serve: Callable[[Served], None],
     metrics: Metrics,
-    log: PredictionLog | None,
+    desk: Desk,
     stop: threading.Event,
 ) -> None:
+    log = desk.log
+
     def keep() -> None:
-        while log is not None and not stop.wait(_MOVE_SECONDS):
+        while not stop.wait(_MOVE_SECONDS):
             try:
-                log.move()
-                log.forget()
+                if log is not None:
+                    log.move()
+                    log.forget()
+                desk.rest()
             except Exception as exc:  # the database is away, say: answers wait in the journal
                 _log.error("answers wait for the prediction log: %s", exc)
 

@@ -1,7 +1,8 @@
 """Installs each extra by pip into an environment of its own, and tries what it is for: `make installations`.
 
 What is installed is a copy of this tree, away from it, so that nothing of the checkout is found by chance.
-The laptop's three take a minute; the others bring PyTorch, MLflow or Ray, and take pip some minutes each.
+The laptop's three and the inference service's take a minute; the others bring PyTorch, MLflow or Ray, and
+take pip some minutes each.
 """
 
 from __future__ import annotations
@@ -63,6 +64,12 @@ USES = {
         packages=("clients", "monitoring"),
         command=("site", "init", "made", "--name", "north"),
         lacks=("mlflow",),
+    ),
+    "inference": Use(
+        program=_EVERY,
+        packages=("inference",),
+        command=("site", "serve", "--help"),
+        lacks=(*_HEAVY, "pandas"),
     ),
     "data": Use(program="import experiments.data.datasets, pooch, sklearn, statsmodels"),
     "simulation": Use(program="import ray"),

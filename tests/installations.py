@@ -22,7 +22,17 @@ __all__ = ["OURS", "libraries", "megabytes", "modules", "python_with", "tidegate
 _ROOT = Path(__file__).resolve().parents[1]
 _PROJECT = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 OURS = frozenset(
-    {"clients", "contract", "experiments", "monitoring", "scientist", "server", "serving", "terminal"}
+    {
+        "clients",
+        "contract",
+        "experiments",
+        "inference",
+        "monitoring",
+        "scientist",
+        "server",
+        "serving",
+        "terminal",
+    }
 )
 
 

@@ -106,7 +106,7 @@ def at_rate(url: str, body: bytes, *, rate: float, seconds: float, connections: 
         while len(times) < wanted:
             now = time.perf_counter()
             while asked < wanted and free and began + asked / rate <= now:
-                one = free.pop()
+                one = free.pop(0)  # in turn: a server closes one that rests for long
                 due[id(one)] = began + asked / rate
                 one.send(request)
                 asked += 1

@@ -8,10 +8,12 @@ accuracy.
 
 from __future__ import annotations
 
+import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,7 +153,7 @@ def _quantized(plain: onnx.ModelProto, rows: npt.NDArray[np.float32]) -> dict[st
         def get_next(self) -> dict[str, Any] | None:
             return self.left.pop() if self.left else None
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _quietly():
         source, static, dynamic = (Path(folder) / name for name in ("plain", "static", "dynamic"))
         onnx.save(plain, source)
         quantize_static(
@@ -165,6 +167,19 @@ def _quantized(plain: onnx.ModelProto, rows: npt.NDArray[np.float32]) -> dict[st
         )
         quantize_dynamic(source, dynamic, op_types_to_quantize=_QUANTIZED, weight_type=QuantType.QInt8)
         return {STATIC: _as_ours(onnx.load(static), plain), DYNAMIC: _as_ours(onnx.load(dynamic), plain)}
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep the quantizer's advice, which goes to the root logger and gives it a handler, from our users."""
+    root, nothing = logging.getLogger(), logging.NullHandler()
+    root.addHandler(nothing)
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+        root.removeHandler(nothing)
 
 
 def _as_ours(graph: onnx.ModelProto, plain: onnx.ModelProto) -> onnx.ModelProto:

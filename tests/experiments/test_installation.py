@@ -32,7 +32,7 @@ def test_the_sizes_that_the_guide_states_are_those_of_today() -> None:
         name: float(size.replace(",", ""))
         for name, size in re.findall(r"^\| `(\w+)`.*\| ([\d,]+) \|$", table, re.MULTILINE)
     }
-    plain = {"scientist", "predict", "notebook", "server", "simulation"}
+    plain = {"scientist", "predict", "notebook", "inference", "server", "simulation"}
     assert stated.keys() == plain | {"site", "all"}
     cpu = "+cpu" in metadata.version("torch")  # with NVIDIA's libraries these two are others
     for extra in stated if cpu else plain:
@@ -56,6 +56,7 @@ def test_the_sides_are_apart() -> None:
     [
         ("scientist", "scientist"),
         ("serving", "predict"),
+        ("inference", "inference"),
         ("clients", "site"),
         ("server", "server"),
         ("experiments", "all"),
@@ -74,6 +75,11 @@ ELSEWHERE = {
     ("clients/cli/ledger_plot.py", "matplotlib"),  # says itself that a plot needs more
     ("experiments/reference.py", "docstring_parser"),  # for who works on Tidegate, of the extra `dev`
     ("serving/package_forward.py", "torch"),  # of a model that comes as a package
+    ("serving/export/graph.py", "torch"),  # the same
+    ("serving/export/graph.py", "onnx"),  # the server's, which makes what others serve
+    ("serving/export/graph.py", "onnxruntime"),
+    ("serving/export/variants.py", "onnx"),
+    ("serving/export/variants.py", "onnxruntime"),
     ("experiments/runtimes/simulation.py", "ray"),  # the same, of the extra `simulation`
 }
 
