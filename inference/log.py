@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -61,6 +61,7 @@ _models = sa.Table(
     sa.Column("columns", sa.Text, nullable=False),
 )
 _DIALECTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+_URLS = "Give a URL that begins with sqlite:/// or postgresql+psycopg://"
 _encode = msgspec.json.Encoder().encode
 
 
@@ -112,15 +113,9 @@ class PredictionLog:
     """
 
     def __init__(self, url: str, journal: Path, *, keep_days: float = 90.0) -> None:
-        self._engine = sa.create_engine(url)
+        self._engine = _engine(url)
         self._url, self._keep = self._engine.url.render_as_string(), timedelta(days=keep_days)
         name = self._engine.dialect.name
-        if name not in _DIALECTS:
-            raise StorageError(
-                f"the prediction log is kept in SQLite or PostgreSQL, and not in {name}",
-                where="serve.log",
-                remedy="Give a URL that begins with sqlite:/// or postgresql+psycopg://",
-            )
         self._postgresql = name == "postgresql"
         if name == "sqlite":
             event.listen(self._engine, "connect", _on_connect)
@@ -133,14 +128,14 @@ class PredictionLog:
     def prepare(self, experiment: Experiment) -> None:
         """Make tables, and the view of this model as this version has its columns."""
         with self._errors():
-            features = [one.name for one in experiment.task.features]
             with self._engine.begin() as connection:
                 _tables.create_all(connection)
                 kept = connection.execute(
                     sa.select(_models.c.columns).where(_models.c.model == experiment.name)
                 ).scalar()
-                names = list(msgspec.json.decode(kept)) if kept else []
-                names += [name for name in features if name not in names]  # of older answers too
+                # of older answers too, in the order in which they came: a record has no names
+                names: dict[str, bool] = msgspec.json.decode(kept) if kept else {}
+                names |= {one.name: isinstance(one, NumericFeature) for one in experiment.task.features}
                 self._keep_columns(connection, experiment.name, names, known=kept is not None)
                 self._make_view(connection, experiment, names)
             self._model, self._features = experiment.name, tuple(names)
@@ -241,22 +236,24 @@ class PredictionLog:
             raise ValueError("a log that is not prepared")
         return self._journal
 
-    def _keep_columns(self, connection: sa.Connection, model: str, names: list[str], *, known: bool) -> None:
+    def _keep_columns(
+        self, connection: sa.Connection, model: str, names: Mapping[str, bool], *, known: bool
+    ) -> None:
         text = _encode(names).decode()
         if known:
             connection.execute(_models.update().where(_models.c.model == model).values(columns=text))
         else:
             connection.execute(_models.insert().values(model=model, columns=text))
 
-    def _make_view(self, connection: sa.Connection, experiment: Experiment, names: Sequence[str]) -> None:
+    def _make_view(
+        self, connection: sa.Connection, experiment: Experiment, names: Mapping[str, bool]
+    ) -> None:
         quote = self._engine.dialect.identifier_preparer.quote_identifier
         name, label = quote(view_name(experiment.name)), experiment.task.label
-        numeric = {one.name for one in experiment.task.features if isinstance(one, NumericFeature)}
-        numbers = numeric | ({label.column} if label.range is not None else set())
         taken = {*names, label.column}
         columns = [
-            f"{self._value('r', place, is_number=one in numbers)} AS {quote(one)}"
-            for place, one in enumerate(names)
+            f"{self._value('r', place, is_number=is_number)} AS {quote(one)}"
+            for place, (one, is_number) in enumerate(names.items())
         ]
         known = "CAST(l.label AS DOUBLE PRECISION)" if label.range is not None else "l.label"
         others = {
@@ -264,24 +261,22 @@ class PredictionLog:
             "prediction": self._value("t", 0, is_number=label.range is not None),
             "model_version": "a.version",
             "answer": "a.id",
-            "row": "l_row" if self._postgresql else "r.key",
+            "row": "(r.place - 1)" if self._postgresql else "r.key",
         }
         if self._postgresql:
             rows = (
                 "jsonb_array_elements(a.asked::jsonb) WITH ORDINALITY AS r(value, place) ON true JOIN "
                 "jsonb_array_elements(a.told::jsonb) WITH ORDINALITY AS t(value, place) ON t.place = r.place"
             )
-            others["row"] = number = "(r.place - 1)"
         else:
             rows = "json_each(a.asked) r ON true JOIN json_each(a.told) t ON t.key = r.key"
-            number = "r.key"
         columns.append(f"{known} AS {quote(label.column)}")
         columns += [f"{what} AS {quote(one)}" for one, what in others.items() if one not in taken]
         model = experiment.name.replace("'", "''")
         connection.exec_driver_sql(f"DROP VIEW IF EXISTS {name}")
         connection.exec_driver_sql(
             f"CREATE VIEW {name} AS SELECT {', '.join(columns)} FROM answers a JOIN {rows} "  # noqa: S608
-            f"LEFT JOIN labels l ON l.answer = a.id AND l.row = {number} "
+            f"LEFT JOIN labels l ON l.answer = a.id AND l.row = {others['row']} "
             f"WHERE a.model = '{model}' AND a.role <> 'shadow'"
         )  # a view takes no parameters: names are quoted, and no value of a row is in it
 
@@ -297,6 +292,22 @@ class PredictionLog:
 
     def _errors(self) -> Any:
         return _StorageErrors(self._url)
+
+
+def _engine(url: str) -> sa.Engine:
+    try:
+        name = sa.make_url(url).get_backend_name()
+        if name in _DIALECTS:
+            return sa.create_engine(url)
+    except (sa.exc.ArgumentError, ModuleNotFoundError) as exc:
+        raise StorageError(
+            f"no such database can be opened here ({exc})", where="serve.log", remedy=_URLS
+        ) from exc
+    raise StorageError(
+        f"the prediction log is kept in SQLite or PostgreSQL, and not in {name}",
+        where="serve.log",
+        remedy=_URLS,
+    )
 
 
 class _StorageErrors:
