@@ -22,6 +22,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from contract.envelope import PrivateKey, read, sign, verify
 from contract.errors import InputError
+from contract.names import ExperimentName
 
 __all__ = [
     "MODELS_NAME",
@@ -67,8 +68,8 @@ class ModelStatement(_Frozen):
         service: None where the version is not in service.
     """
 
-    model: str = Field(max_length=100)
-    version: int
+    model: ExperimentName  # it becomes a folder's name at a site
+    version: int = Field(ge=1, le=2**31)
     files: Mapping[str, str] = Field(min_length=1, max_length=100)
     signed: AwareDatetime
     service: Service | None

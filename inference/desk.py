@@ -9,23 +9,28 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from contract.allocator import give_back
 from contract.errors import InputError
 from inference.log import Entry, PredictionLog, new_id
-from inference.requests import Rows
+from inference.requests import Complaint, RefusedError, Rows
 from inference.served import Served, Told
 
 __all__ = ["Answer", "Beside", "Desk"]
 
 _LONG = 1000
 """Rows from which on a request is computed in a thread."""
+_MOST_WAITING = 16
+"""Long requests that wait; each may have megabytes."""
 _MOST_AT_ONCE = 4096
 """Rows that are computed together."""
+
+
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +84,7 @@ class Desk:
         self._chance = chance or random.Random()  # noqa: S311 - who is answered by whom is no secret
         self._waiting: list[tuple[Served, Rows, asyncio.Future[Answer]]] = []
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="long requests")
-        self._left_memory = False
+        self._left_memory, self._long_ones = False, 0
         if served is not None:
             self.serve(served)
 
@@ -105,12 +110,27 @@ class Desk:
         """
         loop = asyncio.get_running_loop()
         if rows.count >= _LONG:
-            return await loop.run_in_executor(self._threads, self._long, served, rows)
+            return await self.in_thread(self.predict_alone, served, rows)
         answer: asyncio.Future[Answer] = loop.create_future()
         if not self._waiting:
             loop.call_soon(self._answer_all)
         self._waiting.append((served, rows, answer))
         return await answer
+
+    async def in_thread(self, compute: Callable[..., _Found], *given: Any) -> _Found:
+        """What a function gives that takes long: one at a time, while short requests go on.
+
+        Raises:
+            RefusedError: too many wait for it.
+        """
+        if self._long_ones >= _MOST_WAITING:
+            raise RefusedError(503, Complaint("the service", "too many long requests wait: try again later"))
+        self._long_ones += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, compute, *given)
+        finally:
+            self._long_ones -= 1
+            self._left_memory = True
 
     def chosen(self) -> Served | None:
         """The version that answers the next request."""
@@ -134,11 +154,11 @@ class Desk:
         if self.log is not None:
             self.log.close()
 
-    def _long(self, served: Served, rows: Rows) -> Answer:
+    def predict_alone(self, served: Served, rows: Rows) -> Answer:
+        """Predictions for a request, computed by this thread. Errors as with `predict`."""
         (answer,), entries = self._computed(served, [rows])
         if self.log is not None:
             self.log.add(entries)
-        self._left_memory = True
         return answer
 
     def _answer_all(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -161,7 +161,10 @@ class Schema:
             RefusedError: they do not fit the schema.
         """
         if asked.rows is not None and asked.columns is None:
-            return self.read_columns(self._turned(asked.rows), len(asked.rows), partial=asked.partial)
+            _require_count(len(asked.rows))
+            names = {name for row in asked.rows for name in row}
+            self._require_names(names)  # before a column is made of each: their number is anybody's
+            return self.read_columns(_turned(asked.rows, names), len(asked.rows), partial=asked.partial)
         if asked.columns is not None and asked.rows is None:
             count = len(next(iter(asked.columns.values()), ()))
             return self.read_columns(asked.columns, count, partial=asked.partial)
@@ -169,10 +172,7 @@ class Schema:
 
     def read_columns(self, given: Mapping[str, Sequence[Any]], count: int, *, partial: bool = False) -> Rows:
         """The rows of these columns. Errors as with `read`."""
-        if not 0 < count <= MOST_ROWS:
-            raise RefusedError(
-                422, Complaint("the rows", f"there are {count:,} of them, and 1 to {MOST_ROWS:,} are taken")
-            )
+        _require_count(count)
         self._require_names(given)
         complaints = [
             Complaint(name, f"it has {len(values):,} values, and others have {count:,}")
@@ -189,10 +189,12 @@ class Schema:
                 column = [None] * count
             read = self._numbers if isinstance(feature, NumericFeature) else self._texts
             values[feature.name] = read(feature, column, wrong, partial)  # type: ignore[arg-type]
+            if len(wrong) > _MOST_COMPLAINTS and not partial:
+                break
         if wrong and not partial:
             shown = sorted(wrong, key=lambda one: one.row or 0)[:_MOST_COMPLAINTS]
             if len(wrong) > len(shown):
-                shown.append(Complaint("the rows", f"{len(wrong) - len(shown):,} more faults"))
+                shown.append(Complaint("the rows", f"{len(wrong) - len(shown):,} more faults, or more"))
             raise RefusedError(422, *shown)
         return Rows(count=count, values=values, given=given, reasons=_reasons(wrong, count))
 
@@ -213,15 +215,8 @@ class Schema:
             raise RefusedError(422, Complaint("label", f"it is one of {', '.join(known.classes)[:500]}"))
         return text
 
-    def _turned(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-        """Columns of rows; a name that no feature has is there too, to be refused."""
-        if len(rows) == 1:
-            return {name: [value] for name, value in rows[0].items()}
-        names = dict.fromkeys(name for row in rows for name in row)
-        return {name: [row.get(name) for row in rows] for name in names}
-
-    def _require_names(self, given: Mapping[str, Any]) -> None:
-        strange = [name for name in given if name not in self._names]
+    def _require_names(self, given: Collection[str]) -> None:
+        strange = sorted(name for name in given if name not in self._names)
         if not strange:
             return
         complaints = []
@@ -289,6 +284,19 @@ class Schema:
                 text = feature.other or ""
             found.append(text)
         return found
+
+
+def _require_count(count: int) -> None:
+    if not 0 < count <= MOST_ROWS:
+        words = f"there are {count:,} of them, and 1 to {MOST_ROWS:,} are taken"
+        raise RefusedError(422, Complaint("the rows", words))
+
+
+def _turned(rows: Sequence[Mapping[str, Any]], names: Collection[str]) -> dict[str, list[Any]]:
+    """Columns of rows."""
+    if len(rows) == 1:
+        return {name: [value] for name, value in rows[0].items()}
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 def _number(value: Any, partial: bool) -> tuple[float, str]:

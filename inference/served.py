@@ -75,6 +75,8 @@ class Served:
         self.name, self.version, self.statement = name, version, statement
         where = f"{name} version {version}"
         self.experiment, arrays = read_model(files, where=where)
+        if self.experiment.name != name:
+            raise InputError(f"its experiment is '{self.experiment.name}'", where=where)
         self.predictor = Predictor(experiment=self.experiment, arrays=arrays)
         self.schema = Schema(self.experiment)
         self.classes = self.experiment.task.label.classes

@@ -28,8 +28,8 @@ from inference.describe import openapi, page
 from inference.desk import Answer, Desk
 from inference.log import UnknownAnswerError
 from inference.metrics import Metrics
-from inference.open_inference import BINARY_HEADER, error_of, metadata, parsed, written
-from inference.requests import Asked, Complaint, LabelRow, Labels, RefusedError, decoded
+from inference.open_inference import BINARY_HEADER, Inference, error_of, metadata, parsed, written
+from inference.requests import Asked, Complaint, LabelRow, Labels, RefusedError, Rows, decoded
 from inference.served import Served
 
 __all__ = ["MOST_BYTES", "Service"]
@@ -37,6 +37,8 @@ __all__ = ["MOST_BYTES", "Service"]
 MOST_BYTES = 2**24
 """Bytes of a request's body."""
 _MOST_LABELS = 10_000
+_LONG_BODY = 2**16
+"""Bytes of a body from which on a thread reads it: short requests are not to wait for it."""
 _MODELS = "/v2/models/"
 _JSON = (b"content-type", b"application/json")
 _OPEN = ("/healthz", "/v2/health/live", "/v2/health/ready")
@@ -125,6 +127,21 @@ class Service:
         return 200, await (self._predict if route == "predict" else self._add_labels)(content), [_JSON]
 
     async def _predict(self, content: bytes) -> bytes:
+        if len(content) >= _LONG_BODY:
+            return await self.desk.in_thread(self._predict_alone, content)
+        served, asked, rows, explained = self._asked(content)
+        answer = await self.desk.predict(served, rows)
+        self.metrics.rows(served.version, rows.count)
+        return _encode(_told(answer, explained, as_columns=asked.columns is not None))
+
+    def _predict_alone(self, content: bytes) -> bytes:
+        """The same by this thread, from its body to its answer."""
+        served, asked, rows, explained = self._asked(content)
+        answer = self.desk.predict_alone(served, rows)
+        self.metrics.rows(served.version, rows.count)
+        return _encode(_told(answer, explained, as_columns=asked.columns is not None))
+
+    def _asked(self, content: bytes) -> tuple[Served, Asked, Rows, list[dict[str, float]] | None]:
         asked: Asked = decoded(content, Asked)
         served = self._served()
         rows = served.schema.read(asked)
@@ -133,18 +150,16 @@ class Service:
             raise RefusedError(
                 422, Complaint("explain", "only a linear model of a number or of two classes explains itself")
             )
-        answer = await self.desk.predict(served, rows)
-        self.metrics.rows(served.version, rows.count)
-        return _encode(_told(answer, explained, as_columns=asked.columns is not None))
+        return served, asked, rows, explained
 
     async def _infer(self, path: str, content: bytes, scope: Scope) -> Reply:
         served = self._named(path.removesuffix("/infer"))
         length = _header(scope, BINARY_HEADER)
         if length is not None and not length.isdigit():
             raise RefusedError(400, Complaint(BINARY_HEADER.decode(), "it is no whole number"))
-        asked, columns, count = parsed(content, None if length is None else int(length[:12]))
-        partial = asked.parameters.get("partial") is True
-        rows = served.schema.read_columns(columns, count, partial=partial)
+        size = None if length is None else int(length[:12])
+        read = self.desk.in_thread if len(content) >= _LONG_BODY else _at_once
+        asked, rows = await read(_tensors, served, content, size)
         answer = await self.desk.predict(served, rows)
         self.metrics.rows(served.version, rows.count)
         body, json_length = written(asked, answer)
@@ -232,6 +247,16 @@ def _route(scope: Scope) -> str:
     if path in ("/predict", "/labels"):
         return str(path[1:])
     return "infer" if path.startswith(_MODELS) and path.endswith("/infer") else "other"
+
+
+async def _at_once(compute: Callable[..., Any], *given: Any) -> Any:
+    return compute(*given)
+
+
+def _tensors(served: Served, content: bytes, json_length: int | None) -> tuple[Inference, Rows]:
+    asked, columns, count = parsed(content, json_length)
+    partial = asked.parameters.get("partial") is True
+    return asked, served.schema.read_columns(columns, count, partial=partial)
 
 
 def _told(answer: Answer, explained: list[dict[str, float]] | None, *, as_columns: bool) -> dict[str, Any]:

@@ -199,3 +199,13 @@ def test_the_key_is_made_once_renewed_before_its_end_and_its_loss_is_a_sentence(
         models_signer(files)
     make_server_files(tmp_path, ["tidegate.example"])
     models_signer(files)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("model", "../../etc/cron.d/x"), ("model", "/etc/x"), ("model", "a b"), ("model", ""), ("version", -1)],
+)
+def test_a_statement_names_a_model_and_no_path(made: Made, key: str, value: object) -> None:
+    """A site's inference service makes a folder of the name, and a hostile server has the key."""
+    with pytest.raises(InputError, match="it says nothing of a model version"):
+        verify_statement(made.signed(SAID.model_copy(update={key: value})), made.authority, where="w")

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -296,6 +297,36 @@ def test_a_bad_request_is_told_the_field_and_the_reason(folder: Path, start: Sta
     words = running.log + running.client.get("/metrics").text
     assert "Ottilie" not in words
     assert "failed" not in words
+
+
+def test_one_cheap_request_holds_nobody_up(folder: Path, start: Start) -> None:
+    """Each row with a field of its own would be as many columns as rows, each as long."""
+    running = start(folder)
+    others = {f"f{number}": 1 for number in range(200_000)}
+    for body in (
+        {"rows": [{name: 1} for name in others]},
+        {"rows": [{name: 1} for name in list(others)[:50_000]]},
+        {"rows": [others]},
+        {"columns": {name: [] for name in others}},
+        {"rows": [{"age": "?", "cost": "?", "ward": 7, "sex": []}] * 100_000},
+        {"columns": {"age": [61] * 400_000}},
+    ):
+        answer = running.client.post("/predict", json=body, timeout=60)
+        assert answer.status_code == 422
+        assert 1 <= len(answer.json()["errors"]) <= 21
+    assert running.predict().status_code == 200
+
+
+def test_too_many_long_requests_are_told_so(folder: Path, start: Start) -> None:
+    running = start(folder)
+    rows = {"rows": [ROW] * 20_000}
+    content = json.dumps(rows).encode()
+    with ThreadPoolExecutor(24) as asking:
+        answers = list(asking.map(lambda _: running.client.post("/predict", content=content), range(24)))
+    statuses = {one.status_code for one in answers}
+    assert 200 in statuses
+    assert statuses <= {200, 503}
+    assert running.predict().status_code == 200
 
 
 def test_tensors_that_lie_about_themselves_are_refused(folder: Path, start: Start) -> None:
