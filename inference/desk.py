@@ -8,6 +8,7 @@ that short ones pass it.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from inference.served import Served, Told
 
 __all__ = ["Answer", "Beside", "Desk"]
 
+_log = logging.getLogger("tidegate.inference")
 _LONG = 1000
 """Rows from which on a request is computed in a thread."""
 _MOST_WAITING = 16
@@ -100,6 +102,12 @@ class Desk:
             )
         if self.log is not None:
             self.log.prepare(served.experiment)
+        beside = self.beside
+        if beside is not None and (
+            beside.served.version == served.version or beside.served.experiment.task != served.experiment.task
+        ):
+            self.beside = None
+            _log.warning("version %d is tried no more: another one answers", beside.served.version)
         self.served = served
 
     async def predict(self, served: Served, rows: Rows) -> Answer:
@@ -193,9 +201,13 @@ class Desk:
         role = "canary" if beside is not None and served is beside.served else "served"
         entries = [_entry(one, role, given, one.id) for one, given in zip(answers, rows, strict=True)]
         if beside is not None and beside.mode == "shadow":
-            for given, told in zip(rows, beside.served.predict(rows), strict=True):
-                shadow = Answer(id=new_id(), served=beside.served, told=told)
-                entries.append(_entry(shadow, "shadow", given, shadow.id))
+            try:
+                for given, told in zip(rows, beside.served.predict(rows), strict=True):
+                    shadow = Answer(id=new_id(), served=beside.served, told=told)
+                    entries.append(_entry(shadow, "shadow", given, shadow.id))
+            except Exception as exc:  # what is tried fails nobody's answer
+                self.beside = None
+                _log.error("the shadow failed, and is tried no more (%s)", type(exc).__name__)
         return answers, entries
 
 

@@ -46,6 +46,9 @@ class Source(Protocol):
             TidegateError: the source cannot be read now.
         """
 
+    def settled(self) -> None:
+        """What was offered last was taken, or refused for good: it need not be offered again."""
+
 
 class FolderSource:
     """A folder into which `tidegate models fetch` writes."""
@@ -53,6 +56,7 @@ class FolderSource:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._seen: tuple[int, int] | None = None
+        self._offered: tuple[int, int] | None = None
 
     def newer(self, decision: int) -> Offer | None:
         """The folder's version, once each time its statement is another file."""
@@ -64,9 +68,13 @@ class FolderSource:
         stamp = found.st_mtime_ns, found.st_ino
         if stamp == self._seen:
             return None
-        self._seen = stamp
         files, envelope = folder_files(self._folder)
+        self._offered = stamp
         return Offer(files=files, envelope=envelope)
+
+    def settled(self) -> None:
+        """What was offered last was taken, or refused for good."""
+        self._seen = self._offered
 
 
 def take_newer(
@@ -83,13 +91,18 @@ def take_newer(
     offer = source.newer(store.decision)
     if offer is None:
         return False
-    statement, service = store.require_newer(offer.envelope)
-    if service.number == store.decision:
-        return False
-    files, statement = store.take(offer.files, offer.envelope)
-    served = warmed(load(files, statement))
+    try:
+        statement, service = store.require_newer(offer.envelope)
+        if service.number == store.decision:
+            source.settled()
+            return False
+        served = warmed(load(store.verified(offer.files, statement), statement))
+    except InputError:
+        source.settled()
+        raise
+    store.keep(offer.files, offer.envelope, statement)  # and only then it answers: a restart knows of it
     serve(served)
-    store.serve(statement)
+    source.settled()
     _log.info("version %d of '%s' answers now, by decision %d", served.version, served.name, service.number)
     return True
 

@@ -24,10 +24,8 @@ __all__ = ["Journal"]
 
 _MOST = 200
 """Records that are moved in one transaction."""
-_AT_ONCE = 2**27
-"""Bytes that are read at a time; a record has fewer."""
-_LONG = 2**22
-"""Bytes from which on a file that is wholly moved begins anew."""
+_AT_ONCE = 2**22
+"""Bytes that are read at a time; more where a record is longer."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -76,13 +74,13 @@ class Journal:
             self._size += written
 
     def flush(self) -> None:
-        """Move on all that was written until now."""
+        """Move on all that was written until now; what is moved is taken out of the file."""
         with self._moving:
             while True:
                 with self._writing:
                     end = self._size
                     if self._moved == end:
-                        if end >= _LONG:
+                        if end:
                             os.ftruncate(self._file, 0)
                             self._moved = self._size = 0
                         return
@@ -97,14 +95,22 @@ class Journal:
             os.close(self._file)
 
     def _move_until(self, end: int) -> None:
-        """Move the records between what was moved and `end`; what a crash cut short is none."""
-        content = os.pread(self._file, min(end - self._moved, _AT_ONCE), self._moved)
+        """Move the records between what was moved and `end`, some at a time."""
+        size = _AT_ONCE
+        while True:
+            content = os.pread(self._file, min(end - self._moved, size), self._moved)
+            if b"\n" in content:
+                break
+            if len(content) < size:  # each record ends in a line break: others have cut the file
+                raise StorageError("the journal was changed by others", where=str(self._path))
+            size *= 2
         lines = content.split(b"\n")[:-1]
         for start in range(0, len(lines), _MOST):
-            records = [found for line in lines[start : start + _MOST] if (found := _record(line)) is not None]
+            part = lines[start : start + _MOST]
+            records = [found for line in part if (found := _record(line)) is not None]
             if records:
                 self._move(records)
-            self._moved += sum(len(line) + 1 for line in lines[start : start + _MOST])
+            self._moved += sum(len(line) + 1 for line in part)
 
     def _error(self, error: OSError) -> StorageError:
         return StorageError(
@@ -131,7 +137,7 @@ def _whole(file: int) -> int:
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
-    with suppress(msgspec.DecodeError):
+    with suppress(msgspec.DecodeError, RecursionError):
         found = msgspec.json.decode(line)
         if isinstance(found, dict):
             return found

@@ -43,8 +43,7 @@ _answers = sa.Table(
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("role", sa.String(10), nullable=False),
     sa.Column("rows", sa.Integer, nullable=False),
-    sa.Column("asked", sa.Text, nullable=False),
-    sa.Column("told", sa.Text, nullable=False),
+    sa.Column("data", sa.Text, nullable=False),  # of each row: what was asked, and what was told
 )
 _labels = sa.Table(
     "labels",
@@ -119,7 +118,8 @@ class PredictionLog:
         self._postgresql = name == "postgresql"
         if name == "sqlite":
             event.listen(self._engine, "connect", _on_connect)
-        self._insert = _DIALECTS[name](_answers).on_conflict_do_nothing()
+        self._kind = _DIALECTS[name]
+        self._insert = self._kind(_answers).on_conflict_do_nothing()
         self._features: tuple[str, ...] = ()
         self._model, self._forgotten = "", 0.0
         self._journal: Journal | None = None
@@ -154,8 +154,7 @@ class PredictionLog:
                 "version": one.version,
                 "role": one.role,
                 "rows": one.count,
-                "asked": self._rows(one),
-                "told": one.told,
+                "data": list(zip(self._rows(one), one.told, strict=True)),
             }
             for one in entries
         ]
@@ -166,9 +165,9 @@ class PredictionLog:
         self._opened().flush()
 
     def _insert_records(self, records: Sequence[dict[str, Any]]) -> None:
+        # PostgreSQL reads no JSON with a NUL in a text
         rows = [
-            one | {"asked": _encode(one["asked"]).decode(), "told": _encode(one["told"]).decode()}
-            for one in records
+            one | {"data": _encode(one["data"]).decode().replace("\\u0000", "\\ufffd")} for one in records
         ]
         with self._errors(), self._engine.begin() as connection:
             connection.execute(self._insert, rows)
@@ -195,11 +194,13 @@ class PredictionLog:
                 if not 0 <= row < counts.get(answer, 0):
                     raise UnknownAnswerError(f"row {row} of answer '{answer}'")
             latest = {(answer, row): label for answer, row, label in labels}
-            for answer, row in latest:
-                connection.execute(_labels.delete().where(_labels.c.answer == answer, _labels.c.row == row))
             now = _moment()
+            insert = self._kind(_labels)
             connection.execute(
-                _labels.insert(),
+                insert.on_conflict_do_update(
+                    index_elements=[_labels.c.answer, _labels.c.row],
+                    set_={"label": insert.excluded.label, "came": insert.excluded.came},
+                ),
                 [
                     {"answer": answer, "row": row, "label": label, "came": now}
                     for (answer, row), label in latest.items()
@@ -252,24 +253,21 @@ class PredictionLog:
         name, label = quote(view_name(experiment.name)), experiment.task.label
         taken = {*names, label.column}
         columns = [
-            f"{self._value('r', place, is_number=is_number)} AS {quote(one)}"
+            f"{self._value(0, place, is_number=is_number)} AS {quote(one)}"
             for place, (one, is_number) in enumerate(names.items())
         ]
         known = "CAST(l.label AS DOUBLE PRECISION)" if label.range is not None else "l.label"
         others = {
             "served": "a.served",
-            "prediction": self._value("t", 0, is_number=label.range is not None),
+            "prediction": self._value(1, 0, is_number=label.range is not None),
             "model_version": "a.version",
             "answer": "a.id",
             "row": "(r.place - 1)" if self._postgresql else "r.key",
         }
         if self._postgresql:
-            rows = (
-                "jsonb_array_elements(a.asked::jsonb) WITH ORDINALITY AS r(value, place) ON true JOIN "
-                "jsonb_array_elements(a.told::jsonb) WITH ORDINALITY AS t(value, place) ON t.place = r.place"
-            )
+            rows = "jsonb_array_elements(a.data::jsonb) WITH ORDINALITY AS r(value, place) ON true"
         else:
-            rows = "json_each(a.asked) r ON true JOIN json_each(a.told) t ON t.key = r.key"
+            rows = "json_each(a.data) r ON true"
         columns.append(f"{known} AS {quote(label.column)}")
         columns += [f"{what} AS {quote(one)}" for one, what in others.items() if one not in taken]
         model = experiment.name.replace("'", "''")
@@ -280,15 +278,15 @@ class PredictionLog:
             f"WHERE a.model = '{model}' AND a.role <> 'shadow'"
         )  # a view takes no parameters: names are quoted, and no value of a row is in it
 
-    def _value(self, table: str, place: int, *, is_number: bool) -> str:
+    def _value(self, part: int, place: int, *, is_number: bool) -> str:
+        """A value of a row: of what was asked (0) or told (1)."""
         if not self._postgresql:
-            return f"json_extract({table}.value, '$[{place}]')"
-        text = f"({table}.value ->> {place})"
+            return f"json_extract(r.value, '$[{part}][{place}]')"
+        text = f"(r.value -> {part} ->> {place})"
         if not is_number:
             return text
-        return (
-            f"CASE WHEN jsonb_typeof({table}.value -> {place}) = 'number' THEN {text}::double precision END"
-        )
+        kind = f"jsonb_typeof(r.value -> {part} -> {place})"
+        return f"CASE WHEN {kind} = 'number' THEN {text}::double precision END"
 
     def _errors(self) -> Any:
         return _StorageErrors(self._url)

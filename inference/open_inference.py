@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ from contract.experiment import Experiment, NumericFeature
 from inference.desk import Answer
 from inference.requests import Complaint, RefusedError
 
-__all__ = ["BINARY_HEADER", "Inference", "error_of", "metadata", "parsed", "written"]
+__all__ = ["BINARY_HEADER", "Inference", "error_of", "metadata", "parsed", "require_outputs", "written"]
 
 BINARY_HEADER = b"inference-header-content-length"
 _NUMBERS = {
@@ -130,6 +130,22 @@ def parsed(content: bytes, json_length: int | None) -> tuple[Inference, dict[str
     return asked, columns, count
 
 
+def require_outputs(asked: Inference, classes: Collection[str]) -> None:
+    """Refuse a request for what the model does not give, or for the same twice: before anything is computed.
+
+    Raises:
+        RefusedError: as said.
+    """
+    known = ["prediction", "probabilities"] if classes else ["prediction"]
+    named = [one.name for one in asked.outputs or ()]
+    for name in named:
+        if name not in known:
+            words = f"the model has no such output: {', '.join(known)}"
+            raise RefusedError(422, Complaint(name[:200], words))
+    if len(named) > len(set(named)):
+        raise RefusedError(422, Complaint("outputs", "one is asked for twice"))
+
+
 def written(asked: Inference, answer: Answer) -> tuple[bytes, int | None]:
     """The body of an answer, and the length of its part in JSON where there is another one."""
     told = answer.told
@@ -143,8 +159,6 @@ def written(asked: Inference, answer: Answer) -> tuple[bytes, int | None]:
     wanted = asked.outputs if asked.outputs is not None else [_Wanted(name=name) for name in found]
     outputs, parts = list[dict[str, Any]](), list[bytes]()
     for one in wanted:
-        if one.name not in found:
-            raise RefusedError(422, Complaint(one.name, f"the model has no such output: {', '.join(found)}"))
         kind, shape, values = found[one.name]
         output: dict[str, Any] = {"name": one.name, "datatype": kind, "shape": shape}
         if one.parameters.get("binary_data", binary_all) is True:

@@ -43,6 +43,7 @@ _LONGEST = 60
 _MANY = 16
 """Rows from which on a column is looked at as a whole first."""
 _GREATEST = 1.7e308
+_NOT_FINITE = "it is no finite number"
 
 
 class Complaint(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -181,6 +182,9 @@ class Schema:
         ]
         if complaints:
             raise RefusedError(422, *complaints[:_MOST_COMPLAINTS])
+        nested = [name for name, column in given.items() if {*map(type, column)} & {list, dict}]
+        if nested:
+            raise RefusedError(422, *(Complaint(name, "a value is a list or an object") for name in nested))
         values: dict[str, Sequence[Any]] = {}
         wrong: list[Complaint] = []
         for feature in self._task.features:
@@ -236,28 +240,19 @@ class Schema:
                 if ((whole >= low) & (whole <= high)).all():
                     return whole
         clamps = partial and self._task.out_of_range != "leave-out"
+        read = _numbers_of(column) if partial else {}
         found = list[float]()
         for row, value in enumerate(column):
-            if type(value) is float or type(value) is int:
-                if low <= value <= high or (clamps and abs(value) <= _GREATEST):
-                    found.append(value)
-                    continue
-                if value == value:  # noqa: PLR0124 - what is not NaN
-                    bounds = f"it is outside the public range, {low:g} to {high:g}"
-                    wrong.append(Complaint(feature.name, bounds, row))
-                    found.append(low)
-                    continue
-                value = None  # noqa: PLW2901 - NaN is how a binary request says that a number is missing
-            number, reason = _number(value, partial)
-            if reason:
-                wrong.append(Complaint(feature.name, f"{reason}; it is a number, {low:g} to {high:g}", row))
-            elif math.isnan(number) and feature.missing is None:
-                wrong.append(Complaint(feature.name, "it is missing, and nothing stands in for it", row))
-            elif not math.isnan(number) and not low <= number <= high and not clamps:
-                wrong.append(
-                    Complaint(feature.name, f"it is outside the public range, {low:g} to {high:g}", row)
-                )
+            number, reason = _number(value, read)
+            if reason and not (partial and feature.missing is not None):
+                reason = f"{reason}; it is a number, {low:g} to {high:g}"
+            elif number != number:  # noqa: PLR0124 - missing: NaN, or null
+                reason = "" if feature.missing is not None else "it is missing, and nothing stands in for it"
+            elif not low <= number <= high and not (clamps and abs(number) <= _GREATEST):
+                reason = f"it is outside the public range, {low:g} to {high:g}"
                 number = low
+            if reason:
+                wrong.append(Complaint(feature.name, reason, row))
             found.append(number)
         return found
 
@@ -270,8 +265,9 @@ class Schema:
             with suppress(TypeError):  # one that is a list, say
                 if known.issuperset(column):
                     return column
+        read = _texts_of([value for value in column if value not in known], feature)
         for row, value in enumerate(column):
-            text = value if type(value) is str and value in known else _category(value, feature)
+            text = value if type(value) is str and value in known else read[type(value), value]
             if text is None:
                 text = ""
                 if feature.missing is None:
@@ -299,26 +295,38 @@ def _turned(rows: Sequence[Mapping[str, Any]], names: Collection[str]) -> dict[s
     return {name: [row.get(name) for row in rows] for name in names}
 
 
-def _number(value: Any, partial: bool) -> tuple[float, str]:
-    """A value that is no finite number as it came: NaN where it is missing; and why it is none."""
+def _number(value: Any, read: Mapping[tuple[type, Any], float]) -> tuple[float, str]:
+    """A value as a number, NaN where it is missing; and why it is none.
+
+    Args:
+        value: as it came.
+        read: texts that are read as those of a table are; none in a strict request.
+    """
+    if type(value) is float or type(value) is int:
+        return (value, "") if abs(value) <= _GREATEST or value != value else (math.nan, _NOT_FINITE)  # noqa: PLR0124
     if value is None:
         return math.nan, ""
-    if partial or type(value) is bool:  # as a table of rows is read
-        column = np.empty(1, dtype=object)
-        column[0] = value
-        (number,), (unreadable,) = numbers(column, missing=MISSING_TEXTS)
-        return float(number), f"{_quoted(value)} is no number" if unreadable else ""
-    return math.nan, f"{_quoted(value)} is no number"
+    if type(value) is bool:  # as a table of rows is read
+        return float(value), ""
+    number = read.get((type(value), value), math.inf)
+    return (math.nan, f"{_quoted(value)} is no number") if math.isinf(number) else (number, "")
 
 
-def _category(value: Any, feature: CategoricalFeature) -> str | None:
-    """A value in the form that a table's has; None where it is missing."""
-    if isinstance(value, dict | list):
-        return "\0"  # no category: a text of a file holds none
-    column = np.empty(1, dtype=object)
-    column[0] = value
-    found: str | None = texts(column, missing=MISSING_TEXTS, declared=feature.categories)[0]
-    return found
+def _numbers_of(column: Sequence[Any]) -> dict[tuple[type, Any], float]:
+    """What each text among the values is as a number, infinite where it is none: each text read once."""
+    some = list({value for value in column if type(value) is str})
+    read, unreadable = numbers(np.array(some, dtype=object), missing=MISSING_TEXTS)
+    found = np.where(unreadable, math.inf, read).tolist()
+    return {(str, value): number for value, number in zip(some, found, strict=True)}
+
+
+def _texts_of(values: Sequence[Any], feature: CategoricalFeature) -> dict[tuple[type, Any], str | None]:
+    """What each value is as a table's would be, None where it is missing: each read once."""
+    some = list({(type(value), value): None for value in values})
+    column = np.empty(len(some), dtype=object)
+    column[:] = [value for _, value in some]
+    read = texts(column, missing=MISSING_TEXTS, declared=feature.categories)
+    return dict(zip(some, read.tolist(), strict=True))
 
 
 def _quoted(value: Any) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from contract.errors import AddressError, InputError
+from contract.errors import AddressError, InputError, TidegateError
 from contract.model_statement import ModelStatement
 from inference.desk import Beside, Desk
 from inference.following import FolderSource, Source, follow, take_newer, warmed
@@ -110,7 +110,7 @@ def run(settings: Settings, started: Callable[[Served, str], None]) -> None:
             serve(warmed(load(*kept)))
         try:
             take_newer(store, source, load, serve)
-        except InputError as exc:
+        except TidegateError as exc:
             if desk.served is None:
                 raise
             metrics.refused()
@@ -134,6 +134,7 @@ def run(settings: Settings, started: Callable[[Served, str], None]) -> None:
             server_header=False,
             date_header=False,
             proxy_headers=False,
+            ws="none",
             ssl_certfile=settings.certificate,
             ssl_keyfile=settings.key,
             timeout_graceful_shutdown=30,

@@ -27,6 +27,8 @@ __all__ = ["PROVIDERS", "Served", "Told"]
 
 PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
 """Of ONNX Runtime, in the order in which they are asked for."""
+_MOST_VALUES = 2**22
+"""Encoded inputs of the rows that are computed together."""
 _COMPARED = 64
 _FAR = 0.02
 """Of a probability, or of the label's range: an 8-bit form may be so far from float32."""
@@ -102,7 +104,7 @@ class Served:
     def predict(self, rows: Sequence[Rows]) -> list[Told]:
         """Predictions for the rows of several requests, in one computation."""
         columns = {name: self._column(name, rows) for name in self._kinds}
-        prediction, probabilities = self._computed(columns)
+        prediction, probabilities = self._in_blocks(columns, sum(one.count for one in rows))
         told, start = list[Told](), 0
         for one in rows:
             part = slice(start, start + one.count)
@@ -143,6 +145,22 @@ class Served:
         else:
             values = [value for one in rows for value in one.values[name]]
         return np.array(values, dtype=kind).reshape(-1, 1)
+
+    def _in_blocks(
+        self, columns: Mapping[str, npt.NDArray[Any]], count: int
+    ) -> tuple[list[Any], npt.NDArray[np.float64] | None]:
+        """As `_computed`, so many rows at a time that their encoded inputs have some megabytes."""
+        size = max(1, _MOST_VALUES // self.experiment.task.width)
+        if count <= size:
+            return self._computed(columns)
+        prediction, chances = list[Any](), list[npt.NDArray[np.float64]]()
+        for start in range(0, count, size):
+            part = {name: values[start : start + size] for name, values in columns.items()}
+            named, found = self._computed(part)
+            prediction += named
+            if found is not None:
+                chances.append(found)
+        return prediction, np.concatenate(chances) if chances else None
 
     def _computed(
         self, columns: Mapping[str, npt.NDArray[Any]]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hmac import compare_digest
@@ -28,7 +29,15 @@ from inference.describe import openapi, page
 from inference.desk import Answer, Desk
 from inference.log import UnknownAnswerError
 from inference.metrics import Metrics
-from inference.open_inference import BINARY_HEADER, Inference, error_of, metadata, parsed, written
+from inference.open_inference import (
+    BINARY_HEADER,
+    Inference,
+    error_of,
+    metadata,
+    parsed,
+    require_outputs,
+    written,
+)
 from inference.requests import Asked, Complaint, LabelRow, Labels, RefusedError, Rows, decoded
 from inference.served import Served
 
@@ -37,6 +46,7 @@ __all__ = ["MOST_BYTES", "Service"]
 MOST_BYTES = 2**24
 """Bytes of a request's body."""
 _MOST_LABELS = 10_000
+_ID = re.compile("[0-9a-f]{32}", re.ASCII)
 _LONG_BODY = 2**16
 """Bytes of a body from which on a thread reads it: short requests are not to wait for it."""
 _MODELS = "/v2/models/"
@@ -181,6 +191,9 @@ class Service:
             raise RefusedError(409, Complaint("the prediction log", "this service keeps none"))
         if not 0 < len(asked.labels) <= _MOST_LABELS:
             raise RefusedError(422, Complaint("labels", f"1 to {_MOST_LABELS:,} are taken"))
+        for place, one in enumerate(asked.labels):
+            if _ID.fullmatch(one.id) is None:
+                raise RefusedError(404, Complaint("id", "no such answer is here", place))
         labels = [(one.id, one.row, served.schema.require_label(one.label)) for one in asked.labels]
         try:
             count = await asyncio.get_running_loop().run_in_executor(None, log.add_labels, labels)
@@ -255,6 +268,7 @@ async def _at_once(compute: Callable[..., Any], *given: Any) -> Any:
 
 def _tensors(served: Served, content: bytes, json_length: int | None) -> tuple[Inference, Rows]:
     asked, columns, count = parsed(content, json_length)
+    require_outputs(asked, served.classes)
     partial = asked.parameters.get("partial") is True
     return asked, served.schema.read_columns(columns, count, partial=partial)
 

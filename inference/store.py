@@ -69,17 +69,16 @@ def read_version(
     files, envelope = folder_files(folder)
     statement = verify_statement(envelope, authority, where=str(folder / STATEMENT_FILE))
     files = {name: content for name, content in files.items() if name in statement.files}
+    _require_signed(files, statement, statement.model if model is None else model, where)
+    return files, statement
+
+
+def _require_signed(files: Mapping[str, bytes], statement: ModelStatement, model: str, where: str) -> None:
     lacking = [name for name in _NEEDED if name not in files]
     if lacking:
         raise InputError(f"{lacking[0]} is not there", where=where, remedy="Fetch the version again")
-    require_stated(
-        {name: sha256(content) for name, content in files.items()},
-        statement,
-        model=statement.model if model is None else model,
-        version=statement.version,
-        where=where,
-    )
-    return files, statement
+    hashes = {name: sha256(content) for name, content in files.items()}
+    require_stated(hashes, statement, model=model, version=statement.version, where=where)
 
 
 def folder_files(folder: Path) -> tuple[dict[str, bytes], object]:
@@ -143,25 +142,32 @@ class ModelStore:
             )
         return statement, statement.service
 
-    def take(self, files: Mapping[str, bytes], envelope: object) -> tuple[dict[str, bytes], ModelStatement]:
-        """Keep a version that is to be served; it is so once `serve` says it.
+    def verified(self, files: Mapping[str, bytes], statement: ModelStatement) -> dict[str, bytes]:
+        """Those of the files that are signed.
 
         Raises:
-            InputError: as `require_newer`, or a file is not the one that was signed.
-            StorageError: the disk does not take it.
+            InputError: one is another than was signed, or one that is needed is not there.
         """
-        statement, _ = self.require_newer(envelope)
+        where = f"version {statement.version} of '{self.model}' that was offered"
+        found = {name: content for name, content in files.items() if name in statement.files}
+        _require_signed(found, statement, self.model, where)
+        return found
+
+    def keep(self, files: Mapping[str, bytes], envelope: object, statement: ModelStatement) -> None:
+        """Keep a version that was verified, and that it is served from now on.
+
+        Raises:
+            StorageError: the disk does not take it; what was there is served on.
+        """
         place = self.folder / str(statement.version)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self.folder, prefix=".coming-") as coming:
                 whole = Path(coming) / "version"
                 whole.mkdir()
-                for name, content in files.items():
-                    if name in statement.files:
-                        (whole / name).write_bytes(content)
+                for name, content in self.verified(files, statement).items():
+                    (whole / name).write_bytes(content)
                 (whole / STATEMENT_FILE).write_text(json.dumps(envelope), encoding="utf-8")
-                found = read_version(whole, self._authority, model=self.model)
                 if place.exists():
                     place.rename(Path(coming) / "before")
                 whole.rename(place)
@@ -171,7 +177,7 @@ class ModelStore:
                 where=str(self.folder),
                 remedy="See that its disk has room and that this user may write there",
             ) from exc
-        return found
+        self.serve(statement)
 
     def serve(self, statement: ModelStatement) -> None:
         """Say which version is in service, and forget all but the last two.

@@ -24,7 +24,7 @@ from serving.model_folder import read_folder
 from serving.package_forward import package_outputs
 from serving.values import Column, numbers, texts
 
-__all__ = ["Predictions", "Predictor", "probability_column"]
+__all__ = ["Predictions", "Predictor", "chances_of", "probability_column"]
 
 UNREADABLE = "a value that is no number"
 
@@ -159,7 +159,7 @@ class Predictor:
             shares = np.clip(np.nan_to_num(outputs[:, 0]), -1, 1)  # as an evaluation judges it
             prediction[fits] = (low + (shares + 1) / 2 * (high - low)).tolist()
         else:
-            chances = _chances(outputs)
+            chances = chances_of(outputs)
             names = np.array(label.classes, dtype=object)
             prediction[fits] = names[chances.argmax(axis=1)]
             for place, name in enumerate(label.classes):
@@ -168,7 +168,7 @@ class Predictor:
         return Predictions(prediction=prediction, probabilities=probabilities, reason=_reasons(fitting))
 
 
-def _chances(outputs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def chances_of(outputs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The probability of each class; of two there is one logit, of the last."""
     if outputs.shape[1] == 1:
         outputs = np.concatenate([np.zeros_like(outputs), outputs], axis=1)

@@ -26,6 +26,7 @@ from contract.experiment import Experiment, Task
 from serving.drawn_rows import drawn_columns
 from serving.encoding import Fitting, encode
 from serving.export.graph import MODEL_INPUT, joined, model_graph
+from serving.prediction import chances_of
 
 __all__ = ["FLOAT32", "Choice", "Variant", "choose", "variants_of"]
 
@@ -35,6 +36,8 @@ _QUANTIZED = ["Conv", "Gemm", "MatMul"]
 _SMALLEST = 2**16
 """Bytes of a model below which no other form is made: nothing can be saved."""
 _MOST_CHANGED, _FASTER, _SMALLER = 0.005, 0.5, 0.27
+_FARTHEST = 0.01
+"""Half of what the inference service allows a form to differ (`inference.served`)."""
 _CALIBRATION, _COMPARED, _TIMES, _WARM = 256, 2000, 200, 20
 _ONE_CLASS = 1
 
@@ -50,6 +53,7 @@ class Variant:
         milliseconds: of one row, preprocessing included, on one core of the machine that exported it: median.
         changed: share of drawn rows of which it tells another class than float32; of a number, the mean
             absolute change as a share of the label's range.
+        farthest: the most that a probability differs, or a number as a share of the range, on these rows.
     """
 
     name: str
@@ -57,6 +61,7 @@ class Variant:
     size: int
     milliseconds: float
     changed: float
+    farthest: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +91,7 @@ def choose(variants: tuple[Variant, ...]) -> Choice:
         one
         for one in others
         if one.changed <= _MOST_CHANGED
+        and one.farthest <= _FARTHEST
         and (
             one.milliseconds <= _FASTER * first.milliseconds
             or (one.size <= _SMALLER * first.size and one.milliseconds <= first.milliseconds)
@@ -125,13 +131,20 @@ def variants_of(experiment: Experiment, arrays: Mapping[str, npt.NDArray[Any]]) 
         graphs |= _quantized(plain, inputs[:_CALIBRATION])
     wholes = {name: joined(graph, experiment) for name, graph in graphs.items()}
     if len(graphs) == 1:
-        times, changed = {FLOAT32: float("nan")}, {FLOAT32: 0.0}
+        times, changed = {FLOAT32: float("nan")}, {FLOAT32: (0.0, 0.0)}
     else:
         times = _times(wholes, experiment.task)
         is_number = experiment.task.label.range is not None
         changed = _changed(graphs, inputs[_CALIBRATION:], is_number=is_number)
     return tuple(
-        Variant(name=name, content=whole, size=len(whole), milliseconds=times[name], changed=changed[name])
+        Variant(
+            name=name,
+            content=whole,
+            size=len(whole),
+            milliseconds=times[name],
+            changed=changed[name][0],
+            farthest=changed[name][1],
+        )
         for name, whole in wholes.items()
     )
 
@@ -221,7 +234,7 @@ def _times(wholes: Mapping[str, bytes], task: Task) -> dict[str, float]:
 
 def _changed(
     graphs: Mapping[str, onnx.ModelProto], inputs: npt.NDArray[np.float32], *, is_number: bool
-) -> dict[str, float]:
+) -> dict[str, tuple[float, float]]:
     """How far each tells otherwise than float32."""
     outputs = {
         name: _session(graph.SerializeToString()).run(None, {MODEL_INPUT: inputs})[0]
@@ -232,9 +245,13 @@ def _changed(
     }
 
 
-def _difference(found: npt.NDArray[Any], plain: npt.NDArray[Any], *, is_number: bool) -> float:
+def _difference(found: npt.NDArray[Any], plain: npt.NDArray[Any], *, is_number: bool) -> tuple[float, float]:
+    """The share of rows with another class and the greatest difference of a probability; of numbers, the mean
+    and the greatest difference as shares of the range."""
     if is_number:  # outputs are in [-1, 1], which is the label's range
-        return float(np.abs(np.clip(found, -1, 1) - np.clip(plain, -1, 1)).mean() / 2)
+        far = np.abs(np.clip(found, -1, 1) - np.clip(plain, -1, 1)) / 2
+        return float(far.mean()), float(far.max())
+    far = np.abs(chances_of(found.astype(np.float64)) - chances_of(plain.astype(np.float64)))
     if plain.shape[1] == _ONE_CLASS:
-        return float(((found > 0) != (plain > 0)).mean())
-    return float((found.argmax(axis=1) != plain.argmax(axis=1)).mean())
+        return float(((found > 0) != (plain > 0)).mean()), float(far.max())
+    return float((found.argmax(axis=1) != plain.argmax(axis=1)).mean()), float(far.max())

@@ -37,7 +37,9 @@ def test_what_was_written_is_moved_once_and_in_order(tmp_path: Path) -> None:
     assert (tmp_path / "a").stat().st_size == 0
 
 
-@pytest.mark.parametrize("torn", [b"", b'{"n":', b"x" * 100_000, b"\n\n", b"\xff\n", b"7\n"])
+@pytest.mark.parametrize(
+    "torn", [b"", b'{"n":', b"x" * 100_000, b"\n\n", b"\xff\n", b"7\n", b"[" * 9000 + b"]" * 9000 + b"\n"]
+)
 def test_a_crash_leaves_whole_records(tmp_path: Path, torn: bytes) -> None:
     first, kept = Kept(), Kept()
     journal = Journal(tmp_path / "a", first)
@@ -64,16 +66,15 @@ def test_where_the_log_is_away_it_waits(tmp_path: Path) -> None:
     assert kept.records == [1, 2]
 
 
-def test_it_begins_anew_when_it_is_long_and_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LONG", 100)
-    monkeypatch.setattr(module, "_AT_ONCE", 64)
+def test_what_is_moved_is_taken_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_AT_ONCE", 4)  # less than a record
     kept = Kept()
     journal = Journal(tmp_path / "a", kept)
     for number in range(50):
         journal.append([{"n": number}])
         if number % 7 == 0:
             journal.flush()
-    assert (tmp_path / "a").stat().st_size < 200
+            assert (tmp_path / "a").stat().st_size == 0
     journal.close()
     assert kept.records == list(range(50))
 
@@ -98,3 +99,11 @@ def test_half_a_write_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     journal.append([{"n": 3}])
     journal.close()
     assert kept.records == [1, 3]
+
+
+def test_what_others_cut_is_said_and_not_read_for_ever(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "a", Kept())
+    journal.append([{"n": 1}])
+    os.truncate(tmp_path / "a", 3)
+    with pytest.raises(StorageError, match="changed by others"):
+        journal.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,32 @@ def test_a_text_where_a_number_is_meant_fails_no_reading(url: str, tmp_path: Pat
     (one,) = rows(url)
     assert one["age"] in (None, "?")
     assert one["prediction"] is None
+
+
+def test_a_nul_blinds_no_reader(url: str, tmp_path: Path) -> None:
+    log = log_of(url, tmp_path, experiment())
+    log.add([entry(1, ward=["a\0b"])])
+    log.close()
+    assert [one["ward"] for one in rows(url)] == ["a\ufffdb"]
+
+
+def test_the_same_label_many_times_at_once(url: str, tmp_path: Path) -> None:
+    log = log_of(url, tmp_path, experiment())
+    one = entry(1)
+    log.add([one])
+    with ThreadPoolExecutor(4) as labelling:
+        assert set(labelling.map(lambda _: log.add_labels([(one.id, 0, "yes")]), range(40))) == {1}
+    log.close()
+    assert [found["ill"] for found in rows(url)] == ["yes"]
+
+
+def test_a_long_answer_is_read_in_time_that_grows_with_it(url: str, tmp_path: Path) -> None:
+    log = log_of(url, tmp_path, experiment())
+    log.add([entry(100_000)])
+    log.close()
+    with sa.create_engine(url, poolclass=sa.NullPool).connect() as connection:
+        found = sa.select(sa.func.count()).select_from(sa.table(view_name("small")))
+        assert connection.execute(found).scalar() == 100_000
 
 
 def test_another_database_is_refused_with_a_sentence(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from contract.model_version import ARRAYS_FILE, GRAPH_FILE
 from serving.prediction import Predictor
 from tests.commands import tidegate as tidegate_there
 from tests.inference.conftest import ROW, Federation, Running, Start, asked_without_end
-from tests.serving.test_prediction import LABELS, experiment
+from tests.serving.test_prediction import AGE, LABELS, SEX, experiment
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
@@ -327,6 +327,86 @@ def test_too_many_long_requests_are_told_so(folder: Path, start: Start) -> None:
     assert 200 in statuses
     assert statuses <= {200, 503}
     assert running.predict().status_code == 200
+
+
+@pytest.mark.parametrize("depth", [1, 900, 985, 2000])
+def test_a_nested_value_is_refused_and_the_service_starts_again(
+    folder: Path, start: Start, depth: int
+) -> None:
+    running = start(folder)
+    value = "[" * depth + "]" * depth
+    for text in (f'{{"rows": [{{"age": {value}}}]', f'{{"columns": {{"age": [{value}]}}'):
+        for rest in (', "partial": true}', "}" + " " * 70_000):
+            answer = running.client.post("/predict", content=text + rest)
+            assert 400 <= answer.status_code < 500
+    running.predict()
+    running.process.kill()
+    running.process.wait(60)
+    assert start(folder).predict().status_code == 200
+
+
+def test_a_tried_version_goes_where_another_schema_answers(
+    tmp_path: Path, folder: Path, federation: Federation, start: Start
+) -> None:
+    tried = federation.version(tmp_path / "tried", version=7, decision=None, seed=5)
+    running = start(folder, "--shadow", str(tried))
+    running.predict()
+    other = federation.version(tmp_path / "new", version=2, decision=2, made=experiment(features=[AGE, SEX]))
+    for one in sorted(other.iterdir(), key=lambda one: one.name == STATEMENT_FILE):
+        shutil.copy(one, folder / one.name)
+    row = {"age": 61, "sex": "f"}
+    wait_until(lambda: running.predict(row).json()["version"] == 2, "the new version answers")
+    assert "is tried no more" in running.log
+
+
+def test_outputs_are_looked_at_before_a_row_is(folder: Path, start: Start) -> None:
+    running = start(folder)
+    inputs = [
+        {"name": name, "shape": [1], "datatype": "BYTES" if isinstance(one, str) else "FP64", "data": [one]}
+        for name, one in ROW.items()
+    ]
+    for outputs in ([{"name": "nothing"}], [{"name": "probabilities"}] * 500):
+        asked = {"inputs": inputs, "outputs": outputs}
+        assert running.client.post("/v2/models/small/infer", json=asked).status_code == 422
+    assert running.client.post("/v2/models/small/infer", json={"inputs": inputs}).status_code == 200
+    rows_of(running, 1)
+
+
+def test_partly_means_as_in_training(folder: Path, start: Start) -> None:
+    running = start(folder)
+    for given in ("?", "1e400", "NA", None):
+        told = running.predict({**ROW, "cost": given}, partial=True).json()["predictions"][0]
+        assert told == running.predict({**ROW, "cost": 0}).json()["predictions"][0], given
+
+
+def test_a_web_socket_is_no_fault_of_the_service(folder: Path, start: Start) -> None:
+    running = start(folder)
+    upgrade = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "x",
+    }
+    assert running.client.get("/predict", headers={**upgrade, "Sec-WebSocket-Key": "x"}).status_code < 500
+    assert "ERROR" not in running.log
+
+
+def test_what_cannot_be_kept_does_not_answer_and_is_taken_later(
+    tmp_path: Path, folder: Path, federation: Federation, start: Start
+) -> None:
+    running = start(folder)
+    current = running.home / "tidegate" / "models" / "small" / "current.json"
+    kept = current.read_bytes()
+    current.unlink()
+    current.mkdir()  # it cannot be written then
+    new = federation.version(tmp_path / "new", version=2, decision=5, seed=1)
+    for one in sorted(new.iterdir(), key=lambda one: one.name == STATEMENT_FILE):
+        shutil.copy(one, folder / one.name)
+    wait_until(lambda: "cannot be had now" in running.log, "that is said")
+    assert running.predict().json()["version"] == 1
+    current.rmdir()
+    current.write_bytes(kept)
+    wait_until(lambda: running.predict().json()["version"] == 2, "it is taken once it can be kept")
 
 
 def test_tensors_that_lie_about_themselves_are_refused(folder: Path, start: Start) -> None:

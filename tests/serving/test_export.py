@@ -137,8 +137,12 @@ def test_every_form_is_made_and_measured(model: Any) -> None:
     assert found[0].changed == 0
 
 
-def variant(name: str, size: int, milliseconds: float, changed: float = 0.0) -> Variant:
-    return Variant(name=name, content=b"", size=size, milliseconds=milliseconds, changed=changed)
+def variant(
+    name: str, size: int, milliseconds: float, changed: float = 0.0, farthest: float = 0.0
+) -> Variant:
+    return Variant(
+        name=name, content=b"", size=size, milliseconds=milliseconds, changed=changed, farthest=farthest
+    )
 
 
 @pytest.mark.parametrize(
@@ -149,9 +153,10 @@ def variant(name: str, size: int, milliseconds: float, changed: float = 0.0) -> 
         ([("static", 30, 0.6, 0.0)], "float32"),
         ([("static", 26, 0.9, 0.0)], "static"),
         ([("static", 26, 1.1, 0.0), ("dynamic", 26, 0.8, 0.0)], "dynamic"),
+        ([("static", 26, 0.4, 0.0, 0.03)], "float32"),
     ],
 )
-def test_the_rule(others: list[tuple[str, int, float, float]], chosen: str) -> None:
+def test_the_rule(others: list[tuple[Any, ...]], chosen: str) -> None:
     choice: Choice = choose((variant("float32", 100, 1.0), *(variant(*one) for one in others)))
     assert choice.variant.name == chosen
     assert len(choice.measured) == 1 + len(others)
