@@ -14,18 +14,11 @@ import msgspec
 from contract.experiment import CategoricalFeature, NumericFeature
 from inference.requests import MOST_ROWS
 from inference.served import Served
+from serving.drawn_rows import middle_row
 
-__all__ = ["example", "openapi", "page"]
+__all__ = ["openapi", "page"]
 
 Json = dict[str, Any]
-
-
-def example(served: Served) -> Json:
-    """A row that fits: the middle of each range, the first of each list."""
-    return {
-        one.name: (one.low + one.high) / 2 if isinstance(one, NumericFeature) else one.categories[0]
-        for one in served.experiment.task.features
-    }
 
 
 def openapi(served: Served) -> Json:
@@ -104,7 +97,7 @@ def openapi(served: Served) -> Json:
             "description": task.description,
         },
         "paths": {
-            "/predict": {"post": _post("Predictions for rows", asked, answer, {"rows": [example(served)]})},
+            "/predict": {"post": _post("Predictions for rows", asked, answer, {"rows": [middle_row(task)]})},
             "/labels": {
                 "post": _post("What came of rows", labels, {"type": "object"}, None)
                 | {"description": "404: no such answer"}
@@ -198,7 +191,7 @@ def page(served: Served) -> str:
         f"<tr><td><code>{escape(one.name)}</code></td><td>{_words(one)}</td><td>{_absent(one)}</td></tr>"
         for one in task.features
     )
-    body = escape(msgspec.json.format(msgspec.json.encode({"rows": [example(served)]})).decode())
+    body = escape(msgspec.json.format(msgspec.json.encode({"rows": [middle_row(task)]})).decode())
     label = task.label
     told = ", ".join(label.classes) if label.range is None else f"{label.range.low:g} to {label.range.high:g}"
     statement = served.statement

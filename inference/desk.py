@@ -1,7 +1,7 @@
 """Answers requests with the version in service: in batches, each written into the log before it is told.
 
 Requests that are read in the same turn of the event loop are computed together, so that many clients cost one
-computation and one transaction, and one client waits for nobody. A long request is computed in a thread, so
+computation and one write, and one client waits for nobody. A long request is computed in a thread, so
 that short ones pass it.
 """
 
@@ -69,26 +69,20 @@ class Desk:
     """Holds the version in service.
 
     Args:
-        served: it; None until the first one comes.
         log: what was asked and told; None keeps nothing.
+
+    Attributes:
+        served: the version in service; None until the first one comes.
         beside: a version that is tried.
-        chance: draws which requests a canary answers.
     """
 
-    def __init__(
-        self,
-        served: Served | None = None,
-        log: PredictionLog | None = None,
-        beside: Beside | None = None,
-        chance: random.Random | None = None,
-    ) -> None:
-        self.served, self.beside, self.log = served, beside, log
-        self._chance = chance or random.Random()  # noqa: S311 - who is answered by whom is no secret
+    def __init__(self, log: PredictionLog | None) -> None:
+        self.served: Served | None = None
+        self.beside: Beside | None = None
+        self.log = log
         self._waiting: list[tuple[Served, Rows, asyncio.Future[Answer]]] = []
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="long requests")
         self._left_memory, self._long_ones = False, 0
-        if served is not None:
-            self.serve(served)
 
     def serve(self, served: Served) -> None:
         """Answer with this version from now on. What was asked before is answered by the one before.
@@ -142,13 +136,10 @@ class Desk:
 
     def chosen(self) -> Served | None:
         """The version that answers the next request."""
-        if (
-            self.beside is not None
-            and self.beside.mode == "canary"
-            and self._chance.random() < self.beside.share
-        ):
-            return self.beside.served
-        return self.served
+        beside = self.beside
+        if beside is None or beside.mode != "canary":
+            return self.served
+        return beside.served if random.random() < beside.share else self.served  # noqa: S311 - no secret
 
     def rest(self) -> None:
         """Give the system the memory that a long request has left, where there was one."""

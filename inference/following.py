@@ -96,11 +96,12 @@ def take_newer(
         if service.number == store.decision:
             source.settled()
             return False
-        served = warmed(load(store.verified(offer.files, statement), statement))
+        files = store.verified(offer.files, statement)
+        served = warmed(load(files, statement))
     except InputError:
         source.settled()
         raise
-    store.keep(offer.files, offer.envelope, statement)  # and only then it answers: a restart knows of it
+    store.keep(files, offer.envelope, statement)  # and only then it answers: a restart knows of it
     serve(served)
     source.settled()
     _log.info("version %d of '%s' answers now, by decision %d", served.version, served.name, service.number)

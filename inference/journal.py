@@ -1,8 +1,9 @@
 """Where answers are written before they are told: a file that only grows, until the log has what is in it.
 
-To append some hundred bytes takes a hundredth of a transaction's time. What was appended is the kernel's, and
-so outlives the process, however that ends; a thread moves it on into the log's database, and whatever a
-killed service left is moved on at the next start. A record that is moved twice is one: it has its id.
+To append takes a tenth of a transaction's time (18 and 202 µs for one row in SQLite). What was appended is
+the kernel's, and so outlives the process, however that ends; a thread moves it on into the log's database,
+and whatever a killed service left is moved on at the next start. A record that is moved twice is one: it has
+its id.
 """
 
 from __future__ import annotations

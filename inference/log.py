@@ -16,7 +16,8 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -65,7 +66,15 @@ _encode = msgspec.json.Encoder().encode
 
 
 class UnknownAnswerError(Exception):
-    """A label is for a row of no answer that is here."""
+    """A label is for a row of no answer that is here.
+
+    Args:
+        place: of the label among those that were given.
+    """
+
+    def __init__(self, place: int) -> None:
+        super().__init__(place)
+        self.place = place
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,7 +145,12 @@ class PredictionLog:
                 # of older answers too, in the order in which they came: a record has no names
                 names: dict[str, bool] = msgspec.json.decode(kept) if kept else {}
                 names |= {one.name: isinstance(one, NumericFeature) for one in experiment.task.features}
-                self._keep_columns(connection, experiment.name, names, known=kept is not None)
+                text = _encode(names).decode()
+                connection.execute(
+                    self._kind(_models)
+                    .values(model=experiment.name, columns=text)
+                    .on_conflict_do_update(index_elements=[_models.c.model], set_={"columns": text})
+                )
                 self._make_view(connection, experiment, names)
             self._model, self._features = experiment.name, tuple(names)
         if self._journal is None:
@@ -190,9 +204,9 @@ class PredictionLog:
                 )
             ).all()
             counts = {one.id: one.rows for one in found}
-            for answer, row, _ in labels:
+            for place, (answer, row, _) in enumerate(labels):
                 if not 0 <= row < counts.get(answer, 0):
-                    raise UnknownAnswerError(f"row {row} of answer '{answer}'")
+                    raise UnknownAnswerError(place)
             latest = {(answer, row): label for answer, row, label in labels}
             now = _moment()
             insert = self._kind(_labels)
@@ -237,15 +251,6 @@ class PredictionLog:
             raise ValueError("a log that is not prepared")
         return self._journal
 
-    def _keep_columns(
-        self, connection: sa.Connection, model: str, names: Mapping[str, bool], *, known: bool
-    ) -> None:
-        text = _encode(names).decode()
-        if known:
-            connection.execute(_models.update().where(_models.c.model == model).values(columns=text))
-        else:
-            connection.execute(_models.insert().values(model=model, columns=text))
-
     def _make_view(
         self, connection: sa.Connection, experiment: Experiment, names: Mapping[str, bool]
     ) -> None:
@@ -288,8 +293,17 @@ class PredictionLog:
         kind = f"jsonb_typeof(r.value -> {part} -> {place})"
         return f"CASE WHEN {kind} = 'number' THEN {text}::double precision END"
 
-    def _errors(self) -> Any:
-        return _StorageErrors(self._url)
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """SQLAlchemy's errors become ours."""
+        try:
+            yield
+        except sa.exc.SQLAlchemyError as exc:
+            raise StorageError(
+                f"the prediction log cannot be used ({type(getattr(exc, 'orig', exc)).__name__})",
+                where=self._url,
+                remedy="See that the database can be reached and written, and that its disk has room",
+            ) from exc
 
 
 def _engine(url: str) -> sa.Engine:
@@ -306,24 +320,6 @@ def _engine(url: str) -> sa.Engine:
         where="serve.log",
         remedy=_URLS,
     )
-
-
-class _StorageErrors:
-    """SQLAlchemy's errors become ours. A class and not a generator: it stands in the way of each answer."""
-
-    def __init__(self, where: str) -> None:
-        self._where = where
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, sa.exc.SQLAlchemyError):
-            raise StorageError(
-                f"the prediction log cannot be used ({type(getattr(error, 'orig', error)).__name__})",
-                where=self._where,
-                remedy="See that the database can be reached and written, and that its disk has room",
-            ) from error
 
 
 def _on_connect(connection: Any, _record: object) -> None:

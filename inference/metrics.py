@@ -1,13 +1,13 @@
 """Figures of the service for Prometheus, in the form of its own client library.
 
 They are counted in plain numbers and made into Prometheus' types when they are asked for: its own counters
-take a lock each, which is a twentieth of a request's time.
+take a lock each, with every request.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import accumulate
 
@@ -29,7 +29,7 @@ class Metrics(Collector):
         self._registry.register(self)
         self._requests, self._rows = Counter[tuple[str, int]](), Counter[int]()
         self._buckets: dict[str, list[int]] = {}
-        self._sums = Counter[str]()
+        self._sums: dict[str, float] = defaultdict(float)
         self._served: tuple[str, int, str] | None = None
         self._refused = 0
 
@@ -40,7 +40,7 @@ class Metrics(Collector):
         if buckets is None:
             buckets = self._buckets[route] = [0] * (len(_SECONDS) + 1)
         buckets[bisect_left(_SECONDS, seconds)] += 1
-        self._sums[route] += seconds  # type: ignore[assignment]
+        self._sums[route] += seconds
 
     def rows(self, version: int, count: int) -> None:
         """Count rows that a version predicted."""

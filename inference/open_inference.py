@@ -17,7 +17,7 @@ import numpy as np
 
 from contract.experiment import Experiment, NumericFeature
 from inference.desk import Answer
-from inference.requests import Complaint, RefusedError
+from inference.requests import Complaint, RefusedError, decoded
 
 __all__ = ["BINARY_HEADER", "Inference", "error_of", "metadata", "parsed", "require_outputs", "written"]
 
@@ -62,7 +62,7 @@ class Inference(msgspec.Struct, frozen=True):
     parameters: dict[str, Any] = {}
 
 
-_decoder = msgspec.json.Decoder(Inference)
+_DECODER = msgspec.json.Decoder(Inference)
 
 
 def metadata(experiment: Experiment, version: int) -> dict[str, Any]:
@@ -104,13 +104,7 @@ def parsed(content: bytes, json_length: int | None) -> tuple[Inference, dict[str
         raise RefusedError(
             400, Complaint(BINARY_HEADER.decode(), "it is not the length of a part of the body")
         )
-    try:
-        asked = _decoder.decode(content[:length])
-    except msgspec.ValidationError as exc:
-        reason, _, where = str(exc).partition(" - at ")
-        raise RefusedError(422, Complaint(where.strip("`").removeprefix("$.") or "the body", reason)) from exc
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise RefusedError(400, Complaint("the body", f"no JSON in UTF-8: {exc}")) from exc
+    asked = decoded(content[:length], _DECODER)
     columns: dict[str, list[Any]] = {}
     rest = memoryview(content)[length:]
     for tensor in asked.inputs:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -23,6 +23,8 @@ from contract.names import MISSING_TEXTS
 from serving.values import numbers, texts
 
 __all__ = [
+    "ASKED",
+    "LABELS",
     "MOST_ROWS",
     "Asked",
     "Complaint",
@@ -103,17 +105,18 @@ class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     labels: list[LabelRow]
 
 
-_DECODERS = {kind: msgspec.json.Decoder(kind) for kind in (Asked, Labels)}
+ASKED, LABELS = msgspec.json.Decoder(Asked), msgspec.json.Decoder(Labels)
+_Body = TypeVar("_Body")
 
 
-def decoded(content: bytes, kind: Any) -> Any:
+def decoded(content: bytes, decoder: msgspec.json.Decoder[_Body]) -> _Body:
     """A body as its type.
 
     Raises:
         RefusedError: it is none.
     """
     try:
-        return _DECODERS[kind].decode(content)
+        return decoder.decode(content)
     except msgspec.ValidationError as exc:  # "Expected `array`, got `int` - at `$.rows`"
         reason, _, where = str(exc).partition(" - at ")
         field = where.strip("`").removeprefix("$").removeprefix(".") or "the body"
@@ -261,10 +264,8 @@ class Schema:
     ) -> Sequence[Any]:
         del partial
         known, found = self._known[feature.name], list[str]()
-        if len(column) > _MANY:
-            with suppress(TypeError):  # one that is a list, say
-                if known.issuperset(column):
-                    return column
+        if len(column) > _MANY and known.issuperset(column):
+            return column
         read = _texts_of([value for value in column if value not in known], feature)
         for row, value in enumerate(column):
             text = value if type(value) is str and value in known else read[type(value), value]

@@ -19,7 +19,7 @@ from inference.desk import Beside, Desk
 from inference.following import FolderSource, Source, follow, take_newer, warmed
 from inference.log import PredictionLog
 from inference.metrics import Metrics
-from inference.served import PROVIDERS, Served
+from inference.served import Served
 from inference.service import Service
 from inference.store import ModelStore, read_version
 
@@ -56,16 +56,16 @@ class Settings:
     authority: bytes
     store: Path
     log: str | None
-    keep_days: float = 90.0
-    host: str = "127.0.0.1"
-    port: int = 8080
-    keys: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
-    shadow: Path | None = None
-    canary: Path | None = None
-    share: float = 0.0
-    providers: tuple[str, ...] = PROVIDERS
+    keep_days: float
+    host: str
+    port: int
+    keys: Path | None
+    certificate: Path | None
+    key: Path | None
+    shadow: Path | None
+    canary: Path | None
+    share: float
+    providers: tuple[str, ...]
 
 
 def run(settings: Settings, started: Callable[[Served, str], None]) -> None:
@@ -97,7 +97,7 @@ def run(settings: Settings, started: Callable[[Served, str], None]) -> None:
     if settings.log is not None:
         journal = store.folder / "answers.journal"
         log = PredictionLog(settings.log, journal, keep_days=settings.keep_days)
-    desk = Desk(log=log)
+    desk = Desk(log)
 
     def serve(served: Served) -> None:
         desk.serve(served)

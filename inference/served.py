@@ -14,19 +14,19 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.errors import InputError
-from contract.experiment import Experiment, NumericFeature
+from contract.experiment import NumericFeature
 from contract.model_statement import ModelStatement
 from contract.model_version import ARRAYS_FILE, GRAPH_FILE
 from inference.requests import Rows, Schema
+from serving.drawn_rows import drawn_columns
 from serving.encoding import Fitting, encode
 from serving.forward import last_layer
 from serving.model_folder import read_model
+from serving.onnx_session import session_of
 from serving.prediction import Predictor
 
-__all__ = ["PROVIDERS", "Served", "Told"]
+__all__ = ["Served", "Told"]
 
-PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
-"""Of ONNX Runtime, in the order in which they are asked for."""
 _MOST_VALUES = 2**22
 """Encoded inputs of the rows that are computed together."""
 _COMPARED = 64
@@ -57,7 +57,6 @@ class Served:
         name: of the model.
         version: of it.
         statement: that was verified; None where nobody signed.
-        threads: that one computation may use.
         providers: of ONNX Runtime, in the order in which they are asked for.
 
     Raises:
@@ -71,8 +70,7 @@ class Served:
         name: str,
         version: int,
         statement: ModelStatement | None = None,
-        threads: int = 1,
-        providers: Sequence[str] = PROVIDERS,
+        providers: Sequence[str],
     ) -> None:
         self.name, self.version, self.statement = name, version, statement
         where = f"{name} version {version}"
@@ -89,7 +87,7 @@ class Served:
         self.size = len(files.get(GRAPH_FILE, files[ARRAYS_FILE]))
         self._session: Any = None
         if GRAPH_FILE in files:
-            self._session = _session(files[GRAPH_FILE], threads, providers, where)
+            self._session = _session(files[GRAPH_FILE], providers, where)
             self._inputs = [one.name for one in self._session.get_inputs()]
             self._outputs = [one.name for one in self._session.get_outputs()]
             self._require_agreement(where)
@@ -184,7 +182,7 @@ class Served:
         """Refuse a graph, or a device, that tells otherwise than the model's own arithmetic."""
         if self.experiment.model.kind == "package":
             return  # numpy knows nothing of it; its file is the one that the federation signed
-        columns = _drawn(self.experiment)
+        columns = drawn_columns(self.experiment.task, _COMPARED, np.random.default_rng(0))
         named, chances = self._computed({name: values.reshape(-1, 1) for name, values in columns.items()})
         plain = self.predictor.predict(columns, missing=("",))
         if chances is None:
@@ -201,35 +199,18 @@ class Served:
             )
 
 
-def _session(content: bytes, threads: int, providers: Sequence[str], where: str) -> Any:
+def _session(content: bytes, providers: Sequence[str], where: str) -> Any:
     try:
-        import onnxruntime
+        return session_of(content, providers)
     except ImportError as exc:
         raise InputError(
             "the version's graph needs ONNX Runtime",
             where="this machine",
             remedy="Install it: pip install 'tidegate[inference]'",
         ) from exc
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 4
-    # for tensors as small as ours an arena is slower than malloc (105 and 63 µs a row), and larger
-    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
-    there = onnxruntime.get_available_providers()
-    try:
-        return onnxruntime.InferenceSession(
-            content, options, providers=[one for one in providers if one in there]
-        )
     except Exception as exc:  # of many kinds of its own
         raise InputError(
             f"ONNX Runtime cannot load its graph ({type(exc).__name__})",
             where=where,
             remedy="Fetch the version again; a newer ONNX Runtime may be needed",
         ) from exc
-
-
-def _drawn(experiment: Experiment) -> dict[str, npt.NDArray[Any]]:
-    """Rows that fit, from public ranges and categories alone."""
-    from serving.drawn_rows import drawn_columns
-
-    return drawn_columns(experiment.task, _COMPARED, np.random.default_rng(0))

@@ -3,8 +3,9 @@
     FOLDER/VERSION/…       the files of a version, with the federation's signed statement of them
     FOLDER/current.json    which version is in service, and by which decision
 
-A version comes in whole: into a folder of another name, verified there, then renamed. An older decision than
-that of the version in service is refused: who has kept an old statement cannot bring an old version back.
+A version is verified before it is written, and comes in whole: into a folder of another name, then renamed.
+An older decision than that of the version in service is refused: who has kept an old statement cannot bring
+an old version back.
 """
 
 from __future__ import annotations
@@ -154,7 +155,12 @@ class ModelStore:
         return found
 
     def keep(self, files: Mapping[str, bytes], envelope: object, statement: ModelStatement) -> None:
-        """Keep a version that was verified, and that it is served from now on.
+        """Keep a version, and that it is served from now on.
+
+        Args:
+            files: as `verified` gave them.
+            envelope: with what was said of them.
+            statement: what was said.
 
         Raises:
             StorageError: the disk does not take it; what was there is served on.
@@ -165,7 +171,7 @@ class ModelStore:
             with tempfile.TemporaryDirectory(dir=self.folder, prefix=".coming-") as coming:
                 whole = Path(coming) / "version"
                 whole.mkdir()
-                for name, content in self.verified(files, statement).items():
+                for name, content in files.items():
                     (whole / name).write_bytes(content)
                 (whole / STATEMENT_FILE).write_text(json.dumps(envelope), encoding="utf-8")
                 if place.exists():
@@ -177,9 +183,9 @@ class ModelStore:
                 where=str(self.folder),
                 remedy="See that its disk has room and that this user may write there",
             ) from exc
-        self.serve(statement)
+        self._note(statement)
 
-    def serve(self, statement: ModelStatement) -> None:
+    def _note(self, statement: ModelStatement) -> None:
         """Say which version is in service, and forget all but the last two.
 
         Raises:

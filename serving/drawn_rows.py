@@ -1,4 +1,4 @@
-"""Rows that nobody has: drawn from a task's public ranges and categories."""
+"""Rows that nobody has: made from a task's public ranges and categories alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from contract.experiment import NumericFeature, Task
 
-__all__ = ["drawn_columns"]
+__all__ = ["drawn_columns", "middle_row"]
 
 
 def drawn_columns(task: Task, rows: int, rng: np.random.Generator) -> dict[str, npt.NDArray[Any]]:
@@ -27,3 +27,11 @@ def drawn_columns(task: Task, rows: int, rng: np.random.Generator) -> dict[str, 
                 rng.integers(len(feature.categories), size=rows)
             ]
     return found
+
+
+def middle_row(task: Task) -> dict[str, float | str]:
+    """One row that fits a task, by feature: the middle of its range, or its first category."""
+    return {
+        one.name: (one.low + one.high) / 2 if isinstance(one, NumericFeature) else one.categories[0]
+        for one in task.features
+    }

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 __all__ = ["wait_until"]
 
-_SECONDS = 120.0
+_SECONDS = 300.0
 
 
 def wait_until(true: Callable[[], bool], what: str) -> None:

@@ -66,7 +66,7 @@ def measure(told: Progress) -> list[Measurement]:
             told(5 + 25 * number, f"({server})")
             found[server] = _measured(start, body, rows)
         told(80, "(convolutions)")
-        return [*_lines(found), *_cnn(home)]
+        return [*_lines(found), *_cnn()]
 
 
 def _measured(
@@ -154,9 +154,8 @@ def _lines(found: dict[str, dict[str, float]]) -> list[Measurement]:
     ]
 
 
-def _cnn(home: Path) -> list[Measurement]:
+def _cnn() -> list[Measurement]:
     """The chosen form of a network of convolutions beside float32."""
-    del home
     pixels = [
         {"name": f"p{place}", "kind": "numeric", "low": 0, "high": 1} for place in range(_CNN[1] * _CNN[2])
     ]

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from contract.errors import InputError
 from contract.experiment import Experiment
+from contract.json_values import finite
 from contract.model_version import GRAPH_FILE, VARIANTS_FILE, sha256
 from server.registry.registry import Registry
 from server.state.storage import State
@@ -48,10 +49,7 @@ def export(
     measured = {
         "chosen": choice.variant.name,
         "reason": choice.reason,
-        "measured": [
-            {key: None if value != value else value for key, value in one.items()}  # noqa: PLR0124 - NaN
-            for one in choice.measured
-        ],
+        "measured": finite(choice.measured),
     }
     files = {
         GRAPH_FILE: choice.variant.content,

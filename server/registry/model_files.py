@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.errors import ChangedError
-from contract.experiment import Experiment, NumericFeature, Task
+from contract.experiment import Experiment, Task
 from contract.model_version import (
     ARRAYS_FILE,
     EXPERIMENT_FILE,
@@ -32,6 +32,7 @@ from contract.model_version import (
     sha256,
     sums_of,
 )
+from serving.drawn_rows import middle_row
 from serving.prediction import probability_column
 
 __all__ = ["hashes_of", "read_exported", "read_files", "read_model", "write_model"]
@@ -152,9 +153,6 @@ def _inputs(task: Task) -> list[dict[str, Any]]:
 
 
 def _example(task: Task) -> dict[str, Any]:
-    """One row from public ranges and categories alone: the middle of each, or the first."""
-    row = [
-        (feature.low + feature.high) / 2 if isinstance(feature, NumericFeature) else feature.categories[0]
-        for feature in task.features
-    ]
-    return {"columns": [feature.name for feature in task.features], "data": [row]}
+    """One row, as MLflow has an input example."""
+    row = middle_row(task)
+    return {"columns": list(row), "data": [list(row.values())]}

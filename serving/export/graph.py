@@ -35,6 +35,7 @@ from contract.errors import InputError
 from contract.experiment import CategoricalFeature, Experiment, Model, NumericFeature, Task
 from contract.model_families import outputs as outputs_for
 from serving.forward import EPSILON, GROUPS
+from serving.onnx_session import session_of
 
 __all__ = [
     "FITS",
@@ -227,10 +228,9 @@ def _of_package(experiment: Experiment, arrays: Mapping[str, Array]) -> onnx.Mod
 
 
 def _require_agreement(exported: onnx.ModelProto, module: Any, width: int) -> None:
-    import onnxruntime
     import torch
 
-    session = onnxruntime.InferenceSession(exported.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = session_of(exported.SerializeToString())
     for count in (1, 5):
         rows = np.random.default_rng(count).uniform(-1, 1, (count, width)).astype(np.float32)
         with torch.no_grad():

@@ -25,7 +25,8 @@ import onnx
 from contract.experiment import Experiment, Task
 from serving.drawn_rows import drawn_columns
 from serving.encoding import Fitting, encode
-from serving.export.graph import MODEL_INPUT, joined, model_graph
+from serving.export.graph import MODEL_INPUT, input_names, joined, model_graph
+from serving.onnx_session import session_of
 from serving.prediction import chances_of
 
 __all__ = ["FLOAT32", "Choice", "Variant", "choose", "variants_of"]
@@ -206,22 +207,12 @@ def _as_ours(graph: onnx.ModelProto, plain: onnx.ModelProto) -> onnx.ModelProto:
     return graph
 
 
-def _session(content: bytes) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
 def _times(wholes: Mapping[str, bytes], task: Task) -> dict[str, float]:
     """Milliseconds of one row, measured in turns."""
-    from serving.export.graph import input_names
-
     names = input_names(task)
     columns = drawn_columns(task, 1, np.random.default_rng(1))
     feed = {names[name]: values.reshape(1, 1) for name, values in columns.items()}
-    sessions = {name: _session(content) for name, content in wholes.items()}
+    sessions = {name: session_of(content) for name, content in wholes.items()}
     found: dict[str, list[float]] = {name: [] for name in wholes}
     for turn in range(_WARM + _TIMES):
         for name, session in sessions.items():
@@ -237,7 +228,7 @@ def _changed(
 ) -> dict[str, tuple[float, float]]:
     """How far each tells otherwise than float32."""
     outputs = {
-        name: _session(graph.SerializeToString()).run(None, {MODEL_INPUT: inputs})[0]
+        name: session_of(graph.SerializeToString()).run(None, {MODEL_INPUT: inputs})[0]
         for name, graph in graphs.items()
     }
     return {

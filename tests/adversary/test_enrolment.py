@@ -13,8 +13,7 @@ import stat
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -39,6 +38,7 @@ from server.state.enrolments import Enrolments
 from server.state.storage import open_state
 from tests.commands import plain_environment
 from tests.forked import run_forked
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -144,13 +144,6 @@ class World:
 
 def key_of(site: Path) -> str:
     return fingerprint(read_private_key(site.parent / "keys" / "node.key").public_key())
-
-
-def wait_until(true: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + 300
-    while not true():
-        assert time.monotonic() < end, f"{what}: not within 300 s"
-        time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")

@@ -77,9 +77,9 @@ ELSEWHERE = {
     ("serving/package_forward.py", "torch"),  # of a model that comes as a package
     ("serving/export/graph.py", "torch"),  # the same
     ("serving/export/graph.py", "onnx"),  # the server's, which makes what others serve
-    ("serving/export/graph.py", "onnxruntime"),
     ("serving/export/variants.py", "onnx"),
     ("serving/export/variants.py", "onnxruntime"),
+    ("serving/onnx_session.py", "onnxruntime"),  # the inference service's, which has it
     ("experiments/runtimes/simulation.py", "ray"),  # the same, of the extra `simulation`
 }
 
