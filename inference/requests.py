@@ -248,7 +248,7 @@ class Schema:
         for row, value in enumerate(column):
             number, reason = _number(value, read)
             if reason and not (partial and feature.missing is not None):
-                reason = f"{reason}; it is a number, {low:g} to {high:g}"
+                reason = f"{reason}: give one from {low:g} to {high:g}"
             elif number != number:  # noqa: PLR0124 - missing: NaN, or null
                 reason = "" if feature.missing is not None else "it is missing, and nothing stands in for it"
             elif not low <= number <= high and not (clamps and abs(number) <= _GREATEST):
